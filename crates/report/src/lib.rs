@@ -1,1 +1,17 @@
-//! Plots and pages.
+//! Charts, tables and pages that a run leaves behind: [`LineChart`] as SVG and PNG, [`Table`] as Markdown and HTML,
+//! [`Page`] as one offline HTML file.
+//!
+//! It knows nothing of training: callers hand over names and numbers.
+
+mod error;
+mod escape;
+mod line_chart;
+mod page;
+mod png_canvas;
+mod svg_canvas;
+mod table;
+
+pub use error::ReportError;
+pub use line_chart::{LineChart, Series};
+pub use page::{Page, Text};
+pub use table::Table;
