@@ -1,0 +1,202 @@
+//! Reading safetensors: one file, or shards with their index. Tensors are views of mapped files.
+//!
+//! It does not convert element types and does not decide which tensors a model needs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use fs_err as fs;
+use safetensors::tensor::Metadata;
+use serde::Deserialize;
+
+use crate::mapped_file::MappedFile;
+use crate::tensor_table::TensorTable;
+use crate::{Dtype, Error, Result, Tensor, TensorInfo};
+
+const INDEX_SUFFIX: &str = ".safetensors.index.json";
+
+/// The tensors of a checkpoint or adapter in safetensors files.
+#[derive(Debug)]
+pub struct SafetensorsFolder {
+    table: TensorTable,
+    metadata: HashMap<String, String>,
+}
+
+/// `model.safetensors.index.json`; `metadata.total_size` is not read, because some tools write it wrong.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl SafetensorsFolder {
+    /// Opens a folder with `model.safetensors`, or with `model.safetensors.index.json` and its shards;
+    /// or one safetensors file; or an index file. When a folder has both, the single file counts, as in transformers.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_named(path, "model")
+    }
+
+    /// Like [`open`](Self::open), for another base name: `adapter_model` reads `adapter_model.safetensors`.
+    pub fn open_named(path: impl AsRef<Path>, base_name: &str) -> Result<Self> {
+        let path = path.as_ref();
+        let metadata = fs::metadata(path).map_err(|error| Error::io(path, error))?;
+        if !metadata.is_dir() {
+            return if path.to_string_lossy().ends_with(INDEX_SUFFIX) {
+                Self::open_index(path)
+            } else {
+                Self::open_files(&[path.to_path_buf()])
+            };
+        }
+        let single = path.join(format!("{base_name}.safetensors"));
+        let index = path.join(format!("{base_name}{INDEX_SUFFIX}"));
+        if single.exists() {
+            Self::open_files(&[single])
+        } else if index.exists() {
+            Self::open_index(&index)
+        } else {
+            let expected = format!("`{base_name}.safetensors` and no `{base_name}{INDEX_SUFFIX}`");
+            Err(Error::Missing { path: path.to_path_buf(), expected })
+        }
+    }
+
+    fn open_index(index_path: &Path) -> Result<Self> {
+        let invalid = |reason: String| Error::Invalid {
+            path: index_path.to_path_buf(),
+            format: "safetensors index",
+            reason,
+        };
+        let text = fs::read(index_path).map_err(|error| Error::io(index_path, error))?;
+        let index: Index = serde_json::from_slice(&text)
+            .map_err(|error| Error::Json { path: index_path.to_path_buf(), error })?;
+
+        let mut shards: Vec<PathBuf> = Vec::new();
+        let mut shard_names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
+        shard_names.sort_unstable();
+        shard_names.dedup();
+        for name in shard_names {
+            // A file name only: an index must not make danlu read elsewhere.
+            let mut components = Path::new(name).components();
+            if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+                return Err(invalid(format!("shard `{name}` is not a plain file name")));
+            }
+            let shard = index_path.with_file_name(name);
+            if !shard.exists() {
+                return Err(invalid(format!(
+                    "it lists shard `{name}`, which is not in the folder; copy or download it again"
+                )));
+            }
+            shards.push(shard);
+        }
+        let folder = Self::open_files(&shards)?;
+
+        for (name, shard) in &index.weight_map {
+            let found = folder.table.file_of(name).and_then(|file| file.path().file_name());
+            if found != Some(shard.as_ref()) {
+                return Err(invalid(format!(
+                    "it lists tensor `{name}` in `{shard}`, which does not hold it"
+                )));
+            }
+        }
+        if let Some(info) = folder.tensors().find(|info| !index.weight_map.contains_key(&info.name)) {
+            return Err(invalid(format!("tensor `{}` is in a shard, but not in the index", info.name)));
+        }
+        Ok(folder)
+    }
+
+    fn open_files(paths: &[PathBuf]) -> Result<Self> {
+        let mut files = Vec::with_capacity(paths.len());
+        let mut metadata = HashMap::new();
+        let mut tensors = Vec::new();
+        for (number, path) in paths.iter().enumerate() {
+            let file = MappedFile::open(path)?;
+            for tensor in read_header(&file, &mut metadata)? {
+                tensors.push((number, tensor));
+            }
+            files.push(file);
+        }
+        let mut table = TensorTable::new(files);
+        for (number, (info, range)) in tensors {
+            let name = info.name.clone();
+            if !table.insert(info, number, range) {
+                let reason = format!("tensor `{name}` is also in another shard of this folder");
+                return Err(invalid(&paths[number], reason));
+            }
+        }
+        Ok(Self { table, metadata })
+    }
+
+    /// Names in file order, in which reading is fastest.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.table.infos().map(|info| info.name.as_str())
+    }
+
+    /// Name, type and shape of every tensor, in file order.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+        self.table.infos()
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        self.table.tensor(name)
+    }
+
+    /// Says that the tensor's bytes are not needed soon, so that loading a model does not keep a second one in memory.
+    ///
+    /// The tensor stays readable. Best effort; unknown names are ignored.
+    pub fn drop_pages(&self, name: &str) {
+        self.table.drop_pages(name);
+    }
+
+    /// The `__metadata__` of all files together, for example `format` = `pt`.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// The files that are mapped: one, or the shards in order of their names.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.table.files().iter().map(MappedFile::path)
+    }
+}
+
+type Located = (TensorInfo, Range<usize>);
+
+/// Tensors in file order with their byte ranges, checked to cover the file exactly.
+fn read_header(file: &MappedFile, metadata: &mut HashMap<String, String>) -> Result<Vec<Located>> {
+    let bytes = file.bytes();
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| {
+        invalid(file.path(), format!("it has {} bytes, fewer than any header", bytes.len()))
+    })?;
+    let length = u64::from_le_bytes(*length);
+    let header = usize::try_from(length).ok().and_then(|length| rest.get(..length)).ok_or_else(|| {
+        let reason = format!("its header should have {length} bytes, but only {} follow", rest.len());
+        invalid(file.path(), format!("{reason}; it is cut short or of another format"))
+    })?;
+    let data_start = 8 + header.len();
+    let header: Metadata = serde_json::from_slice(header)
+        .map_err(|error| invalid(file.path(), format!("its header is wrong: {error}")))?;
+    let data_length = bytes.len() - data_start;
+    if header.data_len() != data_length {
+        let reason =
+            format!("its tensors take {} bytes, but {data_length} follow the header", header.data_len());
+        return Err(invalid(file.path(), format!("{reason}; it was not written or copied completely")));
+    }
+    metadata.extend(header.metadata().clone().unwrap_or_default());
+    let mut tensors = Vec::new();
+    for name in header.offset_keys() {
+        let Some(info) = header.info(&name) else { continue };
+        let dtype = Dtype::from_safetensors(info.dtype).ok_or_else(|| Error::Unsupported {
+            path: file.path().to_path_buf(),
+            reason: format!("tensor `{name}` is of type {}, which danlu does not know", info.dtype),
+        })?;
+        let (start, end) = info.data_offsets;
+        tensors.push((
+            TensorInfo { name, dtype, shape: info.shape.clone() },
+            data_start + start..data_start + end,
+        ));
+    }
+    Ok(tensors)
+}
+
+fn invalid(path: &Path, reason: String) -> Error {
+    Error::Invalid { path: path.to_path_buf(), format: "safetensors", reason }
+}
