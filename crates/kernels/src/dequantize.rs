@@ -69,7 +69,8 @@ pub enum DequantizeError {
 
 /// Writes the values of `bytes` to `out`, whose length says how many elements there are.
 ///
-/// `bytes` needs no alignment. Fails, with `out` untouched, when `out` is not whole blocks or `bytes` has another length than they take.
+/// `bytes` needs no alignment. Fails, with `out` untouched, when `out` is not whole blocks or `bytes` has another length
+/// than they take.
 pub fn dequantize(kind: BlockType, bytes: &[u8], out: &mut [f32]) -> Result<(), DequantizeError> {
     let elements = out.len();
     if !elements.is_multiple_of(kind.block_elements()) {
@@ -128,7 +129,8 @@ pub fn dequantize(kind: BlockType, bytes: &[u8], out: &mut [f32]) -> Result<(), 
     Ok(())
 }
 
-/// Goes through an aligned buffer, because `half` asks the CPU for its conversion instruction once per slice, not once per element.
+/// Goes through an aligned buffer, because `half` asks the CPU for its conversion instruction once per slice then, not
+/// once per element.
 fn f16_to_f32(bytes: &[u8], out: &mut [f32]) {
     let mut buffer = [f16::ZERO; 256];
     for (values, bytes) in out.chunks_mut(buffer.len()).zip(bytes.chunks(2 * buffer.len())) {

@@ -1,0 +1,352 @@
+//! Causal attention over packed sequences with grouped heads: each sequence sees only itself.
+//!
+//! Work is cut by (sequence, query head, tile of queries). A tile's scores against the keys it sees are the only scores
+//! in memory. The backward takes the probabilities again from the kept log-sum-exp.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::buffer::{View, ViewMut};
+use crate::matmul::{Output, Strided, product_here};
+use crate::reduce::{dot, exponentials, maximum};
+use crate::team::{SharedSlice, parallel_chunks, parallel_for};
+
+/// Queries of one tile.
+const TILE: usize = 64;
+
+/// Heads of an attention layer; queries are [T, H · E], keys and values [T, K · E].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// H.
+    pub query_heads: usize,
+    /// K; divides H.
+    pub key_value_heads: usize,
+    /// E.
+    pub head_dim: usize,
+}
+
+/// One sequence: which rows of the queries and of the keys are its own. The last query sees all its keys, each query
+/// before it one key less; with a cache there are more keys than queries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Rows of the queries and of the output.
+    pub queries: Range<usize>,
+    /// Rows of the keys and values.
+    pub keys: Range<usize>,
+}
+
+impl Sequence {
+    /// Keys that precede the first query.
+    fn past(&self) -> usize {
+        self.keys.len() - self.queries.len()
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// output [T, H · E] = softmax(q · kᵀ / √E) · v; keeps log Σ exp of every row in `log_sum_exp` [H, T].
+///
+/// # Panics
+/// If the shapes disagree, or a sequence has fewer keys than queries.
+pub fn attention(
+    heads: Heads,
+    sequences: &[Sequence],
+    q: View<f32>,
+    k: View<f32>,
+    v: View<f32>,
+    output: ViewMut<f32>,
+    log_sum_exp: ViewMut<f32>,
+) {
+    let Heads { query_heads, key_value_heads, head_dim } = heads;
+    let (q_width, k_width) = (query_heads * head_dim, key_value_heads * head_dim);
+    let tokens = q.0.len() / q_width;
+    assert!(
+        q.0.len() == output.0.len() && k.0.len() == v.0.len() && log_sum_exp.0.len() == tokens * query_heads
+    );
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let (output, log_sum_exp) = (SharedSlice::new(output.0), SharedSlice::new(log_sum_exp.0));
+    let tiles = tiles_of(sequences);
+    parallel_for(tiles.len() * query_heads, |task| {
+        let (sequence, tile) = &tiles[task / query_heads];
+        let sequence = &sequences[*sequence];
+        let head = task % query_heads;
+        let key_head = head / (query_heads / key_value_heads);
+        let keys = sequence.past() + tile.end;
+        let row = sequence.queries.start + tile.start;
+        with_scratch([tile.len() * keys, tile.len() * head_dim], |[scores, result]| {
+            let q = Strided::rows(&q.0[row * q_width + head * head_dim..], q_width);
+            let first_key = sequence.keys.start * k_width + key_head * head_dim;
+            let k = Strided::rows(&k.0[first_key..], k_width);
+            let v = Strided::rows(&v.0[first_key..], k_width);
+            product_here([tile.len(), keys, head_dim], scale, q, k.transposed(), Output::Overwrite, scores);
+            // SAFETY: row `head` of the log-sum-exp, tokens of this tile: this task's own.
+            let kept = unsafe { log_sum_exp.range(head * tokens + row, tile.len()) };
+            for (index, (scores, kept)) in scores.chunks_exact_mut(keys).zip(kept).enumerate() {
+                *kept = softmax_row(scores, sequence.past() + tile.start + index + 1);
+            }
+            product_here(
+                [tile.len(), head_dim, keys],
+                1.0,
+                Strided::rows(scores, keys),
+                v,
+                Output::Overwrite,
+                result,
+            );
+            for (index, result) in result.chunks_exact(head_dim).enumerate() {
+                // SAFETY: this head's columns of this tile's rows belong to this task.
+                let target = unsafe { output.range((row + index) * q_width + head * head_dim, head_dim) };
+                target.copy_from_slice(result);
+            }
+        });
+    });
+}
+
+/// Gradients of q, k and v, overwritten, for sequences whose queries and keys are the same rows.
+///
+/// With P the probabilities and δ = Σ dO · O per row: dV = Pᵀ·dO, dS = P · (dO·Vᵀ − δ) / √E, dQ = dS·K, dK = dSᵀ·Q.
+/// Every query head writes its own dK and dV to `scratch` [2, T, H · E]; heads of a group are then added in order.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_backward(
+    heads: Heads,
+    sequences: &[Sequence],
+    [q, k, v]: [View<f32>; 3],
+    output: View<f32>,
+    log_sum_exp: View<f32>,
+    doutput: View<f32>,
+    [dq, dk, dv]: [ViewMut<f32>; 3],
+    scratch: ViewMut<f32>,
+) {
+    let Heads { query_heads, key_value_heads, head_dim } = heads;
+    let (q_width, k_width) = (query_heads * head_dim, key_value_heads * head_dim);
+    let tokens = q.0.len() / q_width;
+    assert!(scratch.0.len() == 2 * q.0.len() && dq.0.len() == q.0.len() && dk.0.len() == k.0.len());
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let group = query_heads / key_value_heads;
+    let (dk_heads, dv_heads) = scratch.0.split_at_mut(q.0.len());
+    {
+        let (dk_heads, dv_heads) = (SharedSlice::new(&mut *dk_heads), SharedSlice::new(&mut *dv_heads));
+        let dq = SharedSlice::new(dq.0);
+        parallel_for(sequences.len() * query_heads, |task| {
+            let sequence = &sequences[task / query_heads];
+            let head = task % query_heads;
+            let first_key = sequence.keys.start * k_width + head / group * head_dim;
+            let (k, v) =
+                (Strided::rows(&k.0[first_key..], k_width), Strided::rows(&v.0[first_key..], k_width));
+            let length = sequence.keys.len();
+            // SAFETY: the rows of this sequence in the block of this head belong to this task.
+            let (dk, dv) = unsafe {
+                let start = (head * tokens + sequence.keys.start) * head_dim;
+                (dk_heads.range(start, length * head_dim), dv_heads.range(start, length * head_dim))
+            };
+            dk.fill(0.0);
+            dv.fill(0.0);
+            for (_, tile) in tiles_of(std::slice::from_ref(sequence)) {
+                let (rows, keys) = (tile.len(), tile.end);
+                let row = sequence.queries.start + tile.start;
+                let at = row * q_width + head * head_dim;
+                let (q, d_o) = (Strided::rows(&q.0[at..], q_width), Strided::rows(&doutput.0[at..], q_width));
+                with_scratch([rows * keys, rows * keys, rows * head_dim], |[p, ds, result]| {
+                    product_here([rows, keys, head_dim], scale, q, k.transposed(), Output::Overwrite, p);
+                    product_here([rows, keys, head_dim], 1.0, d_o, v.transposed(), Output::Overwrite, ds);
+                    for index in 0..rows {
+                        let at = at + index * q_width;
+                        let delta = dot(&doutput.0[at..at + head_dim], &output.0[at..at + head_dim]);
+                        let kept = log_sum_exp.0[head * tokens + row + index];
+                        let range = index * keys..(index + 1) * keys;
+                        let seen = tile.start + index + 1;
+                        backward_row(&mut p[range.clone()], &mut ds[range], seen, kept, delta, scale);
+                    }
+                    let (p, ds) = (Strided::rows(p, keys), Strided::rows(ds, keys));
+                    product_here(
+                        [keys, head_dim, rows],
+                        1.0,
+                        p.transposed(),
+                        d_o,
+                        Output::Add,
+                        &mut dv[..keys * head_dim],
+                    );
+                    product_here(
+                        [keys, head_dim, rows],
+                        1.0,
+                        ds.transposed(),
+                        q,
+                        Output::Add,
+                        &mut dk[..keys * head_dim],
+                    );
+                    product_here([rows, head_dim, keys], 1.0, ds, k, Output::Overwrite, result);
+                    for (index, result) in result.chunks_exact(head_dim).enumerate() {
+                        // SAFETY: this head's columns of this tile's rows belong to this task.
+                        let target = unsafe { dq.range(at + index * q_width, head_dim) };
+                        target.copy_from_slice(result);
+                    }
+                });
+            }
+        });
+    }
+    for (sum, heads) in [(dk, &*dk_heads), (dv, &*dv_heads)] {
+        parallel_chunks(sum.0, k_width, |token, row| {
+            row.fill(0.0);
+            for (head, part) in heads.chunks_exact(tokens * head_dim).enumerate() {
+                let target = &mut row[head / group * head_dim..][..head_dim];
+                for (sum, value) in target.iter_mut().zip(&part[token * head_dim..]) {
+                    *sum += value;
+                }
+            }
+        });
+    }
+}
+
+/// (sequence, queries of the tile within it), longest tiles of a sequence last.
+fn tiles_of(sequences: &[Sequence]) -> Vec<(usize, Range<usize>)> {
+    let tiles = |(index, sequence): (usize, &Sequence)| {
+        let queries = sequence.queries.len();
+        (0..queries)
+            .step_by(TILE)
+            .map(move |start| (index, start..queries.min(start + TILE)))
+            .collect::<Vec<_>>()
+    };
+    sequences.iter().enumerate().flat_map(tiles).collect()
+}
+
+/// Slices of these lengths from this thread's scratch memory, with unspecified contents.
+fn with_scratch<const N: usize>(lengths: [usize; N], work: impl FnOnce([&mut [f32]; N])) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let total = lengths.iter().sum();
+        if scratch.len() < total {
+            scratch.resize(total, 0.0);
+        }
+        let mut rest = scratch.as_mut_slice();
+        work(lengths.map(|length| {
+            let (part, tail) = std::mem::take(&mut rest).split_at_mut(length);
+            rest = tail;
+            part
+        }));
+    });
+}
+
+by_cpu_level! {
+    /// Softmax over the first `seen` scores, zero beyond; returns log Σ exp.
+    fn softmax_row(scores: &mut [f32], seen: usize) -> f32 {
+        let (scores, hidden) = scores.split_at_mut(seen);
+        hidden.fill(0.0);
+        let largest = maximum(scores);
+        let sum = exponentials(scores, largest);
+        let inverse = 1.0 / sum;
+        for score in scores {
+            *score *= inverse;
+        }
+        largest + sum.ln()
+    }
+}
+
+by_cpu_level! {
+    /// Scores to probabilities and dP to dS, zero beyond the first `seen` keys.
+    fn backward_row(p: &mut [f32], ds: &mut [f32], seen: usize, log_sum_exp: f32, delta: f32, scale: f32) {
+        p[seen..].fill(0.0);
+        ds[seen..].fill(0.0);
+        for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+            *p = crate::exp::exp(*p - log_sum_exp);
+            *ds = *p * (*ds - delta) * scale;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{close, finite_difference, normals};
+
+    const HEADS: Heads = Heads { query_heads: 4, key_value_heads: 2, head_dim: 6 };
+
+    fn packed(lengths: &[usize]) -> Vec<Sequence> {
+        let mut start = 0;
+        lengths
+            .iter()
+            .map(|length| {
+                let rows = start..start + length;
+                start += length;
+                Sequence { queries: rows.clone(), keys: rows }
+            })
+            .collect()
+    }
+
+    fn twin(heads: Heads, sequences: &[Sequence], inputs: &[&[f64]]) -> Vec<f64> {
+        let Heads { query_heads, key_value_heads, head_dim } = heads;
+        let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
+        let mut output = vec![0.0; q.len()];
+        for sequence in sequences {
+            for (index, query) in sequence.queries.clone().enumerate() {
+                for head in 0..query_heads {
+                    let at = (query * query_heads + head) * head_dim;
+                    let keys = sequence.keys.start..sequence.keys.start + sequence.past() + index + 1;
+                    let key_at = |key: usize| {
+                        (key * key_value_heads + head / (query_heads / key_value_heads)) * head_dim
+                    };
+                    let score = |key: usize| -> f64 {
+                        let dot: f64 = (0..head_dim).map(|e| q[at + e] * k[key_at(key) + e]).sum();
+                        (dot / (head_dim as f64).sqrt()).exp()
+                    };
+                    let scores: Vec<f64> = keys.clone().map(score).collect();
+                    let sum: f64 = scores.iter().sum();
+                    for (key, score) in keys.zip(scores) {
+                        for e in 0..head_dim {
+                            output[at + e] += score / sum * v[key_at(key) + e];
+                        }
+                    }
+                }
+            }
+        }
+        output
+    }
+
+    fn run(sequences: &[Sequence], q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let tokens = q.len() / (HEADS.query_heads * HEADS.head_dim);
+        let (mut output, mut kept) = (vec![0.0; q.len()], vec![0.0; tokens * HEADS.query_heads]);
+        attention(HEADS, sequences, View(q), View(k), View(v), ViewMut(&mut output), ViewMut(&mut kept));
+        (output, kept)
+    }
+
+    #[test]
+    fn packed_sequences_see_only_themselves() {
+        for lengths in [vec![1], vec![5, 1, 9], vec![70, 3, 130]] {
+            let sequences = packed(&lengths);
+            let tokens: usize = lengths.iter().sum();
+            let (q, k, v) = (normals(1, tokens * 24), normals(2, tokens * 12), normals(3, tokens * 12));
+            let (output, _) = run(&sequences, &q, &k, &v);
+            close(&output, |inputs| twin(HEADS, &sequences, inputs), &[&q, &k, &v], 1e-5);
+        }
+    }
+
+    #[test]
+    fn a_query_after_cached_keys_sees_them_all() {
+        let sequences = [Sequence { queries: 0..3, keys: 0..80 }];
+        let (q, k, v) = (normals(1, 3 * 24), normals(2, 80 * 12), normals(3, 80 * 12));
+        let (output, _) = run(&sequences, &q, &k, &v);
+        close(&output, |inputs| twin(HEADS, &sequences, inputs), &[&q, &k, &v], 1e-5);
+    }
+
+    #[test]
+    fn gradients_equal_finite_differences_also_across_tiles() {
+        let sequences = packed(&[5, 1, 70]);
+        let tokens = 76;
+        let (q, k, v) = (normals(1, tokens * 24), normals(2, tokens * 12), normals(3, tokens * 12));
+        let dy = normals(4, q.len());
+        let (output, kept) = run(&sequences, &q, &k, &v);
+        let (mut dq, mut dk, mut dv) = (vec![9.0; q.len()], vec![9.0; k.len()], vec![9.0; v.len()]);
+        let mut scratch = vec![9.0; 2 * q.len()];
+        attention_backward(
+            HEADS,
+            &sequences,
+            [View(&q), View(&k), View(&v)],
+            View(&output),
+            View(&kept),
+            View(&dy),
+            [ViewMut(&mut dq), ViewMut(&mut dk), ViewMut(&mut dv)],
+            ViewMut(&mut scratch),
+        );
+        let twin = |inputs: &[&[f64]]| twin(HEADS, &sequences, inputs);
+        finite_difference(twin, &[&q, &k, &v], &dy, &[&dq, &dk, &dv], 1e-4);
+    }
+}

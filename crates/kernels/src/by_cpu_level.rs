@@ -1,0 +1,39 @@
+//! `by_cpu_level!`: one plain Rust body, compiled once for each level of [`crate::cpu`] and chosen at run time.
+//!
+//! The compiler vectorises the same source for each instruction set; kernels that need intrinsics do not use it.
+
+macro_rules! by_cpu_level {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$attribute])*
+        #[allow(clippy::too_many_arguments)]
+        $visibility fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn portable($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2($($argument: $type),*) $(-> $result)? {
+                portable($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512($($argument: $type),*) $(-> $result)? {
+                portable($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            match $crate::cpu::level() {
+                // SAFETY: `level` reports AVX-512 only where the features above were detected.
+                $crate::cpu::Level::Avx512Bf16 | $crate::cpu::Level::Avx512 => return unsafe { avx512($($argument),*) },
+                // SAFETY: `level` reports AVX2 only where the features above were detected.
+                $crate::cpu::Level::Avx2 => return unsafe { avx2($($argument),*) },
+                $crate::cpu::Level::Portable => {}
+            }
+            portable($($argument),*)
+        }
+    };
+}

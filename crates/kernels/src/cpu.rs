@@ -1,0 +1,82 @@
+//! Which instructions this processor has, decided once at run time.
+//!
+//! `DANLU_ISA=portable|avx2|avx512|avx512bf16` forces a lower level; a level that the processor lacks is refused
+//! by [`check_forced_level`], so that a run never silently differs from what was asked.
+
+use std::sync::OnceLock;
+
+/// A set of instructions that kernels are compiled for, from plain to fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Whatever the compiler's baseline has.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX-512 with bf16 dot products.
+    Avx512Bf16,
+}
+
+impl Level {
+    const ALL: [Level; 4] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16];
+
+    /// The name that `DANLU_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Portable => "portable",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Avx512Bf16 => "avx512bf16",
+        }
+    }
+}
+
+/// The level in use: the forced one where it is valid, else the best detected.
+pub fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| forced().ok().flatten().unwrap_or_else(detected))
+}
+
+/// An error sentence when `DANLU_ISA` names an unknown level or one this processor lacks.
+pub fn check_forced_level() -> Result<(), String> {
+    forced().map(|_| ())
+}
+
+fn forced() -> Result<Option<Level>, String> {
+    let Ok(name) = std::env::var("DANLU_ISA") else { return Ok(None) };
+    let best = detected();
+    match Level::ALL.into_iter().find(|level| level.name() == name) {
+        None => {
+            Err(format!("`DANLU_ISA={name}` is not a level: expected portable, avx2, avx512 or avx512bf16"))
+        }
+        Some(level) if level > best => Err(format!(
+            "`DANLU_ISA={name}` asks for more than this processor has: its best is `{}`",
+            best.name()
+        )),
+        Some(level) => Ok(Some(level)),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detected() -> Level {
+    let avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (avx2, avx512, avx512 && is_x86_feature_detected!("avx512bf16")) {
+        (_, _, true) => Level::Avx512Bf16,
+        (_, true, _) => Level::Avx512,
+        (true, _, _) => Level::Avx2,
+        _ => Level::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detected() -> Level {
+    Level::Portable
+}

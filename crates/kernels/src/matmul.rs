@@ -1,0 +1,201 @@
+//! Matrix products: C = alpha · A · B, or added to C.
+//!
+//! Operands are f32 or bf16 in memory with either index contiguous. In [`Precision::Bf16`] they are rounded to bf16
+//! and products are summed in f32; with AVX-512 BF16 that runs on this room's own micro-kernel, elsewhere the rounded
+//! values go through the `gemm` crate, single-threaded on tiles cut by shape. A few rows against a large weight take
+//! a path that reads the weight once ([`few_rows`]).
+
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+mod few_rows;
+mod tiles;
+
+use half::bf16;
+
+pub(crate) use self::tiles::{Strided, product_here};
+use crate::buffer::{View, ViewMut};
+use crate::linear::Precision;
+
+/// A matrix operand in memory.
+#[derive(Clone, Copy)]
+pub struct Operand<'a> {
+    pub(crate) data: Data<'a>,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Data<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Operand<'a> {
+    /// A row-major matrix [`rows`, `columns`].
+    pub fn f32(view: View<'a, f32>, rows: usize, columns: usize) -> Self {
+        assert_eq!(view.0.len(), rows * columns);
+        Self { data: Data::F32(view.0), rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// A row-major bf16 matrix [`rows`, `columns`].
+    pub fn bf16(view: View<'a, bf16>, rows: usize, columns: usize) -> Self {
+        assert_eq!(view.0.len(), rows * columns);
+        Self { data: Data::Bf16(view.0), rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The transposed matrix, without moving anything.
+    pub fn transposed(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+
+    /// Rows `start .. start + rows`, columns `column .. column + columns`.
+    fn block(self, start: usize, rows: usize, column: usize, columns: usize) -> Self {
+        assert!(start + rows <= self.rows && column + columns <= self.columns);
+        let offset = start * self.row_stride + column * self.column_stride;
+        let data = match self.data {
+            Data::F32(values) => Data::F32(&values[offset.min(values.len())..]),
+            Data::Bf16(values) => Data::Bf16(&values[offset.min(values.len())..]),
+        };
+        Self { data, rows, columns, ..self }
+    }
+
+    #[cfg(test)]
+    fn at(&self, row: usize, column: usize) -> f32 {
+        let offset = row * self.row_stride + column * self.column_stride;
+        match self.data {
+            Data::F32(values) => values[offset],
+            Data::Bf16(values) => values[offset].to_f32(),
+        }
+    }
+}
+
+/// What happens with C's previous values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// C is overwritten.
+    Overwrite,
+    /// The product is added to C.
+    Add,
+}
+
+/// C [M, N] = (C +) alpha · A [M, K] · B [K, N]; C is row-major f32.
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn matmul(precision: Precision, alpha: f32, a: Operand, b: Operand, output: Output, c: ViewMut<f32>) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    assert_eq!(b.rows, k, "inner dimensions of a matrix product");
+    assert_eq!(c.0.len(), m * n, "output of a matrix product");
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if output == Output::Overwrite {
+            c.0.fill(0.0);
+        }
+        return;
+    }
+    if few_rows::suits(&a, &b) {
+        return few_rows::matmul(precision, alpha, a, b, output, c.0);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if precision == Precision::Bf16 && crate::cpu::level() == crate::cpu::Level::Avx512Bf16 {
+        return avx512_bf16::matmul(alpha, a, b, output, c.0);
+    }
+    tiles::matmul(precision, alpha, a, b, output, c.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    fn twin(precision: Precision, alpha: f32, a: Operand, b: Operand, output: Output, c: &mut [f32]) {
+        let round = |value: f32| match precision {
+            Precision::F32 => value,
+            Precision::Bf16 => bf16::from_f32(value).to_f32(),
+        };
+        for row in 0..a.rows {
+            for column in 0..b.columns {
+                let sum: f64 = (0..a.columns)
+                    .map(|k| f64::from(round(a.at(row, k))) * f64::from(round(b.at(k, column))))
+                    .sum();
+                let old = if output == Output::Add { c[row * b.columns + column] } else { 0.0 };
+                c[row * b.columns + column] = old + alpha * sum as f32;
+            }
+        }
+    }
+
+    fn values(random: &mut Random, count: usize) -> Vec<f32> {
+        (0..count).map(|_| random.normal()).collect()
+    }
+
+    fn compare(m: usize, n: usize, k: usize) {
+        let mut random = Random::new(&[m as u64, n as u64, k as u64]);
+        let a = values(&mut random, m * k);
+        let b = values(&mut random, k * n);
+        let b16: Vec<bf16> = b.iter().map(|&value| bf16::from_f32(value)).collect();
+        let start = values(&mut random, m * n);
+        for precision in [Precision::F32, Precision::Bf16] {
+            for layout in 0..5 {
+                let a_operand = match layout {
+                    0 | 1 | 4 => Operand::f32(View(&a), m, k),
+                    _ => Operand::f32(View(&a), k, m).transposed(),
+                };
+                let b_operand = match layout {
+                    0 => Operand::f32(View(&b), n, k).transposed(),
+                    1 | 2 => Operand::f32(View(&b), k, n),
+                    3 => Operand::bf16(View(&b16), k, n),
+                    _ => Operand::bf16(View(&b16), n, k).transposed(),
+                };
+                for output in [Output::Overwrite, Output::Add] {
+                    let (mut fast, mut plain) = (start.clone(), start.clone());
+                    matmul(precision, 0.5, a_operand, b_operand, output, ViewMut(&mut fast));
+                    twin(precision, 0.5, a_operand, b_operand, output, &mut plain);
+                    for (index, (fast, plain)) in fast.iter().zip(&plain).enumerate() {
+                        let bound = 1e-5 * (k as f32).sqrt() * (1.0 + plain.abs());
+                        assert!(
+                            (fast - plain).abs() <= bound,
+                            "{m}x{n}x{k} {precision:?} layout {layout} {output:?} at {index}: {fast} against {plain}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_layout_and_edge_equals_the_plain_product() {
+        for (m, n, k) in
+            [(1, 1, 1), (1, 70, 33), (5, 7, 3), (14, 32, 32), (15, 33, 31), (97, 65, 129), (28, 64, 2)]
+        {
+            compare(m, n, k);
+        }
+    }
+
+    #[test]
+    fn blocks_larger_than_one_pass_are_summed() {
+        compare(40, 48, 2 * 2048 + 5);
+        compare(600, 9, 300);
+        compare(9, 1200, 70);
+    }
+
+    #[test]
+    fn an_empty_inner_dimension_gives_zero() {
+        let mut c = [1.0; 6];
+        let empty: [f32; 0] = [];
+        let (a, b) = (Operand::f32(View(&empty), 2, 0), Operand::f32(View(&empty), 0, 3));
+        matmul(Precision::F32, 1.0, a, b, Output::Add, ViewMut(&mut c));
+        assert_eq!(c, [1.0; 6]);
+        matmul(Precision::F32, 1.0, a, b, Output::Overwrite, ViewMut(&mut c));
+        assert_eq!(c, [0.0; 6]);
+    }
+}

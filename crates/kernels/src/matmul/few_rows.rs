@@ -1,0 +1,109 @@
+//! A few rows of activations against a large weight, as in decoding: each weight row is read once and its dot
+//! products with all activation rows are taken while it is in the cache.
+
+use std::cell::RefCell;
+
+use half::bf16;
+
+use super::{Data, Operand, Output};
+use crate::linear::Precision;
+use crate::team::{SharedSlice, parallel_for};
+
+/// More rows than this reuse the weight enough for the packed product to win.
+const MOST_ROWS: usize = 4;
+/// Weight rows of one task.
+const WEIGHT_ROWS: usize = 64;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether A is a few contiguous rows and B is a transposed row-major weight.
+pub(super) fn suits(a: &Operand, b: &Operand) -> bool {
+    a.rows <= MOST_ROWS && a.column_stride == 1 && b.row_stride == 1 && matches!(a.data, Data::F32(_))
+}
+
+pub(super) fn matmul(
+    precision: Precision,
+    alpha: f32,
+    a: Operand,
+    b: Operand,
+    output: Output,
+    c: &mut [f32],
+) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    let Data::F32(a_values) = a.data else { return };
+    let shared = SharedSlice::new(c);
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        for row in 0..m {
+            let values = &a_values[row * a.row_stride..][..k];
+            match precision {
+                Precision::F32 => scratch.extend_from_slice(values),
+                Precision::Bf16 => scratch.extend(values.iter().map(|&value| bf16::from_f32(value).to_f32())),
+            }
+        }
+        let rows: &[f32] = scratch;
+        parallel_for(n.div_ceil(WEIGHT_ROWS), |task| {
+            for column in task * WEIGHT_ROWS..n.min((task + 1) * WEIGHT_ROWS) {
+                let offset = column * b.column_stride;
+                for row in 0..m {
+                    let x = &rows[row * k..][..k];
+                    let dot = match (b.data, precision) {
+                        (Data::F32(weight), Precision::F32) => dot_f32(x, &weight[offset..][..k]),
+                        (Data::F32(weight), Precision::Bf16) => dot_rounded(x, &weight[offset..][..k]),
+                        (Data::Bf16(weight), _) => dot_bf16(x, &weight[offset..][..k]),
+                    };
+                    // SAFETY: element (row, column) belongs to this task alone.
+                    let value = unsafe { &mut shared.range(row * n + column, 1)[0] };
+                    *value = if output == Output::Add { *value } else { 0.0 } + alpha * dot;
+                }
+            }
+        });
+    });
+}
+
+/// Partial sums that the compiler keeps in vector registers.
+const LANES: usize = 32;
+
+#[inline(always)]
+fn dot<T: Copy>(x: &[f32], weight: &[T], widen: impl Fn(T) -> f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
+    let (w_chunks, w_rest) = weight.as_chunks::<LANES>();
+    for (x, w) in x_chunks.iter().zip(w_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * widen(w[lane]);
+        }
+    }
+    let mut total: f32 = sums.iter().sum();
+    for (x, w) in x_rest.iter().zip(w_rest) {
+        total += x * widen(*w);
+    }
+    total
+}
+
+by_cpu_level! {
+    fn dot_f32(x: &[f32], weight: &[f32]) -> f32 {
+        dot(x, weight, |value| value)
+    }
+}
+
+by_cpu_level! {
+    fn dot_rounded(x: &[f32], weight: &[f32]) -> f32 {
+        dot(x, weight, round_to_bf16)
+    }
+}
+
+by_cpu_level! {
+    fn dot_bf16(x: &[f32], weight: &[bf16]) -> f32 {
+        dot(x, weight, |value: bf16| f32::from_bits(u32::from(value.to_bits()) << 16))
+    }
+}
+
+/// Round to nearest, ties to even, without a branch for the vectoriser (finite values).
+#[inline(always)]
+fn round_to_bf16(value: f32) -> f32 {
+    let bits = value.to_bits();
+    f32::from_bits(bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+}

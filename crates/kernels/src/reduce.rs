@@ -1,0 +1,79 @@
+//! Sums whose order is fixed: chunks of a fixed size in f32 lanes, then the chunks in order in f64.
+
+use crate::buffer::View;
+use crate::team::parallel_chunks;
+
+const CHUNK: usize = 1 << 16;
+
+/// Σ x².
+pub fn sum_of_squares(x: View<f32>) -> f64 {
+    let mut sums = vec![0.0f64; x.0.len().div_ceil(CHUNK)];
+    parallel_chunks(&mut sums, 1, |task, sum| {
+        let start = task * CHUNK;
+        sum[0] = squares(&x.0[start..x.0.len().min(start + CHUNK)]);
+    });
+    sums.iter().sum()
+}
+
+const LANES: usize = 16;
+
+by_cpu_level! {
+    fn squares(x: &[f32]) -> f64 {
+        let mut sums = [0.0f64; LANES];
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                sums[lane] += f64::from(chunk[lane]) * f64::from(chunk[lane]);
+            }
+        }
+        let rest: f64 = rest.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+        sums.iter().sum::<f64>() + rest
+    }
+}
+
+/// Σ xᵢ yᵢ in lanes, for rows inside other operations.
+#[inline(always)]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
+    let (y_chunks, y_rest) = y.as_chunks::<LANES>();
+    for (x, y) in x_chunks.iter().zip(y_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+/// max xᵢ in lanes; negative infinity for none.
+#[inline(always)]
+pub(crate) fn maximum(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &value| best.max(value))
+}
+
+/// Replaces x by exp(x − shift) and returns the sum, in lanes.
+#[inline(always)]
+pub(crate) fn exponentials(x: &mut [f32], shift: f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            chunk[lane] = crate::exp::exp(chunk[lane] - shift);
+            sums[lane] += chunk[lane];
+        }
+    }
+    let mut total = 0.0;
+    for value in rest {
+        *value = crate::exp::exp(*value - shift);
+        total += *value;
+    }
+    sums.iter().sum::<f32>() + total
+}
