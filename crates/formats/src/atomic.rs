@@ -34,7 +34,7 @@ impl AtomicFolder {
             return Err(Error::WrongKind { path: destination.path, expected: "folder" });
         }
         fs::create_dir_all(&destination.parent).map_err(|error| destination.failed(error))?;
-        destination.bring_back_previous()?;
+        destination.settle_previous()?;
         destination.remove_leftovers();
 
         let temporary = destination.temporary();
@@ -85,7 +85,7 @@ impl AtomicFolder {
     ///
     /// To be called before reading a folder that an interrupted run may have been writing.
     pub fn recover(destination: impl AsRef<Path>) -> Result<()> {
-        Destination::new(destination.as_ref())?.bring_back_previous()
+        Destination::new(destination.as_ref())?.settle_previous()
     }
 }
 
@@ -202,19 +202,21 @@ impl Destination {
         Error::io(&self.path, io::Error::new(error.kind(), sentence))
     }
 
-    fn bring_back_previous(&self) -> Result<()> {
+    /// A replaced folder that is still there: garbage if the new one is in place, else what a kill left of a commit.
+    fn settle_previous(&self) -> Result<()> {
         let previous = self.previous();
-        if previous.exists() && !self.path.exists() {
-            fs::rename(&previous, &self.path).map_err(|error| self.failed(error))?;
+        if !previous.exists() {
+            return Ok(());
         }
-        Ok(())
+        if self.path.exists() {
+            let _ = remove(&previous);
+            return Ok(());
+        }
+        fs::rename(&previous, &self.path).map_err(|error| self.failed(error))
     }
 
     /// Removes what killed runs left beside the destination. Best effort: leftovers cost space, not correctness.
     fn remove_leftovers(&self) {
-        if self.path.exists() {
-            let _ = remove(&self.previous());
-        }
         let prefix = self.beside(".tmp-");
         let Ok(entries) = fs::read_dir(&self.parent) else { return };
         for entry in entries.flatten() {
@@ -295,6 +297,20 @@ mod tests {
         fs::write(destination.previous().join("weights"), "old").unwrap();
         AtomicFolder::recover(&path).unwrap();
         assert_eq!(fs::read_to_string(path.join("weights")).unwrap(), "old");
+        assert_eq!(names(folder.path()), ["checkpoint-5"]);
+    }
+
+    #[test]
+    fn a_kill_after_the_two_renames_leaves_the_new_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint-5");
+        for (place, content) in [(Destination::new(&path).unwrap().previous(), "old"), (path.clone(), "new")]
+        {
+            fs::create_dir(&place).unwrap();
+            fs::write(place.join("weights"), content).unwrap();
+        }
+        AtomicFolder::recover(&path).unwrap();
+        assert_eq!(fs::read_to_string(path.join("weights")).unwrap(), "new");
         assert_eq!(names(folder.path()), ["checkpoint-5"]);
     }
 

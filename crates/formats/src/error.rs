@@ -13,7 +13,10 @@ pub enum Error {
     #[error("{error}")]
     Io { path: PathBuf, error: io::Error },
     /// The file system holds no more bytes, or the user's quota is used up.
-    #[error("cannot write `{}`: the disk is full; what was there before is unchanged, free some space and run again", path.display())]
+    #[error(
+        "cannot write `{}`: the disk is full; what was there before is unchanged, free some space and run again",
+        path.display()
+    )]
     DiskFull { path: PathBuf },
     /// The folder lacks what was looked for.
     #[error("`{}` holds no {expected}", path.display())]

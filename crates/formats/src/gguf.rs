@@ -340,7 +340,7 @@ impl Gguf {
         self.table.tensor(name)
     }
 
-    /// Says that the tensor's bytes are not needed soon. The tensor stays readable. Best effort; unknown names are ignored.
+    /// Says that the tensor's bytes are not needed soon; it stays readable. Best effort; unknown names are ignored.
     pub fn drop_pages(&self, name: &str) {
         self.table.drop_pages(name);
     }
@@ -514,7 +514,9 @@ impl<'a> Reader<'a> {
         let id = self.u32(&what)?;
         let dtype = Dtype::from_gguf(id).ok_or_else(|| Error::Unsupported {
             path: self.path.to_path_buf(),
-            reason: format!("{what} is of ggml type {id}, which danlu does not know; use a file with F16, BF16, Q8_0 or Q4_0"),
+            reason: format!(
+                "{what} is of ggml type {id}, which danlu does not know; take a Q8_0 or F16 file"
+            ),
         })?;
         let offset = self.u64(&what)?;
         let info = TensorInfo { name, dtype, shape };

@@ -60,7 +60,8 @@ impl TensorSink<'_> {
     }
 }
 
-/// Writes `tensors` into `folder`; `give_bytes` is called once for each, in the order of the files, and may stop with its own error.
+/// Writes `tensors` into `folder`; `give_bytes` is called once for each, in the order of the files, and may stop with
+/// its own error.
 ///
 /// Each file appears when it is complete, the index last. A folder that may hold an older model is better replaced
 /// whole with [`AtomicFolder`](crate::AtomicFolder). Within a file the tensors lie by falling alignment, then by

@@ -122,23 +122,43 @@ fn a_write_that_fails_half_way_leaves_the_previous_checkpoint() {
     assert!(text.contains("error: ") && text.contains("state.json"), "{text}");
 }
 
+const ENDLESS: &str = "DANLU_TEST_ENDLESS";
+
+/// Runs only as the child of the test below: replaces a folder of two files that agree, until it is killed.
 #[test]
-fn killed_while_saving_leaves_the_previous_checkpoint() {
+fn child_that_saves_for_ever() {
+    let Ok(path) = std::env::var(ENDLESS) else { return };
+    for number in 0u64.. {
+        let folder = AtomicFolder::create(&path).unwrap();
+        for name in ["weights", "optimizer"] {
+            fs::write(folder.path().join(name), number.to_string()).unwrap();
+        }
+        folder.commit().unwrap();
+    }
+}
+
+#[test]
+fn a_kill_at_any_time_leaves_a_whole_checkpoint() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("checkpoint");
-    let folder = AtomicFolder::create(&path).unwrap();
-    fs::write(folder.path().join("weights"), "old").unwrap();
-    folder.commit().unwrap();
+    for kill in 0..20 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_saves_for_ever"])
+            .env(ENDLESS, &path)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while !path.exists() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_micros(20_000 + 1_371 * kill));
+        child.kill().unwrap();
+        child.wait().unwrap();
 
-    // A killed process neither commits nor drops, and its lock ends with it: copy the half folder, then let it go.
-    let folder = AtomicFolder::create(&path).unwrap();
-    fs::write(folder.path().join("weights"), "half").unwrap();
-    let left = root.path().join(".checkpoint.tmp-999999999-0");
-    fs::create_dir(&left).unwrap();
-    fs::rename(folder.path().join("weights"), left.join("weights")).unwrap();
-    drop(folder);
-    assert_eq!(fs::read_to_string(path.join("weights")).unwrap(), "old");
-    AtomicFolder::recover(&path).unwrap();
+        AtomicFolder::recover(&path).unwrap();
+        let read = |name| fs::read_to_string(path.join(name)).unwrap();
+        assert_eq!(read("weights"), read("optimizer"));
+    }
     drop(AtomicFolder::create(&path).unwrap());
-    assert_eq!(names(root.path()), ["checkpoint"]);
+    assert_eq!(names(root.path()), ["checkpoint"], "leftovers are gone");
 }

@@ -162,6 +162,25 @@ fn smollm2_opens() {
     assert!(gguf.get_str("tokenizer.chat_template").unwrap().unwrap().contains("<|im_start|>"));
 }
 
+/// Kilobytes of mapped files that are in this process's memory now.
+fn resident_file_kilobytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn reading_with_dropped_pages_does_not_keep_the_file_in_memory() {
+    let Some(path) = shared_data("checkpoints/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf") else {
+        return;
+    };
+    let gguf = Gguf::open(path).unwrap();
+    let before = resident_file_kilobytes();
+    touch(&gguf);
+    let grown = resident_file_kilobytes().saturating_sub(before);
+    assert!(grown < 20_000, "{grown} kB of 98 MB stayed");
+}
+
 #[test]
 fn vocabularies_of_llama_cpp_open() {
     for (name, model, tokens, merges) in [

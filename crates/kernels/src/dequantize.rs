@@ -69,8 +69,8 @@ pub enum DequantizeError {
 
 /// Writes the values of `bytes` to `out`, whose length says how many elements there are.
 ///
-/// `bytes` needs no alignment. Fails, with `out` untouched, when `out` is not whole blocks or `bytes` has another length
-/// than they take.
+/// `bytes` needs no alignment. Fails, with `out` untouched, when `out` is not whole blocks or `bytes` has another
+/// length than they take.
 pub fn dequantize(kind: BlockType, bytes: &[u8], out: &mut [f32]) -> Result<(), DequantizeError> {
     let elements = out.len();
     if !elements.is_multiple_of(kind.block_elements()) {
