@@ -89,13 +89,29 @@ impl<T: Element> Buffer<T> {
 }
 
 impl<'a, T> View<'a, T> {
+    /// Number of elements.
+    pub fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The elements `range` of this view.
     pub fn part(self, range: Range<usize>) -> View<'a, T> {
         View(&self.0[range])
     }
 }
 
-impl<T> ViewMut<'_, T> {
+impl<'a, T> ViewMut<'a, T> {
+    /// The first `middle` elements and the rest.
+    pub fn split_at(self, middle: usize) -> (ViewMut<'a, T>, ViewMut<'a, T>) {
+        let (first, rest) = self.0.split_at_mut(middle);
+        (ViewMut(first), ViewMut(rest))
+    }
+
     /// The same memory for a shorter time, so that a view can be passed on more than once.
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
         ViewMut(self.0)

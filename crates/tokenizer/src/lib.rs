@@ -1,1 +1,21 @@
-//! Text and ids.
+//! Text and ids: vocabularies, their training, and chat templates.
+//!
+//! Knows no models and reads no tensor files: a vocabulary comes from Hugging Face files, from training, or from the
+//! plain fields of a GGUF file's metadata. Nothing here ever adds BOS or EOS by itself.
+
+mod bytes;
+mod decode;
+mod error;
+mod files;
+mod gguf;
+mod jinja;
+mod template;
+mod tokenizer;
+mod training;
+
+pub use decode::DecodeStream;
+pub use error::{Error, Result};
+pub use gguf::GgufVocabulary;
+pub use template::{ChatTemplate, Message, Segment, TemplateTokens};
+pub use tokenizer::{SpecialTokens, Tokenizer};
+pub use training::{BpeTraining, TokenRole, TrainedToken, TrainingProgress};

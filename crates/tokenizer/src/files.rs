@@ -1,0 +1,323 @@
+//! The tokenizer files of a Hugging Face folder, in and out.
+
+use crate::tokenizer::Settings;
+use crate::{Error, Result, Tokenizer};
+use fs_err as fs;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::OnceLock;
+use tokenizers::tokenizer::AddedToken;
+
+const TOKENIZER: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS: &str = "special_tokens_map.json";
+const TEMPLATE: &str = "chat_template.jinja";
+/// Files that other programs expect beside `tokenizer.json`; kept although nothing here reads them.
+const COMPANIONS: [&str; 4] = ["tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"];
+/// What Hugging Face writes for "no limit".
+const NO_LIMIT: f64 = 1e30;
+
+/// The parts of `tokenizer.json` that the library trusts without looking.
+#[derive(Deserialize)]
+struct Outline<'a> {
+    #[serde(borrow, default)]
+    added_tokens: Vec<OutlineToken<'a>>,
+    #[serde(borrow)]
+    model: OutlineModel<'a>,
+}
+
+#[derive(Deserialize)]
+struct OutlineToken<'a> {
+    id: u32,
+    #[serde(borrow)]
+    content: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct OutlineModel<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    vocab: HashMap<Cow<'a, str>, u32>,
+    #[serde(borrow, default)]
+    merges: Vec<OutlineMerge<'a>>,
+    continuing_subword_prefix: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OutlineMerge<'a> {
+    #[serde(borrow)]
+    Pair((Cow<'a, str>, Cow<'a, str>)),
+    #[serde(borrow)]
+    Line(Cow<'a, str>),
+}
+
+impl Outline<'_> {
+    /// Merges must build known tokens: the library would index past its buffer on others.
+    fn check(&self) -> Result<(), String> {
+        if !matches!(self.model.kind.as_deref(), Some("BPE") | None) {
+            let kind = self.model.kind.as_deref().unwrap_or_default();
+            return Err(format!("`model.type` is `{kind}`; only BPE is supported"));
+        }
+        if self.model.continuing_subword_prefix.as_ref().is_some_and(|prefix| !prefix.is_empty()) {
+            return Err("`model.continuing_subword_prefix` is not supported".into());
+        }
+        for (index, merge) in self.model.merges.iter().enumerate() {
+            let (left, right) = match merge {
+                OutlineMerge::Pair((left, right)) => (left.as_ref(), right.as_ref()),
+                OutlineMerge::Line(line) => line.split_once(' ').ok_or_else(|| {
+                    format!("`model.merges[{index}]` is `{line}`, not two tokens with a space")
+                })?,
+            };
+            let merged = format!("{left}{right}");
+            for token in [left, right, &merged] {
+                if !self.model.vocab.contains_key(token) {
+                    return Err(format!(
+                        "`model.merges[{index}]` needs `{token}`, which is not in `model.vocab`"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tokenizer {
+    /// Opens a `tokenizer.json` file, or a folder with one (and `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `chat_template.jinja` where they are). A file called `tokenizer.json` is read with its neighbours.
+    ///
+    /// # Errors
+    /// A missing, unreadable or inconsistent file, each with its path.
+    pub fn open(path: &Path) -> Result<Self> {
+        let folder = if path.is_dir() {
+            Some(path.to_path_buf())
+        } else if path.file_name().is_some_and(|name| name == TOKENIZER) {
+            Some(path.parent().map_or_else(PathBuf::new, Path::to_path_buf))
+        } else {
+            None
+        };
+        let main = folder.as_ref().map_or_else(|| path.to_path_buf(), |folder| folder.join(TOKENIZER));
+        let mut files = vec![(TOKENIZER.to_owned(), fs::read(&main)?)];
+        if let Some(folder) = &folder {
+            for name in [CONFIG, SPECIAL_TOKENS, TEMPLATE].into_iter().chain(COMPANIONS) {
+                let companion = folder.join(name);
+                if companion.is_file() {
+                    files.push((name.to_owned(), fs::read(&companion)?));
+                }
+            }
+        }
+        let inner = parse_tokenizer(&files[0].1).map_err(|message| malformed(&main, message))?;
+        let beside = |name: &str| main.with_file_name(name);
+        let object = |name: &str| -> Result<Map<String, Value>> {
+            match file(&files, name) {
+                Some(bytes) => serde_json::from_slice(bytes).map_err(|error| malformed(&beside(name), error)),
+                None => Ok(Map::new()),
+            }
+        };
+        let (config, map) = (object(CONFIG)?, object(SPECIAL_TOKENS)?);
+        let chat_template = match file(&files, TEMPLATE) {
+            Some(bytes) => {
+                let source =
+                    std::str::from_utf8(bytes).map_err(|error| malformed(&beside(TEMPLATE), error))?;
+                Some(source.to_owned())
+            }
+            None => config_template(&config).map_err(|message| malformed(&beside(CONFIG), message))?,
+        };
+        let post_processor =
+            serde_json::to_value(inner.get_post_processor()).map_err(|error| malformed(&main, error))?;
+        let (before, after) = added_around(&post_processor);
+        let special = |key: &str| {
+            let entry = config.get(key).filter(|entry| !entry.is_null()).or_else(|| map.get(key))?;
+            inner.token_to_id(entry.as_str().or_else(|| entry["content"].as_str())?)
+        };
+        let bos = special("bos_token").or(before);
+        let eos = special("eos_token").or(after);
+        let flag = |key: &str| config.get(key).and_then(Value::as_bool);
+        let settings = Settings {
+            bos,
+            eos,
+            pad: special("pad_token"),
+            unk: special("unk_token"),
+            end_of_turn: None,
+            add_bos: bos.is_some() && flag("add_bos_token").unwrap_or(before.is_some()),
+            add_eos: eos.is_some() && flag("add_eos_token").unwrap_or(after.is_some()),
+            chat_template,
+        };
+        let inner = with_special_tokens(inner, &settings).map_err(|message| malformed(&main, message))?;
+        Self::new(inner, settings, files).map_err(|message| malformed(&main, message))
+    }
+
+    /// Writes the tokenizer files into `folder`, which is created. Files that were opened are written back byte for
+    /// byte; a vocabulary from a GGUF file or from training gets files that `transformers.AutoTokenizer` loads.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        write(&folder.join(TOKENIZER), &self.tokenizer_json()?)?;
+        for (name, bytes) in self.files.iter().filter(|(name, _)| name != TOKENIZER) {
+            write(&folder.join(name), bytes)?;
+        }
+        if file(&self.files, CONFIG).is_none() {
+            write(&folder.join(CONFIG), &pretty(&self.config())?)?;
+            write(&folder.join(SPECIAL_TOKENS), &pretty(&Value::Object(self.special_tokens_map()))?)?;
+        }
+        Ok(())
+    }
+
+    /// The same vocabulary with another chat template.
+    #[must_use]
+    pub fn with_chat_template(mut self, source: String) -> Self {
+        self.settings.chat_template = Some(source);
+        let files = std::mem::take(&mut self.files);
+        let keep = |(name, bytes): (String, Vec<u8>)| match name.as_str() {
+            TEMPLATE => None,
+            CONFIG => {
+                let mut config: Map<String, Value> = serde_json::from_slice(&bytes).ok()?;
+                config.insert("chat_template".into(), json!(self.settings.chat_template));
+                Some((name, pretty(&Value::Object(config)).ok()?))
+            }
+            _ => Some((name, bytes)),
+        };
+        self.files = files.into_iter().filter_map(keep).collect();
+        self.fingerprint = OnceLock::new();
+        self
+    }
+
+    /// `tokenizer.json` as it was opened, or as it would be written.
+    pub(crate) fn tokenizer_json(&self) -> Result<Cow<'_, [u8]>> {
+        match file(&self.files, TOKENIZER) {
+            Some(bytes) => Ok(Cow::Borrowed(bytes)),
+            None => {
+                let text =
+                    self.inner.to_string(false).map_err(|error| malformed(Path::new(TOKENIZER), error))?;
+                Ok(Cow::Owned(text.into_bytes()))
+            }
+        }
+    }
+
+    fn config(&self) -> Value {
+        let mut config = Map::new();
+        config.insert("add_bos_token".into(), json!(self.settings.add_bos));
+        config.insert("add_eos_token".into(), json!(self.settings.add_eos));
+        config.append(&mut self.special_tokens_map());
+        if let Some(template) = &self.settings.chat_template {
+            config.insert("chat_template".into(), json!(template));
+        }
+        config.insert("clean_up_tokenization_spaces".into(), json!(false));
+        config.insert("model_max_length".into(), json!(NO_LIMIT));
+        config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
+        Value::Object(config)
+    }
+
+    fn special_tokens_map(&self) -> Map<String, Value> {
+        let settings = &self.settings;
+        let roles = [
+            ("bos_token", settings.bos),
+            ("eos_token", settings.eos),
+            ("unk_token", settings.unk),
+            ("pad_token", settings.pad),
+        ];
+        let text = |(key, id): (&str, Option<u32>)| Some((key.to_owned(), json!(self.token_text(id?)?)));
+        roles.into_iter().filter_map(text).collect()
+    }
+}
+
+fn malformed(path: &Path, message: impl ToString) -> Error {
+    Error::Malformed { path: path.to_path_buf(), message: message.to_string() }
+}
+
+fn file<'a>(files: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
+    files.iter().find(|(known, _)| known == name).map(|(_, bytes)| bytes.as_slice())
+}
+
+fn pretty(value: &Value) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(std::io::Error::other)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Writes beside and renames, so that a full disk never leaves half a file under the name.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    fs::write(&name, bytes)?;
+    Ok(fs::rename(&name, path)?)
+}
+
+/// Parses `tokenizer.json`; truncation and padding, which some files ask for, are not applied here.
+fn parse_tokenizer(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
+    let outline: Outline =
+        serde_json::from_str(text).map_err(|error| format!("not a BPE tokenizer.json: {error}"))?;
+    outline.check()?;
+    let inner = tokenizers::Tokenizer::from_str(text).map_err(|error| error.to_string())?;
+    for token in &outline.added_tokens {
+        let id = inner.token_to_id(&token.content);
+        if id != Some(token.id) {
+            let (content, stated) = (&token.content, token.id);
+            return Err(format!(
+                "`added_tokens` gives `{content}` the id {stated}, but the vocabulary makes it {id:?}"
+            ));
+        }
+    }
+    Ok(inner)
+}
+
+/// Tokens named BOS, EOS, PAD or UNK are special even where `added_tokens` forgot them.
+fn with_special_tokens(
+    mut inner: tokenizers::Tokenizer,
+    settings: &Settings,
+) -> Result<tokenizers::Tokenizer, String> {
+    let named = [settings.bos, settings.eos, settings.pad, settings.unk];
+    let forgotten = |id: &u32| !inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(id);
+    let tokens = named.into_iter().flatten().filter(forgotten).filter_map(|id| inner.id_to_token(id));
+    let tokens: Vec<AddedToken> = tokens.map(|text| AddedToken::from(text, true)).collect();
+    if !tokens.is_empty() {
+        inner.add_special_tokens(tokens).map_err(|error| error.to_string())?;
+    }
+    Ok(inner)
+}
+
+/// `chat_template` of `tokenizer_config.json`: one source, or a list of named ones of which `default` counts.
+fn config_template(config: &Map<String, Value>) -> Result<Option<String>, String> {
+    match config.get("chat_template") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(source)) => Ok(Some(source.clone())),
+        Some(Value::Array(named)) => {
+            let default = named.iter().find(|entry| entry["name"] == "default").or_else(|| named.first());
+            Ok(default.and_then(|entry| entry["template"].as_str()).map(str::to_owned))
+        }
+        Some(other) => {
+            Err(format!("`chat_template` is {other}; expected a string or a list of named templates"))
+        }
+    }
+}
+
+/// The ids that a post-processor puts before and after a text.
+fn added_around(post_processor: &Value) -> (Option<u32>, Option<u32>) {
+    match post_processor["type"].as_str() {
+        Some("Sequence") => {
+            let parts = post_processor["processors"].as_array().into_iter().flatten().map(added_around);
+            parts.fold((None, None), |(before, after), part| (before.or(part.0), after.or(part.1)))
+        }
+        Some("TemplateProcessing") => {
+            let (mut before, mut after, mut seen_text) = (None, None, false);
+            for piece in post_processor["single"].as_array().into_iter().flatten() {
+                if let Some(name) = piece["SpecialToken"]["id"].as_str() {
+                    let id = post_processor["special_tokens"][name]["ids"][0].as_u64().map(|id| id as u32);
+                    *(if seen_text { &mut after } else { &mut before }) = id;
+                } else {
+                    seen_text = true;
+                }
+            }
+            (before, after)
+        }
+        _ => (None, None),
+    }
+}

@@ -1,0 +1,189 @@
+//! One immutable vocabulary: text to ids, and what its special tokens are.
+
+use crate::decode::Decoding;
+use crate::{Error, Result, TemplateTokens};
+use sha2::{Digest, Sha256};
+use std::sync::OnceLock;
+use tokenizers::tokenizer::{
+    AddedToken, AddedVocabulary, Model, OffsetReferential, OffsetType, PreTokenizer,
+};
+
+/// Special tokens that end a turn in the chat formats of the field.
+const END_OF_TURN: [&str; 7] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+];
+
+/// What the text of a special token inside an input becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// The special token's id: for text that a chat template rendered.
+    Parse,
+    /// Ordinary tokens: for text that somebody typed, and for raw documents.
+    AsText,
+}
+
+/// Special ids and what the tokenizer's own files say about them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Settings {
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub pad: Option<u32>,
+    pub unk: Option<u32>,
+    pub end_of_turn: Option<u32>,
+    pub add_bos: bool,
+    pub add_eos: bool,
+    pub chat_template: Option<String>,
+}
+
+/// A vocabulary. Immutable; encoding and decoding take `&self` from any number of threads.
+#[derive(Debug)]
+pub struct Tokenizer {
+    pub(crate) inner: tokenizers::Tokenizer,
+    /// The added tokens of `inner`, with special ones not recognised in text.
+    as_text: AddedVocabulary,
+    pub(crate) decoding: Decoding,
+    pub(crate) settings: Settings,
+    vocabulary_size: usize,
+    /// Files by name as they were opened, written back unchanged.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    pub(crate) fingerprint: OnceLock<String>,
+}
+
+impl Tokenizer {
+    /// The error is the bare reason; callers say which file.
+    pub(crate) fn new(
+        inner: tokenizers::Tokenizer,
+        settings: Settings,
+        files: Vec<(String, Vec<u8>)>,
+    ) -> Result<Self, String> {
+        let decoder = serde_json::to_value(inner.get_decoder()).map_err(|error| error.to_string())?;
+        let decoding = Decoding::from_json(&decoder)?;
+        let mut as_text = inner.get_added_vocabulary().clone();
+        as_text.set_encode_special_tokens(true);
+        let vocabulary_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        Ok(Self { inner, as_text, decoding, settings, vocabulary_size, files, fingerprint: OnceLock::new() })
+    }
+
+    /// The ids of `text`. Never adds BOS or EOS; see [`Tokenizer::adds_bos`].
+    ///
+    /// # Errors
+    /// Text that the vocabulary cannot write (only possible without bytes and without an unknown token).
+    pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
+        let failed = |error: tokenizers::Error| Error::Encode(error.to_string());
+        let added = match special {
+            SpecialTokens::Parse => self.inner.get_added_vocabulary(),
+            SpecialTokens::AsText => &self.as_text,
+        };
+        let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
+        }
+        let model = self.inner.get_model();
+        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(failed)?;
+        let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+        Ok(pieces
+            .iter()
+            .filter_map(|(_, _, tokens)| tokens.as_ref())
+            .flatten()
+            .map(|token| token.id)
+            .collect())
+    }
+
+    /// Whether the tokenizer's own files put BOS before a raw text.
+    pub fn adds_bos(&self) -> bool {
+        self.settings.add_bos
+    }
+
+    /// Whether the tokenizer's own files put EOS after a raw text.
+    pub fn adds_eos(&self) -> bool {
+        self.settings.add_eos
+    }
+
+    /// The token that begins a text.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.settings.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.settings.eos
+    }
+
+    /// The padding token.
+    pub fn pad_id(&self) -> Option<u32> {
+        self.settings.pad
+    }
+
+    /// The token for what the vocabulary cannot write.
+    pub fn unk_id(&self) -> Option<u32> {
+        self.settings.unk
+    }
+
+    /// All tokens that end an answer: EOS, and the end-of-turn markers that are special tokens here. No duplicates.
+    pub fn end_of_turn_ids(&self) -> Vec<u32> {
+        let markers = END_OF_TURN.iter().filter_map(|text| self.token_id(text));
+        let markers = markers.filter(|&id| self.is_special(id));
+        let mut ids: Vec<u32> = Vec::new();
+        for id in self.settings.eos.into_iter().chain(self.settings.end_of_turn).chain(markers) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    /// The token as the vocabulary writes it (`Ġthe`, `▁the`, `<0x0A>`).
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        match self.added_token(id) {
+            Some(token) => Some(token.content.clone()),
+            None => self.inner.get_model().id_to_token(id),
+        }
+    }
+
+    /// The id of a token as the vocabulary writes it.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        self.inner.token_to_id(text)
+    }
+
+    /// Whether `id` is a special (control) token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.added_token(id).is_some_and(|token| token.special)
+    }
+
+    /// Highest id + 1.
+    pub fn vocabulary_size(&self) -> usize {
+        self.vocabulary_size
+    }
+
+    /// Jinja source of the chat template that came with the vocabulary.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.settings.chat_template.as_deref()
+    }
+
+    /// The texts of BOS and EOS for [`crate::ChatTemplate::render`]; empty where the vocabulary has none.
+    pub fn template_tokens(&self) -> TemplateTokens {
+        let text = |id: Option<u32>| id.and_then(|id| self.token_text(id)).unwrap_or_default();
+        TemplateTokens { bos_token: text(self.settings.bos), eos_token: text(self.settings.eos) }
+    }
+
+    /// SHA-256 (hexadecimal) of everything that decides which ids a text or conversation gets: the key for caches.
+    pub fn fingerprint(&self) -> String {
+        let compute = || {
+            let mut hash = Sha256::new();
+            hash.update(self.tokenizer_json().unwrap_or_default());
+            hash.update(format!("{:?}", self.settings));
+            hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        self.fingerprint.get_or_init(compute).clone()
+    }
+
+    pub(crate) fn added_token(&self, id: u32) -> Option<&AddedToken> {
+        self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id)
+    }
+}

@@ -1,0 +1,187 @@
+//! Vocabularies inside real GGUF files give the ids that llama.cpp recorded.
+
+mod common;
+
+use common::{gguf_vocabulary, shared};
+use danlu_tokenizer::{GgufVocabulary, SpecialTokens, Tokenizer};
+
+fn recorded_cases(name: &str) -> Option<(GgufVocabulary, Vec<(String, Vec<u32>)>)> {
+    let path = shared(&format!("tokenizers/llama.cpp-vocabs/ggml-vocab-{name}.gguf"))?;
+    let beside = |ending: &str| std::fs::read_to_string(format!("{}.{ending}", path.display())).unwrap();
+    let (input, output) = (beside("inp"), beside("out"));
+    let texts = input.split("\n__ggml_vocab_test__\n").map(str::to_owned);
+    let ids = output.lines().map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect());
+    let cases: Vec<(String, Vec<u32>)> = texts.zip(ids).collect();
+    assert!(cases.len() >= 46, "{} cases", cases.len());
+    Some((gguf_vocabulary(&path), cases))
+}
+
+fn assert_recorded(name: &str) {
+    let Some((vocabulary, cases)) = recorded_cases(name) else { return };
+    let tokenizer = Tokenizer::from_gguf(vocabulary).unwrap();
+    // The recorded ids begin with BOS or not, depending on the file's age; BOS is the caller's business here.
+    let bos = tokenizer
+        .bos_id()
+        .filter(|_| cases.iter().all(|(_, ids)| ids.first().copied() == tokenizer.bos_id()));
+    for (text, expected) in cases {
+        let expected = if bos.is_some() { &expected[1..] } else { &expected[..] };
+        let ids = tokenizer.encode(&text, SpecialTokens::AsText).unwrap();
+        assert_eq!(ids, expected, "{name}: {text:?}");
+        assert_eq!(tokenizer.decode(&ids, false).unwrap().trim_start(), text.trim_start(), "{name}");
+    }
+}
+
+#[test]
+fn llama_bpe_ids_are_llama_cpps() {
+    assert_recorded("llama-bpe");
+}
+
+#[test]
+fn qwen2_ids_are_llama_cpps() {
+    assert_recorded("qwen2");
+}
+
+#[test]
+fn llama_sentencepiece_ids_are_llama_cpps() {
+    assert_recorded("llama-spm");
+}
+
+#[test]
+fn phi_3_ids_are_llama_cpps() {
+    assert_recorded("phi-3");
+}
+
+#[test]
+fn sentencepiece_from_gguf_and_from_tokenizer_json_agree_on_a_novel() {
+    let Some(gguf) = shared("tokenizers/llama.cpp-vocabs/ggml-vocab-llama-spm.gguf") else { return };
+    let from_gguf = Tokenizer::from_gguf(gguf_vocabulary(&gguf)).unwrap();
+    let from_json = Tokenizer::open(&shared("tokenizers/llama2").unwrap()).unwrap();
+    let novel = std::fs::read_to_string(shared("corpus/novels/红楼梦.txt").unwrap()).unwrap();
+    for line in novel.lines().step_by(7).chain(["a  b   c    d", "0000000", "-----===", "aaaaaaa\n\n\n"]) {
+        let ids = |tokenizer: &Tokenizer| tokenizer.encode(line, SpecialTokens::AsText).unwrap();
+        assert_eq!(ids(&from_gguf), ids(&from_json), "{line:?}");
+    }
+    assert!(from_gguf.adds_bos() && !from_gguf.adds_eos());
+    assert_eq!((from_gguf.bos_id(), from_gguf.eos_id()), (Some(1), Some(2)));
+}
+
+#[test]
+fn smollm2_from_gguf_agrees_with_its_tokenizer_json() {
+    let Some(gguf) = shared("checkpoints/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf") else {
+        return;
+    };
+    let from_gguf = Tokenizer::from_gguf(gguf_vocabulary(&gguf)).unwrap();
+    assert_eq!(from_gguf.vocabulary_size(), 49152);
+    assert!(!from_gguf.adds_bos());
+    assert_eq!(from_gguf.end_of_turn_ids().first(), from_gguf.token_id("<|im_end|>").as_ref());
+    let from_json = Tokenizer::open(&shared("tokenizers/smollm").unwrap()).unwrap();
+    for text in ["It's 2024, 12345 tokens", "你好，世界 🦙\n\n  x", "\t\n a", "don't  stop"] {
+        // SmolLM and SmolLM2 have different merges, so only the text that comes back is comparable.
+        for tokenizer in [&from_gguf, &from_json] {
+            let ids = tokenizer.encode(text, SpecialTokens::Parse).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+        }
+    }
+}
+
+#[test]
+fn stories_260k_decodes_its_recorded_story() {
+    let Some(gguf) = shared("checkpoints/stories260K/stories260K.gguf") else { return };
+    let tokenizer = Tokenizer::from_gguf(gguf_vocabulary(&gguf)).unwrap();
+    assert_eq!(tokenizer.vocabulary_size(), 512);
+    let golden = std::fs::read(shared("checkpoints/stories260K/golden_llama2c.json").unwrap()).unwrap();
+    let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+    let ids = golden.as_object().unwrap().values().find_map(|value| {
+        let ids: Option<Vec<u32>> =
+            value.as_array()?.iter().map(|id| id.as_u64().map(|id| id as u32)).collect();
+        ids.filter(|ids| ids.len() >= 100)
+    });
+    let text = tokenizer.decode(&ids.unwrap(), true).unwrap();
+    assert!(text.starts_with("Once upon a time"), "{text}");
+    assert_eq!(
+        tokenizer.decode(&tokenizer.encode(&text, SpecialTokens::AsText).unwrap(), true).unwrap(),
+        text
+    );
+}
+
+#[test]
+fn a_saved_gguf_vocabulary_gives_the_same_ids() {
+    for name in ["llama-bpe", "llama-spm", "qwen2", "phi-3"] {
+        let Some((vocabulary, cases)) = recorded_cases(name) else { return };
+        let tokenizer = Tokenizer::from_gguf(vocabulary).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        tokenizer.save(folder.path()).unwrap();
+        let opened = Tokenizer::open(folder.path()).unwrap();
+        for (text, _) in cases {
+            for special in [SpecialTokens::Parse, SpecialTokens::AsText] {
+                let ids = |tokenizer: &Tokenizer| tokenizer.encode(&text, special).unwrap();
+                assert_eq!(ids(&opened), ids(&tokenizer), "{name}: {text:?}");
+            }
+        }
+        assert_eq!(opened.adds_bos(), tokenizer.adds_bos());
+        assert_eq!(opened.bos_id(), tokenizer.bos_id());
+        assert_eq!(opened.eos_id(), tokenizer.eos_id());
+        assert_eq!(opened.vocabulary_size(), tokenizer.vocabulary_size());
+    }
+}
+
+/// Three letters, their merge, and a control token.
+fn small() -> GgufVocabulary {
+    GgufVocabulary {
+        model: "gpt2".into(),
+        pre: Some("gpt-2".into()),
+        tokens: ["a", "b", "ab", "<eos>"].map(str::to_owned).to_vec(),
+        token_types: vec![1, 1, 1, 3],
+        merges: vec!["a b".into()],
+        eos_id: Some(3),
+        ..GgufVocabulary::default()
+    }
+}
+
+#[test]
+fn damaged_metadata_is_named() {
+    let message = |change: &dyn Fn(&mut GgufVocabulary)| {
+        let mut vocabulary = small();
+        change(&mut vocabulary);
+        Tokenizer::from_gguf(vocabulary).unwrap_err().to_string()
+    };
+    assert!(Tokenizer::from_gguf(small()).is_ok());
+    let unknown = message(&|vocabulary| vocabulary.pre = Some("mystery".into()));
+    assert!(
+        unknown.contains("`mystery`") && unknown.contains("llama-bpe") && unknown.contains("deepseek-llm")
+    );
+    assert!(message(&|vocabulary| vocabulary.model = "bert".into()).contains("`bert`"));
+    assert!(message(&|vocabulary| vocabulary.merges.push("a c".into())).contains("merges[1]"));
+    assert!(message(&|vocabulary| vocabulary.merges.push("ab".into())).contains("merges[1]"));
+    assert!(message(&|vocabulary| vocabulary.merges.push("ab ab".into())).contains("merges[1]"));
+    assert!(message(&|vocabulary| vocabulary.tokens.clear()).contains("tokens"));
+    assert!(message(&|vocabulary| vocabulary.tokens[1] = "a".into()).contains("stands twice"));
+    assert!(message(&|vocabulary| vocabulary.token_types.truncate(2)).contains("token_type"));
+    assert!(message(&|vocabulary| vocabulary.eos_id = Some(9)).contains("eos_token_id"));
+    assert!(message(&|vocabulary| vocabulary.model = "llama".into()).contains("scores"));
+}
+
+#[test]
+fn every_known_pre_tokenization_keeps_the_text() {
+    let bytes = (0..=255u32).map(|byte| match byte {
+        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => byte,
+        0..=0x20 => byte + 0x100,
+        0x7F..=0xA0 => byte - 0x7F + 0x121,
+        _ => 0x143,
+    });
+    let mut tokens: Vec<String> = bytes.map(|code| char::from_u32(code).unwrap().to_string()).collect();
+    tokens.push("ab".into());
+    for pre in ["default", "gpt-2", "llama-bpe", "llama3", "qwen2", "smollm", "deepseek-llm"] {
+        let vocabulary = GgufVocabulary {
+            pre: Some(pre.into()),
+            tokens: tokens.clone(),
+            token_types: vec![],
+            eos_id: None,
+            ..small()
+        };
+        let tokenizer = Tokenizer::from_gguf(vocabulary).unwrap();
+        let text = "It's 2024年，ab abc\r\n\n  你好ひらがな한국어 ＡＢ, x²  \n";
+        let ids = tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), text, "{pre}");
+    }
+}

@@ -1,0 +1,235 @@
+//! Vocabularies from files: recorded ids, text that comes back, streaming, special tokens, damage.
+
+mod common;
+
+use common::shared;
+use danlu_tokenizer::{BpeTraining, SpecialTokens, Tokenizer};
+use proptest::prelude::*;
+use std::path::Path;
+use std::sync::LazyLock;
+
+/// A small vocabulary of our own, so that these tests need no other files.
+static OWN: LazyLock<Tokenizer> = LazyLock::new(|| {
+    let texts = [
+        "数控加工是用数字控制的机床加工零件。",
+        "挤出机把塑料熔化后挤出成型。",
+        "Extrusion of plastics, 12 mm.",
+    ];
+    let texts = texts.into_iter().cycle().take(30).map(str::to_owned);
+    let options = BpeTraining { vocabulary_size: 300, ..BpeTraining::default() };
+    Tokenizer::train_byte_level_bpe(texts, &options).unwrap()
+});
+
+fn golden_ids(name: &str) {
+    let Some(path) = shared("tokenizers/golden_ids.json") else { return };
+    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let texts = golden["texts"].as_array().unwrap();
+    let expected = golden["by"][format!("{name}/tokenizer.json")]["ids"].as_array().unwrap();
+    let tokenizer = Tokenizer::open(&shared(&format!("tokenizers/{name}")).unwrap()).unwrap();
+    assert_eq!(texts.len(), expected.len());
+    for (text, expected) in texts.iter().zip(expected) {
+        let expected: Vec<u32> = serde_json::from_value(expected.clone()).unwrap();
+        let text = text.as_str().unwrap();
+        assert_eq!(tokenizer.encode(text, SpecialTokens::Parse).unwrap(), expected, "{name}: {text:?}");
+        assert_eq!(tokenizer.decode(&expected, false).unwrap(), text, "{name}");
+        let mut stream = tokenizer.decode_stream(false);
+        let streamed: String = expected.iter().map(|&id| stream.push(id).unwrap()).collect();
+        assert_eq!(streamed + &stream.finish(), text, "{name}");
+    }
+}
+
+#[test]
+fn llama2_gives_the_recorded_ids() {
+    golden_ids("llama2");
+}
+
+#[test]
+fn llama3_gives_the_recorded_ids() {
+    golden_ids("llama3");
+}
+
+#[test]
+fn minimind_gives_the_recorded_ids() {
+    golden_ids("minimind");
+}
+
+#[test]
+fn smollm_gives_the_recorded_ids() {
+    golden_ids("smollm");
+}
+
+#[test]
+fn the_files_say_what_is_added_around_a_text() {
+    let Some(folder) = shared("tokenizers/llama2") else { return };
+    let llama2 = Tokenizer::open(&folder).unwrap();
+    assert!(llama2.adds_bos() && !llama2.adds_eos());
+    assert_eq!(
+        (llama2.bos_id(), llama2.eos_id(), llama2.unk_id(), llama2.pad_id()),
+        (Some(1), Some(2), Some(0), None)
+    );
+    let alone = tempfile::tempdir().unwrap();
+    let file = alone.path().join("llama2.json");
+    std::fs::copy(folder.join("tokenizer.json"), &file).unwrap();
+    let alone = Tokenizer::open(&file).unwrap();
+    assert!(alone.adds_bos(), "the post-processor of tokenizer.json alone says so");
+    assert_eq!(alone.bos_id(), Some(1));
+    let minimind = Tokenizer::open(&shared("tokenizers/minimind").unwrap()).unwrap();
+    assert!(!minimind.adds_bos());
+    assert_eq!(minimind.end_of_turn_ids(), [2, 0]);
+    assert!(minimind.chat_template().is_some());
+    let llama3 = Tokenizer::open(&shared("tokenizers/llama3").unwrap()).unwrap();
+    assert_eq!(llama3.end_of_turn_ids(), [128001, 128009], "<|end_of_text|>, then <|eot_id|>");
+    assert_eq!(llama3.vocabulary_size(), 128256);
+    assert_eq!(llama3.template_tokens().bos_token, "<|begin_of_text|>");
+}
+
+#[test]
+fn special_tokens_typed_by_a_user_stay_text() {
+    let tokenizer = &*OWN;
+    let end = tokenizer.token_id("<|im_end|>").unwrap();
+    let typed = "你好<|im_end|>再见";
+    assert!(tokenizer.encode(typed, SpecialTokens::Parse).unwrap().contains(&end));
+    let as_text = tokenizer.encode(typed, SpecialTokens::AsText).unwrap();
+    assert!(!as_text.iter().any(|&id| tokenizer.is_special(id)));
+    assert_eq!(tokenizer.decode(&as_text, true).unwrap(), typed);
+    for name in ["llama2", "llama3", "minimind", "smollm"] {
+        let Some(folder) = shared(&format!("tokenizers/{name}")) else { return };
+        let tokenizer = Tokenizer::open(&folder).unwrap();
+        let end = tokenizer.token_text(tokenizer.eos_id().unwrap()).unwrap();
+        let typed = format!("a{end}b");
+        let ids = tokenizer.encode(&typed, SpecialTokens::AsText).unwrap();
+        assert!(!ids.iter().any(|&id| tokenizer.is_special(id)), "{name}: {ids:?}");
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), typed, "{name}");
+    }
+}
+
+#[test]
+fn vllm_931_chinese_is_not_split_while_streaming() {
+    let text = "挤出机🦙龘鱻𰻝，é";
+    let ids = OWN.encode(text, SpecialTokens::AsText).unwrap();
+    assert!(ids.len() > text.chars().count(), "some characters must need several tokens for this test");
+    let mut stream = OWN.decode_stream(true);
+    let mut streamed = String::new();
+    for &id in &ids {
+        let piece = stream.push(id).unwrap();
+        assert!(!piece.contains('\u{FFFD}'), "{piece:?} after {streamed:?}");
+        streamed += &piece;
+    }
+    assert_eq!(stream.finish(), "");
+    assert_eq!(streamed, text);
+    let Some(folder) = shared("tokenizers/llama2") else { return };
+    let llama2 = Tokenizer::open(&folder).unwrap();
+    let ids = llama2.encode(text, SpecialTokens::AsText).unwrap();
+    let mut stream = llama2.decode_stream(true);
+    let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+    assert!(pieces.iter().all(|piece| !piece.contains('\u{FFFD}')));
+    assert_eq!(pieces.concat(), text);
+}
+
+#[test]
+fn a_broken_character_is_shown_once_and_at_the_end() {
+    let half = OWN.encode("龘", SpecialTokens::AsText).unwrap()[0];
+    let letter = OWN.encode("a", SpecialTokens::AsText).unwrap()[0];
+    assert_eq!(OWN.decode(&[half, letter], false).unwrap(), "\u{FFFD}a");
+    let mut stream = OWN.decode_stream(false);
+    assert_eq!(stream.push(half).unwrap(), "");
+    assert_eq!(stream.finish(), "\u{FFFD}");
+    let message = OWN.decode(&[letter, 70000], false).unwrap_err().to_string();
+    assert!(message.contains("70000"), "{message}");
+}
+
+#[test]
+fn token_bytes_concatenate_to_the_text() {
+    let text = "数控 CNC 🦙";
+    let ids = OWN.encode(text, SpecialTokens::AsText).unwrap();
+    let bytes: Vec<u8> = ids.iter().flat_map(|&id| OWN.token_bytes(id).unwrap()).collect();
+    assert_eq!(bytes, text.as_bytes());
+    assert_eq!(OWN.token_bytes(OWN.vocabulary_size() as u32), None);
+    let Some(folder) = shared("tokenizers/llama2") else { return };
+    let llama2 = Tokenizer::open(&folder).unwrap();
+    assert_eq!(llama2.token_bytes(13), Some(b"\n".to_vec()));
+    assert_eq!(llama2.token_bytes(15043), Some(b" Hello".to_vec()));
+}
+
+#[test]
+fn opened_files_are_saved_byte_for_byte() {
+    let Some(folder) = shared("tokenizers/minimind") else { return };
+    let tokenizer = Tokenizer::open(&folder).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    tokenizer.save(copy.path()).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let read = |folder: &Path| std::fs::read(folder.join(name)).unwrap();
+        assert!(read(&folder) == read(copy.path()), "{name}");
+    }
+    let opened = Tokenizer::open(&copy.path().join("tokenizer.json")).unwrap();
+    assert_eq!(opened.fingerprint(), tokenizer.fingerprint());
+    let before = tokenizer.fingerprint();
+    let other = opened.with_chat_template("{{ messages[0].content }}".into());
+    assert_ne!(other.fingerprint(), before);
+    other.save(copy.path()).unwrap();
+    let opened = Tokenizer::open(copy.path()).unwrap();
+    assert_eq!(opened.chat_template(), Some("{{ messages[0].content }}"));
+    assert_eq!(opened.fingerprint(), other.fingerprint());
+    assert_eq!(opened.eos_id(), tokenizer.eos_id());
+}
+
+#[test]
+fn broken_files_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |name: &str, content: &[u8]| {
+        std::fs::write(folder.path().join(name), content).unwrap();
+        Tokenizer::open(folder.path()).unwrap_err().to_string()
+    };
+    let missing = Tokenizer::open(folder.path()).unwrap_err().to_string();
+    assert!(missing.contains("tokenizer.json"), "{missing}");
+    let model = |model: &str| {
+        format!(
+            r#"{{"version":"1.0","added_tokens":[],"decoder":{{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}},"model":{model}}}"#
+        )
+    };
+    let good = model(r#"{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}"#);
+    for (content, expected) in [
+        ("{".to_owned(), "line 1"),
+        ("\u{0}".to_owned(), "tokenizer.json"),
+        (model(r#"{"type":"WordPiece","vocab":{}}"#), "WordPiece"),
+        (model(r#"{"type":"BPE","vocab":{"a":0},"merges":["a b"]}"#), "merges[0]"),
+        (model(r#"{"type":"BPE","vocab":{"a":0,"b":1},"merges":["a b"]}"#), "`ab`"),
+        (model(r#"{"type":"BPE","vocab":{"a":0,"b":1},"merges":["ab"]}"#), "merges[0]"),
+        (model(r#"{"type":"BPE","vocab":{"a":0,"b":-1},"merges":[]}"#), "-1"),
+        (good.replace(r#""added_tokens":[]"#, r#""added_tokens":[{"id":9,"content":"<s>","special":true,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false}]"#), "`<s>`"),
+        (good.replace("ByteLevel", "WordPiece"), "tokenizer.json"),
+    ] {
+        let message = message("tokenizer.json", content.as_bytes());
+        assert!(message.contains("tokenizer.json") && message.contains(expected), "{content}: {message}");
+    }
+    let message_utf8 = message("tokenizer.json", b"{\xFF}");
+    assert!(message_utf8.contains("UTF-8"), "{message_utf8}");
+    std::fs::write(folder.path().join("tokenizer.json"), &good).unwrap();
+    assert_eq!(Tokenizer::open(folder.path()).unwrap().encode("ab", SpecialTokens::AsText).unwrap(), [2]);
+    let config = message("tokenizer_config.json", b"[1");
+    assert!(config.contains("tokenizer_config.json"), "{config}");
+    let config = message("tokenizer_config.json", br#"{"chat_template": 5}"#);
+    assert!(config.contains("chat_template"), "{config}");
+}
+
+proptest! {
+    #[test]
+    fn any_text_comes_back(text in any::<String>()) {
+        for special in [SpecialTokens::Parse, SpecialTokens::AsText] {
+            let ids = OWN.encode(&text, special).unwrap();
+            prop_assert_eq!(OWN.decode(&ids, false).unwrap(), text.clone());
+        }
+    }
+
+    #[test]
+    fn any_ids_stream_to_what_they_decode_to(ids in prop::collection::vec(0u32..300, 0..60), skip in any::<bool>()) {
+        let ids: Vec<u32> = ids.into_iter().filter(|&id| (id as usize) < OWN.vocabulary_size()).collect();
+        let kept = ids.iter().filter(|&&id| !skip || !OWN.is_special(id));
+        let bytes: Vec<u8> = kept.flat_map(|&id| OWN.token_bytes(id).unwrap()).collect();
+        let mut stream = OWN.decode_stream(skip);
+        let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        text += &stream.finish();
+        prop_assert_eq!(&text, &OWN.decode(&ids, skip).unwrap());
+        prop_assert_eq!(&text, &*String::from_utf8_lossy(&bytes));
+    }
+}
