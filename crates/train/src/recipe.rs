@@ -1,0 +1,239 @@
+//! The recipe: everything that defines a run, in the flat YAML keys of LLaMA-Factory and the Hugging Face Trainer.
+//!
+//! Each group of options is one struct, the only source of its keys, its documentation and its JSON schema.
+//! Nothing here looks at models or datasets: relative paths are kept as they are, relative to the working directory.
+
+mod embedded;
+mod entries;
+mod error;
+mod foreign_keys;
+mod method_options;
+mod model_options;
+mod output_options;
+#[cfg(test)]
+mod tests;
+mod training_options;
+mod validate;
+
+use std::path::Path;
+
+use danlu_data::DataOptions;
+use fs_err as fs;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub use self::embedded::{EmbeddedRecipe, embedded};
+pub use self::error::{Place, RecipeError};
+pub use self::method_options::{FinetuningType, MethodOptions, NameList, Stage};
+pub use self::model_options::ModelOptions;
+pub use self::output_options::{IntervalStrategy, OutputOptions, ResumeFrom};
+pub use self::training_options::{Precision, TrainingOptions};
+pub use crate::schedule::LrSchedulerType;
+
+use self::entries::Entry;
+use self::error::nearest;
+use self::foreign_keys::Foreign;
+use crate::reference;
+use crate::schedule::{Schedule, warmup_steps};
+
+/// A training run, as written in a recipe file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Recipe {
+    /// Which model is trained.
+    #[serde(flatten)]
+    pub model: ModelOptions,
+    /// What is learned, and by which weights.
+    #[serde(flatten)]
+    pub method: MethodOptions,
+    /// What is read, and how rows become samples.
+    #[serde(flatten)]
+    pub data: DataOptions,
+    /// Batches, optimizer, schedule, precision.
+    #[serde(flatten)]
+    pub training: TrainingOptions,
+    /// The run folder.
+    #[serde(flatten)]
+    pub output: OutputOptions,
+}
+
+/// A recipe that was read and checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The recipe; its values are in range and fit each other.
+    pub recipe: Recipe,
+    /// What the user should know, one sentence each.
+    pub notices: Vec<String>,
+}
+
+impl Recipe {
+    /// Reads a recipe file, or the embedded recipe of this name, and applies `overrides` (`key=value`) in order.
+    ///
+    /// # Errors
+    /// [`RecipeError`] with file, line and key.
+    pub fn load<S: AsRef<str>>(
+        path_or_name: impl AsRef<Path>,
+        overrides: &[S],
+    ) -> Result<Loaded, RecipeError> {
+        let path = path_or_name.as_ref();
+        if path.is_file() {
+            return Self::parse(&path.display().to_string(), &fs::read_to_string(path)?, overrides);
+        }
+        let name = path.to_string_lossy();
+        match embedded().iter().find(|recipe| recipe.name == name) {
+            Some(recipe) => Self::parse(recipe.name, recipe.text, overrides),
+            None => Err(RecipeError::NotFound {
+                name: path.to_owned(),
+                nearest: nearest(&name, embedded().iter().map(|recipe| recipe.name)),
+            }),
+        }
+    }
+
+    /// Reads a recipe from text; `file` names it in messages.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse<S: AsRef<str>>(file: &str, text: &str, overrides: &[S]) -> Result<Loaded, RecipeError> {
+        let mut entries = Vec::new();
+        for entry in entries::from_yaml(file, text)? {
+            spell_as_here(entry).into_iter().for_each(|entry| entries::merge(&mut entries, entry));
+        }
+        for text in overrides {
+            let entry = entries::from_override(text.as_ref())?;
+            spell_as_here(entry).into_iter().for_each(|entry| entries::merge(&mut entries, entry));
+        }
+
+        let schema = reference::recipe_schema();
+        let properties = schema["properties"].as_object().cloned().unwrap_or_default();
+        let mut values = Map::new();
+        let mut without_effect = Vec::new();
+        for entry in &entries {
+            if let Some(property) = properties.get(&entry.key) {
+                values.insert(entry.key.clone(), typed_value(entry, property)?);
+                continue;
+            }
+            match foreign_keys::judge(&entry.key, &entry.value) {
+                Foreign::WithoutEffect => without_effect.push(format!("`{}`", entry.key)),
+                Foreign::Refused(reason) => {
+                    let (place, key, value) = (entry.place.clone(), entry.key.clone(), plain(&entry.value));
+                    return Err(RecipeError::Unsupported { place, key, value, reason });
+                }
+                Foreign::Unknown => {
+                    let nearest = nearest(&entry.key, properties.keys().map(String::as_str));
+                    return Err(RecipeError::UnknownKey {
+                        place: entry.place.clone(),
+                        key: entry.key.clone(),
+                        nearest,
+                    });
+                }
+            }
+        }
+
+        let place = |key: &str| {
+            let entry = entries.iter().find(|entry| entry.key == key);
+            entry.map_or_else(|| Place::Recipe(file.to_owned()), |entry| entry.place.clone())
+        };
+        let recipe: Self = serde_json::from_value(Value::Object(values))
+            .map_err(|error| RecipeError::Value { place: place(""), problem: error.to_string() })?;
+        if let Some((key, problem)) = validate::first_problem(&recipe) {
+            return Err(RecipeError::Value { place: place(key), problem });
+        }
+        recipe.data.validate().map_err(|error| {
+            let problem = error.to_string();
+            let key = problem.split('`').nth(1).unwrap_or_default().to_owned();
+            RecipeError::Value { place: place(&key), problem }
+        })?;
+
+        let mut notices = Vec::new();
+        if !without_effect.is_empty() {
+            notices
+                .push(format!("these keys of the recipe have no effect here: {}", without_effect.join(", ")));
+        }
+        Ok(Loaded { recipe, notices })
+    }
+
+    /// The recipe as YAML with every key, defaults included: what a run folder keeps to say how it was made.
+    ///
+    /// # Errors
+    /// [`RecipeError::Yaml`] when a value cannot be written.
+    pub fn to_yaml(&self) -> Result<String, RecipeError> {
+        let problem = |problem| RecipeError::Yaml { place: Place::Recipe("recipe".into()), problem };
+        let mut value = serde_json::to_value(self).map_err(|error| problem(error.to_string()))?;
+        if let Value::Object(entries) = &mut value {
+            entries.retain(|_, value| !value.is_null());
+        }
+        serde_saphyr::to_string(&value).map_err(|error| problem(error.to_string()))
+    }
+
+    /// The learning rate schedule of a run of `total_steps` optimizer steps.
+    #[must_use]
+    pub fn schedule(&self, total_steps: u64) -> Schedule {
+        let training = &self.training;
+        let min_lr_rate =
+            training.min_lr.map(|min_lr| min_lr / training.learning_rate).or(training.min_lr_rate);
+        Schedule {
+            kind: training.lr_scheduler_type,
+            peak: training.learning_rate,
+            warmup_steps: warmup_steps(total_steps, training.warmup_steps, training.warmup_ratio),
+            total_steps,
+            min_lr_rate: min_lr_rate.unwrap_or(0.0),
+        }
+    }
+
+    /// Whether a new model is made instead of loading one.
+    #[must_use]
+    pub fn from_scratch(&self) -> bool {
+        self.model.model_name_or_path.is_none()
+    }
+}
+
+/// Other spellings of the same option: an older key, a nested one, and `no` that YAML 1.1 reads as false.
+fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
+    if entry.key == "evaluation_strategy" {
+        entry.key = "eval_strategy".into();
+    }
+    if ["eval_strategy", "save_strategy"].contains(&entry.key.as_str()) && entry.value == Value::Bool(false) {
+        entry.value = "no".into();
+    }
+    match (entry.key.as_str(), &entry.value) {
+        ("lr_scheduler_kwargs", Value::Object(arguments)) => {
+            let inner = |(key, value): (&String, &Value)| Entry {
+                place: entry.place.clone(),
+                key: key.clone(),
+                value: value.clone(),
+            };
+            arguments.iter().map(inner).collect()
+        }
+        _ => vec![entry],
+    }
+}
+
+/// The value when its option takes it; text from the command line is tried as it was typed too.
+fn typed_value(entry: &Entry, property: &Value) -> Result<Value, RecipeError> {
+    let fits = |value: &Value| {
+        let single = Map::from_iter([(entry.key.clone(), value.clone())]);
+        serde_json::from_value::<Recipe>(Value::Object(single)).is_ok()
+    };
+    if fits(&entry.value) {
+        return Ok(entry.value.clone());
+    }
+    if let Place::Override(text) = &entry.place {
+        let typed = Value::from(text.split_once('=').map_or("", |(_, value)| value));
+        if fits(&typed) {
+            return Ok(typed);
+        }
+    }
+    let found = plain(&entry.value);
+    Err(RecipeError::Type {
+        place: entry.place.clone(),
+        key: entry.key.clone(),
+        expected: reference::expected(property).into(),
+        nearest: nearest(&found, reference::choices(property).iter().map(String::as_str)),
+        found,
+    })
+}
+
+/// A value as it is written in YAML.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

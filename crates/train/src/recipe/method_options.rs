@@ -1,0 +1,125 @@
+//! What is learned, and which weights learn it.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// What is learned.
+///
+/// zh: 学习什么。
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Pretraining: to continue plain text.
+    ///
+    /// zh: 预训练：续写纯文本。
+    Pt,
+    /// Supervised fine-tuning: to answer.
+    ///
+    /// zh: 有监督微调：学会回答。
+    #[default]
+    Sft,
+}
+
+/// Which weights learn.
+///
+/// zh: 训练哪些权重。
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FinetuningType {
+    /// All of them.
+    ///
+    /// zh: 全部权重。
+    Full,
+    /// A low-rank adapter beside the frozen weights.
+    ///
+    /// zh: 冻结原权重，只训练低秩适配器。
+    #[default]
+    Lora,
+}
+
+/// Stage, kind of training, LoRA and chat template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct MethodOptions {
+    /// What is learned.
+    ///
+    /// zh: 学习什么。
+    pub stage: Stage,
+    /// Which weights learn. A new model always trains all of them.
+    ///
+    /// zh: 训练哪些权重。新建的模型总是训练全部权重。
+    pub finetuning_type: FinetuningType,
+    /// Rank of the adapter matrices.
+    ///
+    /// zh: 适配器矩阵的秩。
+    pub lora_rank: usize,
+    /// Scale of the adapter: its output is multiplied by `lora_alpha / lora_rank` (default: twice the rank).
+    ///
+    /// zh: 适配器的缩放：输出乘以 `lora_alpha / lora_rank`（默认为秩的两倍）。
+    pub lora_alpha: Option<f64>,
+    /// Linear layers that get an adapter, such as `q_proj,v_proj`; `all` for every one but the output head.
+    ///
+    /// zh: 带适配器的线性层，如 `q_proj,v_proj`；`all` 表示除输出层外的全部线性层。
+    pub lora_target: NameList,
+    /// Chat template: a built-in name or a file (default: the model's own).
+    ///
+    /// zh: 对话模板：内置名称或文件（默认使用模型自带的模板）。
+    pub template: Option<String>,
+}
+
+impl Default for MethodOptions {
+    fn default() -> Self {
+        Self {
+            stage: Stage::default(),
+            finetuning_type: FinetuningType::default(),
+            lora_rank: 8,
+            lora_alpha: None,
+            lora_target: NameList(vec!["all".into()]),
+            template: None,
+        }
+    }
+}
+
+impl MethodOptions {
+    /// `lora_alpha`, or twice the rank.
+    #[must_use]
+    pub fn lora_alpha(&self) -> f64 {
+        self.lora_alpha.unwrap_or(2.0 * self.lora_rank as f64)
+    }
+}
+
+/// Names, written as a list or separated by commas.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct NameList(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for NameList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Commas(String),
+            List(Vec<String>),
+        }
+        Ok(Self(match Form::deserialize(deserializer)? {
+            Form::List(names) => names,
+            Form::Commas(names) => {
+                names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(String::from).collect()
+            }
+        }))
+    }
+}
+
+impl JsonSchema for NameList {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "NameList".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
+    }
+}

@@ -1,0 +1,87 @@
+//! Which model is trained, or the shape of a new one.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The model: one that exists, or the shape of one that starts from random weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ModelOptions {
+    /// Model to start from: a Hugging Face folder or a GGUF file. Without it a new model is made from the shape below.
+    ///
+    /// zh: 起始模型：Hugging Face 文件夹或 GGUF 文件。不给出则按下面的尺寸新建模型。
+    pub model_name_or_path: Option<String>,
+    /// PEFT adapter folder whose training is continued.
+    ///
+    /// zh: 要继续训练的 PEFT 适配器文件夹。
+    pub adapter_name_or_path: Option<String>,
+    /// Tokenizer of a new model, or another one than the model's own: a folder, `tokenizer.json` or GGUF file.
+    ///
+    /// zh: 新模型的分词器，或替换模型自带的分词器：文件夹、`tokenizer.json` 或 GGUF 文件。
+    pub tokenizer_name_or_path: Option<String>,
+    /// New model without a tokenizer: largest vocabulary of the byte-level BPE that is trained on the dataset first.
+    ///
+    /// zh: 新模型且未给分词器时：先在数据集上训练字节级 BPE，此为词表的最大大小。
+    pub vocab_size: Option<usize>,
+    /// New model: width of the residual stream.
+    ///
+    /// zh: 新模型：残差流的宽度。
+    pub hidden_size: Option<usize>,
+    /// New model: width inside the feed-forward part.
+    ///
+    /// zh: 新模型：前馈层的内部宽度。
+    pub intermediate_size: Option<usize>,
+    /// New model: number of decoder blocks.
+    ///
+    /// zh: 新模型：解码层的层数。
+    pub num_hidden_layers: Option<usize>,
+    /// New model: number of query heads.
+    ///
+    /// zh: 新模型：查询头的个数。
+    pub num_attention_heads: Option<usize>,
+    /// New model: number of key and value heads (default: as many as query heads).
+    ///
+    /// zh: 新模型：键值头的个数（默认与查询头相同）。
+    pub num_key_value_heads: Option<usize>,
+    /// New model: longest context in tokens.
+    ///
+    /// zh: 新模型：最长上下文的词元数。
+    pub max_position_embeddings: usize,
+    /// New model: base of the rotary position frequencies.
+    ///
+    /// zh: 新模型：旋转位置编码的频率基数。
+    pub rope_theta: f64,
+    /// New model: epsilon of the RMS norms.
+    ///
+    /// zh: 新模型：RMS 归一化的 epsilon。
+    pub rms_norm_eps: f64,
+    /// New model: use the embedding matrix as the output head too.
+    ///
+    /// zh: 新模型：输出层与词嵌入共用同一矩阵。
+    pub tie_word_embeddings: bool,
+    /// New model: standard deviation of the random weights.
+    ///
+    /// zh: 新模型：随机权重的标准差。
+    pub initializer_range: f64,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self {
+            model_name_or_path: None,
+            adapter_name_or_path: None,
+            tokenizer_name_or_path: None,
+            vocab_size: None,
+            hidden_size: None,
+            intermediate_size: None,
+            num_hidden_layers: None,
+            num_attention_heads: None,
+            num_key_value_heads: None,
+            max_position_embeddings: 2048,
+            rope_theta: 10_000.0,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: true,
+            initializer_range: 0.02,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Ranges of values, and values that must fit each other.
+
+use super::{LrSchedulerType, Recipe};
+
+/// The first problem: the key to blame, and a sentence.
+pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
+    ranges(recipe).or_else(|| shape(recipe)).or_else(|| combinations(recipe))
+}
+
+fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
+    let Recipe { model, method, training, output, .. } = recipe;
+    let positive_count = |key, value: Option<u64>| {
+        (value == Some(0)).then(|| (key, format!("`{key}` must be at least 1, found `0`")))
+    };
+    let within = |key, value: f64, fits: bool, range: &str| {
+        (!fits || !value.is_finite()).then(|| (key, format!("`{key}` must be {range}, found `{value}`")))
+    };
+    let positive = |key, value: f64| within(key, value, value > 0.0, "above 0");
+    let not_negative = |key, value: f64| within(key, value, value >= 0.0, "0 or more");
+    let share = |key, value: f64| within(key, value, (0.0..=1.0).contains(&value), "from 0 to 1");
+    let momentum = |key, value: f64| within(key, value, (0.0..1.0).contains(&value), "from 0 to below 1");
+    let count = |value: Option<usize>| value.map(|value| value as u64);
+
+    [
+        positive_count("vocab_size", count(model.vocab_size)),
+        positive_count("hidden_size", count(model.hidden_size)),
+        positive_count("intermediate_size", count(model.intermediate_size)),
+        positive_count("num_hidden_layers", count(model.num_hidden_layers)),
+        positive_count("num_attention_heads", count(model.num_attention_heads)),
+        positive_count("num_key_value_heads", count(model.num_key_value_heads)),
+        positive_count("max_position_embeddings", count(Some(model.max_position_embeddings))),
+        positive("rope_theta", model.rope_theta),
+        positive("rms_norm_eps", model.rms_norm_eps),
+        not_negative("initializer_range", model.initializer_range),
+        positive_count("lora_rank", count(Some(method.lora_rank))),
+        positive("lora_alpha", method.lora_alpha()),
+        positive_count("per_device_train_batch_size", count(Some(training.per_device_train_batch_size))),
+        positive_count("gradient_accumulation_steps", count(Some(training.gradient_accumulation_steps))),
+        positive("learning_rate", training.learning_rate),
+        positive("num_train_epochs", training.num_train_epochs),
+        share("warmup_ratio", training.warmup_ratio),
+        training.min_lr.and_then(|value| not_negative("min_lr", value)),
+        training.min_lr_rate.and_then(|value| share("min_lr_rate", value)),
+        not_negative("weight_decay", training.weight_decay),
+        momentum("adam_beta1", training.adam_beta1),
+        momentum("adam_beta2", training.adam_beta2),
+        positive("adam_epsilon", training.adam_epsilon),
+        not_negative("max_grad_norm", training.max_grad_norm),
+        positive_count("threads", count(training.threads)),
+        positive_count("logging_steps", Some(output.logging_steps)),
+        positive_count("eval_steps", output.eval_steps),
+        positive_count("save_steps", Some(output.save_steps)),
+        positive_count("save_total_limit", count(output.save_total_limit)),
+    ]
+    .into_iter()
+    .flatten()
+    .next()
+}
+
+/// A new model needs its sizes, and they must divide.
+fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
+    let model = &recipe.model;
+    if model.model_name_or_path.is_some() {
+        return None;
+    }
+    let missing = [
+        ("hidden_size", model.hidden_size),
+        ("intermediate_size", model.intermediate_size),
+        ("num_hidden_layers", model.num_hidden_layers),
+        ("num_attention_heads", model.num_attention_heads),
+    ]
+    .into_iter()
+    .find(|(_, value)| value.is_none());
+    if let Some((key, _)) = missing {
+        let problem =
+            format!("set `model_name_or_path` to the model to start from, or `{key}` for a new model");
+        return Some((key, problem));
+    }
+    if model.tokenizer_name_or_path.is_none() && model.vocab_size.is_none() {
+        let problem =
+            "a new model needs `tokenizer_name_or_path`, or `vocab_size` to train a tokenizer on the dataset";
+        return Some(("vocab_size", problem.into()));
+    }
+    let (hidden_size, heads) = (model.hidden_size?, model.num_attention_heads?);
+    if hidden_size % heads != 0 || !(hidden_size / heads).is_multiple_of(2) {
+        let problem = format!(
+            "`hidden_size` must be `num_attention_heads` times an even number, found `{hidden_size}` and `{heads}`"
+        );
+        return Some(("hidden_size", problem));
+    }
+    let kv_heads = model.num_key_value_heads.unwrap_or(heads);
+    (heads % kv_heads != 0).then(|| {
+        let problem =
+            format!("`num_attention_heads` must be a multiple of `num_key_value_heads`, found `{heads}` and `{kv_heads}`");
+        ("num_key_value_heads", problem)
+    })
+}
+
+fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
+    let Recipe { model, method, data, training, output } = recipe;
+    let has_minimum = training.min_lr.is_some() || training.min_lr_rate.is_some();
+    let needs_minimum = training.lr_scheduler_type == LrSchedulerType::CosineWithMinLr;
+    let problem = |wrong: bool, key, problem: &str| wrong.then(|| (key, problem.to_owned()));
+    problem(
+        data.dataset.is_empty(),
+        "dataset",
+        "`dataset` is missing: set it to a file, a folder or a name in `dataset_info.json`",
+    )
+    .or_else(|| {
+        problem(
+            output.output_dir.as_os_str().is_empty(),
+            "output_dir",
+            "`output_dir` is missing: set it to the folder for the results",
+        )
+    })
+    .or_else(|| {
+        problem(
+            method.lora_target.0.is_empty(),
+            "lora_target",
+            "`lora_target` is empty: set it to `all` or to names such as `q_proj,v_proj`",
+        )
+    })
+    .or_else(|| {
+        let wrong = model.adapter_name_or_path.is_some() && model.model_name_or_path.is_none();
+        problem(
+            wrong,
+            "adapter_name_or_path",
+            "`adapter_name_or_path` needs `model_name_or_path`, the model that the adapter belongs to",
+        )
+    })
+    .or_else(|| {
+        problem(
+            needs_minimum && !has_minimum,
+            "lr_scheduler_type",
+            "`cosine_with_min_lr` needs `min_lr` or `min_lr_rate`",
+        )
+    })
+    .or_else(|| {
+        problem(
+            training.min_lr.is_some() && training.min_lr_rate.is_some(),
+            "min_lr",
+            "set `min_lr` or `min_lr_rate`, not both",
+        )
+    })
+    .or_else(|| {
+        problem(
+            training.min_lr.is_some_and(|min| min > training.learning_rate),
+            "min_lr",
+            "`min_lr` is above `learning_rate`",
+        )
+    })
+}

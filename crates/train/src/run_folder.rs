@@ -1,0 +1,528 @@
+//! The run folder: logs, state, results and the loss chart of one training run, in the layouts of the Hugging Face Trainer
+//! and LLaMA-Factory.
+//!
+//! It does not write checkpoints (weights, optimizer); it only adds its `trainer_state.json` to them.
+
+mod loss_chart;
+mod python_text;
+mod trainer_log;
+mod trainer_state;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use danlu_report::ReportError;
+use fs_err as fs;
+use serde_json::{Value, json};
+
+use self::python_text::log_line;
+use self::trainer_log::TrainerLogLine;
+pub use self::trainer_state::{LogEntry, TrainerState};
+
+const TRAIN_LOG: &str = "train.log";
+const TRAINER_LOG: &str = "trainer_log.jsonl";
+const TRAINER_STATE: &str = "trainer_state.json";
+
+/// What stays the same over a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunFacts {
+    /// Optimizer steps of the whole run.
+    pub total_steps: u64,
+    /// Passes over the dataset.
+    pub num_train_epochs: f64,
+    /// Samples per batch.
+    pub train_batch_size: usize,
+    /// Steps between two log lines.
+    pub logging_steps: u64,
+    /// Steps between two validations.
+    pub eval_steps: u64,
+    /// Steps between two checkpoints.
+    pub save_steps: u64,
+    /// Draw the loss chart.
+    pub plot_loss: bool,
+}
+
+/// One log line of the training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepLog {
+    /// Finished optimizer steps.
+    pub step: u64,
+    /// Mean loss per trained token since the last log line.
+    pub loss: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Gradient norm of this step before clipping.
+    pub grad_norm: f64,
+    /// Passes over the dataset so far, with a fraction.
+    pub epoch: f64,
+    /// Tokens read since the beginning of the run.
+    pub tokens_seen: u64,
+    /// Tokens per second since the last log line.
+    pub tokens_per_second: f64,
+    /// Training time of this process; that of the run before a resume is added here.
+    pub elapsed: Duration,
+}
+
+/// One validation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvalLog {
+    /// Finished optimizer steps.
+    pub step: u64,
+    /// Passes over the dataset so far.
+    pub epoch: f64,
+    /// Mean loss per scored token.
+    pub eval_loss: f64,
+    /// Validation samples.
+    pub samples: u64,
+    /// Time of this validation.
+    pub runtime: Duration,
+    /// As in [`StepLog`].
+    pub elapsed: Duration,
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FinishLog {
+    /// Finished optimizer steps.
+    pub step: u64,
+    /// Passes over the dataset.
+    pub epoch: f64,
+    /// Mean loss over the whole run.
+    pub train_loss: f64,
+    /// Samples trained by this process, repeated ones counted again.
+    pub samples: u64,
+    /// Optimizer steps of this process.
+    pub steps: u64,
+    /// Tokens read since the beginning of the run.
+    pub tokens_seen: u64,
+    /// As in [`StepLog`].
+    pub elapsed: Duration,
+}
+
+/// Why the run folder could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RunFolderError {
+    /// A file could not be read or written; the message carries its path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The chart could not be written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A `trainer_state.json` that is not one.
+    #[error("`{}`: not a trainer state: {problem}; resume from another checkpoint", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        problem: String,
+    },
+}
+
+/// Writes the files of a run as it goes on. Every log call appends one whole line to each log.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    facts: RunFacts,
+    history: Vec<LogEntry>,
+    tokens_seen: u64,
+    elapsed_before: Duration,
+    train_log: fs::File,
+    trainer_log: fs::File,
+}
+
+impl RunFolder {
+    /// Begins a run in `path`, which is created; logs of an earlier run there start anew.
+    ///
+    /// # Errors
+    /// When the folder or a log cannot be written.
+    pub fn create(path: &Path, facts: RunFacts) -> Result<Self, RunFolderError> {
+        fs::create_dir_all(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            facts,
+            history: Vec::new(),
+            tokens_seen: 0,
+            elapsed_before: Duration::ZERO,
+            train_log: fs::File::create(path.join(TRAIN_LOG))?,
+            trainer_log: fs::File::create(path.join(TRAINER_LOG))?,
+        })
+    }
+
+    /// Continues a run from `checkpoint`: log lines after it, and a last line that a kill left torn, are cut off.
+    ///
+    /// # Errors
+    /// When the checkpoint's `trainer_state.json` cannot be read or a log cannot be written.
+    pub fn resume(path: &Path, checkpoint: &Path, facts: RunFacts) -> Result<Self, RunFolderError> {
+        fs::create_dir_all(path)?;
+        let state = TrainerState::read(&checkpoint.join(TRAINER_STATE))?;
+        let entries = state.log_history.len();
+        let (train_log, _) = keep_entries(&path.join(TRAIN_LOG), entries, python_text::is_log_line)?;
+        let (trainer_log, last) = keep_entries(&path.join(TRAINER_LOG), entries, trainer_log::is_log_line)?;
+        Ok(Self {
+            path: path.to_owned(),
+            facts,
+            history: state.log_history,
+            tokens_seen: state.num_input_tokens_seen,
+            elapsed_before: last.map_or(Duration::ZERO, |line| trainer_log::elapsed(&line)),
+            train_log,
+            trainer_log,
+        })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every log entry so far, those before a resume included.
+    #[must_use]
+    pub fn history(&self) -> &[LogEntry] {
+        &self.history
+    }
+
+    /// Adds a line of plain text to `train.log`, such as the number of trainable parameters.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn note(&mut self, text: &str) -> Result<(), RunFolderError> {
+        Ok(append(&mut self.train_log, &text.replace(['\n', '\r'], " "))?)
+    }
+
+    /// Logs a training step.
+    ///
+    /// # Errors
+    /// When a log cannot be written.
+    pub fn log_step(&mut self, log: &StepLog) -> Result<(), RunFolderError> {
+        self.tokens_seen = log.tokens_seen;
+        let values = [
+            ("loss", log.loss),
+            ("grad_norm", log.grad_norm),
+            ("learning_rate", log.learning_rate),
+            ("epoch", log.epoch),
+        ];
+        let line = TrainerLogLine {
+            loss: Some(log.loss),
+            learning_rate: Some(log.learning_rate),
+            throughput: Some(log.tokens_per_second),
+            total_tokens: Some(log.tokens_seen),
+            ..self.trainer_log_line(log.step, log.epoch, log.elapsed)
+        };
+        self.log(log.step, &values, &line)
+    }
+
+    /// Logs a validation.
+    ///
+    /// # Errors
+    /// When a log cannot be written.
+    pub fn log_eval(&mut self, log: &EvalLog) -> Result<(), RunFolderError> {
+        let values = eval_values(log);
+        let line = TrainerLogLine {
+            eval_loss: Some(log.eval_loss),
+            ..self.trainer_log_line(log.step, log.epoch, log.elapsed)
+        };
+        self.log(log.step, &values, &line)
+    }
+
+    /// Writes `trainer_state.json` into `folder` (a checkpoint that is being written) and the run folder, and draws the chart.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save_state(&self, folder: &Path, step: u64, epoch: f64) -> Result<(), RunFolderError> {
+        let state = TrainerState::new(&self.facts, step, epoch, self.tokens_seen, &self.history);
+        state.write(&folder.join(TRAINER_STATE))?;
+        state.write(&self.path.join(TRAINER_STATE))?;
+        if self.facts.plot_loss {
+            loss_chart::write(&self.path, &self.history)?;
+        }
+        Ok(())
+    }
+
+    /// Logs the end of the run and writes `train_results.json`, `eval_results.json` (with `eval`, the last validation),
+    /// `all_results.json`, `trainer_state.json` and the chart.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn finish(&mut self, log: &FinishLog, eval: Option<&EvalLog>) -> Result<(), RunFolderError> {
+        self.tokens_seen = log.tokens_seen;
+        let seconds = log.elapsed.as_secs_f64();
+        let values = [
+            ("train_runtime", seconds),
+            ("train_samples_per_second", per_second(log.samples, seconds)),
+            ("train_steps_per_second", per_second(log.steps, seconds)),
+            ("train_loss", log.train_loss),
+            ("epoch", log.epoch),
+        ];
+        let line = self.trainer_log_line(log.step, log.epoch, log.elapsed);
+        self.log(log.step, &values, &line)?;
+        self.save_state(&self.path, log.step, log.epoch)?;
+
+        let mut all = results(&values);
+        self.write_results("train_results.json", &all)?;
+        if let Some(eval) = eval {
+            let mut eval_results = results(&eval_values(eval));
+            eval_results.insert("perplexity".into(), json!(eval.eval_loss.exp()));
+            self.write_results("eval_results.json", &eval_results)?;
+            all.append(&mut eval_results);
+        }
+        self.write_results("all_results.json", &all)
+    }
+
+    fn trainer_log_line(&self, step: u64, epoch: f64, elapsed: Duration) -> TrainerLogLine {
+        TrainerLogLine::new(step, self.facts.total_steps, epoch, self.elapsed_before + elapsed)
+    }
+
+    fn log(
+        &mut self,
+        step: u64,
+        values: &[(&str, f64)],
+        line: &TrainerLogLine,
+    ) -> Result<(), RunFolderError> {
+        let mut entry = results(values);
+        entry.insert("step".into(), json!(step));
+        self.history.push(entry);
+        append(&mut self.train_log, &log_line(values))?;
+        append(&mut self.trainer_log, &json!(line).to_string())?;
+        Ok(())
+    }
+
+    fn write_results(&self, name: &str, results: &BTreeMap<String, Value>) -> Result<(), RunFolderError> {
+        let mut text = Vec::new();
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+        serde::Serialize::serialize(results, &mut serializer).map_err(std::io::Error::from)?;
+        text.push(b'\n');
+        Ok(write_whole(&self.path.join(name), &text)?)
+    }
+}
+
+fn eval_values(log: &EvalLog) -> [(&'static str, f64); 4] {
+    let seconds = log.runtime.as_secs_f64();
+    [
+        ("eval_loss", log.eval_loss),
+        ("eval_runtime", seconds),
+        ("eval_samples_per_second", per_second(log.samples, seconds)),
+        ("epoch", log.epoch),
+    ]
+}
+
+fn results(values: &[(&str, f64)]) -> BTreeMap<String, Value> {
+    values.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect()
+}
+
+fn per_second(count: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
+}
+
+/// One write call, so that a kill leaves at most one torn line.
+fn append(file: &mut fs::File, line: &str) -> std::io::Result<()> {
+    file.write_all(format!("{line}\n").as_bytes())
+}
+
+/// Keeps a log up to its `entries`-th log line and opens it for appending; also returns that line.
+/// A log that is missing starts anew.
+fn keep_entries(
+    path: &Path,
+    entries: usize,
+    is_log_line: fn(&str) -> bool,
+) -> Result<(fs::File, Option<String>), RunFolderError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut kept = String::new();
+    let (mut count, mut last) = (0, None);
+    for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        if count == entries {
+            break;
+        }
+        kept.push_str(line);
+        if is_log_line(line) {
+            count += 1;
+            last = Some(line.to_owned());
+        }
+    }
+    write_whole(path, kept.as_bytes())?;
+    Ok((fs::OpenOptions::new().append(true).open(path)?, last))
+}
+
+/// Writes beside `path` and renames, so that a reader never sees half a file.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    fs::write(&partial, bytes)?;
+    fs::rename(&partial, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> RunFacts {
+        RunFacts {
+            total_steps: 40,
+            num_train_epochs: 1.5,
+            train_batch_size: 8,
+            logging_steps: 1,
+            eval_steps: 10,
+            save_steps: 10,
+            plot_loss: true,
+        }
+    }
+
+    fn step_log(step: u64, seconds: u64) -> StepLog {
+        StepLog {
+            step,
+            loss: 2.822_712 / step as f64,
+            learning_rate: 3e-4,
+            grad_norm: 1.25,
+            epoch: step as f64 / 27.0,
+            tokens_seen: step * 512,
+            tokens_per_second: 1234.567,
+            elapsed: Duration::from_secs(seconds),
+        }
+    }
+
+    fn eval_log(step: u64) -> EvalLog {
+        let runtime = Duration::from_secs(2);
+        EvalLog { step, epoch: 1.0, eval_loss: 2.0, samples: 10, runtime, elapsed: runtime }
+    }
+
+    fn lines(folder: &Path, name: &str) -> Vec<String> {
+        fs::read_to_string(folder.join(name)).unwrap().lines().map(String::from).collect()
+    }
+
+    #[test]
+    fn files_have_the_layouts_of_trainer_and_llama_factory() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = RunFolder::create(folder.path(), facts()).unwrap();
+        run.note("trainable params: 1,024\n").unwrap();
+        run.log_step(&step_log(1, 90)).unwrap();
+        run.log_eval(&eval_log(1)).unwrap();
+        let finish = FinishLog {
+            step: 40,
+            epoch: 1.5,
+            train_loss: 1.5,
+            samples: 320,
+            steps: 40,
+            tokens_seen: 20_480,
+            elapsed: Duration::from_secs(100),
+        };
+        run.finish(&finish, Some(&eval_log(40))).unwrap();
+
+        let log = lines(folder.path(), "train.log");
+        assert_eq!(log[0], "trainable params: 1,024 ");
+        assert_eq!(log[1], "{'loss': 2.8227, 'grad_norm': 1.25, 'learning_rate': 0.0003, 'epoch': 0.04}");
+        assert_eq!(
+            log[2],
+            "{'eval_loss': 2.0, 'eval_runtime': 2.0, 'eval_samples_per_second': 5.0, 'epoch': 1.0}"
+        );
+        let json: Value = serde_json::from_str(&lines(folder.path(), "trainer_log.jsonl")[0]).unwrap();
+        let expected = json!({"current_steps": 1, "total_steps": 40, "loss": 2.822_712, "lr": 3e-4, "epoch": 0.04,
+            "percentage": 2.5, "elapsed_time": "0:01:30", "remaining_time": "0:58:30", "throughput": 1234.57,
+            "total_tokens": 512});
+        assert_eq!(json, expected);
+
+        let state: Value =
+            serde_json::from_slice(&fs::read(folder.path().join("trainer_state.json")).unwrap()).unwrap();
+        assert_eq!((&state["global_step"], &state["max_steps"]), (&json!(40), &json!(40)));
+        assert_eq!(
+            (&state["num_train_epochs"], &state["num_input_tokens_seen"]),
+            (&json!(2), &json!(20_480))
+        );
+        assert_eq!(state["log_history"][0]["loss"], json!(2.822_712));
+        let all = fs::read_to_string(folder.path().join("all_results.json")).unwrap();
+        assert!(all.starts_with("{\n    \"epoch\": 1.0,\n    \"eval_loss\": 2.0,"), "{all}");
+        assert!(
+            all.contains("\"train_steps_per_second\": 0.4") && all.contains("\"perplexity\": 7.38"),
+            "{all}"
+        );
+        for name in ["train_results.json", "eval_results.json", "training_loss.svg", "training_loss.png"] {
+            assert!(folder.path().join(name).is_file(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_state_has_exactly_the_fields_that_transformers_loads() {
+        let folder = tempfile::tempdir().unwrap();
+        RunFolder::create(folder.path(), facts()).unwrap().save_state(folder.path(), 3, 0.5).unwrap();
+        let state: Value =
+            serde_json::from_slice(&fs::read(folder.path().join("trainer_state.json")).unwrap()).unwrap();
+        let fields: Vec<&str> = state.as_object().unwrap().keys().map(String::as_str).collect();
+        let known = "best_metric best_model_checkpoint epoch eval_steps global_step is_hyper_param_search \
+                     is_local_process_zero is_world_process_zero log_history logging_steps max_steps \
+                     num_input_tokens_seen num_train_epochs save_steps stateful_callbacks total_flos train_batch_size \
+                     trial_name trial_params";
+        assert_eq!(fields.join(" "), known);
+    }
+
+    #[test]
+    fn a_resumed_run_has_one_continuous_history() {
+        let whole = tempfile::tempdir().unwrap();
+        let mut run = RunFolder::create(whole.path(), facts()).unwrap();
+        (1..=6).for_each(|step| run.log_step(&step_log(step, step)).unwrap());
+
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = folder.path().join("checkpoint-3");
+        fs::create_dir_all(&checkpoint).unwrap();
+        let mut run = RunFolder::create(folder.path(), facts()).unwrap();
+        for step in 1..=5 {
+            run.log_step(&step_log(step, step)).unwrap();
+            if step == 3 {
+                run.save_state(&checkpoint, step, 0.1).unwrap();
+            }
+        }
+        drop(run);
+        for name in ["train.log", "trainer_log.jsonl"] {
+            let mut file = fs::OpenOptions::new().append(true).open(folder.path().join(name)).unwrap();
+            file.write_all(b"{\"current_steps\": 6, \"lo\xe6\x8d").unwrap();
+        }
+        let mut run = RunFolder::resume(folder.path(), &checkpoint, facts()).unwrap();
+        (4..=6).for_each(|step| run.log_step(&step_log(step, step - 3)).unwrap());
+
+        assert_eq!(run.history().len(), 6);
+        for name in ["train.log", "trainer_log.jsonl"] {
+            assert_eq!(lines(folder.path(), name), lines(whole.path(), name));
+        }
+    }
+
+    #[test]
+    fn a_line_torn_before_the_checkpoint_is_repaired() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = RunFolder::create(folder.path(), facts()).unwrap();
+        run.log_step(&step_log(1, 1)).unwrap();
+        run.save_state(folder.path(), 1, 0.1).unwrap();
+        fs::write(folder.path().join("trainer_log.jsonl"), "{\"current_steps\": 1, \"tot").unwrap();
+        fs::remove_file(folder.path().join("train.log")).unwrap();
+        let mut run = RunFolder::resume(folder.path(), folder.path(), facts()).unwrap();
+        run.log_step(&step_log(2, 1)).unwrap();
+        assert_eq!(lines(folder.path(), "trainer_log.jsonl").len(), 1);
+        assert_eq!(lines(folder.path(), "train.log").len(), 1);
+    }
+
+    #[test]
+    fn a_damaged_state_names_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("trainer_state.json"), "{\"log_history\": [{\"lo").unwrap();
+        let error = RunFolder::resume(folder.path(), folder.path(), facts()).unwrap_err().to_string();
+        assert!(error.contains("trainer_state.json`: not a trainer state"), "{error}");
+        let error =
+            RunFolder::resume(folder.path(), &folder.path().join("absent"), facts()).unwrap_err().to_string();
+        assert!(error.contains("absent"), "{error}");
+    }
+
+    #[test]
+    fn a_loss_that_is_not_a_number_is_logged_and_does_not_break_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = RunFolder::create(folder.path(), facts()).unwrap();
+        run.log_step(&StepLog { loss: f64::NAN, grad_norm: f64::INFINITY, ..step_log(1, 1) }).unwrap();
+        run.save_state(folder.path(), 1, 0.1).unwrap();
+        assert!(lines(folder.path(), "train.log")[0].starts_with("{'loss': nan, 'grad_norm': inf, "));
+        assert_eq!(RunFolder::resume(folder.path(), folder.path(), facts()).unwrap().history().len(), 1);
+    }
+}
