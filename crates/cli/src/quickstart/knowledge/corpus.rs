@@ -74,6 +74,12 @@ impl<'a> Grammar<'a> {
         ensure!(rules.contains_key(START), "the grammar has no rule `{START}`");
         Ok(Self { rules })
     }
+
+    fn alternatives(&self, rule: &str) -> Result<Vec<String>> {
+        let alternatives =
+            self.rules.get(rule).with_context(|| format!("the grammar has no rule `{rule}`"))?;
+        Ok(alternatives.iter().map(ToString::to_string).collect())
+    }
 }
 
 /// The making of one document.
@@ -89,9 +95,7 @@ struct Expansion<'a> {
 
 impl Expansion<'_> {
     fn rule(&mut self, name: &str) -> Result<String> {
-        let alternatives =
-            self.grammar.rules.get(name).with_context(|| format!("the grammar has no rule `{name}`"))?;
-        let alternatives: Vec<String> = alternatives.iter().map(ToString::to_string).collect();
+        let alternatives = self.grammar.alternatives(name)?;
         let alternative = self.choose(name, &alternatives);
         self.text(&alternative)
     }
@@ -131,7 +135,12 @@ impl Expansion<'_> {
             let names = self.knowledge.names.get(table).with_context(|| format!("no table `{table}`"))?;
             return self.several(slot, names, count);
         }
-        self.rule(slot)
+        let (rule, count) = repeated(slot)?;
+        if count > 1 {
+            let alternatives = self.grammar.alternatives(rule)?;
+            return self.several(slot, &alternatives, count);
+        }
+        self.rule(rule)
     }
 
     fn number(&mut self, low: &str, high: &str) -> Result<String> {
