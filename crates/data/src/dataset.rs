@@ -1,0 +1,310 @@
+//! Whole datasets: found, read, tokenized on all cores, and accounted for. The order of the samples is that of the
+//! rows, whatever the number of threads.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use danlu_tokenizer::{ChatTemplate, TemplateTokens, Tokenizer};
+use rayon::prelude::*;
+
+use crate::dataset_format::{Layout, Purpose, Row, Tags};
+use crate::dataset_info::{Located, locate};
+use crate::error::{DataError, Result, RowProblem};
+use crate::options::{Columns, DataOptions, OnBadRow};
+use crate::order::epoch_order;
+use crate::placeholders;
+use crate::records::{Record, Records, Source};
+use crate::report::{DatasetReport, LengthPercentiles};
+use crate::sample::{Outcome, Sample, conversation_sample, document_samples};
+
+/// Rows that are tokenized together: enough for all cores, few enough to hold whole books.
+const ROWS_AT_ONCE: usize = 256;
+
+/// The order of the split is that of an epoch that no run reaches.
+const SPLIT_EPOCH: u64 = u64::MAX;
+
+/// What rows become.
+#[derive(Clone, Copy)]
+pub enum Task<'a> {
+    /// Documents, every token learned (`stage: pt`).
+    Pretraining,
+    /// Conversations, answers learned (`stage: sft`).
+    Conversation {
+        /// The model's chat template.
+        template: &'a ChatTemplate,
+        /// The special tokens that it may write.
+        tokens: &'a TemplateTokens,
+    },
+}
+
+/// Samples and the account of how they came to be.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Samples in the order of the rows.
+    pub samples: Vec<Sample>,
+    /// What was read, skipped, dropped and cut.
+    pub report: DatasetReport,
+}
+
+/// Samples to train on and samples to validate with; no sample is in both.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// Samples to train on, in the order of the rows.
+    pub training: Vec<Sample>,
+    /// Samples to validate with, in the order of the rows.
+    pub validation: Vec<Sample>,
+}
+
+impl Dataset {
+    /// Loads `dataset`. It is an error if no sample is left.
+    pub fn load(options: &DataOptions, tokenizer: &Tokenizer, task: Task<'_>) -> Result<Self> {
+        if options.dataset.is_empty() {
+            let problem =
+                "found none: expected a file, a folder, or a name in `dataset_info.json`".to_owned();
+            return Err(DataError::Option { option: "dataset", problem });
+        }
+        Loader::new(options, tokenizer, task).load(&options.dataset)
+    }
+
+    /// Loads `eval_dataset`, if one is given.
+    pub fn load_eval(options: &DataOptions, tokenizer: &Tokenizer, task: Task<'_>) -> Result<Option<Self>> {
+        if options.eval_dataset.is_empty() {
+            return Ok(None);
+        }
+        Loader::new(options, tokenizer, task).load(&options.eval_dataset).map(Some)
+    }
+
+    /// Takes samples for validation out of the dataset, chosen by the seed: a fraction of them if `val_size` is
+    /// below 1 (at least one), else so many.
+    pub fn split(self, val_size: f64, seed: u64) -> Result<Split> {
+        let samples = self.samples.len();
+        let count = match val_size {
+            0.0 => 0,
+            fraction if fraction < 1.0 => ((samples as f64 * fraction).round() as usize).max(1),
+            count => count as usize,
+        };
+        if count >= samples {
+            let problem = format!("{val_size} leaves nothing to train on: the dataset has {samples} samples");
+            return Err(DataError::Option { option: "val_size", problem });
+        }
+        let mut is_validation = vec![false; samples];
+        for index in epoch_order(samples, seed, SPLIT_EPOCH).into_iter().take(count) {
+            is_validation[index] = true;
+        }
+        let mut split = Split { training: Vec::with_capacity(samples - count), validation: Vec::new() };
+        for (sample, is_validation) in self.samples.into_iter().zip(is_validation) {
+            if is_validation { split.validation.push(sample) } else { split.training.push(sample) }
+        }
+        Ok(split)
+    }
+}
+
+struct Loader<'a> {
+    options: &'a DataOptions,
+    tokenizer: &'a Tokenizer,
+    task: Task<'a>,
+    samples: Vec<Sample>,
+    lengths: Vec<usize>,
+    report: DatasetReport,
+    waiting: Vec<(Row, Source)>,
+}
+
+impl<'a> Loader<'a> {
+    fn new(options: &'a DataOptions, tokenizer: &'a Tokenizer, task: Task<'a>) -> Self {
+        Self {
+            options,
+            tokenizer,
+            task,
+            samples: Vec::new(),
+            lengths: Vec::new(),
+            report: DatasetReport::default(),
+            waiting: Vec::with_capacity(ROWS_AT_ONCE),
+        }
+    }
+
+    fn load(mut self, names: &[String]) -> Result<Dataset> {
+        self.options.validate()?;
+        for name in names {
+            let located = locate(name, &self.options.dataset_dir)?;
+            self.read(name, &located)?;
+        }
+        self.tokenize_waiting()?;
+        if self.samples.is_empty() {
+            return Err(DataError::NoSamples { rows: self.report.rows, reasons: self.report.losses() });
+        }
+        self.notice_missing_ends();
+        self.report.samples = self.samples.len() as u64;
+        self.report.tokens = self.samples.iter().map(|sample| sample.ids.len() as u64).sum();
+        self.report.trained_tokens = self.samples.iter().map(|sample| sample.trained_tokens() as u64).sum();
+        self.report.lengths = LengthPercentiles::of(self.lengths);
+        Ok(Dataset { samples: self.samples, report: self.report })
+    }
+
+    fn read(&mut self, name: &str, located: &Located) -> Result<()> {
+        let records = Records::open(&located.path)?;
+        for path in records.ignored() {
+            self.report.notices.push(format!("not read because of its ending: `{}`", path.display()));
+        }
+        for column in &located.unused_columns {
+            self.report.notices.push(format!("column `{column}` of dataset `{name}` is not used"));
+        }
+        let mut reader = RowReader {
+            purpose: match self.task {
+                Task::Pretraining => Purpose::Pretraining,
+                Task::Conversation { .. } => Purpose::Conversation,
+            },
+            columns: self.options.columns.clone().or(&located.columns),
+            tags: &located.tags,
+            layout: None,
+        };
+        let limit = [self.options.max_samples, located.max_rows].into_iter().flatten().min();
+        let rows_before = self.report.rows;
+        let mut taken = 0;
+        for record in records {
+            if limit.is_some_and(|limit| taken >= limit) {
+                break;
+            }
+            self.report.rows += 1;
+            let row = record.and_then(|record| reader.row(record, self.options.default_system.as_deref()));
+            match row {
+                Ok((row, source)) => {
+                    taken += 1;
+                    let row = self.fill_placeholders(row);
+                    self.waiting.push((row, source));
+                    if self.waiting.len() == ROWS_AT_ONCE {
+                        self.tokenize_waiting()?;
+                    }
+                }
+                Err(error) => self.skip_or_fail(error)?,
+            }
+        }
+        if self.report.rows == rows_before && limit != Some(0) {
+            return Err(DataError::Empty { path: located.path.clone() });
+        }
+        Ok(())
+    }
+
+    fn fill_placeholders(&mut self, row: Row) -> Row {
+        let values = &self.options.dataset_placeholders;
+        let mut unfilled = BTreeSet::new();
+        let filled = match row {
+            // Braces of a corpus are its own unless placeholders were asked for.
+            Row::Document(text) if values.is_empty() => Row::Document(text),
+            Row::Document(text) => Row::Document(placeholders::fill(&text, values, &mut unfilled)),
+            Row::Conversation(mut conversation) => {
+                for message in &mut conversation.messages {
+                    message.content = placeholders::fill(&message.content, values, &mut unfilled);
+                }
+                Row::Conversation(conversation)
+            }
+        };
+        for name in unfilled {
+            *self.report.unfilled_placeholders.entry(name).or_default() += 1;
+        }
+        filled
+    }
+
+    fn tokenize_waiting(&mut self) -> Result<()> {
+        let (options, tokenizer, task) = (self.options, self.tokenizer, self.task);
+        let rows = std::mem::take(&mut self.waiting);
+        let outcomes: Vec<Result<Outcome>> = rows
+            .into_par_iter()
+            .map(|(row, source)| match (row, task) {
+                (Row::Document(text), _) => document_samples(&text, tokenizer, options, source),
+                (Row::Conversation(conversation), Task::Conversation { template, tokens }) => {
+                    conversation_sample(&conversation, tokenizer, template, tokens, options, source)
+                }
+                (Row::Conversation(_), Task::Pretraining) => Ok(Outcome::Empty),
+            })
+            .collect();
+        for outcome in outcomes {
+            match outcome {
+                Ok(outcome) => self.account(outcome),
+                Err(error) => self.skip_or_fail(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn account(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Used { samples, length, cut_answer_tokens } => {
+                let kept: usize = samples.iter().map(|sample| sample.ids.len()).sum();
+                if kept < length {
+                    self.report.truncated += 1;
+                    self.report.cut_answer_tokens += cut_answer_tokens as u64;
+                }
+                self.lengths.push(length);
+                self.samples.extend(samples);
+            }
+            Outcome::Empty => self.report.empty += 1,
+            Outcome::Overlong { length } => {
+                self.lengths.push(length);
+                self.report.dropped_overlong += 1;
+            }
+            Outcome::PromptTooLong { length } => {
+                self.lengths.push(length);
+                self.report.dropped_prompt_too_long += 1;
+            }
+        }
+    }
+
+    /// A model that never learns an end token does not stop; a cut answer has lost its own.
+    fn notice_missing_ends(&mut self) {
+        if matches!(self.task, Task::Pretraining) {
+            return;
+        }
+        let ends = self.tokenizer.end_of_turn_ids();
+        let lacks_end = |sample: &&Sample| {
+            let last = sample.loss_weights.iter().rposition(|&weight| weight > 0.0);
+            last.is_some_and(|last| !ends.contains(&sample.ids[last]))
+        };
+        let count = self.samples.iter().filter(lacks_end).count() as u64;
+        if count > self.report.truncated {
+            self.report.notices.push(format!(
+                "the last trained token of {count} samples is no end token of this tokenizer, the model would not \
+                 learn to stop: choose the `template` that belongs to the tokenizer"
+            ));
+        }
+    }
+
+    fn skip_or_fail(&mut self, error: DataError) -> Result<()> {
+        match error {
+            DataError::Row { at, problem }
+                if self.options.on_bad_row == OnBadRow::Skip && problem.can_be_skipped() =>
+            {
+                self.report.count_skipped(&at, &problem);
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
+}
+
+/// Gives rows their meaning; the layout is found anew for each file.
+struct RowReader<'a> {
+    purpose: Purpose,
+    columns: Columns,
+    tags: &'a Tags,
+    layout: Option<(Arc<Path>, Layout)>,
+}
+
+impl RowReader<'_> {
+    fn row(&mut self, record: Record, default_system: Option<&str>) -> Result<(Row, Source)> {
+        let Record { content, source } = record;
+        match self.layout(&content, &source).and_then(|layout| layout.read(content, default_system)) {
+            Ok(row) => Ok((row, source)),
+            Err(problem) => Err(DataError::Row { at: source, problem }),
+        }
+    }
+
+    fn layout(&mut self, content: &crate::Content, source: &Source) -> Result<&Layout, RowProblem> {
+        let is_known = self.layout.as_ref().is_some_and(|(path, _)| *path == source.path);
+        let layout = match self.layout.take() {
+            Some((_, layout)) if is_known => layout,
+            _ => Layout::detect(content, self.purpose, &self.columns, self.tags)?,
+        };
+        Ok(&self.layout.insert((source.path.clone(), layout)).1)
+    }
+}

@@ -1,0 +1,314 @@
+//! What can be wrong with a dataset: errors of a row, which `on_bad_row: skip` steps over, and errors of the
+//! whole dataset. Every message says where, what was expected and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::records::Source;
+
+/// Result of this crate.
+pub type Result<T, E = DataError> = std::result::Result<T, E>;
+
+/// An error of a dataset.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file could not be opened or read; the message carries the path.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+
+    /// One row cannot be used.
+    #[error("{at}: {problem}{}", skip_hint(problem))]
+    Row {
+        /// File and line of the row.
+        at: Source,
+        /// What is wrong with it.
+        problem: RowProblem,
+    },
+
+    /// A row is longer than `cutoff_len` and `overlong: error` is set.
+    #[error(
+        "{at}: the row has {length} tokens, `cutoff_len` is {cutoff_len}: \
+         raise `cutoff_len`, or set `overlong: drop` or `overlong: truncate`"
+    )]
+    Overlong {
+        /// File and line of the row.
+        at: Source,
+        /// Tokens of the row.
+        length: usize,
+        /// The option's value.
+        cutoff_len: usize,
+    },
+
+    /// A name is neither a path nor in `dataset_info.json`.
+    #[error(
+        "dataset `{name}` was not found: it is no file or folder{}{}",
+        info_hint(info),
+        did_you_mean(nearest)
+    )]
+    UnknownDataset {
+        /// The name in the recipe.
+        name: String,
+        /// The `dataset_info.json` that was searched, if there is one.
+        info: Option<PathBuf>,
+        /// The nearest name in it.
+        nearest: Option<String>,
+    },
+
+    /// An entry of `dataset_info.json` cannot be used.
+    #[error("{}: dataset `{name}`: {problem}", info.display())]
+    DatasetInfo {
+        /// The `dataset_info.json`.
+        info: PathBuf,
+        /// The entry.
+        name: String,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+
+    /// `dataset_info.json` is no valid JSON of the expected form.
+    #[error("{}: {message}; expected an object that maps dataset names to entries with `file_name`", path.display())]
+    DatasetInfoFile {
+        /// The `dataset_info.json`.
+        path: PathBuf,
+        /// The parser's message with line and column.
+        message: String,
+    },
+
+    /// A file's name does not end like one of the formats that are read.
+    #[error("`{}`: expected a name ending in `.txt`, `.json`, `.jsonl` or `.csv`: convert the file to one of these", path.display())]
+    UnknownEnding {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A folder holds no file that is read.
+    #[error("`{}` holds no file ending in `.txt`, `.json`, `.jsonl` or `.csv`", path.display())]
+    EmptyFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// A file or folder holds no row.
+    #[error("`{}` is empty: expected at least one row", path.display())]
+    Empty {
+        /// The file or folder.
+        path: PathBuf,
+    },
+
+    /// No sample is left after skipping and dropping.
+    #[error("no sample is left of {rows} rows: {reasons}")]
+    NoSamples {
+        /// Rows read.
+        rows: u64,
+        /// Why rows were not used, with counts.
+        reasons: String,
+    },
+
+    /// An option has a value that cannot work.
+    #[error("`{option}`: {problem}")]
+    Option {
+        /// The option's key.
+        option: &'static str,
+        /// What was expected and what to do.
+        problem: String,
+    },
+
+    /// Text could not be turned into ids or back.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+}
+
+/// What is wrong with one row.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowProblem {
+    /// Bytes that are not UTF-8.
+    #[error(
+        "invalid UTF-8 at byte {byte} of {}: expected UTF-8, convert the file \
+         (many Chinese files are GB18030)",
+        field_or_line(field)
+    )]
+    InvalidUtf8 {
+        /// 1-based byte in the field, or in the line where no field is known.
+        byte: usize,
+        /// The column, where the format tells it.
+        field: Option<String>,
+    },
+
+    /// Text that is no JSON.
+    #[error("invalid JSON at column {column}: {message}; expected {expected}, correct the row")]
+    InvalidJson {
+        /// 1-based byte in the line.
+        column: usize,
+        /// The parser's message.
+        message: String,
+        /// What the reader was looking for.
+        expected: &'static str,
+        /// Whether the rows after it can still be found.
+        rest_is_readable: bool,
+    },
+
+    /// A JSON value that is not an object.
+    #[error("found {found}: expected a JSON object with a field for each column")]
+    NotAnObject {
+        /// Kind of the value.
+        found: &'static str,
+    },
+
+    /// A CSV row with more or fewer fields than the header.
+    #[error("found {found} fields: expected {expected} as in the header, check the quotes and commas")]
+    FieldCount {
+        /// Fields of the row.
+        found: usize,
+        /// Fields of the header.
+        expected: usize,
+    },
+
+    /// A CSV header that names a column twice.
+    #[error("the header names the column `{name}` twice: expected each name once, rename one")]
+    DuplicateColumn {
+        /// The column.
+        name: String,
+    },
+
+    /// A column is not in the row.
+    #[error(
+        "missing column `{column}`: the row has {}{}; correct the file or `columns`",
+        list(available),
+        did_you_mean(nearest)
+    )]
+    MissingColumn {
+        /// The column that was looked for.
+        column: String,
+        /// The columns of the row.
+        available: Vec<String>,
+        /// The nearest of them.
+        nearest: Option<String>,
+    },
+
+    /// None of the known sets of columns is in the row.
+    #[error(
+        "the row has the columns {}: expected {expected}{}; name your columns with `columns`",
+        list(available),
+        looks_like(nearest)
+    )]
+    UnknownColumns {
+        /// The columns of the row.
+        available: Vec<String>,
+        /// The known sets.
+        expected: &'static str,
+        /// A column of the row and the known name it resembles.
+        nearest: Option<(String, String)>,
+    },
+
+    /// A plain text document where rows with columns are needed.
+    #[error("found a plain text document: expected rows with columns, such as `instruction` and `output`")]
+    PlainText,
+
+    /// A field holds another kind of value.
+    #[error("field `{field}`: expected {expected}, found {found}")]
+    WrongType {
+        /// The field, with its place inside lists (`messages[2].content`).
+        field: String,
+        /// The kind that was expected.
+        expected: &'static str,
+        /// The kind that is there.
+        found: &'static str,
+    },
+
+    /// A message with a role that chat templates do not know.
+    #[error(
+        "field `{field}`: unknown role `{role}`, expected `system`, `user` (`human`) or `assistant` (`gpt`)"
+    )]
+    UnknownRole {
+        /// The field, with its place inside lists.
+        field: String,
+        /// The role.
+        role: String,
+    },
+
+    /// A conversation in which the assistant says nothing.
+    #[error(
+        "the conversation has no answer: expected at least one message by `assistant` after one by `user`"
+    )]
+    NoAnswer,
+
+    /// The chat template refused the conversation.
+    #[error("the chat template does not take this conversation: {message}")]
+    Template {
+        /// The template's message.
+        message: String,
+    },
+}
+
+impl RowProblem {
+    /// Whether `on_bad_row: skip` may step over the row: not if the rows after it cannot be found.
+    pub fn can_be_skipped(&self) -> bool {
+        !matches!(self, Self::InvalidJson { rest_is_readable: false, .. } | Self::DuplicateColumn { .. })
+    }
+
+    /// The reason under which skipped rows are counted.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::InvalidUtf8 { .. } => "invalid UTF-8".to_owned(),
+            Self::InvalidJson { .. } => "invalid JSON".to_owned(),
+            Self::NotAnObject { .. } => "not a JSON object".to_owned(),
+            Self::FieldCount { .. } => "wrong number of fields".to_owned(),
+            Self::DuplicateColumn { .. } => "column named twice".to_owned(),
+            Self::MissingColumn { column, .. } => format!("missing column `{column}`"),
+            Self::UnknownColumns { .. } => "unknown columns".to_owned(),
+            Self::PlainText => "plain text document".to_owned(),
+            Self::WrongType { .. } => "wrong kind of value".to_owned(),
+            Self::UnknownRole { role, .. } => format!("unknown role `{role}`"),
+            Self::NoAnswer => "no answer".to_owned(),
+            Self::Template { .. } => "refused by the chat template".to_owned(),
+        }
+    }
+}
+
+/// The candidate that `name` most resembles, if any is near.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a String>,
+) -> Option<&'a String> {
+    const NEAR: f64 = 0.8;
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(similarity, _)| *similarity >= NEAR)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "no columns".to_owned();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn did_you_mean(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
+}
+
+fn looks_like(nearest: &Option<(String, String)>) -> String {
+    nearest
+        .as_ref()
+        .map_or_else(String::new, |(found, known)| format!("; did you mean `{known}` by `{found}`?"))
+}
+
+fn info_hint(info: &Option<PathBuf>) -> String {
+    match info {
+        Some(path) => format!(", and no name in `{}`", path.display()),
+        None => ", and `dataset_dir` holds no `dataset_info.json` that could name it".to_owned(),
+    }
+}
+
+fn field_or_line(field: &Option<String>) -> String {
+    field.as_ref().map_or_else(|| "the line".to_owned(), |name| format!("the field `{name}`"))
+}
+
+fn skip_hint(problem: &RowProblem) -> &'static str {
+    if problem.can_be_skipped() { ", or set `on_bad_row: skip`" } else { "" }
+}

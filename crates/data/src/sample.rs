@@ -1,0 +1,196 @@
+//! A row → token ids, each with the weight of its loss.
+//!
+//! Pretraining cuts a document into pieces and loses no token; fine-tuning learns the answers and their end
+//! tokens. It reads no files and counts nothing: [`Outcome`] says what became of the row.
+
+use danlu_tokenizer::{ChatTemplate, SpecialTokens, TemplateTokens, Tokenizer};
+
+use crate::dataset_format::Conversation;
+use crate::error::{DataError, Result, RowProblem};
+use crate::options::{DataOptions, Overlong};
+use crate::records::Source;
+
+/// Token ids and what is learned of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Token ids, shape `[T]`.
+    pub ids: Vec<u32>,
+    /// Shape `[T]`: `loss_weights[i]` is the weight of predicting `ids[i]` from `ids[..i]`; 0 at index 0, which
+    /// nothing predicts.
+    pub loss_weights: Vec<f32>,
+    /// The row that it comes from.
+    pub source: Source,
+}
+
+impl Sample {
+    /// Number of ids that are learned.
+    pub fn trained_tokens(&self) -> usize {
+        self.loss_weights.iter().filter(|&&weight| weight > 0.0).count()
+    }
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It is used.
+    Used {
+        /// One sample, or the pieces of a document.
+        samples: Vec<Sample>,
+        /// Tokens of the row before it was cut.
+        length: usize,
+        /// Answer tokens that `overlong: truncate` cut off.
+        cut_answer_tokens: usize,
+    },
+    /// A document without text, or a conversation with an empty answer.
+    Empty,
+    /// Longer than `cutoff_len`, left out.
+    Overlong {
+        /// Tokens of the row.
+        length: usize,
+    },
+    /// So long before its first answer token that truncation would leave nothing to learn.
+    PromptTooLong {
+        /// Tokens of the row.
+        length: usize,
+    },
+}
+
+/// Turns a document into samples: the beginning-of-text token if the tokenizer adds one, the text, the
+/// end-of-text token; special tokens spelled out in the text are text.
+///
+/// Every token but the first is learned exactly once.
+pub fn document_samples(
+    text: &str,
+    tokenizer: &Tokenizer,
+    options: &DataOptions,
+    source: Source,
+) -> Result<Outcome> {
+    if text.trim().is_empty() {
+        return Ok(Outcome::Empty);
+    }
+    let eos = tokenizer.eos_id().ok_or_else(|| {
+        DataError::Tokenizer(
+            "it has no end-of-text token, which ends each document: set `eos_token`".to_owned(),
+        )
+    })?;
+    let mut ids: Vec<u32> = tokenizer.bos_id().filter(|_| tokenizer.adds_bos()).into_iter().collect();
+    ids.extend(encode(tokenizer, text, SpecialTokens::AsText)?);
+    ids.push(eos);
+    let length = ids.len();
+    let samples = pieces(&ids, options.cutoff_len)
+        .map(|piece| {
+            let mut loss_weights = vec![1.0; piece.len()];
+            loss_weights[0] = 0.0;
+            Sample { ids: piece.to_vec(), loss_weights, source: source.clone() }
+        })
+        .collect();
+    Ok(Outcome::Used { samples, length, cut_answer_tokens: 0 })
+}
+
+/// Pieces of at most `cutoff_len` ids (at least 2); each begins with the last id of the one before, as context.
+fn pieces(ids: &[u32], cutoff_len: usize) -> impl Iterator<Item = &[u32]> {
+    let step = cutoff_len.max(2) - 1;
+    (0..ids.len().saturating_sub(1))
+        .step_by(step)
+        .map(move |start| &ids[start..ids.len().min(start + step + 1)])
+}
+
+/// Turns a conversation into a sample by a chat template, whose segments are tokenized one by one as they are
+/// when the model answers; answers and their end tokens are learned.
+pub fn conversation_sample(
+    conversation: &Conversation,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    tokens: &TemplateTokens,
+    options: &DataOptions,
+    source: Source,
+) -> Result<Outcome> {
+    let is_empty_answer =
+        |message: &danlu_tokenizer::Message| message.role == "assistant" && message.content.trim().is_empty();
+    if conversation.messages.iter().any(is_empty_answer) {
+        return Ok(Outcome::Empty);
+    }
+    let segments = template.segments(&conversation.messages, tokens).map_err(|error| DataError::Row {
+        at: source.clone(),
+        problem: RowProblem::Template { message: error.to_string() },
+    })?;
+    let mut ids = Vec::new();
+    let mut answer = Vec::new();
+    for segment in segments {
+        ids.extend(encode(tokenizer, &segment.text, SpecialTokens::Parse)?);
+        answer.resize(ids.len(), segment.trained);
+    }
+    if options.mask_history {
+        keep_last_run(&mut answer);
+    }
+    let length = ids.len();
+    let Some(prompt_length) = answer.iter().position(|&trained| trained) else {
+        return Err(DataError::Row { at: source, problem: RowProblem::NoAnswer });
+    };
+    let mut cut_answer_tokens = 0;
+    if length > options.cutoff_len {
+        match options.overlong {
+            Overlong::Drop => return Ok(Outcome::Overlong { length }),
+            Overlong::Error => {
+                return Err(DataError::Overlong { at: source, length, cutoff_len: options.cutoff_len });
+            }
+            // With no token before it, the first answer token could not be learned.
+            Overlong::Truncate if prompt_length.max(1) >= options.cutoff_len => {
+                return Ok(Outcome::PromptTooLong { length });
+            }
+            Overlong::Truncate => {
+                cut_answer_tokens = answer[options.cutoff_len..].iter().filter(|&&trained| trained).count();
+                ids.truncate(options.cutoff_len);
+                answer.truncate(options.cutoff_len);
+            }
+        }
+    }
+    let mut loss_weights: Vec<f32> =
+        answer.iter().map(|&trained| f32::from(u8::from(trained || options.train_on_prompt))).collect();
+    loss_weights[0] = 0.0;
+    Ok(Outcome::Used { samples: vec![Sample { ids, loss_weights, source }], length, cut_answer_tokens })
+}
+
+/// Clears every `true` before the last run of them.
+fn keep_last_run(answer: &mut [bool]) {
+    if let Some(end) = answer.iter().rposition(|&trained| trained)
+        && let Some(before) = answer[..end].iter().rposition(|&trained| !trained)
+    {
+        answer[..before].fill(false);
+    }
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
+    tokenizer.encode(text, special).map_err(|error| DataError::Tokenizer(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pieces_predict_every_token_exactly_once(length in 0_usize..200, cutoff_len in 2_usize..40) {
+            let ids: Vec<u32> = (0..length as u32).collect();
+            let mut predicted = Vec::new();
+            for piece in pieces(&ids, cutoff_len) {
+                prop_assert!(piece.len() >= 2 && piece.len() <= cutoff_len);
+                prop_assert!(piece.windows(2).all(|pair| pair[1] == pair[0] + 1));
+                predicted.extend_from_slice(&piece[1..]);
+            }
+            prop_assert_eq!(&predicted, &ids.iter().skip(1).copied().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_last_run_is_kept() {
+        let mut answer = [false, true, true, false, true, true, false];
+        keep_last_run(&mut answer);
+        assert_eq!(answer, [false, false, false, false, true, true, false]);
+        let mut answer = [true, true];
+        keep_last_run(&mut answer);
+        assert_eq!(answer, [true, true]);
+    }
+}

@@ -1,0 +1,426 @@
+//! Datasets → samples: what is learned, what is dropped and cut, and that all of it is counted.
+
+mod common;
+
+use std::collections::{BTreeMap, HashSet};
+
+use common::{Folder, shared, tokenizer};
+use danlu_data::{Columns, DataOptions, Dataset, OnBadRow, Overlong, Sample, Task, inspect, step_slices};
+use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, TemplateTokens, Tokenizer};
+use proptest::prelude::*;
+
+struct Model {
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    tokens: TemplateTokens,
+}
+
+impl Model {
+    fn new(template: &str) -> Self {
+        let tokenizer = tokenizer();
+        let tokens = tokenizer.template_tokens();
+        Self { tokenizer, template: ChatTemplate::builtin(template).unwrap(), tokens }
+    }
+
+    fn chat(&self) -> Task<'_> {
+        Task::Conversation { template: &self.template, tokens: &self.tokens }
+    }
+
+    fn load(&self, options: &DataOptions) -> Dataset {
+        Dataset::load(options, &self.tokenizer, self.chat()).unwrap()
+    }
+
+    fn error(&self, options: &DataOptions) -> String {
+        Dataset::load(options, &self.tokenizer, self.chat()).unwrap_err().to_string()
+    }
+
+    fn decode(&self, ids: &[u32]) -> String {
+        self.tokenizer.decode(ids, false).unwrap()
+    }
+
+    /// The text of each stretch of trained tokens.
+    fn trained(&self, sample: &Sample) -> Vec<String> {
+        let mut start = 0;
+        let mut texts = Vec::new();
+        for run in sample.loss_weights.chunk_by(|a, b| a == b) {
+            if run[0] > 0.0 {
+                texts.push(self.decode(&sample.ids[start..start + run.len()]));
+            }
+            start += run.len();
+        }
+        texts
+    }
+}
+
+fn options(dataset: String) -> DataOptions {
+    DataOptions { dataset: vec![dataset], dataset_dir: "/nowhere".into(), ..DataOptions::default() }
+}
+
+const ROWS: &str = r#"{"instruction": "介绍一下", "input": "数控加工", "output": "是用程序控制机床的加工。"}
+{"instruction": "挤出机？", "input": "", "output": "挤塑。", "history": [["你好", "您好"]]}
+"#;
+
+#[test]
+fn luban_first_answer_token_is_trained() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let dataset = model.load(&options(folder.write("rows.jsonl", ROWS)));
+    let sample = &dataset.samples[0];
+    let messages = [Message::new("user", "介绍一下\n数控加工")];
+    let prompt = model.template.render(&messages, true, &model.tokens).unwrap();
+    let prompt = model.tokenizer.encode(&prompt, SpecialTokens::Parse).unwrap();
+    // The prompt is tokenized as it is when the model answers, and nothing of it is learned.
+    assert_eq!(sample.ids[..prompt.len()], prompt);
+    assert!(sample.loss_weights[..prompt.len()].iter().all(|&weight| weight == 0.0));
+    // The answer is learned from its first token to its end token.
+    assert_eq!(sample.loss_weights[prompt.len()], 1.0);
+    assert_eq!(model.trained(sample), ["是用程序控制机床的加工。<|im_end|>"]);
+    // And the model's input before that first token is the whole prompt.
+    let step = step_slices([sample]);
+    let first = step.slices[0].targets[0];
+    assert_eq!((first.position, first.id), (prompt.len() - 1, sample.ids[prompt.len()]));
+}
+
+#[test]
+fn all_answers_are_trained_unless_masked_and_prompts_on_request() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let options = options(folder.write("rows.jsonl", ROWS));
+    let sample = |options: &DataOptions| model.load(options).samples[1].clone();
+    assert_eq!(model.trained(&sample(&options)), ["您好<|im_end|>", "挤塑。<|im_end|>"]);
+    let masked = DataOptions { mask_history: true, ..options.clone() };
+    assert_eq!(model.trained(&sample(&masked)), ["挤塑。<|im_end|>"]);
+    let whole = sample(&DataOptions { train_on_prompt: true, ..options });
+    assert_eq!(whole.loss_weights[0], 0.0);
+    assert!(whole.loss_weights[1..].iter().all(|&weight| weight == 1.0));
+}
+
+#[test]
+fn every_template_trains_its_end_token() {
+    let folder = Folder::new();
+    let path = folder.write("rows.jsonl", ROWS);
+    for (template, expected) in
+        [("llama2", " 是用程序控制机床的加工。 </s>"), ("human_assistant", "是用程序控制机床的加工。\n</s>")]
+    {
+        let model = Model::new(template);
+        let sample = &model.load(&options(path.clone())).samples[0];
+        assert_eq!(model.trained(sample), [expected], "{template}");
+        assert_eq!(sample.ids[0], model.tokenizer.bos_id().unwrap());
+        assert_ne!(sample.ids[1], model.tokenizer.bos_id().unwrap(), "{template}: double BOS");
+    }
+}
+
+#[test]
+fn answers_that_cannot_end_are_noticed() {
+    let model = Model::new("llama3");
+    let folder = Folder::new();
+    let report = model.load(&options(folder.write("rows.jsonl", ROWS))).report;
+    assert_eq!(
+        report.notices,
+        [
+            "the last trained token of 2 samples is no end token of this tokenizer, the model would not learn to stop: \
+          choose the `template` that belongs to the tokenizer"
+        ]
+    );
+    assert!(Model::new("chatml").load(&options(folder.write("rows.jsonl", ROWS))).report.notices.is_empty());
+}
+
+#[test]
+fn lf_3995_truncation_is_reported() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let long_prompt = "长".repeat(100);
+    let rows = format!(
+        "prompt,answer\n问,短\n问,{}\n{long_prompt},答\n问,\n",
+        "用挤出机挤塑生产塑料制品是一种常用的加工方法".repeat(3)
+    );
+    let options = options(folder.write("rows.csv", rows));
+    let whole = model.load(&DataOptions { cutoff_len: 4096, ..options.clone() });
+    assert_eq!((whole.report.rows, whole.report.samples, whole.report.empty), (4, 3, 1));
+    let (short, long) = (whole.samples[0].ids.len(), &whole.samples[1]);
+    let cutoff_len = long.ids.len() - 5;
+
+    let dropped = model.load(&DataOptions { cutoff_len, ..options.clone() });
+    assert_eq!((dropped.report.samples, dropped.report.dropped_overlong), (1, 2));
+    assert_eq!(dropped.report.lengths.longest, whole.report.lengths.longest);
+    assert_eq!(dropped.report.lengths.p50, long.ids.len());
+    assert!(dropped.report.to_string().contains(
+        "\ndropped 2 rows longer than `cutoff_len` (`overlong: truncate` would cut their answers)\n\
+         dropped 1 rows without text or with an empty answer"
+    ));
+
+    let truncate = DataOptions { cutoff_len, overlong: Overlong::Truncate, ..options.clone() };
+    let truncated = model.load(&truncate);
+    assert_eq!((truncated.report.samples, truncated.report.truncated), (2, 1));
+    assert_eq!(truncated.report.dropped_prompt_too_long, 1);
+    assert_eq!(truncated.samples[1].ids, long.ids[..cutoff_len]);
+    let lost = long.trained_tokens() - truncated.samples[1].trained_tokens();
+    assert_eq!(truncated.report.cut_answer_tokens, lost as u64);
+    assert!(truncated.report.to_string().contains(&format!(
+        "\ntruncated 1 rows longer than `cutoff_len`: {lost} answer tokens cut off\n\
+         dropped 1 rows whose prompt alone is longer than `cutoff_len`"
+    )));
+    assert_eq!(truncated.report.notices, Vec::<String>::new());
+
+    let error = model.error(&DataOptions { cutoff_len, overlong: Overlong::Error, ..options.clone() });
+    assert_eq!(
+        error,
+        format!(
+            "{}:3: the row has {} tokens, `cutoff_len` is {cutoff_len}: raise `cutoff_len`, or set \
+             `overlong: drop` or `overlong: truncate`",
+            options.dataset[0],
+            long.ids.len()
+        )
+    );
+    assert_eq!(
+        model.error(&DataOptions { cutoff_len: short - 1, ..options }),
+        "no sample is left of 4 rows: 3 longer than `cutoff_len`, 1 without text or with an empty answer"
+    );
+}
+
+#[test]
+fn documents_begin_and_end_and_lose_no_token() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let text = "用挤出机挤塑生产。\n".repeat(40) + "<|im_end|> 是文本";
+    let path = folder.write("book.txt", &text);
+    let load = |cutoff_len| {
+        let options = DataOptions { cutoff_len, ..options(path.clone()) };
+        Dataset::load(&options, &model.tokenizer, Task::Pretraining).unwrap()
+    };
+    let whole = load(100_000).samples.remove(0);
+    assert_eq!(model.decode(&whole.ids), format!("<s>{text}</s>"));
+    assert!(!whole.ids[1..].contains(&model.tokenizer.token_id("<|im_end|>").unwrap()));
+    assert_eq!(whole.trained_tokens(), whole.ids.len() - 1);
+    let pieces = load(64);
+    let learned: Vec<u32> = pieces.samples.iter().flat_map(|piece| piece.ids[1..].to_vec()).collect();
+    assert_eq!(learned, whole.ids[1..]);
+    assert_eq!(pieces.report.trained_tokens, learned.len() as u64);
+    assert_eq!((pieces.report.rows, pieces.report.truncated), (1, 0));
+    assert_eq!(pieces.report.samples, pieces.samples.len() as u64);
+}
+
+#[test]
+fn bad_rows_stop_the_run_or_are_counted_by_reason() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let mut rows =
+        b"{\"prompt\": \"a\", \"answer\": \"b\"}\n{\"prompt\": \"a\", \"anwser\": \"b\"}\n".to_vec();
+    rows.extend_from_slice(b"{\"prompt\": \"\xb1\xe0\"}\n{\"prompt\": \n{\"prompt\": \"a\"}\n");
+    rows.extend_from_slice(b"{\"prompt\": \"c\", \"answer\": \"d\"}\n");
+    let options = options(folder.write("rows.jsonl", rows));
+    let path = &options.dataset[0];
+    assert_eq!(
+        model.error(&options),
+        format!(
+            "{path}:2: missing column `answer`: the row has `prompt`, `anwser`; did you mean `anwser`?; \
+             correct the file or `columns`, or set `on_bad_row: skip`"
+        )
+    );
+    let dataset = model.load(&DataOptions { on_bad_row: OnBadRow::Skip, ..options.clone() });
+    assert_eq!((dataset.report.rows, dataset.report.samples), (6, 2));
+    let skipped: Vec<(&str, u64)> =
+        dataset.report.skipped.iter().map(|(reason, skipped)| (reason.as_str(), skipped.rows)).collect();
+    assert_eq!(skipped, [("invalid JSON", 1), ("invalid UTF-8", 1), ("missing column `answer`", 2)]);
+    assert!(dataset.report.to_string().contains(&format!(
+        "\nskipped 2 rows: missing column `answer`, first {path}:2: missing column `answer`: the row has"
+    )));
+    assert_eq!(dataset.samples[1].source.line, 6);
+}
+
+#[test]
+fn a_template_that_refuses_a_row_names_it() {
+    let model = Model::new("llama2");
+    let folder = Folder::new();
+    let rows = r#"[{"messages": [{"role": "assistant", "content": "先说"}]}]"#;
+    let options = options(folder.write("rows.json", rows));
+    let error = model.error(&options);
+    let start = format!("{}:1: the chat template does not take this conversation: ", options.dataset[0]);
+    assert!(error.starts_with(&start) && error.contains("user and assistant must take turns"), "{error}");
+}
+
+#[test]
+fn wrong_datasets_are_named() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let empty = folder.write("empty.jsonl", "\n\n");
+    assert_eq!(
+        model.error(&options(empty.clone())),
+        format!("`{empty}` is empty: expected at least one row")
+    );
+    assert_eq!(
+        model.error(&options("gone.json".to_owned())),
+        "dataset `gone.json` was not found: it is no file or folder, and `dataset_dir` holds no \
+         `dataset_info.json` that could name it"
+    );
+    assert_eq!(
+        model.error(&DataOptions::default()),
+        "`dataset`: found none: expected a file, a folder, or a name in `dataset_info.json`"
+    );
+}
+
+#[test]
+fn placeholders_are_filled_and_the_unfilled_reported() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let rows = r#"[{"prompt": "你是谁", "answer": "{{name}}，{{author}}的"}, {"prompt": "{{name}}", "answer": "是"}]"#;
+    let options = DataOptions {
+        dataset_placeholders: BTreeMap::from([("name".to_owned(), "丹炉".to_owned())]),
+        ..options(folder.write("rows.json", rows))
+    };
+    let dataset = model.load(&options);
+    assert_eq!(model.trained(&dataset.samples[0]), ["丹炉，{{author}}的<|im_end|>"]);
+    assert!(
+        dataset
+            .report
+            .to_string()
+            .ends_with("placeholder `{{author}}` has no value in 1 rows: set `dataset_placeholders.author`")
+    );
+}
+
+#[test]
+fn max_samples_counts_rows_of_each_dataset() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let path = folder.write("rows.jsonl", ROWS);
+    let options = DataOptions {
+        dataset: vec![path.clone(), path.clone()],
+        eval_dataset: vec![path],
+        max_samples: Some(1),
+        ..DataOptions::default()
+    };
+    assert_eq!(model.load(&options).samples.len(), 2);
+    let evaluation = Dataset::load_eval(&options, &model.tokenizer, model.chat()).unwrap().unwrap();
+    assert_eq!(evaluation.samples.len(), 1);
+    let none = DataOptions { eval_dataset: Vec::new(), ..options };
+    assert!(Dataset::load_eval(&none, &model.tokenizer, model.chat()).unwrap().is_none());
+}
+
+#[test]
+fn inspection_brackets_what_is_trained() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let path = folder.write("rows.jsonl", ROWS);
+    let dataset = model.load(&options(path.clone()));
+    let sample = &dataset.samples[1];
+    assert_eq!(
+        inspect::render(sample, &model.tokenizer, false).unwrap(),
+        format!(
+            "── {path}:2 · {} tokens, {} trained ──\n<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n\
+             ⟦您好<|im_end|>⟧\n<|im_start|>user\n挤出机？<|im_end|>\n<|im_start|>assistant\n⟦挤塑。<|im_end|>⟧\n\n",
+            sample.ids.len(),
+            sample.trained_tokens()
+        )
+    );
+    let colored = inspect::render(sample, &model.tokenizer, true).unwrap();
+    assert!(colored.contains("\x1b[32m⟦您好<|im_end|>⟧\x1b[0m"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_split_is_disjoint_complete_and_repeatable(rows in 2_usize..80, val_size in 0.01_f64..0.5, seed: u64) {
+        let source = danlu_data::Source { path: std::path::Path::new("rows.csv").into(), line: 1 };
+        let samples: Vec<Sample> = (0..rows as u32)
+            .map(|id| Sample { ids: vec![0, id], loss_weights: vec![0.0, 1.0], source: source.clone() })
+            .collect();
+        let dataset = Dataset { samples, report: Default::default() };
+        let split = dataset.clone().split(val_size, seed).unwrap();
+        let ids = |samples: &[Sample]| samples.iter().map(|sample| sample.ids[1]).collect::<Vec<_>>();
+        let (training, validation) = (ids(&split.training), ids(&split.validation));
+        prop_assert_eq!(validation.len(), ((rows as f64 * val_size).round() as usize).max(1));
+        prop_assert!(training.is_sorted() && validation.is_sorted());
+        let both: HashSet<u32> = training.iter().chain(&validation).copied().collect();
+        prop_assert_eq!(both.len(), rows);
+        prop_assert_eq!(training.len() + validation.len(), rows);
+        let again = dataset.clone().split(val_size, seed).unwrap();
+        prop_assert_eq!(ids(&again.validation), validation);
+        prop_assert_eq!(dataset.clone().split(1.0, seed).unwrap().validation.len(), 1);
+        prop_assert!(dataset.clone().split(0.0, seed).unwrap().validation.is_empty());
+        prop_assert_eq!(
+            dataset.split(rows as f64, seed).unwrap_err().to_string(),
+            format!("`val_size`: {rows} leaves nothing to train on: the dataset has {rows} samples")
+        );
+    }
+}
+
+#[test]
+fn identity_is_found_by_name_and_filled() {
+    let Some(dataset_dir) = shared("datasets/llama-factory") else { return };
+    let model = Model::new("chatml");
+    let values =
+        [("name", "丹炉"), ("author", "一家工厂")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let options = DataOptions {
+        dataset: vec!["identity".to_owned(), "alpaca_zh_demo".to_owned()],
+        dataset_dir,
+        dataset_placeholders: BTreeMap::from(values),
+        ..DataOptions::default()
+    };
+    let dataset = model.load(&DataOptions { cutoff_len: 100_000, ..options.clone() });
+    assert_eq!(dataset.report.rows, 91 + 1000);
+    assert_eq!(dataset.report.samples + dataset.report.empty, dataset.report.rows);
+    assert!(dataset.report.unfilled_placeholders.is_empty());
+    assert_eq!(
+        model.trained(&dataset.samples[2]),
+        ["I am 丹炉, an AI assistant developed by 一家工厂. How can I assist you today?<|im_end|>"]
+    );
+    let error = model.error(&DataOptions { dataset: vec!["identty".to_owned()], ..options });
+    assert!(error.ends_with("did you mean `identity`?"), "{error}");
+}
+
+#[test]
+fn real_files_of_every_format_are_read() {
+    let Some(data) = shared("") else { return };
+    let model = Model::new("chatml");
+    let path = |name: &str| options(data.join(name).display().to_string());
+    let long = |name: &str| DataOptions { cutoff_len: 10_000_000, ..path(name) };
+
+    let msra = model.load(&long("datasets/msra/eval.txt"));
+    assert_eq!(msra.report.samples, 1000);
+    let nothing = msra.samples.iter().filter(|sample| model.trained(sample) == ["没有<|im_end|>"]).count();
+    assert_eq!(nothing, 656);
+
+    // The field of 128 KiB and more is whole.
+    let sharegpt =
+        Dataset::load(&long("datasets/sft-zh/dev_sft_sharegpt.csv"), &model.tokenizer, Task::Pretraining);
+    let sharegpt = sharegpt.unwrap();
+    assert_eq!(sharegpt.report.samples, 200);
+    let longest = sharegpt.samples.iter().map(|sample| model.decode(&sample.ids).len()).max().unwrap();
+    assert!(longest > 128 << 10, "{longest}");
+
+    assert_eq!(model.load(&long("datasets/ruozhiba/ruozhiba_qa2449_gpt4o.json")).report.rows, 2449);
+    assert!(model.load(&long("datasets/llama-factory/v1_sft_demo.jsonl")).report.samples > 0);
+
+    let tools = model.error(&long("datasets/llama-factory/glaive_toolcall_zh_demo.json"));
+    assert!(tools.contains(":2: field `conversations[1].from`: unknown role `function_call`"), "{tools}");
+}
+
+#[test]
+fn a_real_corpus_is_read_whole() {
+    let Some(corpus) = shared("corpus") else { return };
+    let model = Model::new("chatml");
+    let columns = r#"{"text": ["title", "chapter", "paragraphs", "content", "para"]}"#;
+    let options = DataOptions {
+        columns: serde_json::from_str::<Columns>(columns).unwrap(),
+        on_bad_row: OnBadRow::Skip,
+        cutoff_len: 512,
+        ..options(corpus.display().to_string())
+    };
+    let dataset = Dataset::load(&options, &model.tokenizer, Task::Pretraining).unwrap();
+    // One file nests its chapters deeper, which no column reaches.
+    let skipped: Vec<(&str, u64)> =
+        dataset.report.skipped.iter().map(|(reason, skipped)| (reason.as_str(), skipped.rows)).collect();
+    assert_eq!(skipped, [("wrong kind of value", 1)]);
+    assert_eq!(dataset.report.notices.len(), 1);
+    let novel: Vec<&Sample> = dataset
+        .samples
+        .iter()
+        .filter(|sample| sample.source.path.extension().is_some_and(|ending| ending == "txt"))
+        .collect();
+    let mut ids = vec![novel[0].ids[0]];
+    ids.extend(novel.iter().flat_map(|piece| &piece.ids[1..]));
+    let bytes = std::fs::read(corpus.join("novels/红楼梦.txt")).unwrap();
+    let text = String::from_utf8(bytes).unwrap().replace("\r\n", "\n");
+    assert_eq!(model.decode(&ids), format!("<s>{}</s>", text.trim_start_matches('\u{feff}')));
+}

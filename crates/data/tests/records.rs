@@ -1,0 +1,286 @@
+//! Files → records: every format, and what the messages say about damaged files.
+
+use std::path::{Path, PathBuf};
+
+use danlu_data::{Content, DataError, Records, Result};
+use fs_err as fs;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+/// Each record as its line and its fields (a document as a string), each error as its message without the folder.
+fn read(path: &Path) -> Vec<Result<(u64, Value), String>> {
+    let folder = format!("{}/", path.parent().unwrap().display());
+    match Records::open(path) {
+        Err(error) => vec![Err(error.to_string().replace(&folder, ""))],
+        Ok(records) => records
+            .map(|record| {
+                let record = record.map_err(|error| error.to_string().replace(&folder, ""))?;
+                let value = match record.content {
+                    Content::Fields(fields) => Value::Object(fields),
+                    Content::Text(text) => Value::String(text),
+                };
+                Ok((record.source.line, value))
+            })
+            .collect(),
+    }
+}
+
+fn rows(path: &Path) -> Vec<(u64, Value)> {
+    read(path).into_iter().collect::<Result<_, String>>().unwrap()
+}
+
+#[test]
+fn the_content_of_a_json_file_decides_how_it_is_read() {
+    let folder = Folder::new();
+    let expected =
+        |lines: [u64; 2]| vec![(lines[0], json!({"text": "一"})), (lines[1], json!({"text": "二\n2"}))];
+    let array =
+        folder.write("array.json", "\u{feff}[\r\n  {\"text\": \"一\"},\r\n  {\"text\": \"二\\n2\"}\r\n]\r\n");
+    assert_eq!(rows(&array), expected([2, 3]));
+    let one_line = folder.write("line.json", r#"[{"text": "一"}, {"text": "二\n2"}]"#);
+    assert_eq!(rows(&one_line), expected([1, 1]));
+    let stream = folder.write("stream.json", "{\n  \"text\": \"一\"\n}\n{\n  \"text\": \"二\\n2\"\n}\n");
+    assert_eq!(rows(&stream), expected([1, 4]));
+    let lines = "{\"text\": \"一\"}\n\n{\"text\": \"二\\n2\"}";
+    for name in ["lines.json", "lines.jsonl", "lines.JSONL", "lines.txt"] {
+        assert_eq!(rows(&folder.write(name, lines)), expected([1, 3]), "{name}");
+    }
+    assert_eq!(rows(&folder.write("array.jsonl", "[{\"text\": \"一\"}]")).len(), 1);
+    assert_eq!(rows(&folder.write("one.json", "{\n\"text\": \"一\"\n}")).len(), 1);
+    assert_eq!(rows(&folder.write("none.json", " [ ] ")), []);
+}
+
+#[test]
+fn a_text_file_is_one_document_with_plain_line_ends() {
+    let folder = Folder::new();
+    let path = folder.write("book.txt", "\u{feff}第一回\r\n\r\n甄士隱\n[1] {注}\r");
+    assert_eq!(rows(&path), [(1, json!("第一回\n\n甄士隱\n[1] {注}\r"))]);
+    assert_eq!(rows(&folder.write("note.txt", "[注] 文")), [(1, json!("[注] 文"))]);
+    assert_eq!(rows(&folder.write("brace.txt", "{注} 文")), [(1, json!("{注} 文"))]);
+}
+
+#[test]
+fn csv_fields_are_text_of_any_length() {
+    let folder = Folder::new();
+    let long = "长".repeat(100_000);
+    let csv = format!("\u{feff}prompt,answer\r\nNA,null\r\n\"a \"\"b\"\",\nc\",nan\n\"{long}\",\n1,2.50\n");
+    assert_eq!(
+        rows(&folder.write("rows.csv", csv)),
+        [
+            (2, json!({"prompt": "NA", "answer": "null"})),
+            (3, json!({"prompt": "a \"b\",\nc", "answer": "nan"})),
+            (5, json!({"prompt": long, "answer": ""})),
+            (6, json!({"prompt": "1", "answer": "2.50"})),
+        ]
+    );
+}
+
+#[test]
+fn a_folder_is_read_in_the_order_of_its_names() {
+    let folder = Folder::new();
+    for name in ["b.jsonl", "c.txt", "a.json"] {
+        folder.write(name, format!("{{\"text\": \"{name}\"}}"));
+    }
+    folder.write("LICENSE", "MIT");
+    fs::create_dir(folder.path("bb")).unwrap();
+    folder.write("bb/z.csv", "text\nbb/z.csv");
+    let records = Records::open(folder.0.path()).unwrap();
+    assert_eq!(records.ignored(), [folder.path("LICENSE")]);
+    let texts: Vec<String> = records
+        .map(|record| match record.unwrap().content {
+            Content::Fields(fields) => fields["text"].as_str().unwrap().to_owned(),
+            Content::Text(text) => text,
+        })
+        .collect();
+    assert_eq!(texts, ["a.json", "b.jsonl", "bb/z.csv", "c.txt"]);
+}
+
+#[test]
+fn invalid_utf8_names_line_and_byte() {
+    let folder = Folder::new();
+    // 编 in GB18030.
+    let lines = b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n{\"text\": \"\xb1\xe0\"}\n{\"text\": \"d\"}\n";
+    let expected = "invalid UTF-8 at byte 11 of the line: expected UTF-8, convert the file \
+                    (many Chinese files are GB18030), or set `on_bad_row: skip`";
+    let read_lines = read(&folder.write("rows.jsonl", lines));
+    assert_eq!(read_lines.len(), 4);
+    assert_eq!(read_lines[2], Err(format!("rows.jsonl:3: {expected}")));
+    assert_eq!(read_lines[3], Ok((4, json!({"text": "d"}))));
+
+    let array = b"[\n{\"text\": \"a\"},\n{\"text\": \"\xb1\xe0\"},\n{\"text\": \"d\"}]";
+    let read_array = read(&folder.write("rows.json", array));
+    assert_eq!(read_array.len(), 3);
+    assert_eq!(read_array[1], Err(format!("rows.json:3: {expected}")));
+    assert_eq!(read_array[2], Ok((4, json!({"text": "d"}))));
+
+    let book = read(&folder.write("book.txt", b"ab\ncd\n123456789\n1234567890\xb1\xe0"));
+    assert_eq!(book, [Err(format!("book.txt:4: {expected}"))]);
+
+    let csv = read(&folder.write("rows.csv", b"prompt,answer\na,b\nc,d\xb1\n"));
+    assert_eq!(
+        csv[1],
+        Err("rows.csv:3: invalid UTF-8 at byte 2 of the field `answer`: expected UTF-8, convert the file \
+             (many Chinese files are GB18030), or set `on_bad_row: skip`"
+            .to_owned())
+    );
+}
+
+#[test]
+fn a_broken_json_line_names_its_column_and_the_rest_is_read() {
+    let folder = Folder::new();
+    let path = folder.write("rows.jsonl", "{\"a\": 1}\n{\"a\": 1,}\n{\"a\": \n[1]\n{\"a\": 2}\n");
+    assert_eq!(
+        read(&path),
+        [
+            Ok((1, json!({"a": 1}))),
+            Err("rows.jsonl:2: invalid JSON at column 9: trailing comma; expected one JSON object a line, \
+                 correct the row, or set `on_bad_row: skip`"
+                .to_owned()),
+            Err("rows.jsonl:3: invalid JSON at column 5: EOF while parsing a value; expected one JSON object a \
+                 line, correct the row, or set `on_bad_row: skip`"
+                .to_owned()),
+            Err("rows.jsonl:4: found a list: expected a JSON object with a field for each column, \
+                 or set `on_bad_row: skip`"
+                .to_owned()),
+            Ok((5, json!({"a": 2}))),
+        ]
+    );
+}
+
+#[test]
+fn a_broken_object_is_stepped_over_where_the_next_one_can_be_found() {
+    let folder = Folder::new();
+    let stream = "{\n  \"a\": 1\n}\n{\n  \"a\": {\n  \"b\" 2}\n}\n{\n  \"a\": 3\n}\n";
+    let expected = "invalid JSON at column 7: expected `:`; expected";
+    let found = read(&folder.write("stream.json", stream));
+    assert_eq!(found.len(), 3);
+    assert_eq!(
+        found[1],
+        Err(format!(
+            "stream.json:6: {expected} JSON objects one after another, correct the row, or set `on_bad_row: skip`"
+        ))
+    );
+    assert_eq!(found[2], Ok((8, json!({"a": 3}))));
+}
+
+#[test]
+fn what_cannot_be_read_past_is_an_error_that_cannot_be_skipped() {
+    let folder = Folder::new();
+    let one_line = read(&folder.write("line.json", r#"[{"a": 1}, {"a": }, {"a": 3}]"#));
+    assert_eq!(
+        one_line[1..],
+        [Err("line.json:1: invalid JSON at column 18: expected value; expected an array of JSON objects, \
+              correct the row"
+            .to_owned())]
+    );
+    let cut_off = read(&folder.write("cut.json", "[\n{\"a\": 1},\n{\"a\": 2}\n"));
+    assert_eq!(
+        cut_off[2],
+        Err("cut.json:4: invalid JSON at column 1: the file ends inside the array; expected an array of JSON \
+             objects, correct the row"
+            .to_owned())
+    );
+    let record = Records::open(&folder.path("line.json")).unwrap().nth(1).unwrap();
+    assert!(matches!(record, Err(DataError::Row { problem, .. }) if !problem.can_be_skipped()));
+}
+
+#[test]
+fn csv_rows_must_fit_the_header() {
+    let folder = Folder::new();
+    let found = read(&folder.write("rows.csv", "prompt,answer\na,b,c\nd,e\n"));
+    assert_eq!(
+        found,
+        [
+            Err("rows.csv:2: found 3 fields: expected 2 as in the header, check the quotes and commas, \
+                 or set `on_bad_row: skip`"
+                .to_owned()),
+            Ok((3, json!({"prompt": "d", "answer": "e"}))),
+        ]
+    );
+    let twice = read(&folder.write("twice.csv", "text,text\na,b\n"));
+    assert_eq!(
+        twice,
+        [Err("twice.csv:1: the header names the column `text` twice: expected each name once, rename one"
+            .to_owned())]
+    );
+}
+
+#[test]
+fn missing_files_and_other_endings_are_named() {
+    let folder = Folder::new();
+    let missing = Records::open(&folder.path("gone.jsonl")).err().unwrap().to_string();
+    assert!(missing.contains(&folder.path("gone.jsonl").display().to_string()), "{missing}");
+    assert_eq!(
+        read(&folder.write("rows.parquet", "PAR1")),
+        [Err("`rows.parquet`: expected a name ending in `.txt`, `.json`, `.jsonl` or `.csv`: \
+              convert the file to one of these"
+            .to_owned())]
+    );
+    let empty = folder.path("empty");
+    fs::create_dir(&empty).unwrap();
+    assert_eq!(
+        read(&empty),
+        [Err("`empty` holds no file ending in `.txt`, `.json`, `.jsonl` or `.csv`".to_owned())]
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever the bytes are, reading ends and does not panic.
+    #[test]
+    fn damaged_files_are_read_to_an_end(
+        pieces in prop::collection::vec(
+            prop::sample::select(vec![
+                &b"{"[..], b"}", b"[", b"]", b"\"", b",", b":", b"\n", b"\r\n", b" ", b"\xb1", b"\xef\xbb\xbf", b"a",
+                b"{\"a\": \"b\"}", b"\n{", b"\"\\ud83d\"", b"1",
+            ]),
+            0..40,
+        ),
+        name in prop::sample::select(vec!["f.json", "f.jsonl", "f.csv", "f.txt"]),
+    ) {
+        let folder = Folder::new();
+        let bytes = pieces.concat();
+        let found = read(&folder.write(name, &bytes));
+        prop_assert!(found.len() <= bytes.len() + 1);
+    }
+
+    #[test]
+    fn all_json_forms_give_the_same_rows(
+        texts in prop::collection::vec("[a-z{}\\[\\]\"\\\\\n，。词]{0,12}", 1..8)
+    ) {
+        let folder = Folder::new();
+        let values: Vec<Value> = texts.iter().map(|text| json!({"text": text, "list": [text, {"a": 1}]})).collect();
+        let pretty: Vec<String> = values.iter().map(|value| serde_json::to_string_pretty(value).unwrap()).collect();
+        let lines: Vec<String> = values.iter().map(Value::to_string).collect();
+        let array = serde_json::to_string_pretty(&Value::Array(values.clone())).unwrap();
+        for (name, content) in [
+            ("array.json", array),
+            ("stream.json", pretty.join("\n")),
+            ("lines.json", lines.join("\n")),
+            ("lines.jsonl", lines.join("\r\n")),
+        ] {
+            let found: Vec<Value> = rows(&folder.write(name, content)).into_iter().map(|row| row.1).collect();
+            prop_assert_eq!(&found, &values, "{}", name);
+        }
+    }
+}
