@@ -1,17 +1,21 @@
 //! Vocabularies inside real GGUF files give the ids that llama.cpp recorded.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
 use common::{gguf_vocabulary, shared};
 use danlu_tokenizer::{GgufVocabulary, SpecialTokens, Tokenizer};
 
-fn recorded_cases(name: &str) -> Option<(GgufVocabulary, Vec<(String, Vec<u32>)>)> {
+/// A text and its recorded ids.
+type Case = (String, Vec<u32>);
+
+fn recorded_cases(name: &str) -> Option<(GgufVocabulary, Vec<Case>)> {
     let path = shared(&format!("tokenizers/llama.cpp-vocabs/ggml-vocab-{name}.gguf"))?;
     let beside = |ending: &str| std::fs::read_to_string(format!("{}.{ending}", path.display())).unwrap();
     let (input, output) = (beside("inp"), beside("out"));
     let texts = input.split("\n__ggml_vocab_test__\n").map(str::to_owned);
     let ids = output.lines().map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect());
-    let cases: Vec<(String, Vec<u32>)> = texts.zip(ids).collect();
+    let cases: Vec<Case> = texts.zip(ids).collect();
     assert!(cases.len() >= 46, "{} cases", cases.len());
     Some((gguf_vocabulary(&path), cases))
 }
