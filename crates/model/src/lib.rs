@@ -1,1 +1,42 @@
-//! The Llama family.
+//! The Llama family: configuration, weights, forward, backward, generation, loading and saving.
+//!
+//! A model is opened from a file ([`open`]) or made ([`Model::initialize`]), runs packed slices of tokens forward and
+//! backward ([`Model`]), generates ([`Generator`]) and is saved in Hugging Face's layout ([`save_folder`]). This room
+//! knows no optimizers and no data sets: it reports gradients to a [`GradientSink`].
+
+mod activations;
+mod adapter;
+mod backward;
+mod checkpoint;
+mod config;
+mod error;
+mod forward;
+mod generate;
+mod hooks;
+mod initialize;
+mod lora;
+mod model;
+mod names;
+mod open;
+mod parameters;
+mod projection;
+mod sampling;
+mod save;
+mod scoring;
+mod tokens;
+
+pub use activations::{Activations, Keep};
+pub use adapter::{read_adapter, save_adapter};
+pub use config::Config;
+pub use error::{Error, Result};
+pub use generate::{FinishReason, Generated, GenerationOptions, Generator, TokenProbability};
+pub use hooks::{GradientSink, NoSink, ParameterSource, Resident};
+pub use lora::{LoraOptions, Module};
+pub use model::Model;
+pub use open::{Opened, Rest, open};
+pub use parameters::{Parameter, ParameterId, Parameters};
+pub use sampling::{Sampler, Sampling};
+pub use save::save_folder;
+pub use tokens::{PackedTokens, Target};
+
+pub use danlu_kernels::Precision;

@@ -1,0 +1,134 @@
+//! PEFT adapter folders: reading one onto a frozen model, writing the trained one.
+
+use std::path::Path;
+
+use danlu_formats::{
+    AdapterConfig, Bias, Dtype, ModuleSelection, SafetensorsFolder, TensorInfo, WriteOptions,
+    write_safetensors,
+};
+
+use crate::checkpoint::{block_type, to_f32};
+use crate::names::block_tensor;
+use crate::save::little_endian;
+use crate::{Error, LoraOptions, Model, Module, Result};
+
+const PREFIX: &str = "base_model.model.";
+
+/// Puts the adapter of `folder` onto a frozen model.
+///
+/// # Errors
+/// A folder that is missing or damaged, a setting that changes the arithmetic and is not known here, and any tensor
+/// that does not fit the model; each named.
+pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<()> {
+    let config = AdapterConfig::read(folder)?;
+    refuse_unknown_arithmetic(&config, folder)?;
+    let tensors = SafetensorsFolder::open_named(folder, "adapter_model")?;
+    let mut wanted = Vec::new();
+    for layer in 0..model.config().num_hidden_layers {
+        for module in Module::ALL {
+            let [a, b] = names(model, layer, module);
+            let (Some(a), Some(_)) = (tensors.tensor(&a), tensors.tensor(&b)) else { continue };
+            let Some(&rank) = a.info.shape.first().filter(|rank| **rank > 0) else { continue };
+            let path = module_path(model, layer, module);
+            let alpha = pattern(&config.alpha_pattern, &path).unwrap_or(config.lora_alpha);
+            let divisor = if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+            wanted.push((layer, module, rank, (alpha / divisor) as f32));
+        }
+    }
+    model.place_adapters(&wanted)?;
+    let parameters = model.parameters().list().to_vec();
+    let leftover: Vec<String> = tensors
+        .names()
+        .filter(|name| !parameters.iter().any(|parameter| parameter.name == *name))
+        .map(str::to_owned)
+        .collect();
+    if !leftover.is_empty() || parameters.is_empty() {
+        return Err(Error::LeftoverTensors { path: folder.into(), names: leftover });
+    }
+    for parameter in parameters {
+        let error =
+            |reason: String| Error::Tensor { path: folder.into(), name: parameter.name.clone(), reason };
+        let tensor = tensors.tensor(&parameter.name).ok_or_else(|| error("missing".into()))?;
+        if tensor.info.shape != parameter.shape {
+            let found = &tensor.info.shape;
+            return Err(error(format!(
+                "expected shape {:?} for this model, found {found:?}",
+                parameter.shape
+            )));
+        }
+        let kind = block_type(tensor.info.dtype)
+            .ok_or_else(|| error(format!("type `{}` is not one of F32, F16, BF16", tensor.info.dtype)))?;
+        let values = &mut model.parameters_mut().values_mut().host_mut()[parameter.range.clone()];
+        to_f32(kind, tensor.bytes, values).map_err(error)?;
+    }
+    Ok(())
+}
+
+/// Writes `adapter_config.json` and `adapter_model.safetensors` into the existing `folder`.
+pub fn save_adapter(model: &Model, options: &LoraOptions, base: &str, folder: &Path) -> Result<()> {
+    let config = AdapterConfig {
+        task_type: Some("CAUSAL_LM".into()),
+        base_model_name_or_path: Some(base.into()),
+        r: options.rank,
+        lora_alpha: options.alpha,
+        target_modules: Some(ModuleSelection::Names(
+            options.modules.iter().map(|module| module.name().to_owned()).collect(),
+        )),
+        ..AdapterConfig::default()
+    };
+    config.write(folder)?;
+    let parameters = model.parameters();
+    let infos: Vec<TensorInfo> = parameters
+        .list()
+        .iter()
+        .map(|parameter| TensorInfo {
+            name: parameter.name.clone(),
+            dtype: Dtype::F32,
+            shape: parameter.shape.clone(),
+        })
+        .collect();
+    let options = WriteOptions { base_name: "adapter_model".into(), ..WriteOptions::default() };
+    write_safetensors(folder, &options, &infos, |info, sink| -> Result<()> {
+        let parameter = parameters.list().iter().find(|parameter| parameter.name == info.name);
+        let range = parameter.map_or(0..0, |parameter| parameter.range.clone());
+        Ok(sink.write(&little_endian(&parameters.values().host()[range]))?)
+    })
+}
+
+fn module_path(model: &Model, layer: usize, module: Module) -> String {
+    model.specs[block_tensor(layer, module.part())].name.trim_end_matches(".weight").to_owned()
+}
+
+fn names(model: &Model, layer: usize, module: Module) -> [String; 2] {
+    let path = module_path(model, layer, module);
+    ["lora_A", "lora_B"].map(|matrix| format!("{PREFIX}{path}.{matrix}.weight"))
+}
+
+/// The value of a module by its name or the end of its path, as PEFT's patterns without special characters work.
+fn pattern(values: &std::collections::BTreeMap<String, f64>, path: &str) -> Option<f64> {
+    let matches = |key: &str| path == key || path.strip_suffix(key).is_some_and(|rest| rest.ends_with('.'));
+    values.iter().find(|(key, _)| matches(key)).map(|(_, value)| *value)
+}
+
+fn refuse_unknown_arithmetic(config: &AdapterConfig, folder: &Path) -> Result<()> {
+    let is_name = |key: &&String| !key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+    let pattern = config.alpha_pattern.keys().find(is_name).cloned();
+    let refusals = [
+        ("use_dora", config.use_dora),
+        ("fan_in_fan_out", config.fan_in_fan_out),
+        ("lora_bias", config.lora_bias),
+        ("bias", config.bias != Bias::None),
+        ("modules_to_save", config.modules_to_save.as_ref().is_some_and(|modules| !modules.is_empty())),
+        ("trainable_token_indices", config.trainable_token_indices.is_some()),
+        ("alpha_pattern", pattern.is_some()),
+    ];
+    match refusals.iter().find(|(_, used)| *used) {
+        Some((field, _)) => Err(Error::Config {
+            path: folder.join("adapter_config.json"),
+            field: (*field).into(),
+            reason: "this setting is not supported; expected a plain LoRA adapter of the linear layers"
+                .into(),
+        }),
+        None => Ok(()),
+    }
+}

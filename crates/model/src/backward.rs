@@ -1,0 +1,245 @@
+//! The backward of [`crate::forward`], written out: head, last norm, blocks from last to first, embedding.
+//!
+//! Frozen weights get no gradient, and it stops below the lowest block that trains something.
+
+use danlu_kernels::attention::attention_backward;
+use danlu_kernels::cross_entropy::{Score, linear_cross_entropy_backward};
+use danlu_kernels::elementwise::scatter_rows;
+use danlu_kernels::embedding::embedding_backward;
+use danlu_kernels::matmul::Output;
+use danlu_kernels::rms_norm::{rms_norm_again, rms_norm_backward};
+use danlu_kernels::rope::{Direction, rope};
+use danlu_kernels::swiglu::{swiglu, swiglu_backward};
+use danlu_kernels::{Buffer, View};
+
+use crate::activations::{Activations, BlockActivations, Scratch};
+use crate::names::{self, Part, TensorId, block_tensor};
+use crate::{GradientSink, Model, Module, PackedTokens, ParameterSource, Target};
+
+impl Model {
+    /// Adds the gradients of this slice to `gradients` (laid out as [`crate::Parameters`]) after [`Model::forward`]
+    /// on the same tokens with the same activations.
+    ///
+    /// `coefficients[i]` = ∂loss / ∂log p(target i). `sink` hears of every parameter once its gradient is complete;
+    /// give it only with the last slice of a step.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward(
+        &self,
+        tokens: &PackedTokens,
+        targets: &[Target],
+        coefficients: &[f32],
+        activations: &mut Activations,
+        gradients: &mut Buffer<f32>,
+        sink: &mut impl GradientSink,
+        source: &mut impl ParameterSource,
+    ) -> Vec<Score> {
+        let config = &self.config;
+        let width = tokens.len() * config.hidden_size;
+        let scores = self.head_backward(tokens.len(), targets, coefficients, activations, gradients);
+        if !config.tie_word_embeddings
+            && let Some(head) = self.trained(names::head(config))
+        {
+            sink.ready(head);
+        }
+        if let Some(norm) = self.trained(names::final_norm(config)) {
+            sink.ready(norm);
+        }
+        let embedding = self.trained(names::EMBEDDING);
+        let lowest =
+            (0..config.num_hidden_layers).find(|&layer| embedding.is_some() || self.trains_in(layer));
+        let lowest = lowest.unwrap_or(config.num_hidden_layers);
+        let Activations { residual, blocks, scratch, .. } = activations;
+        for layer in (lowest..config.num_hidden_layers).rev() {
+            source.need(layer);
+            let below = layer > lowest || embedding.is_some();
+            let x = residual[layer].first(width);
+            self.block_backward(layer, tokens, x, &mut blocks[layer], scratch, below, gradients);
+            self.report(layer, sink);
+            source.done(layer);
+        }
+        if let Some(id) = embedding
+            && let Some(backward) = &scratch.backward
+        {
+            let dtable = self.parameters.part_mut(gradients, id);
+            embedding_backward(tokens.ids(), backward.dresidual.first(width), dtable);
+            sink.ready(id);
+        }
+        scores
+    }
+
+    /// Head and last norm; leaves the gradient of the residual stream behind the last block in the scratch.
+    fn head_backward(
+        &self,
+        tokens: usize,
+        targets: &[Target],
+        coefficients: &[f32],
+        activations: &mut Activations,
+        gradients: &mut Buffer<f32>,
+    ) -> Vec<Score> {
+        let config = &self.config;
+        self.head_input(tokens, targets, activations);
+        let Activations { head, scratch, .. } = activations;
+        let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
+        let rows: Vec<u32> = targets.iter().map(|target| target.position).collect();
+        let mut scores = vec![Score::default(); ids.len()];
+        let width = ids.len() * config.hidden_size;
+        let weight = names::head(config);
+        linear_cross_entropy_backward(
+            self.precision,
+            head.hidden.first(width),
+            self.matrix(weight),
+            &ids,
+            coefficients,
+            &mut scores,
+            head.dhidden.first_mut(width),
+            self.trained(weight).map(|id| self.parameters.part_mut(gradients, id)),
+        );
+        head.dresidual.host_mut()[..width].fill(0.0);
+        let norm = names::final_norm(config);
+        rms_norm_backward(
+            head.residual.first(width),
+            self.norm(norm),
+            head.inverse_rms.first(ids.len()),
+            head.dhidden.first(width),
+            head.dresidual.first_mut(width),
+            self.trained(norm).map(|id| self.parameters.part_mut(gradients, id)),
+        );
+        if let Some(backward) = &mut scratch.backward {
+            let dresidual = backward.dresidual.first_mut(tokens * config.hidden_size);
+            scatter_rows(head.dresidual.first(width), &rows, dresidual);
+        }
+        scores
+    }
+
+    /// One block: the gradient of its output in the scratch becomes that of its input, if something `below` needs it.
+    #[allow(clippy::too_many_arguments)]
+    fn block_backward(
+        &self,
+        layer: usize,
+        tokens: &PackedTokens,
+        x: View<f32>,
+        block: &mut BlockActivations,
+        scratch: &mut Scratch,
+        below: bool,
+        gradients: &mut Buffer<f32>,
+    ) {
+        let config = &self.config;
+        let count = tokens.len();
+        let (d, q, f) =
+            (count * config.hidden_size, count * config.query_size(), count * config.intermediate_size);
+        let kv = count * config.key_value_size();
+        let linear = |module| self.projection(layer, module);
+        let Scratch { normed, product, backward: Some(backward) } = scratch else {
+            unreachable!("a backward needs activations that were kept");
+        };
+        let saved = &mut block.saved;
+        let low = &saved.low;
+        let dlow = &mut backward.dlow;
+
+        // Feed-forward: dresidual is the gradient of out = middle + Wdown · product.
+        let dout = backward.dresidual.first(d);
+        swiglu(saved.gate.first(f), saved.up.first(f), product.first_mut(f));
+        let dx = Some((Output::Overwrite, backward.dproduct.first_mut(f)));
+        linear(Module::Down).backward(
+            product.first(f),
+            &low[Module::Down as usize],
+            dout,
+            dlow,
+            dx,
+            gradients,
+        );
+        swiglu_backward(backward.dproduct.first(f), saved.gate.first_mut(f), saved.up.first_mut(f));
+        let post_norm = block_tensor(layer, Part::PostNorm);
+        let scales = saved.post_inverse_rms.first(count);
+        rms_norm_again(saved.middle.first(d), self.norm(post_norm), scales, normed.first_mut(d));
+        for (module, dy, output) in [
+            (Module::Gate, saved.gate.first(f), Output::Overwrite),
+            (Module::Up, saved.up.first(f), Output::Add),
+        ] {
+            let dx = Some((output, backward.dnormed.first_mut(d)));
+            linear(module).backward(normed.first(d), &low[module as usize], dy, dlow, dx, gradients);
+        }
+        rms_norm_backward(
+            saved.middle.first(d),
+            self.norm(post_norm),
+            scales,
+            backward.dnormed.first(d),
+            backward.dresidual.first_mut(d),
+            self.gradient_of(post_norm, gradients),
+        );
+
+        // Attention: dresidual is now the gradient of middle = x + Wo · attention.
+        let dmiddle = backward.dresidual.first(d);
+        let attended = saved.attention.first(q);
+        let dx = Some((Output::Overwrite, backward.dattention.first_mut(q)));
+        linear(Module::Output).backward(
+            attended,
+            &low[Module::Output as usize],
+            dmiddle,
+            dlow,
+            dx,
+            gradients,
+        );
+        let [dqueries, dkeys, dvalues] = &mut backward.dqkv;
+        attention_backward(
+            config.heads(),
+            tokens.sequences(),
+            [saved.queries.first(q), block.keys.first(kv), block.values.first(kv)],
+            attended,
+            saved.log_sum_exp.first(count * config.num_attention_heads),
+            backward.dattention.first(q),
+            [dqueries.first_mut(q), dkeys.first_mut(kv), dvalues.first_mut(kv)],
+            backward.heads.first_mut(2 * q),
+        );
+        rope(dqueries.first_mut(q), tokens.positions(), &self.rope, Direction::Backward);
+        rope(dkeys.first_mut(kv), tokens.positions(), &self.rope, Direction::Backward);
+        let input_norm = block_tensor(layer, Part::InputNorm);
+        let scales = saved.input_inverse_rms.first(count);
+        rms_norm_again(x, self.norm(input_norm), scales, normed.first_mut(d));
+        let through = below || self.trained(input_norm).is_some();
+        for (module, dy, output) in [
+            (Module::Query, dqueries.first(q), Output::Overwrite),
+            (Module::Key, dkeys.first(kv), Output::Add),
+            (Module::Value, dvalues.first(kv), Output::Add),
+        ] {
+            let dx = through.then(|| (output, backward.dnormed.first_mut(d)));
+            linear(module).backward(normed.first(d), &low[module as usize], dy, dlow, dx, gradients);
+        }
+        if through {
+            rms_norm_backward(
+                x,
+                self.norm(input_norm),
+                scales,
+                backward.dnormed.first(d),
+                backward.dresidual.first_mut(d),
+                self.gradient_of(input_norm, gradients),
+            );
+        }
+    }
+
+    fn gradient_of<'a>(
+        &self,
+        id: TensorId,
+        gradients: &'a mut Buffer<f32>,
+    ) -> Option<danlu_kernels::ViewMut<'a, f32>> {
+        self.trained(id).map(|id| self.parameters.part_mut(gradients, id))
+    }
+
+    fn trains_in(&self, layer: usize) -> bool {
+        let norms = [Part::InputNorm, Part::PostNorm];
+        norms.iter().any(|&part| self.trained(block_tensor(layer, part)).is_some())
+            || Module::ALL.iter().any(|&module| self.projection(layer, module).is_trained())
+    }
+
+    /// Tells the sink that the gradients of a block are complete.
+    fn report(&self, layer: usize, sink: &mut impl GradientSink) {
+        for part in [Part::PostNorm, Part::InputNorm] {
+            if let Some(id) = self.trained(block_tensor(layer, part)) {
+                sink.ready(id);
+            }
+        }
+        for module in Module::ALL.into_iter().rev() {
+            self.projection(layer, module).parameters().for_each(|id| sink.ready(id));
+        }
+    }
+}

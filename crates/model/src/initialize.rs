@@ -1,0 +1,55 @@
+//! Fresh weights: a new model, and new adapters. Every tensor has its own stream of random numbers.
+
+use danlu_kernels::Precision;
+use danlu_kernels::random::Random;
+
+use crate::model::Stored;
+use crate::names::{self, Kind};
+use crate::{Config, Model, ParameterId, Parameters};
+
+/// Streams of the model's tensors and of adapters differ by this key.
+const MODEL: u64 = 1;
+const ADAPTER: u64 = 2;
+
+impl Model {
+    /// A trainable model with fresh weights: norms one, matrices normal with `initializer_range`, those that write to
+    /// the residual stream divided by √(2 · layers) so that its variance does not grow with depth (GPT-2).
+    pub fn initialize(config: Config, precision: Precision, seed: u64) -> Self {
+        let specs = names::tensors(&config);
+        let stored = (0..specs.len()).map(|index| Stored::Trained(ParameterId(index))).collect();
+        let parameters = Parameters::new(specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())));
+        let residual = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
+        let range = config.initializer_range;
+        let mut model = Self::from_parts(config, precision, stored, parameters);
+        for (index, spec) in specs.iter().enumerate() {
+            let deviation = match spec.kind {
+                Kind::Norm => {
+                    values(&mut model, index).fill(1.0);
+                    continue;
+                }
+                Kind::Embedding | Kind::Linear => range,
+                Kind::Residual => range * residual,
+            } as f32;
+            let mut random = Random::new(&[seed, MODEL, index as u64]);
+            values(&mut model, index).iter_mut().for_each(|value| *value = random.normal() * deviation);
+        }
+        model
+    }
+}
+
+/// A uniform in ±1/√inputs (Kaiming with a = √5, as PEFT draws it); B stays zero.
+pub(crate) fn adapters(model: &mut Model, seed: u64) {
+    for index in (0..model.parameters.list().len()).step_by(2) {
+        let inputs = model.parameters.list()[index].shape[1];
+        let bound = 1.0 / (inputs as f64).sqrt();
+        let mut random = Random::new(&[seed, ADAPTER, index as u64]);
+        for value in values(model, index) {
+            *value = ((2.0 * random.uniform() - 1.0) * bound) as f32;
+        }
+    }
+}
+
+fn values(model: &mut Model, index: usize) -> &mut [f32] {
+    let range = model.parameters.list()[index].range.clone();
+    &mut model.parameters.values_mut().host_mut()[range]
+}

@@ -1,0 +1,148 @@
+//! The model: its configuration, its weights at rest, and what of it is trained.
+
+use danlu_kernels::rope::RopeTable;
+use danlu_kernels::{Buffer, Precision, View, Weight, bf16};
+
+use crate::lora::{Adapter, Adapters};
+use crate::names::{self, TensorId, TensorSpec};
+use crate::{Config, Error, LoraOptions, Module, ParameterId, Parameters, Result};
+
+/// A dense Llama.
+pub struct Model {
+    pub(crate) config: Config,
+    pub(crate) precision: Precision,
+    pub(crate) specs: Vec<TensorSpec>,
+    pub(crate) stored: Vec<Stored>,
+    pub(crate) parameters: Parameters,
+    pub(crate) adapters: Adapters,
+    pub(crate) rope: RopeTable,
+}
+
+/// Where a tensor's values are.
+pub(crate) enum Stored {
+    F32(Buffer<f32>),
+    Bf16(Buffer<bf16>),
+    Trained(ParameterId),
+}
+
+impl Model {
+    pub(crate) fn from_parts(
+        config: Config,
+        precision: Precision,
+        stored: Vec<Stored>,
+        parameters: Parameters,
+    ) -> Self {
+        let specs = names::tensors(&config);
+        debug_assert_eq!(specs.len(), stored.len());
+        let rope = RopeTable::new(config.max_position_embeddings, &config.rope_frequencies());
+        Self { config, precision, specs, stored, parameters, adapters: Adapters::default(), rope }
+    }
+
+    /// Its shapes and constants.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How operands of matrix products are rounded.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What is trained.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// What is trained, to update.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// Number of elements of all tensors, tied ones once, adapters included.
+    pub fn parameter_count(&self) -> usize {
+        let own: usize = self.specs.iter().map(TensorSpec::elements).sum();
+        let trained_own = self.stored.iter().any(|stored| matches!(stored, Stored::Trained(_)));
+        own + if trained_own { 0 } else { self.parameters.len() }
+    }
+
+    /// Bytes of all weights in memory.
+    pub fn weight_bytes(&self) -> usize {
+        let frozen = |stored: &Stored| match stored {
+            Stored::F32(values) => values.len() * 4,
+            Stored::Bf16(values) => values.len() * 2,
+            Stored::Trained(_) => 0,
+        };
+        self.stored.iter().map(frozen).sum::<usize>() + self.parameters.len() * 4
+    }
+
+    /// Names and shapes of the tensors, in the order of the forward.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.specs.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice()))
+    }
+
+    /// Puts fresh adapters on a model whose weights are frozen: A uniform in ±1/√inputs, B zero.
+    ///
+    /// # Errors
+    /// If the rank is zero or something is trained already.
+    pub fn add_adapters(&mut self, options: &LoraOptions, seed: u64) -> Result<()> {
+        if options.rank == 0 {
+            return Err(Error::Message("`lora_rank`: expected at least 1, found 0".into()));
+        }
+        let scale = (options.alpha / options.rank as f64) as f32;
+        let wanted = (0..self.config.num_hidden_layers)
+            .flat_map(|layer| Module::ALL.map(|module| (layer, module)))
+            .filter(|(_, module)| options.modules.contains(module))
+            .map(|(layer, module)| (layer, module, options.rank, scale))
+            .collect::<Vec<_>>();
+        self.place_adapters(&wanted)?;
+        crate::initialize::adapters(self, seed);
+        Ok(())
+    }
+
+    /// Makes room for adapters of (layer, module, rank, scale), all zero.
+    pub(crate) fn place_adapters(&mut self, wanted: &[(usize, Module, usize, f32)]) -> Result<()> {
+        if !self.parameters.is_empty() {
+            return Err(Error::Message("adapters need a model whose weights are frozen".into()));
+        }
+        let mut shapes = Vec::new();
+        for (index, &(layer, module, rank, scale)) in wanted.iter().enumerate() {
+            let spec = &self.specs[names::block_tensor(layer, module.part())];
+            let path = spec.name.trim_end_matches(".weight");
+            shapes.push((format!("base_model.model.{path}.lora_A.weight"), vec![rank, spec.shape[1]]));
+            shapes.push((format!("base_model.model.{path}.lora_B.weight"), vec![spec.shape[0], rank]));
+            let (a, b) = (ParameterId(2 * index), ParameterId(2 * index + 1));
+            self.adapters.set(layer, module, Adapter { a, b, rank, scale });
+        }
+        self.parameters = Parameters::new(shapes);
+        Ok(())
+    }
+
+    /// A matrix as an operand.
+    pub(crate) fn matrix(&self, id: TensorId) -> Weight<'_> {
+        let [outputs, inputs] = self.specs[id].shape[..] else {
+            unreachable!("matrices have two dimensions")
+        };
+        match &self.stored[id] {
+            Stored::F32(values) => Weight::f32(values.first(values.len()), outputs, inputs),
+            Stored::Bf16(values) => Weight::bf16(values.first(values.len()), outputs, inputs),
+            Stored::Trained(parameter) => Weight::f32(self.parameters.view(*parameter), outputs, inputs),
+        }
+    }
+
+    /// A norm's weight; norms always rest as f32.
+    pub(crate) fn norm(&self, id: TensorId) -> View<'_, f32> {
+        match &self.stored[id] {
+            Stored::F32(values) => values.first(values.len()),
+            Stored::Trained(parameter) => self.parameters.view(*parameter),
+            Stored::Bf16(_) => unreachable!("norms rest as f32"),
+        }
+    }
+
+    /// The parameter that this tensor is, if it is trained.
+    pub(crate) fn trained(&self, id: TensorId) -> Option<ParameterId> {
+        match self.stored[id] {
+            Stored::Trained(parameter) => Some(parameter),
+            _ => None,
+        }
+    }
+}

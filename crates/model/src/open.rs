@@ -1,0 +1,109 @@
+//! Opening a model: container by content, tensors one by one, strictly.
+
+use std::path::{Path, PathBuf};
+
+use danlu_kernels::{Buffer, Precision, bf16};
+use danlu_tokenizer::Tokenizer;
+
+use crate::checkpoint::Checkpoint;
+use crate::model::Stored;
+use crate::names::{self, Kind};
+use crate::{Error, Model, ParameterId, Parameters, Result};
+
+/// How the weights rest in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// As they are computed with: bf16 under [`Precision::Bf16`], f32 otherwise. Nothing is trained.
+    Frozen,
+    /// All in the flat f32 memory of trained parameters.
+    Trained,
+}
+
+/// An opened model and what came with it.
+pub struct Opened {
+    /// The model.
+    pub model: Model,
+    /// Its vocabulary, if the folder or file has one.
+    pub tokenizer: Option<Tokenizer>,
+    /// Where it was.
+    pub path: PathBuf,
+}
+
+impl Opened {
+    /// The vocabulary, or a sentence that asks for one.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        let message = || {
+            Error::Message(format!(
+                "`{}` has no tokenizer.json; copy the tokenizer into it",
+                self.path.display()
+            ))
+        };
+        self.tokenizer.as_ref().ok_or_else(message)
+    }
+
+    /// Every token that ends an answer: the configuration's and the vocabulary's.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        let mut ids = self.model.config().eos_token_ids.clone();
+        for id in self.tokenizer.iter().flat_map(Tokenizer::end_of_turn_ids) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+}
+
+/// Opens a Hugging Face folder or a GGUF file.
+///
+/// # Errors
+/// A file that is missing or damaged, a configuration that this program cannot run, a missing, left-over or misshapen
+/// tensor, a vocabulary larger than the embedding; each named.
+pub fn open(path: &Path, precision: Precision, rest: Rest) -> Result<Opened> {
+    if !path.exists() {
+        return Err(Error::Message(format!(
+            "`{}` does not exist; expected a model folder or a .gguf file",
+            path.display()
+        )));
+    }
+    let checkpoint = Checkpoint::open(path)?;
+    let config = checkpoint.config()?;
+    let tokenizer = checkpoint.tokenizer()?;
+    if let Some(tokenizer) = &tokenizer
+        && tokenizer.vocabulary_size() > config.vocab_size
+    {
+        let highest = tokenizer.vocabulary_size() - 1;
+        return Err(Error::VocabularyMismatch { path: path.into(), highest, rows: config.vocab_size });
+    }
+    let specs = names::tensors(&config);
+    checkpoint.check_names(&specs)?;
+    let mut parameters = match rest {
+        Rest::Trained => Parameters::new(specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone()))),
+        Rest::Frozen => Parameters::new([]),
+    };
+    let mut stored = Vec::with_capacity(specs.len());
+    for (index, spec) in specs.iter().enumerate() {
+        stored.push(match rest {
+            Rest::Trained => {
+                let range = parameters.list()[index].range.clone();
+                checkpoint.read(spec, &config, &mut parameters.values_mut().host_mut()[range])?;
+                Stored::Trained(ParameterId(index))
+            }
+            Rest::Frozen => {
+                let mut values = Buffer::zeros(spec.elements());
+                checkpoint.read(spec, &config, values.host_mut())?;
+                if precision == Precision::Bf16 && spec.kind != Kind::Norm {
+                    let mut rounded: Buffer<bf16> = Buffer::zeros(spec.elements());
+                    danlu_kernels::elementwise::round_to_bf16(
+                        values.first(values.len()),
+                        rounded.first_mut(values.len()),
+                    );
+                    Stored::Bf16(rounded)
+                } else {
+                    Stored::F32(values)
+                }
+            }
+        });
+    }
+    let model = Model::from_parts(config, precision, stored, parameters);
+    Ok(Opened { model, tokenizer, path: path.into() })
+}

@@ -1,0 +1,74 @@
+//! Writing a model as a Hugging Face folder, which transformers and every tool of the field load.
+
+use std::path::Path;
+
+use danlu_formats::{Dtype, TensorInfo, WriteOptions, write_file_atomically, write_safetensors};
+use danlu_tokenizer::Tokenizer;
+use serde_json::{Value, json};
+
+use crate::model::Stored;
+use crate::{Error, Model, Result};
+
+/// Values that are converted and written at a time.
+const CHUNK: usize = 1 << 16;
+
+/// Writes `config.json`, `generation_config.json`, the weights (f32, shards of at most `max_shard_bytes`) and the
+/// tokenizer's files into the existing `folder`. Write into a [`danlu_formats::AtomicFolder`] to replace a model whole.
+pub fn save_folder(
+    model: &Model,
+    tokenizer: Option<&Tokenizer>,
+    folder: &Path,
+    max_shard_bytes: usize,
+) -> Result<()> {
+    let config = model.config();
+    write_json(&folder.join("config.json"), &config.to_json("float32"))?;
+    let generation = json!({
+        "_from_model_config": true,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_json(),
+        "pad_token_id": config.pad_token_id,
+    });
+    write_json(&folder.join("generation_config.json"), &generation)?;
+    let infos: Vec<TensorInfo> = model
+        .tensors()
+        .map(|(name, shape)| TensorInfo { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec() })
+        .collect();
+    let options = WriteOptions { max_shard_bytes, ..WriteOptions::default() };
+    write_safetensors(folder, &options, &infos, |info, sink| -> Result<()> {
+        let index = infos.iter().position(|other| other.name == info.name);
+        let index = index.ok_or_else(|| Error::Message(format!("tensor `{}` is unknown", info.name)))?;
+        model.values(index, |values| Ok(sink.write(&little_endian(values))?))
+    })?;
+    if let Some(tokenizer) = tokenizer {
+        tokenizer.save(folder)?;
+    }
+    Ok(())
+}
+
+impl Model {
+    /// The values of a tensor in pieces, as f32.
+    fn values(&self, index: usize, mut take: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        match &self.stored[index] {
+            Stored::F32(values) => values.host().chunks(CHUNK).try_for_each(take),
+            Stored::Trained(id) => {
+                let range = self.parameters.list()[id.0].range.clone();
+                self.parameters.values().host()[range].chunks(CHUNK).try_for_each(take)
+            }
+            Stored::Bf16(values) => values
+                .host()
+                .chunks(CHUNK)
+                .try_for_each(|values| take(&values.iter().map(|value| value.to_f32()).collect::<Vec<_>>())),
+        }
+    }
+}
+
+pub(crate) fn little_endian(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::Json { path: path.into(), reason: error.to_string() })?;
+    text.push(b'\n');
+    Ok(write_file_atomically(path, &text)?)
+}

@@ -1,0 +1,66 @@
+//! A packed row of tokens: sequences one behind the other, without padding.
+
+use danlu_kernels::attention::Sequence;
+
+/// Tokens of one or more sequences and where each begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PackedTokens {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    sequences: Vec<Sequence>,
+}
+
+/// A token to predict: the hidden state at `position` (in the packed row) gives the probability of `id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Row of the hidden state: the token before the predicted one.
+    pub position: u32,
+    /// The predicted token.
+    pub id: u32,
+}
+
+impl PackedTokens {
+    /// Packs sequences; empty ones are left out. Positions restart at each.
+    pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
+        let mut packed = Self::default();
+        for ids in sequences {
+            packed.push(ids);
+        }
+        packed
+    }
+
+    fn push(&mut self, ids: &[u32]) {
+        if ids.is_empty() {
+            return;
+        }
+        let rows = self.ids.len()..self.ids.len() + ids.len();
+        self.ids.extend_from_slice(ids);
+        self.positions.extend(0..ids.len() as u32);
+        self.sequences.push(Sequence { queries: rows.clone(), keys: rows });
+    }
+
+    /// All tokens.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Each token's position in its sequence.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// The sequences.
+    pub fn sequences(&self) -> &[Sequence] {
+        &self.sequences
+    }
+
+    /// T: number of tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are no tokens.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
