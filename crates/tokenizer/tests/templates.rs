@@ -137,9 +137,11 @@ fn the_human_assistant_format_has_the_recorded_ids() {
     let tokenizer = Tokenizer::open(&path).unwrap();
     let text = render("human_assistant", &[message("user", "介绍一下中国")], true);
     let ids = tokenizer.encode(&text, SpecialTokens::Parse).unwrap();
-    assert_eq!(ids.iter().filter(|&&id| id == 1).count(), 2);
-    assert_eq!(ids.iter().filter(|&&id| id == 2).count(), 1);
-    assert_eq!(ids[0], 1);
+    let recorded = [
+        1, 12968, 29901, 29871, 31633, 234, 190, 144, 30287, 30557, 30275, 30356, 13, 2, 1, 4007, 22137,
+        29901, 29871,
+    ];
+    assert_eq!(ids, recorded);
 }
 
 #[test]
