@@ -100,6 +100,28 @@ impl Dataset {
     }
 }
 
+/// The texts of `dataset` that a vocabulary is learned from: documents, or the messages of conversations. Rows that
+/// cannot be read are left out here; loading the dataset reports them.
+pub fn texts(options: &DataOptions, purpose: Purpose) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for name in &options.dataset {
+        let located = locate(name, &options.dataset_dir)?;
+        let columns = options.columns.clone().or(&located.columns);
+        let mut reader = RowReader { purpose, columns, tags: &located.tags, layout: None };
+        for record in Records::open(&located.path)? {
+            match record.and_then(|record| reader.row(record, options.default_system.as_deref())) {
+                Ok((Row::Document(text), _)) => texts.push(text),
+                Ok((Row::Conversation(conversation), _)) => {
+                    texts.extend(conversation.messages.into_iter().map(|message| message.content));
+                }
+                Err(DataError::Row { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(texts)
+}
+
 struct Loader<'a> {
     options: &'a DataOptions,
     tokenizer: &'a Tokenizer,

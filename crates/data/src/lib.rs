@@ -19,7 +19,8 @@ pub mod report;
 pub mod sample;
 pub mod slices;
 
-pub use dataset::{Dataset, Split, Task};
+pub use dataset::{Dataset, Split, Task, texts};
+pub use dataset_format::Purpose;
 pub use error::{DataError, Result, RowProblem};
 pub use options::{ColumnNames, Columns, DataOptions, OnBadRow, Overlong};
 pub use order::{StepOrder, epoch_order};

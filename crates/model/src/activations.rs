@@ -121,7 +121,44 @@ impl Activations {
     }
 }
 
+impl Activations {
+    /// Bytes of all buffers, as far as slices of full capacity use them.
+    pub fn bytes(&self) -> usize {
+        let head = &self.head;
+        let shared = [&self.scratch.normed, &self.scratch.product];
+        let head = [&head.residual, &head.inverse_rms, &head.hidden, &head.dhidden, &head.dresidual];
+        let blocks = self.blocks.iter().flat_map(BlockActivations::buffers);
+        let backward = self.scratch.backward.iter().flat_map(BackwardScratch::buffers);
+        let all = self.residual.iter().chain(shared).chain(head).chain(blocks).chain(backward);
+        all.map(|buffer| buffer.len() * size_of::<f32>()).sum()
+    }
+}
+
+impl BackwardScratch {
+    fn buffers(&self) -> impl Iterator<Item = &Buffer<f32>> {
+        let single =
+            [&self.dresidual, &self.dnormed, &self.dproduct, &self.dattention, &self.heads, &self.dlow];
+        single.into_iter().chain(&self.dqkv)
+    }
+}
+
 impl BlockActivations {
+    fn buffers(&self) -> impl Iterator<Item = &Buffer<f32>> {
+        let Saved {
+            input_inverse_rms,
+            queries,
+            attention,
+            log_sum_exp,
+            middle,
+            post_inverse_rms,
+            gate,
+            up,
+            low,
+        } = &self.saved;
+        let single = [input_inverse_rms, queries, attention, log_sum_exp, middle, post_inverse_rms, gate, up];
+        single.into_iter().chain(low).chain([&self.keys, &self.values])
+    }
+
     fn new(model: &Model, layer: usize, capacity: usize, keep: Keep) -> Self {
         let key_value_size = model.config.key_value_size();
         Self {

@@ -14,12 +14,12 @@ use crate::{Error, LoraOptions, Model, Module, Result};
 
 const PREFIX: &str = "base_model.model.";
 
-/// Puts the adapter of `folder` onto a frozen model.
+/// Puts the adapter of `folder` onto a frozen model and says what it is like, for saving it again after more training.
 ///
 /// # Errors
 /// A folder that is missing or damaged, a setting that changes the arithmetic and is not known here, and any tensor
 /// that does not fit the model; each named.
-pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<()> {
+pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<LoraOptions> {
     let config = AdapterConfig::read(folder)?;
     refuse_unknown_arithmetic(&config, folder)?;
     let tensors = SafetensorsFolder::open_named(folder, "adapter_model")?;
@@ -61,7 +61,9 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<()> {
         let values = &mut model.parameters_mut().values_mut().host_mut()[parameter.range.clone()];
         to_f32(kind, tensor.bytes, values).map_err(error)?;
     }
-    Ok(())
+    let modules =
+        Module::ALL.into_iter().filter(|module| wanted.iter().any(|(_, other, ..)| other == module));
+    Ok(LoraOptions { rank: config.r, alpha: config.lora_alpha, modules: modules.collect() })
 }
 
 /// Writes `adapter_config.json` and `adapter_model.safetensors` into the existing `folder`.

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use danlu_kernels::elementwise::round_to_bf16;
 use danlu_kernels::{Buffer, Precision, bf16};
 use danlu_tokenizer::Tokenizer;
 
 use crate::checkpoint::Checkpoint;
 use crate::model::Stored;
-use crate::names::{self, Kind};
-use crate::{Error, Model, ParameterId, Parameters, Result};
+use crate::names::{self, Kind, TensorSpec};
+use crate::{Config, Error, Model, ParameterId, Parameters, Result};
 
 /// How the weights rest in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,16 @@ impl Opened {
 /// A file that is missing or damaged, a configuration that this program cannot run, a missing, left-over or misshapen
 /// tensor, a vocabulary larger than the embedding; each named.
 pub fn open(path: &Path, precision: Precision, rest: Rest) -> Result<Opened> {
+    open_with(path, precision, rest, true)
+}
+
+/// As [`open`], with every weight zero: for plans, which need shapes only. The weights take no memory, because their
+/// pages are never touched.
+pub fn open_shape(path: &Path, precision: Precision, rest: Rest) -> Result<Opened> {
+    open_with(path, precision, rest, false)
+}
+
+fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) -> Result<Opened> {
     if !path.exists() {
         return Err(Error::Message(format!(
             "`{}` does not exist; expected a model folder or a .gguf file",
@@ -84,26 +95,42 @@ pub fn open(path: &Path, precision: Precision, rest: Rest) -> Result<Opened> {
     for (index, spec) in specs.iter().enumerate() {
         stored.push(match rest {
             Rest::Trained => {
-                let range = parameters.list()[index].range.clone();
-                checkpoint.read(spec, &config, &mut parameters.values_mut().host_mut()[range])?;
+                if read_weights {
+                    let range = parameters.list()[index].range.clone();
+                    checkpoint.read(spec, &config, &mut parameters.values_mut().host_mut()[range])?;
+                }
                 Stored::Trained(ParameterId(index))
             }
-            Rest::Frozen => {
-                let mut values = Buffer::zeros(spec.elements());
-                checkpoint.read(spec, &config, values.host_mut())?;
-                if precision == Precision::Bf16 && spec.kind != Kind::Norm {
-                    let mut rounded: Buffer<bf16> = Buffer::zeros(spec.elements());
-                    danlu_kernels::elementwise::round_to_bf16(
-                        values.first(values.len()),
-                        rounded.first_mut(values.len()),
-                    );
-                    Stored::Bf16(rounded)
-                } else {
-                    Stored::F32(values)
-                }
-            }
+            Rest::Frozen => frozen(&checkpoint, &config, precision, spec, read_weights)?,
         });
     }
     let model = Model::from_parts(config, precision, stored, parameters);
     Ok(Opened { model, tokenizer, path: path.into() })
+}
+
+/// A frozen tensor as it rests: norms in f32, matrices as they are computed with.
+fn frozen(
+    checkpoint: &Checkpoint,
+    config: &Config,
+    precision: Precision,
+    spec: &TensorSpec,
+    read_weights: bool,
+) -> Result<Stored> {
+    let elements = spec.elements();
+    let rounds = precision == Precision::Bf16 && spec.kind != Kind::Norm;
+    if !read_weights {
+        return Ok(if rounds {
+            Stored::Bf16(Buffer::zeros(elements))
+        } else {
+            Stored::F32(Buffer::zeros(elements))
+        });
+    }
+    let mut values = Buffer::zeros(elements);
+    checkpoint.read(spec, config, values.host_mut())?;
+    if !rounds {
+        return Ok(Stored::F32(values));
+    }
+    let mut rounded: Buffer<bf16> = Buffer::zeros(elements);
+    round_to_bf16(values.first(elements), rounded.first_mut(elements));
+    Ok(Stored::Bf16(rounded))
 }

@@ -56,7 +56,10 @@ fn assert_close(found: &[f32], expected: &[f32], bound: f32, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-12f32, |scale, value| scale.max(value.abs()));
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
-        assert!((found - expected).abs() <= bound * scale, "{what}, element {index}: {found} against {expected}");
+        assert!(
+            (found - expected).abs() <= bound * scale,
+            "{what}, element {index}: {found} against {expected}"
+        );
     }
 }
 
@@ -119,10 +122,12 @@ fn greedy_ids_equal_those_of_transformers() {
         let again = generator.generate(&prompt, &options, |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(again.ids, expected, "{name}");
         let longer = [&prompt[..], &expected[..3]].concat();
-        let rest = generator.generate(&longer, &greedy(4, Vec::new()), |_| ControlFlow::Continue(())).unwrap();
+        let rest =
+            generator.generate(&longer, &greedy(4, Vec::new()), |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(rest.ids, expected[3..7], "{name}");
         if let Some(stop) = expected.iter().position(|id| [2, 5].contains(id)) {
-            let stopped = generator.generate(&prompt, &greedy(16, vec![2, 5]), |_| ControlFlow::Continue(())).unwrap();
+            let stopped =
+                generator.generate(&prompt, &greedy(16, vec![2, 5]), |_| ControlFlow::Continue(())).unwrap();
             assert_eq!(stopped.ids, expected[..=stop], "{name}: a stop token is kept and ends");
         }
     }
@@ -148,7 +153,12 @@ fn batch(sequences: &Value) -> (PackedTokens, Vec<Target>, Vec<f32>) {
 }
 
 /// Loss and gradients of the mean negative log-likelihood.
-fn gradients(model: &Model, tokens: &PackedTokens, targets: &[Target], weights: &[f32]) -> (f32, Buffer<f32>) {
+fn gradients(
+    model: &Model,
+    tokens: &PackedTokens,
+    targets: &[Target],
+    weights: &[f32],
+) -> (f32, Buffer<f32>) {
     let mut activations = Activations::new(model, tokens.len(), Keep::ForBackward);
     let mut gradients = Buffer::zeros(model.parameters().len());
     model.forward(tokens, &mut activations, &mut Resident).unwrap();
@@ -187,8 +197,7 @@ fn check_gradients(model: &Model, name: &str) {
     assert_eq!(file.names().count(), model.parameters().list().len());
     for parameter in model.parameters().list() {
         let bytes = file.tensor(&parameter.name).unwrap().bytes;
-        let expected: Vec<f32> =
-            bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let expected: Vec<f32> = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let found = &gradients.host()[parameter.range.clone()];
         assert_close(found, &expected, 1e-4, &format!("{name}: {}", parameter.name));
     }
@@ -235,10 +244,8 @@ fn lf_7318_packing_gives_each_sample_the_loss_and_gradients_it_has_alone() {
 #[test]
 fn bf16_stays_near_f32() {
     for name in MODELS {
-        let (exact, rounded) = (
-            load(name, Rest::Frozen),
-            open(&golden(name), Precision::Bf16, Rest::Frozen).unwrap().model,
-        );
+        let (exact, rounded) =
+            (load(name, Rest::Frozen), open(&golden(name), Precision::Bf16, Rest::Frozen).unwrap().model);
         let ids: Vec<u32> = (0..20).map(|token| token * 4 + 1).collect();
         let (exact, rounded) = (log_probabilities(&exact, &ids), log_probabilities(&rounded, &ids));
         for (exact, rounded) in exact.iter().zip(&rounded) {

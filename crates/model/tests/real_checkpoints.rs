@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use danlu_model::{
-    Activations, GenerationOptions, Generator, Keep, PackedTokens, Precision, Resident, Rest, Sampling, Target, open,
+    Activations, GenerationOptions, Generator, Keep, PackedTokens, Precision, Resident, Rest, Sampling,
+    Target, open,
 };
 use danlu_tokenizer::SpecialTokens;
 use serde_json::Value;
@@ -63,8 +64,7 @@ fn smollm2_gives_its_recorded_logits_and_nll() {
     let Some(checkpoints) = checkpoints() else { return };
     let folder = checkpoints.join("smollm2-135m-instruct");
     let cases = json(&folder.join("golden_transformers_fp32.json"))["cases"].clone();
-    let opened =
-        open(&folder.join("SmolLM2-135M-Instruct.Q4_1.gguf"), Precision::F32, Rest::Frozen).unwrap();
+    let opened = open(&folder.join("SmolLM2-135M-Instruct.Q4_1.gguf"), Precision::F32, Rest::Frozen).unwrap();
     let tokenizer = opened.tokenizer().unwrap();
     let texts = [("base/fr", "The capital of France is")];
     for (name, text) in texts {

@@ -1,0 +1,240 @@
+//! `checkpoint-N/`: everything that a run needs to go on exactly where it stopped.
+//!
+//! It holds the weights (or the adapter) as any tool loads them, `optimizer.safetensors` with both moments,
+//! `trainer_state.json`, and `training_state.json` with what must not change in between. Random numbers and the order of
+//! the samples are functions of the seed and the step, so the step is all that is kept of them. The folder is written
+//! beside and renamed: a kill or a full disk leaves the checkpoints before it as they were.
+
+use std::path::{Path, PathBuf};
+
+use danlu_data::Sample;
+use danlu_formats::{AtomicFolder, Dtype, SafetensorsFolder, TensorInfo, WriteOptions, write_safetensors};
+use danlu_kernels::Buffer;
+use danlu_model::{save_adapter, save_folder};
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+use crate::optimizer::Adamw;
+use crate::prepare::Prepared;
+use crate::recipe::{OutputOptions, ResumeFrom};
+use crate::run_folder::RunFolder;
+
+const STATE: &str = "training_state.json";
+const OPTIMIZER: &str = "optimizer";
+/// Values that are converted and written at a time.
+const CHUNK: usize = 1 << 16;
+
+/// How far the run was, and what the run was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrainingState {
+    /// Finished optimizer steps.
+    pub step: u64,
+    /// Tokens read so far.
+    pub tokens_seen: u64,
+    /// Seed of the order of samples.
+    pub seed: u64,
+    /// Samples of one step.
+    pub samples_per_step: u64,
+    /// Hash of the training samples' tokens and weights.
+    pub data_fingerprint: u64,
+}
+
+impl TrainingState {
+    /// The state of this run after `step` steps.
+    pub fn new(prepared: &Prepared, data_fingerprint: u64, step: u64, tokens_seen: u64) -> Self {
+        let training = &prepared.recipe.training;
+        let samples_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
+        Self {
+            step,
+            tokens_seen,
+            seed: training.seed,
+            samples_per_step: samples_per_step as u64,
+            data_fingerprint,
+        }
+    }
+}
+
+/// The checkpoint that the recipe asks to continue from. `true` means the newest, if there is one.
+///
+/// # Errors
+/// A named checkpoint that is not there, or an output folder with an earlier run that the recipe neither continues nor
+/// overwrites.
+pub fn find(output: &OutputOptions) -> Result<Option<PathBuf>> {
+    match &output.resume_from_checkpoint {
+        Some(ResumeFrom::Folder(path)) => {
+            AtomicFolder::recover(path)?;
+            if path.join(STATE).is_file() {
+                return Ok(Some(path.clone()));
+            }
+            let problem = format!("it has no `{STATE}`; expected a `checkpoint-N` folder of danlu");
+            Err(TrainError::Resume { path: path.clone(), problem })
+        }
+        Some(ResumeFrom::Newest(true)) => Ok(list(&output.output_dir)?.pop().map(|(_, path)| path)),
+        _ if output.overwrite_output_dir => Ok(None),
+        _ => match list(&output.output_dir)?.pop() {
+            None => Ok(None),
+            Some((_, newest)) => {
+                let problem = format!(
+                    "`{}` already holds a run (`{}`); continue it with `resume_from_checkpoint=true`, replace it with \
+                     `overwrite_output_dir=true`, or choose another folder",
+                    output.output_dir.display(),
+                    newest.file_name().unwrap_or_default().to_string_lossy()
+                );
+                Err(TrainError::Option { key: "output_dir", problem })
+            }
+        },
+    }
+}
+
+/// The checkpoints of a run folder, oldest first.
+pub fn list(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    if !output_dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(output_dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // A kill between the two renames of a replacement leaves `.checkpoint-N.previous`.
+        let visible =
+            name.strip_prefix('.').map_or(name.as_str(), |hidden| hidden.trim_end_matches(".previous"));
+        let Some(step) = visible.strip_prefix("checkpoint-").and_then(|step| step.parse::<u64>().ok()) else {
+            continue;
+        };
+        let path = output_dir.join(visible);
+        AtomicFolder::recover(&path)?;
+        if path.join(STATE).is_file() {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Writes `checkpoint-N` and then removes the oldest beyond `save_total_limit`.
+pub fn save(
+    prepared: &Prepared,
+    optimizer: &Adamw,
+    run_folder: &RunFolder,
+    state: TrainingState,
+    epoch: f64,
+) -> Result<PathBuf> {
+    let output = &prepared.recipe.output;
+    let path = output.output_dir.join(format!("checkpoint-{}", state.step));
+    let folder = AtomicFolder::create(&path)?;
+    save_weights(prepared, folder.path())?;
+    let elements = optimizer.first_moment.len();
+    let info = |name: &str| TensorInfo { name: name.into(), dtype: Dtype::F32, shape: vec![elements] };
+    let options = WriteOptions { base_name: OPTIMIZER.into(), max_shard_bytes: usize::MAX };
+    let moments = [info("first_moment"), info("second_moment")];
+    write_safetensors(folder.path(), &options, &moments, |info, sink| -> danlu_formats::Result<()> {
+        let moment =
+            if info.name == "first_moment" { &optimizer.first_moment } else { &optimizer.second_moment };
+        moment.host().chunks(CHUNK).try_for_each(|values| {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            sink.write(&bytes)
+        })
+    })?;
+    run_folder.save_state(folder.path(), state.step, epoch)?;
+    let text = serde_json::to_vec_pretty(&state).map_err(std::io::Error::from)?;
+    danlu_formats::write_file_atomically(folder.path().join(STATE), &text)?;
+    folder.commit()?;
+    if let Some(limit) = output.save_total_limit {
+        let checkpoints = list(&output.output_dir)?;
+        let excess = checkpoints.len().saturating_sub(limit.max(1));
+        for (_, old) in checkpoints.into_iter().take(excess) {
+            fs::remove_dir_all(old)?;
+        }
+    }
+    Ok(path)
+}
+
+/// Writes what is trained: the model with its tokenizer, or the adapter with its tokenizer.
+pub fn save_weights(prepared: &Prepared, folder: &Path) -> Result<()> {
+    let Prepared { model, tokenizer, recipe, .. } = prepared;
+    match &prepared.lora {
+        None => save_folder(model, Some(tokenizer), folder, danlu_formats::DEFAULT_MAX_SHARD_BYTES)?,
+        Some(options) => {
+            let base = recipe.model.model_name_or_path.as_deref().unwrap_or_default();
+            save_adapter(model, options, base, folder)?;
+            tokenizer.save(folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the state and the moments of a checkpoint whose weights are already in the model.
+///
+/// # Errors
+/// A checkpoint that is damaged, or that other data, another seed or another batch size made.
+pub fn restore(
+    checkpoint: &Path,
+    prepared: &Prepared,
+    data_fingerprint: u64,
+    optimizer: &mut Adamw,
+) -> Result<TrainingState> {
+    let error = |problem: String| TrainError::Resume { path: checkpoint.into(), problem };
+    let text = fs::read_to_string(checkpoint.join(STATE))?;
+    let state: TrainingState =
+        serde_json::from_str(&text).map_err(|cause| error(format!("`{STATE}`: {cause}")))?;
+    let now = TrainingState::new(prepared, data_fingerprint, state.step, state.tokens_seen);
+    for (what, before, now) in [
+        (
+            "the training samples are not the same: data, tokenizer, template or `cutoff_len`",
+            state.data_fingerprint,
+            now.data_fingerprint,
+        ),
+        ("`seed` is not the same", state.seed, now.seed),
+        (
+            "the samples of a step (batch size times accumulation) are not as many",
+            state.samples_per_step,
+            now.samples_per_step,
+        ),
+    ] {
+        if before != now {
+            return Err(error(format!("{what} ({before} then, {now} now); restore it, or start a new run")));
+        }
+    }
+    if state.step > prepared.total_steps {
+        let total = prepared.total_steps;
+        return Err(error(format!("it is at step {}, but the run ends at step {total}", state.step)));
+    }
+    let tensors = SafetensorsFolder::open_named(checkpoint, OPTIMIZER)?;
+    for (name, moment) in
+        [("first_moment", &mut optimizer.first_moment), ("second_moment", &mut optimizer.second_moment)]
+    {
+        let bytes = tensors.tensor(name).map(|tensor| tensor.bytes).unwrap_or_default();
+        if !read_f32(bytes, moment) {
+            let expected = moment.len();
+            return Err(error(format!(
+                "`{OPTIMIZER}.safetensors`: `{name}` does not hold {expected} values"
+            )));
+        }
+    }
+    Ok(state)
+}
+
+fn read_f32(bytes: &[u8], values: &mut Buffer<f32>) -> bool {
+    let (chunks, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() || chunks.len() != values.len() {
+        return false;
+    }
+    for (value, bytes) in values.host_mut().iter_mut().zip(chunks) {
+        *value = f32::from_le_bytes(*bytes);
+    }
+    true
+}
+
+/// A hash (FNV-1a) of every token and weight, in order.
+pub fn fingerprint(samples: &[Sample]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);
+    for sample in samples {
+        add(sample.ids.len() as u32);
+        sample.ids.iter().for_each(|&id| add(id));
+        sample.loss_weights.iter().for_each(|weight| add(weight.to_bits()));
+    }
+    hash
+}

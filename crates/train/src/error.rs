@@ -1,0 +1,84 @@
+//! What can go wrong in a training run.
+
+use std::path::PathBuf;
+
+/// Result of this room.
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
+
+/// Why a run could not be prepared or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The model or its files.
+    #[error(transparent)]
+    Model(#[from] danlu_model::Error),
+    /// The dataset.
+    #[error(transparent)]
+    Data(#[from] danlu_data::DataError),
+    /// The vocabulary or the chat template.
+    #[error(transparent)]
+    Tokenizer(#[from] danlu_tokenizer::Error),
+    /// A file of a checkpoint.
+    #[error(transparent)]
+    Format(#[from] danlu_formats::Error),
+    /// A file of the run folder.
+    #[error(transparent)]
+    RunFolder(#[from] crate::run_folder::RunFolderError),
+    /// The recipe.
+    #[error(transparent)]
+    Recipe(#[from] crate::recipe::RecipeError),
+    /// Reading or writing; the message carries the path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Values of the recipe that do not go together, or not with what they name.
+    #[error("`{key}`: {problem}")]
+    Option {
+        /// The key.
+        key: &'static str,
+        /// What is wrong, what was expected, what to do.
+        problem: String,
+    },
+    /// A checkpoint that does not belong to this run.
+    #[error("cannot resume from `{}`: {problem}", path.display())]
+    Resume {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// The loss or the gradient is no longer a number.
+    #[error(
+        "the {what} is not a finite number at step {step}; lower `learning_rate`, or raise `warmup_steps` (the last \
+         checkpoint is unharmed)"
+    )]
+    NotFinite {
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// The step, from 1.
+        step: u64,
+    },
+    /// A trained parameter that the backward never reached.
+    #[error("parameter `{name}` got no gradient: this is a defect of the program, not of your data")]
+    MissingGradient {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl TrainError {
+    /// Whether the cause lies in what the user gave, rather than in the machine.
+    pub fn is_input(&self) -> bool {
+        match self {
+            TrainError::Format(error) | TrainError::Model(danlu_model::Error::Format(error)) => {
+                !matches!(error, danlu_formats::Error::DiskFull { .. } | danlu_formats::Error::Io { .. })
+            }
+            TrainError::RunFolder(_) | TrainError::Io(_) | TrainError::NotFinite { .. } => false,
+            TrainError::MissingGradient { .. } => false,
+            TrainError::Model(_)
+            | TrainError::Data(_)
+            | TrainError::Tokenizer(_)
+            | TrainError::Recipe(_)
+            | TrainError::Option { .. }
+            | TrainError::Resume { .. } => true,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a run will do, before it does it.
+
+use danlu_data::DatasetReport;
+use danlu_data::slices::step_slices;
+use danlu_kernels::cross_entropy::positions_at_once;
+use danlu_model::{Activations, Keep, Precision};
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::prepare::{Load, Prepared, prepare};
+use crate::recipe::Recipe;
+use crate::trainer::capacity;
+
+/// Program, libraries, thread stacks and packed panels of the matrix product.
+const PROGRAM_BYTES: usize = 40 << 20;
+
+/// What a run will do and what it will take.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// Elements of all weights, adapters included.
+    pub parameters: usize,
+    /// Elements that are trained.
+    pub trainable_parameters: usize,
+    /// `f32` or `bf16`.
+    pub precision: &'static str,
+    /// Samples to train on.
+    pub training_samples: usize,
+    /// Samples to validate with.
+    pub validation_samples: usize,
+    /// Tokens of one pass over the training samples.
+    pub tokens_per_epoch: u64,
+    /// Tokens that get a loss in one pass.
+    pub trained_tokens_per_epoch: u64,
+    /// Optimizer steps of one pass.
+    pub steps_per_epoch: u64,
+    /// Optimizer steps of the run.
+    pub total_steps: u64,
+    /// Steps of rising learning rate.
+    pub warmup_steps: u64,
+    /// Predicted memory by part, in bytes.
+    pub memory: Memory,
+    /// How rows became samples.
+    pub data: DatasetReport,
+    /// The step that the run continues from.
+    pub resume_from: Option<std::path::PathBuf>,
+    /// What the user should know.
+    pub notices: Vec<String>,
+}
+
+/// Predicted memory of a run, in bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Memory {
+    /// Weights, as they rest.
+    pub weights: usize,
+    /// Gradients of what is trained.
+    pub gradients: usize,
+    /// Moments of the optimizer.
+    pub optimizer: usize,
+    /// What the backward keeps of the largest slice.
+    pub activations: usize,
+    /// Logits in memory at a time.
+    pub logits: usize,
+    /// Samples.
+    pub samples: usize,
+    /// All of these, and the program.
+    pub peak: usize,
+}
+
+/// Prepares the recipe without reading weights, and says what a run would do.
+///
+/// # Errors
+/// Whatever would stop the run before its first step.
+pub fn plan(recipe: Recipe) -> Result<Plan> {
+    Ok(Plan::of(&prepare(recipe, Load::Shapes)?))
+}
+
+impl Plan {
+    /// The plan of what was prepared.
+    pub fn of(prepared: &Prepared) -> Self {
+        let order = prepared.order();
+        let trained = |weights: &[f32]| weights.iter().filter(|&&weight| weight > 0.0).count() as u64;
+        Self {
+            parameters: prepared.model.parameter_count(),
+            trainable_parameters: prepared.model.parameters().len(),
+            precision: match prepared.model.precision() {
+                Precision::F32 => "f32",
+                Precision::Bf16 => "bf16",
+            },
+            training_samples: prepared.training.len(),
+            validation_samples: prepared.validation.len(),
+            tokens_per_epoch: prepared.training.iter().map(|sample| sample.ids.len() as u64).sum(),
+            trained_tokens_per_epoch: prepared
+                .training
+                .iter()
+                .map(|sample| trained(&sample.loss_weights))
+                .sum(),
+            steps_per_epoch: order.steps_per_epoch(),
+            total_steps: prepared.total_steps,
+            warmup_steps: prepared.schedule.warmup_steps,
+            memory: memory(prepared),
+            data: prepared.report.clone(),
+            resume_from: prepared.resume_from.clone(),
+            notices: prepared.notices.clone(),
+        }
+    }
+}
+
+fn memory(prepared: &Prepared) -> Memory {
+    let model = &prepared.model;
+    let trained = model.parameters().len() * size_of::<f32>();
+    let mut order = prepared.order();
+    let (mut slice_tokens, mut slice_targets) = (0, 0);
+    for step in 0..order.steps_per_epoch() {
+        for slice in step_slices(order.step(step).iter().map(|&index| &prepared.training[index])).slices {
+            slice_tokens = slice_tokens.max(slice.ids.len());
+            slice_targets = slice_targets.max(slice.targets.len());
+        }
+    }
+    let tokens = slice_tokens.min(capacity(prepared));
+    let vocabulary = model.config().vocab_size;
+    let samples = prepared.training.iter().chain(&prepared.validation);
+    let mut memory = Memory {
+        weights: model.weight_bytes(),
+        gradients: trained,
+        optimizer: 2 * trained,
+        activations: Activations::new(model, tokens, Keep::ForBackward).bytes(),
+        logits: slice_targets.min(positions_at_once(vocabulary)) * vocabulary * size_of::<f32>(),
+        samples: samples.map(|sample| sample.ids.len() * 8 + 64).sum(),
+        peak: 0,
+    };
+    let Memory { weights, gradients, optimizer, activations, logits, samples, .. } = memory;
+    memory.peak = PROGRAM_BYTES + weights + gradients + optimizer + activations + logits + samples;
+    memory
+}

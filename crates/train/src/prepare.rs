@@ -1,0 +1,301 @@
+//! Opening everything that a recipe names: model, vocabulary, chat template, samples, schedule.
+
+use std::path::{Path, PathBuf};
+
+use danlu_data::{Dataset, DatasetReport, Purpose, Sample, StepOrder, Task};
+use danlu_kernels::cpu;
+use danlu_model::{Config, LoraOptions, Model, Module, Precision, Rest, open, open_shape, read_adapter};
+use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
+
+use crate::checkpoint;
+use crate::error::{Result, TrainError};
+use crate::recipe::{self, FinetuningType, Recipe, Stage};
+use crate::schedule::Schedule;
+
+/// Whether weights are read, or only their shapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// For a run.
+    Weights,
+    /// For a plan.
+    Shapes,
+}
+
+/// A recipe with everything it names.
+pub struct Prepared {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The model, with adapters if they are what is trained.
+    pub model: Model,
+    /// What the adapters are like.
+    pub lora: Option<LoraOptions>,
+    /// The vocabulary, with the chat template that the samples were rendered with.
+    pub tokenizer: Tokenizer,
+    /// Samples to train on.
+    pub training: Vec<Sample>,
+    /// Samples to validate with.
+    pub validation: Vec<Sample>,
+    /// How rows became samples.
+    pub report: DatasetReport,
+    /// Optimizer steps of the run.
+    pub total_steps: u64,
+    /// Learning rates of the run.
+    pub schedule: Schedule,
+    /// The checkpoint to continue from.
+    pub resume_from: Option<PathBuf>,
+    /// What the user should know, one sentence each.
+    pub notices: Vec<String>,
+}
+
+impl Prepared {
+    /// The samples of each step.
+    pub fn order(&self) -> StepOrder {
+        let training = &self.recipe.training;
+        let samples_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
+        StepOrder::new(self.training.len(), samples_per_step, training.seed)
+    }
+}
+
+/// Opens what `recipe` names.
+///
+/// # Errors
+/// Anything that is missing, damaged or does not go together, before any step is taken.
+pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
+    if let Some(threads) = recipe.training.threads {
+        danlu_kernels::team::set_threads(threads);
+    }
+    let mut notices = Vec::new();
+    let resume_from = checkpoint::find(&recipe.output)?;
+    let precision = precision(&recipe);
+    let (model, own_tokenizer) = match &recipe.model.model_name_or_path {
+        Some(path) => open_model(&recipe, Path::new(path), resume_from.as_deref(), precision, load)?,
+        None => (None, None),
+    };
+    let tokenizer = tokenizer(&recipe, own_tokenizer, resume_from.as_deref(), &mut notices)?;
+    let (mut model, from_file) = match model {
+        Some(model) => (model, true),
+        None => (new_model(&recipe, &tokenizer, precision)?, false),
+    };
+    if tokenizer.vocabulary_size() > model.config().vocab_size {
+        let path = recipe.model.model_name_or_path.clone().unwrap_or_default();
+        let (highest, rows) = (tokenizer.vocabulary_size() - 1, model.config().vocab_size);
+        return Err(danlu_model::Error::VocabularyMismatch { path: path.into(), highest, rows }.into());
+    }
+    let lora = adapters(&recipe, &mut model, from_file, resume_from.as_deref())?;
+    check_length(&recipe, &model)?;
+
+    let (task, tokenizer) = chat_template(&recipe, tokenizer)?;
+    let template_tokens = tokenizer.template_tokens();
+    let task = match &task {
+        Some(template) => Task::Conversation { template, tokens: &template_tokens },
+        None => Task::Pretraining,
+    };
+    let dataset = Dataset::load(&recipe.data, &tokenizer, task)?;
+    let evaluation = Dataset::load_eval(&recipe.data, &tokenizer, task)?;
+    let report = dataset.report.clone();
+    let split = dataset.split(recipe.data.val_size, recipe.training.seed)?;
+    let validation = match evaluation {
+        Some(evaluation) => evaluation.samples,
+        None => split.validation,
+    };
+    let mut prepared = Prepared {
+        model,
+        lora,
+        tokenizer,
+        training: split.training,
+        validation,
+        report,
+        total_steps: 0,
+        schedule: recipe.schedule(1),
+        resume_from,
+        notices,
+        recipe,
+    };
+    let training = &prepared.recipe.training;
+    prepared.total_steps = match u64::try_from(training.max_steps) {
+        Ok(steps) if steps > 0 => steps,
+        _ => (prepared.order().steps_per_epoch() as f64 * training.num_train_epochs).ceil().max(1.0) as u64,
+    };
+    prepared.schedule = prepared.recipe.schedule(prepared.total_steps);
+    Ok(prepared)
+}
+
+/// bf16 where the processor multiplies it, unless the recipe says otherwise.
+fn precision(recipe: &Recipe) -> Precision {
+    match recipe.training.precision() {
+        recipe::Precision::F32 => Precision::F32,
+        recipe::Precision::Bf16 => Precision::Bf16,
+        recipe::Precision::Auto if cpu::level() == cpu::Level::Avx512Bf16 => Precision::Bf16,
+        recipe::Precision::Auto => Precision::F32,
+    }
+}
+
+type ModelAndTokenizer = (Option<Model>, Option<Tokenizer>);
+
+/// The model of the recipe, or that of the checkpoint where the weights themselves are trained.
+fn open_model(
+    recipe: &Recipe,
+    path: &Path,
+    resume_from: Option<&Path>,
+    precision: Precision,
+    load: Load,
+) -> Result<ModelAndTokenizer> {
+    let (path, rest) = match (recipe.method.finetuning_type, resume_from) {
+        (FinetuningType::Full, Some(checkpoint)) => (checkpoint, Rest::Trained),
+        (FinetuningType::Full, None) => (path, Rest::Trained),
+        (FinetuningType::Lora, _) => (path, Rest::Frozen),
+    };
+    let opened = match load {
+        Load::Weights => open(path, precision, rest)?,
+        Load::Shapes => open_shape(path, precision, rest)?,
+    };
+    Ok((Some(opened.model), opened.tokenizer))
+}
+
+/// The vocabulary: named, the model's own, or learned from the dataset for a new model.
+fn tokenizer(
+    recipe: &Recipe,
+    own: Option<Tokenizer>,
+    resume_from: Option<&Path>,
+    notices: &mut Vec<String>,
+) -> Result<Tokenizer> {
+    if let Some(path) = &recipe.model.tokenizer_name_or_path {
+        return Ok(Tokenizer::open(Path::new(path))?);
+    }
+    if let Some(own) = own {
+        return Ok(own);
+    }
+    if let Some(path) = &recipe.model.model_name_or_path {
+        let problem = format!("`{path}` has no tokenizer.json; name one");
+        return Err(TrainError::Option { key: "tokenizer_name_or_path", problem });
+    }
+    if let Some(checkpoint) = resume_from {
+        return Ok(Tokenizer::open(checkpoint)?);
+    }
+    let purpose = match recipe.method.stage {
+        Stage::Pt => Purpose::Pretraining,
+        Stage::Sft => Purpose::Conversation,
+    };
+    let texts = danlu_data::texts(&recipe.data, purpose)?;
+    let options = BpeTraining {
+        vocabulary_size: recipe.model.vocab_size.unwrap_or(BpeTraining::default().vocabulary_size),
+        ..BpeTraining::default()
+    };
+    let tokenizer = Tokenizer::train_byte_level_bpe(texts.into_iter(), &options)?;
+    notices.push(format!("learned a vocabulary of {} tokens from the dataset", tokenizer.vocabulary_size()));
+    Ok(tokenizer)
+}
+
+/// A model with fresh weights, of the recipe's shape.
+fn new_model(recipe: &Recipe, tokenizer: &Tokenizer, precision: Precision) -> Result<Model> {
+    let shape = &recipe.model;
+    let needed = |key: &'static str, value: Option<usize>| {
+        let problem = "missing: a new model needs its shape; or name a model with `model_name_or_path`";
+        value.ok_or_else(|| TrainError::Option { key, problem: problem.into() })
+    };
+    if recipe.method.finetuning_type == FinetuningType::Lora {
+        let problem = "a new model has nothing to adapt; set `finetuning_type: full`, or name a model with \
+                       `model_name_or_path`";
+        return Err(TrainError::Option { key: "finetuning_type", problem: problem.into() });
+    }
+    let hidden_size = needed("hidden_size", shape.hidden_size)?;
+    let num_attention_heads = needed("num_attention_heads", shape.num_attention_heads)?;
+    let config = Config {
+        vocab_size: tokenizer.vocabulary_size(),
+        hidden_size,
+        intermediate_size: needed("intermediate_size", shape.intermediate_size)?,
+        num_hidden_layers: needed("num_hidden_layers", shape.num_hidden_layers)?,
+        num_attention_heads,
+        num_key_value_heads: shape.num_key_value_heads.unwrap_or(num_attention_heads),
+        head_dim: hidden_size / num_attention_heads.max(1),
+        max_position_embeddings: shape.max_position_embeddings,
+        rope_theta: shape.rope_theta,
+        rms_norm_eps: shape.rms_norm_eps,
+        tie_word_embeddings: shape.tie_word_embeddings,
+        initializer_range: shape.initializer_range,
+        bos_token_id: tokenizer.bos_id(),
+        eos_token_ids: tokenizer.eos_id().into_iter().collect(),
+        pad_token_id: tokenizer.pad_id(),
+    };
+    config.check(Path::new("recipe"))?;
+    Ok(Model::initialize(config, precision, recipe.training.seed))
+}
+
+/// Adapters as the recipe asks: fresh, continued, or those of the checkpoint.
+fn adapters(
+    recipe: &Recipe,
+    model: &mut Model,
+    from_file: bool,
+    resume_from: Option<&Path>,
+) -> Result<Option<LoraOptions>> {
+    let method = &recipe.method;
+    let continued = recipe.model.adapter_name_or_path.as_deref().map(Path::new);
+    if method.finetuning_type == FinetuningType::Full || !from_file {
+        return match continued {
+            None => Ok(None),
+            Some(_) => {
+                let problem =
+                    "an adapter goes with `finetuning_type: lora`; merge it first to train all weights";
+                Err(TrainError::Option { key: "adapter_name_or_path", problem: problem.into() })
+            }
+        };
+    }
+    if let Some(folder) = resume_from.or(continued) {
+        return Ok(Some(read_adapter(model, folder)?));
+    }
+    let mut modules = Vec::new();
+    for name in &method.lora_target.0 {
+        if name == "all" {
+            modules.extend(Module::ALL);
+        } else {
+            let module =
+                name.parse().map_err(|problem| TrainError::Option { key: "lora_target", problem })?;
+            modules.push(module);
+        }
+    }
+    modules.sort_unstable();
+    modules.dedup();
+    if modules.is_empty() {
+        let problem = "names no layer; expected `all` or a list such as `q_proj,v_proj`";
+        return Err(TrainError::Option { key: "lora_target", problem: problem.into() });
+    }
+    let options = LoraOptions { rank: method.lora_rank, alpha: method.lora_alpha(), modules };
+    model.add_adapters(&options, recipe.training.seed)?;
+    Ok(Some(options))
+}
+
+fn check_length(recipe: &Recipe, model: &Model) -> Result<()> {
+    let (cutoff_len, context) = (recipe.data.cutoff_len, model.config().max_position_embeddings);
+    if cutoff_len <= context {
+        return Ok(());
+    }
+    let problem = format!(
+        "{cutoff_len} is more than the model's context of {context} tokens; set it to {context} or less"
+    );
+    Err(TrainError::Option { key: "cutoff_len", problem })
+}
+
+/// The template that conversations are rendered with, and the vocabulary that will carry it.
+fn chat_template(recipe: &Recipe, tokenizer: Tokenizer) -> Result<(Option<ChatTemplate>, Tokenizer)> {
+    if recipe.method.stage == Stage::Pt {
+        return Ok((None, tokenizer));
+    }
+    let template = match (&recipe.method.template, tokenizer.chat_template()) {
+        (Some(name), _) if Path::new(name).is_file() => {
+            ChatTemplate::from_source(&fs_err::read_to_string(name)?)?
+        }
+        (Some(name), _) => ChatTemplate::builtin(name)?,
+        (None, Some(own)) => ChatTemplate::from_source(own)?,
+        (None, None) => {
+            let names = ChatTemplate::builtin_names().join(", ");
+            let problem =
+                format!("missing: the model has no chat template of its own; choose one of {names}");
+            return Err(TrainError::Option { key: "template", problem });
+        }
+    };
+    let tokenizer = match tokenizer.chat_template() {
+        Some(own) if own == template.source() => tokenizer,
+        _ => tokenizer.with_chat_template(template.source().to_owned()),
+    };
+    Ok((Some(template), tokenizer))
+}

@@ -1,0 +1,336 @@
+//! The training loop.
+//!
+//! A step takes the next samples, cuts them into slices, runs each forward and backward, and updates once. The result is
+//! a function of recipe and data: threads, micro-batches, kills and resumes change no bit of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use danlu_data::Sample;
+use danlu_data::slices::{SLICE_TOKENS, Slice, StepSlices, step_slices};
+use danlu_kernels::Buffer;
+use danlu_kernels::elementwise::clear;
+use danlu_model::{
+    Activations, GradientSink, Keep, Model, NoSink, PackedTokens, ParameterId, Resident, Target,
+};
+use fs_err as fs;
+
+use crate::checkpoint::{self, TrainingState, fingerprint};
+use crate::error::{Result, TrainError};
+use crate::objective::language_modelling::{coefficients, weighted_loss};
+use crate::optimizer::Adamw;
+use crate::prepare::Prepared;
+use crate::recipe::IntervalStrategy;
+use crate::run_folder::{EvalLog, FinishLog, RunFacts, RunFolder, StepLog};
+
+/// Watches a run.
+pub trait Observer {
+    /// A step is done.
+    fn step(&mut self, progress: &Progress) {
+        _ = progress;
+    }
+    /// A log line was written.
+    fn log(&mut self, log: &StepLog) {
+        _ = log;
+    }
+    /// A validation is done.
+    fn evaluated(&mut self, log: &EvalLog) {
+        _ = log;
+    }
+    /// A checkpoint was written.
+    fn saved(&mut self, path: &Path) {
+        _ = path;
+    }
+}
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Finished steps.
+    pub step: u64,
+    /// Steps of the run.
+    pub total_steps: u64,
+    /// Loss of this step.
+    pub loss: f64,
+    /// Tokens per second of this step.
+    pub tokens_per_second: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Where the model or adapter is.
+    pub output_dir: PathBuf,
+    /// Finished steps.
+    pub steps: u64,
+    /// Mean loss of this process's steps.
+    pub train_loss: f64,
+    /// Loss of the last validation.
+    pub eval_loss: Option<f64>,
+    /// The checkpoint that was written because somebody asked to stop.
+    pub interrupted: Option<PathBuf>,
+}
+
+/// Runs what was prepared. `stop` is polled after each step: once set, a checkpoint is written and the run ends.
+///
+/// # Errors
+/// A disk that is full, a loss that is not a number, a checkpoint that does not fit. Checkpoints before it are unharmed.
+pub fn train(mut prepared: Prepared, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
+    let recipe = prepared.recipe.clone();
+    let (training, output) = (&recipe.training, &recipe.output);
+    let mut order = prepared.order();
+    let steps_per_epoch = order.steps_per_epoch();
+    let total_steps = prepared.total_steps;
+    let epoch_at = |step: u64| step as f64 / steps_per_epoch as f64;
+    let data_fingerprint = fingerprint(&prepared.training);
+    let elements = prepared.model.parameters().len();
+    let mut optimizer = Adamw::new(elements, training);
+    let facts = RunFacts {
+        total_steps,
+        num_train_epochs: training.num_train_epochs,
+        train_batch_size: training.per_device_train_batch_size,
+        logging_steps: output.logging_steps,
+        eval_steps: output.eval_steps(),
+        save_steps: output.save_steps,
+        plot_loss: output.plot_loss,
+    };
+    let (mut run_folder, first_step, mut tokens_seen) = match &prepared.resume_from {
+        Some(checkpoint) => {
+            let state = checkpoint::restore(checkpoint, &prepared, data_fingerprint, &mut optimizer)?;
+            (RunFolder::resume(&output.output_dir, checkpoint, facts)?, state.step, state.tokens_seen)
+        }
+        None => {
+            for (_, old) in checkpoint::list(&output.output_dir)? {
+                fs::remove_dir_all(old)?;
+            }
+            (RunFolder::create(&output.output_dir, facts)?, 0, 0)
+        }
+    };
+    fs::write(output.output_dir.join("recipe.yaml"), recipe.to_yaml()?)?;
+
+    let start = Instant::now();
+    let mut gradients = Buffer::zeros(elements);
+    let mut activations = Activations::new(&prepared.model, capacity(&prepared), Keep::ForBackward);
+    let mut since_log = SinceLog::new();
+    let (mut loss_sum, mut samples_seen) = (0.0, 0);
+    let mut last_eval = None;
+    let mut interrupted = None;
+    for step in first_step..total_steps {
+        let step_start = Instant::now();
+        let indices = order.step(step);
+        samples_seen += indices.len() as u64;
+        let slices = step_slices(indices.iter().map(|&index| &prepared.training[index]));
+        clear(gradients.first_mut(elements));
+        let loss = accumulate(&prepared.model, &slices, &mut activations, &mut gradients)?;
+        let done = step + 1;
+        if !loss.is_finite() {
+            return Err(TrainError::NotFinite { what: "loss", step: done });
+        }
+        let learning_rate = prepared.schedule.learning_rate(step);
+        let grad_norm = optimizer.step(prepared.model.parameters_mut(), &gradients, learning_rate, done);
+        if !grad_norm.is_finite() {
+            return Err(TrainError::NotFinite { what: "gradient norm", step: done });
+        }
+        loss_sum += loss;
+        tokens_seen += slices.tokens() as u64;
+        since_log.add(loss, &slices);
+        let seconds = step_start.elapsed().as_secs_f64();
+        let tokens_per_second = slices.tokens() as f64 / seconds.max(1e-9);
+        observer.step(&Progress { step: done, total_steps, loss, tokens_per_second });
+
+        let last = done == total_steps;
+        let stops = stop.load(Ordering::Relaxed);
+        let epoch_ends = done.is_multiple_of(steps_per_epoch) || last;
+        let due = |strategy: IntervalStrategy, every: u64| match strategy {
+            IntervalStrategy::No => false,
+            IntervalStrategy::Steps => done.is_multiple_of(every.max(1)),
+            IntervalStrategy::Epoch => epoch_ends,
+        };
+        if done.is_multiple_of(output.logging_steps.max(1)) || done == 1 || last || stops {
+            let log = StepLog {
+                step: done,
+                loss: since_log.mean_loss(),
+                learning_rate,
+                grad_norm,
+                epoch: epoch_at(done),
+                tokens_seen,
+                tokens_per_second: since_log.tokens_per_second(),
+                elapsed: start.elapsed(),
+            };
+            run_folder.log_step(&log)?;
+            observer.log(&log);
+            since_log = SinceLog::new();
+        }
+        if !prepared.validation.is_empty() && (last || due(output.eval_strategy, output.eval_steps())) {
+            let log = evaluate(&prepared, &mut activations, done, epoch_at(done), start)?;
+            run_folder.log_eval(&log)?;
+            observer.evaluated(&log);
+            last_eval = Some(log);
+        }
+        if due(output.save_strategy, output.save_steps) || stops && !last {
+            let state = TrainingState::new(&prepared, data_fingerprint, done, tokens_seen);
+            let path = checkpoint::save(&prepared, &optimizer, &run_folder, state, epoch_at(done))?;
+            observer.saved(&path);
+            if stops && !last {
+                interrupted = Some(path);
+                break;
+            }
+        }
+    }
+
+    let steps = total_steps.saturating_sub(first_step).max(1);
+    let outcome = Outcome {
+        output_dir: output.output_dir.clone(),
+        steps: total_steps,
+        train_loss: loss_sum / steps as f64,
+        eval_loss: last_eval.map(|log| log.eval_loss),
+        interrupted,
+    };
+    if outcome.interrupted.is_none() {
+        checkpoint::save_weights(&prepared, &output.output_dir)?;
+        let log = FinishLog {
+            step: total_steps,
+            epoch: epoch_at(total_steps),
+            train_loss: outcome.train_loss,
+            samples: samples_seen,
+            steps,
+            tokens_seen,
+            elapsed: start.elapsed(),
+        };
+        run_folder.finish(&log, last_eval.as_ref())?;
+    }
+    Ok(outcome)
+}
+
+/// Tokens that the longest slice can have.
+pub(crate) fn capacity(prepared: &Prepared) -> usize {
+    let samples = prepared.training.iter().chain(&prepared.validation);
+    samples.map(|sample| sample.ids.len()).max().unwrap_or(0).max(SLICE_TOKENS)
+}
+
+/// Forward and backward of every slice of a step, in order; returns the step's loss.
+///
+/// # Errors
+/// If a trained parameter got no gradient.
+pub fn accumulate(
+    model: &Model,
+    slices: &StepSlices,
+    activations: &mut Activations,
+    gradients: &mut Buffer<f32>,
+) -> Result<f64> {
+    let mut sum = 0.0;
+    let mut ready = Ready { seen: vec![false; model.parameters().list().len()] };
+    for (index, slice) in slices.slices.iter().enumerate() {
+        let (tokens, targets) = model_input(slice);
+        model.forward(&tokens, activations, &mut Resident)?;
+        let coefficients = coefficients(slice, slices);
+        let last = index + 1 == slices.slices.len();
+        let scores = if last {
+            model.backward(
+                &tokens,
+                &targets,
+                &coefficients,
+                activations,
+                gradients,
+                &mut ready,
+                &mut Resident,
+            )
+        } else {
+            model.backward(
+                &tokens,
+                &targets,
+                &coefficients,
+                activations,
+                gradients,
+                &mut NoSink,
+                &mut Resident,
+            )
+        };
+        sum += weighted_loss(slice, &scores);
+    }
+    match ready.seen.iter().position(|seen| !seen) {
+        Some(missing) if !slices.slices.is_empty() => {
+            Err(TrainError::MissingGradient { name: model.parameters().list()[missing].name.clone() })
+        }
+        _ => Ok(if slices.step_weight > 0.0 { sum / slices.step_weight } else { 0.0 }),
+    }
+}
+
+/// Remembers which gradients were reported complete.
+struct Ready {
+    seen: Vec<bool>,
+}
+
+impl GradientSink for Ready {
+    fn ready(&mut self, parameter: ParameterId) {
+        self.seen[parameter.0] = true;
+    }
+}
+
+fn model_input(slice: &Slice) -> (PackedTokens, Vec<Target>) {
+    let sequences = slice.sequence_starts.windows(2).map(|bounds| &slice.ids[bounds[0]..bounds[1]]);
+    let target = |target: &danlu_data::Target| Target { position: target.position as u32, id: target.id };
+    (PackedTokens::new(sequences), slice.targets.iter().map(target).collect())
+}
+
+/// Mean loss per trained token of the validation samples.
+fn evaluate(
+    prepared: &Prepared,
+    activations: &mut Activations,
+    step: u64,
+    epoch: f64,
+    run_start: Instant,
+) -> Result<EvalLog> {
+    let start = Instant::now();
+    let eval_loss = mean_loss(&prepared.model, &prepared.validation, activations)?;
+    Ok(EvalLog {
+        step,
+        epoch,
+        eval_loss,
+        samples: prepared.validation.len() as u64,
+        runtime: start.elapsed(),
+        elapsed: run_start.elapsed(),
+    })
+}
+
+/// Mean negative log-likelihood per trained token.
+pub fn mean_loss(model: &Model, samples: &[Sample], activations: &mut Activations) -> Result<f64> {
+    let slices = step_slices(samples);
+    let mut sum = 0.0;
+    for slice in &slices.slices {
+        let (tokens, targets) = model_input(slice);
+        model.forward(&tokens, activations, &mut Resident)?;
+        sum += weighted_loss(slice, &model.score(&tokens, &targets, activations));
+    }
+    Ok(sum / slices.step_weight.max(f64::MIN_POSITIVE))
+}
+
+/// What a log line sums up.
+struct SinceLog {
+    start: Instant,
+    weighted_loss: f64,
+    weight: f64,
+    tokens: usize,
+}
+
+impl SinceLog {
+    fn new() -> Self {
+        Self { start: Instant::now(), weighted_loss: 0.0, weight: 0.0, tokens: 0 }
+    }
+
+    fn add(&mut self, loss: f64, slices: &StepSlices) {
+        self.weighted_loss += loss * slices.step_weight;
+        self.weight += slices.step_weight;
+        self.tokens += slices.tokens();
+    }
+
+    fn mean_loss(&self) -> f64 {
+        if self.weight > 0.0 { self.weighted_loss / self.weight } else { 0.0 }
+    }
+
+    fn tokens_per_second(&self) -> f64 {
+        let elapsed: Duration = self.start.elapsed();
+        self.tokens as f64 / elapsed.as_secs_f64().max(1e-9)
+    }
+}
