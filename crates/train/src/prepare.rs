@@ -67,21 +67,18 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     let mut notices = Vec::new();
     let resume_from = checkpoint::find(&recipe.output)?;
     let precision = precision(&recipe);
-    let (model, own_tokenizer) = match &recipe.model.model_name_or_path {
-        Some(path) => open_model(&recipe, Path::new(path), resume_from.as_deref(), precision, load)?,
-        None => (None, None),
-    };
-    let tokenizer = tokenizer(&recipe, own_tokenizer, resume_from.as_deref(), &mut notices)?;
-    let (mut model, from_file) = match model {
-        Some(model) => (model, true),
-        None => (new_model(&recipe, &tokenizer, precision)?, false),
+    let (model, own_tokenizer) = open_model(&recipe, resume_from.as_deref(), precision, load)?;
+    let tokenizer = tokenizer(&recipe, own_tokenizer, &mut notices)?;
+    let mut model = match model {
+        Some(model) => model,
+        None => new_model(&recipe, &tokenizer, precision)?,
     };
     if tokenizer.vocabulary_size() > model.config().vocab_size {
         let path = recipe.model.model_name_or_path.clone().unwrap_or_default();
         let (highest, rows) = (tokenizer.vocabulary_size() - 1, model.config().vocab_size);
         return Err(danlu_model::Error::VocabularyMismatch { path: path.into(), highest, rows }.into());
     }
-    let lora = adapters(&recipe, &mut model, from_file, resume_from.as_deref())?;
+    let lora = adapters(&recipe, &mut model, resume_from.as_deref())?;
     check_length(&recipe, &model)?;
 
     let (task, tokenizer) = chat_template(&recipe, tokenizer)?;
@@ -132,19 +129,20 @@ fn precision(recipe: &Recipe) -> Precision {
 
 type ModelAndTokenizer = (Option<Model>, Option<Tokenizer>);
 
-/// The model of the recipe, or that of the checkpoint where the weights themselves are trained.
+/// The model of the recipe, or that of the checkpoint where the weights themselves are trained; none if a new one is to
+/// be made.
 fn open_model(
     recipe: &Recipe,
-    path: &Path,
     resume_from: Option<&Path>,
     precision: Precision,
     load: Load,
 ) -> Result<ModelAndTokenizer> {
-    let (path, rest) = match (recipe.method.finetuning_type, resume_from) {
-        (FinetuningType::Full, Some(checkpoint)) => (checkpoint, Rest::Trained),
-        (FinetuningType::Full, None) => (path, Rest::Trained),
-        (FinetuningType::Lora, _) => (path, Rest::Frozen),
+    let named = recipe.model.model_name_or_path.as_deref().map(Path::new);
+    let (path, rest) = match recipe.method.finetuning_type {
+        FinetuningType::Full => (resume_from.or(named), Rest::Trained),
+        FinetuningType::Lora => (named, Rest::Frozen),
     };
+    let Some(path) = path else { return Ok((None, None)) };
     let opened = match load {
         Load::Weights => open(path, precision, rest)?,
         Load::Shapes => open_shape(path, precision, rest)?,
@@ -153,12 +151,7 @@ fn open_model(
 }
 
 /// The vocabulary: named, the model's own, or learned from the dataset for a new model.
-fn tokenizer(
-    recipe: &Recipe,
-    own: Option<Tokenizer>,
-    resume_from: Option<&Path>,
-    notices: &mut Vec<String>,
-) -> Result<Tokenizer> {
+fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>) -> Result<Tokenizer> {
     if let Some(path) = &recipe.model.tokenizer_name_or_path {
         return Ok(Tokenizer::open(Path::new(path))?);
     }
@@ -168,9 +161,6 @@ fn tokenizer(
     if let Some(path) = &recipe.model.model_name_or_path {
         let problem = format!("`{path}` has no tokenizer.json; name one");
         return Err(TrainError::Option { key: "tokenizer_name_or_path", problem });
-    }
-    if let Some(checkpoint) = resume_from {
-        return Ok(Tokenizer::open(checkpoint)?);
     }
     let purpose = match recipe.method.stage {
         Stage::Pt => Purpose::Pretraining,
@@ -222,15 +212,10 @@ fn new_model(recipe: &Recipe, tokenizer: &Tokenizer, precision: Precision) -> Re
 }
 
 /// Adapters as the recipe asks: fresh, continued, or those of the checkpoint.
-fn adapters(
-    recipe: &Recipe,
-    model: &mut Model,
-    from_file: bool,
-    resume_from: Option<&Path>,
-) -> Result<Option<LoraOptions>> {
+fn adapters(recipe: &Recipe, model: &mut Model, resume_from: Option<&Path>) -> Result<Option<LoraOptions>> {
     let method = &recipe.method;
     let continued = recipe.model.adapter_name_or_path.as_deref().map(Path::new);
-    if method.finetuning_type == FinetuningType::Full || !from_file {
+    if method.finetuning_type == FinetuningType::Full {
         return match continued {
             None => Ok(None),
             Some(_) => {

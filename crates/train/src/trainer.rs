@@ -4,7 +4,6 @@
 //! a function of recipe and data: threads, micro-batches, kills and resumes change no bit of it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use danlu_data::Sample;
@@ -42,6 +41,10 @@ pub trait Observer {
     fn saved(&mut self, path: &Path) {
         _ = path;
     }
+    /// Whether the run should end after this step; a checkpoint is written first.
+    fn stops(&mut self) -> bool {
+        false
+    }
 }
 
 /// Where a run is.
@@ -72,11 +75,11 @@ pub struct Outcome {
     pub interrupted: Option<PathBuf>,
 }
 
-/// Runs what was prepared. `stop` is polled after each step: once set, a checkpoint is written and the run ends.
+/// Runs what was prepared.
 ///
 /// # Errors
 /// A disk that is full, a loss that is not a number, a checkpoint that does not fit. Checkpoints before it are unharmed.
-pub fn train(mut prepared: Prepared, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
+pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outcome> {
     let recipe = prepared.recipe.clone();
     let (training, output) = (&recipe.training, &recipe.output);
     let mut order = prepared.order();
@@ -140,7 +143,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer, stop: &AtomicB
         observer.step(&Progress { step: done, total_steps, loss, tokens_per_second });
 
         let last = done == total_steps;
-        let stops = stop.load(Ordering::Relaxed);
+        let stops = observer.stops();
         let epoch_ends = done.is_multiple_of(steps_per_epoch) || last;
         let due = |strategy: IntervalStrategy, every: u64| match strategy {
             IntervalStrategy::No => false,

@@ -1,0 +1,107 @@
+//! `danlu train`: runs a recipe and shows how it goes.
+
+use std::path::Path;
+
+use danlu_train::recipe::embedded;
+use danlu_train::run_folder::{EvalLog, StepLog};
+use danlu_train::{Load, Observer, Plan, Progress, Recipe, prepare, train};
+use serde_json::json;
+
+use crate::commands::plan;
+use crate::printer::{self, Printer};
+use crate::stop;
+
+/// Train as a recipe says: pretraining or fine-tuning, all weights or a LoRA adapter.
+///
+/// zh: 按配方训练：预训练或微调，全参数或 LoRA 适配器。
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Recipe file, or the name of an embedded recipe; without it the embedded ones are listed.
+    ///
+    /// zh: 配方文件或内置配方名；省略则列出内置配方。
+    pub recipe: Option<String>,
+    /// Keys of the recipe to change, such as `learning_rate=1e-4`.
+    ///
+    /// zh: 要改动的配方键，例如 `learning_rate=1e-4`。
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// Runs the command.
+pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
+    let Some(name) = args.recipe else { return list(printer) };
+    let loaded = Recipe::load(&name, &args.overrides)?;
+    loaded.notices.iter().for_each(|notice| printer.note(notice));
+    printer.note("reading model and data");
+    let prepared = prepare(loaded.recipe, Load::Weights)?;
+    let plan = Plan::of(&prepared);
+    plan::describe(&plan).iter().for_each(|line| printer.note(line));
+    let output_dir = prepared.recipe.output.output_dir.clone();
+    let mut observer = Shown { bar: printer.progress("training", prepared.total_steps) };
+    let outcome = train(prepared, &mut observer)?;
+    drop(observer);
+    if let Some(checkpoint) = &outcome.interrupted {
+        printer.note(format_args!(
+            "stopped; saved `{}`; the same command with `resume_from_checkpoint=true` goes on from there",
+            checkpoint.display()
+        ));
+        return Err(stop::Interrupted.into());
+    }
+    let mut summary = format!("trained {} steps, mean loss {:.4}", outcome.steps, outcome.train_loss);
+    if let Some(loss) = outcome.eval_loss {
+        summary += &format!(", validation loss {loss:.4} (perplexity {:.2})", loss.exp());
+    }
+    printer.line(summary)?;
+    printer.line(format_args!("saved in `{}`", output_dir.display()))?;
+    printer.json(&json!({
+        "output_dir": output_dir,
+        "steps": outcome.steps,
+        "train_loss": outcome.train_loss,
+        "eval_loss": outcome.eval_loss,
+    }))?;
+    Ok(())
+}
+
+/// What `danlu train` without a recipe says.
+fn list(printer: &Printer) -> anyhow::Result<()> {
+    printer.line("usage: danlu train RECIPE|NAME [key=value …]")?;
+    printer.line("a recipe is a YAML file with the keys of LLaMA-Factory; these are embedded:\n")?;
+    let rows: Vec<Vec<String>> =
+        embedded().iter().map(|recipe| vec![recipe.name.to_owned(), recipe.description().to_owned()]).collect();
+    printer.table(&["name", "what it does"], &rows)?;
+    printer.line("\n`danlu recipes show NAME` prints one, `danlu plan NAME` says what it would do")?;
+    printer.json(&json!({ "recipes": embedded().iter().map(|recipe| recipe.name).collect::<Vec<_>>() }))?;
+    Ok(())
+}
+
+/// Shows a run on standard error.
+struct Shown {
+    bar: printer::Progress,
+}
+
+impl Observer for Shown {
+    fn step(&mut self, progress: &Progress) {
+        let message = format!("loss {:.4}, {:.0} tokens/s", progress.loss, progress.tokens_per_second);
+        self.bar.set(progress.step, message);
+    }
+
+    fn log(&mut self, log: &StepLog) {
+        let StepLog { step, loss, grad_norm, learning_rate, epoch, tokens_per_second, .. } = log;
+        self.bar.note(format_args!(
+            "step {step}: loss {loss:.4}, gradient norm {grad_norm:.3}, learning rate {learning_rate:.3e}, epoch \
+             {epoch:.2}, {tokens_per_second:.0} tokens/s"
+        ));
+    }
+
+    fn evaluated(&mut self, log: &EvalLog) {
+        self.bar.note(format_args!("step {}: validation loss {:.4}", log.step, log.eval_loss));
+    }
+
+    fn saved(&mut self, path: &Path) {
+        self.bar.note(format_args!("saved `{}`", path.display()));
+    }
+
+    fn stops(&mut self) -> bool {
+        stop::requested()
+    }
+}

@@ -1,0 +1,185 @@
+//! Whole runs on a tiny model: what a run gives does not depend on how it was cut, stopped or continued.
+
+use std::path::{Path, PathBuf};
+
+use danlu_model::{Precision, Rest, open};
+use danlu_train::{Load, Observer, Outcome, Plan, Progress, Recipe, prepare, train};
+
+/// A text that a tiny model learns quickly.
+fn corpus(folder: &Path) -> PathBuf {
+    let path = folder.join("corpus.jsonl");
+    let lines: Vec<String> = (0..60)
+        .map(|row| format!("{{\"text\": \"第{row}道工序：车床加工轴，公差{}微米。\"}}", row % 7 + 1))
+        .collect();
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    path
+}
+
+fn recipe(folder: &Path, output: &str, extra: &str) -> Recipe {
+    let text = format!(
+        "stage: pt\nfinetuning_type: full\nhidden_size: 32\nintermediate_size: 64\nnum_hidden_layers: 2\n\
+         num_attention_heads: 4\nnum_key_value_heads: 2\nmax_position_embeddings: 64\nvocab_size: 320\n\
+         dataset: {}\ncutoff_len: 32\nval_size: 6\nlearning_rate: 0.01\nnum_train_epochs: 2\n\
+         per_device_train_batch_size: 4\nprecision: f32\nlogging_steps: 5\neval_strategy: epoch\n\
+         save_steps: 4\noutput_dir: {}\n{extra}",
+        corpus(folder).display(),
+        folder.join(output).display(),
+    );
+    Recipe::parse("test.yaml", &text, &[] as &[&str]).unwrap().recipe
+}
+
+#[derive(Default)]
+struct Watch {
+    losses: Vec<f64>,
+    stop_at: Option<u64>,
+    stops: bool,
+}
+
+impl Observer for Watch {
+    fn step(&mut self, progress: &Progress) {
+        self.losses.push(progress.loss);
+        self.stops = Some(progress.step) == self.stop_at;
+    }
+    fn stops(&mut self) -> bool {
+        self.stops
+    }
+}
+
+fn run(recipe: Recipe, stop_at: Option<u64>) -> (Outcome, Vec<f64>) {
+    let mut watch = Watch { stop_at, ..Watch::default() };
+    let outcome = train(prepare(recipe, Load::Weights).unwrap(), &mut watch).unwrap();
+    (outcome, watch.losses)
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_learns_and_leaves_a_model_that_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe(folder.path(), "run", "");
+    let plan = Plan::of(&prepare(recipe.clone(), Load::Shapes).unwrap());
+    let (outcome, losses) = run(recipe, None);
+    assert_eq!(losses.len() as u64, plan.total_steps);
+    assert!(losses[losses.len() - 1] < 0.6 * losses[0], "{losses:?}");
+    assert!(outcome.eval_loss.unwrap() < losses[0]);
+    let output = outcome.output_dir;
+    let opened = open(&output, Precision::F32, Rest::Frozen).unwrap();
+    assert_eq!(opened.model.parameter_count(), plan.parameters);
+    assert!(opened.tokenizer.is_some());
+    for file in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "recipe.yaml",
+        "train.log",
+        "trainer_log.jsonl",
+        "trainer_state.json",
+        "all_results.json",
+        "training_loss.svg",
+        "training_loss.png",
+        "checkpoint-4/optimizer.safetensors",
+        "checkpoint-4/trainer_state.json",
+    ] {
+        assert!(output.join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn transformers_34191_accumulation_gives_the_result_of_the_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, losses) = run(recipe(folder.path(), "whole", ""), None);
+    let split = "per_device_train_batch_size: 1\ngradient_accumulation_steps: 4\n";
+    let text = recipe(folder.path(), "split", "").to_yaml().unwrap();
+    let overrides: Vec<String> = split.lines().map(|line| line.replace(": ", "=")).collect();
+    let split = Recipe::parse("test.yaml", &text, &overrides).unwrap().recipe;
+    let (split, split_losses) = run(split, None);
+    assert_eq!(losses, split_losses);
+    assert_eq!(weights(&whole.output_dir), weights(&split.output_dir));
+}
+
+#[test]
+fn transformers_33336_a_resumed_run_gives_the_bits_of_an_uninterrupted_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, _) = run(recipe(folder.path(), "whole", ""), None);
+    for stop_at in [1, 4, 6] {
+        let output = format!("stopped-{stop_at}");
+        let (stopped, _) = run(recipe(folder.path(), &output, ""), Some(stop_at));
+        let checkpoint = stopped.interrupted.unwrap();
+        assert!(checkpoint.ends_with(format!("checkpoint-{stop_at}")));
+        let (resumed, _) = run(recipe(folder.path(), &output, "resume_from_checkpoint: true\n"), None);
+        let same = weights(&whole.output_dir) == weights(&resumed.output_dir);
+        assert!(same, "stopped at {stop_at}");
+    }
+}
+
+#[test]
+fn lora_trains_only_its_adapter_and_resumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, _) = run(recipe(folder.path(), "base", ""), None);
+    let before = weights(&base.output_dir);
+    let other = folder.path().join("other.txt");
+    std::fs::write(&other, "挤出机把塑料颗粒熔化，从模头挤出管材。".repeat(30)).unwrap();
+    let lora = |output: &str, extra: &str| {
+        let text = format!(
+            "model_name_or_path: {}\nstage: pt\nfinetuning_type: lora\nlora_rank: 4\ndataset: {}\ncutoff_len: 32\n\
+             learning_rate: 0.01\nmax_steps: 12\nper_device_train_batch_size: 8\nprecision: f32\nsave_steps: 5\n\
+             output_dir: {}\n{extra}",
+            base.output_dir.display(),
+            other.display(),
+            folder.path().join(output).display()
+        );
+        Recipe::parse("lora.yaml", &text, &[] as &[&str]).unwrap().recipe
+    };
+    let (whole, losses) = run(lora("whole", ""), None);
+    assert!(losses[11] < 0.9 * losses[0], "{losses:?}");
+    assert_eq!(weights(&base.output_dir), before);
+    let adapter =
+        |outcome: &Outcome| std::fs::read(outcome.output_dir.join("adapter_model.safetensors")).unwrap();
+    run(lora("cut", ""), Some(7));
+    let (resumed, _) = run(lora("cut", "resume_from_checkpoint: true\n"), None);
+    assert_eq!(adapter(&whole), adapter(&resumed));
+}
+
+#[test]
+fn an_earlier_run_is_not_overwritten_unless_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    run(recipe(folder.path(), "run", "max_steps: 4\n"), None);
+    let Err(error) = prepare(recipe(folder.path(), "run", "max_steps: 4\n"), Load::Weights) else {
+        panic!("the second run was prepared");
+    };
+    assert!(error.to_string().contains("already holds a run (`checkpoint-4`)"), "{error}");
+    run(recipe(folder.path(), "run", "max_steps: 3\noverwrite_output_dir: true\n"), None);
+    assert!(!folder.path().join("run/checkpoint-4").exists());
+}
+
+#[test]
+fn a_checkpoint_of_other_data_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    run(recipe(folder.path(), "run", ""), Some(4));
+    let other = recipe(folder.path(), "run", "resume_from_checkpoint: true\n");
+    std::fs::write(
+        folder.path().join("corpus.jsonl"),
+        "{\"text\": \"另一份语料，另一份语料。\"}\n".repeat(20),
+    )
+    .unwrap();
+    let prepared = prepare(other, Load::Weights).unwrap();
+    let error = train(prepared, &mut Watch::default()).unwrap_err();
+    assert!(error.to_string().contains("the training samples are not the same"), "{error}");
+}
+
+#[test]
+fn save_total_limit_keeps_the_newest() {
+    let folder = tempfile::tempdir().unwrap();
+    let (outcome, losses) = run(recipe(folder.path(), "run", "save_total_limit: 2\n"), None);
+    let mut kept: Vec<u64> = danlu_train::checkpoint::list(&outcome.output_dir)
+        .unwrap()
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect();
+    kept.sort_unstable();
+    let last = losses.len() as u64 / 4 * 4;
+    assert_eq!(kept, [last - 4, last]);
+}
