@@ -1,0 +1,97 @@
+//! The verbs. Each has its file, with its arguments and a function that runs it.
+
+mod chat;
+mod data;
+mod docs;
+mod generate;
+mod plan;
+mod recipes;
+mod tokenizer;
+mod train;
+
+use std::num::NonZeroUsize;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::printer::Printer;
+
+/// Domain language models of the Llama family, from corpus to chat, in one program
+///
+/// zh: 领域语言模型（Llama 系）的全流程：从语料到对话，一个程序
+#[derive(Debug, Parser)]
+#[command(name = "danlu", version, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Threads for computing (default: all cores)
+    ///
+    /// zh: 计算线程数（默认：全部核心）
+    #[arg(long, global = true, value_name = "N", display_order = 900)]
+    pub threads: Option<NonZeroUsize>,
+    /// Print the result as one JSON object, the last line of standard output
+    ///
+    /// zh: 以一个 JSON 对象输出结果，位于标准输出的最后一行
+    #[arg(long, global = true, display_order = 901)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A verb with its arguments.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train as a recipe says: pretraining or fine-tuning, all weights or a LoRA adapter
+    ///
+    /// zh: 按配方训练：预训练或微调，全参数或 LoRA 适配器
+    Train(train::Args),
+    /// Say what a recipe would do, before it runs
+    ///
+    /// zh: 在运行之前说明配方会做什么
+    Plan(plan::Args),
+    /// List, show or copy the recipes that are built in
+    ///
+    /// zh: 列出、查看或复制内置的训练配方
+    #[command(subcommand)]
+    Recipes(recipes::Args),
+    /// Look at data as training will see it
+    ///
+    /// zh: 查看训练将看到的数据
+    #[command(subcommand)]
+    Data(data::Args),
+    /// Train a vocabulary, encode and decode
+    ///
+    /// zh: 训练词表，编码与解码
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Args),
+    /// Talk with a model
+    ///
+    /// zh: 与模型对话
+    Chat(chat::Args),
+    /// Answer or continue one prompt
+    ///
+    /// zh: 回答或续写一段文本
+    Generate(generate::Args),
+    /// Write the reference of commands and recipe keys
+    ///
+    /// zh: 生成命令与配方键的参考文档
+    Docs(docs::Args),
+}
+
+impl Command {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// What went wrong, with a sentence for the user.
+    pub fn run(self, printer: &Printer) -> Result<()> {
+        match self {
+            Self::Train(args) => train::run(args, printer),
+            Self::Plan(args) => plan::run(args, printer),
+            Self::Recipes(args) => recipes::run(args, printer),
+            Self::Data(args) => data::run(args, printer),
+            Self::Tokenizer(args) => tokenizer::run(args, printer),
+            Self::Chat(args) => chat::run(args, printer),
+            Self::Generate(args) => generate::run(args, printer),
+            Self::Docs(args) => docs::run(args, printer),
+        }
+    }
+}

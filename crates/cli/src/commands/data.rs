@@ -1,0 +1,126 @@
+//! `danlu data`: what training will see of a dataset, before it sees it.
+
+use std::path::Path;
+
+use anyhow::Result;
+use danlu_data::dataset_format::{Layout, Purpose, Tags};
+use danlu_data::{Columns, Content, Records, inspect};
+use danlu_train::prepare::{Load, prepare};
+use danlu_train::recipe::{Recipe, embedded};
+use serde_json::json;
+
+use crate::failure::wrong_input;
+use crate::models::{Located, ModelArgs, PrecisionChoice};
+use crate::printer::Printer;
+
+/// What to do with data.
+#[derive(Debug, clap::Subcommand)]
+pub enum Args {
+    /// Show samples with what is learned in ⟦…⟧, and count what is dropped or cut
+    ///
+    /// zh: 显示样本（学习的部分在 ⟦…⟧ 中），并统计丢弃与截断
+    Inspect(InspectArgs),
+}
+
+/// What to inspect.
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// A recipe (file or built-in name), or data files; then key=value of the recipe
+    ///
+    /// zh: 配方（文件或内置名称）或数据文件；其后是配方的 key=value
+    #[arg(required = true, value_name = "RECIPE|FILE|KEY=VALUE")]
+    inputs: Vec<String>,
+    /// Samples to show
+    ///
+    /// zh: 显示的样本数
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    samples: usize,
+}
+
+/// Runs `danlu data`.
+///
+/// # Errors
+/// A recipe, model or dataset that cannot be used.
+pub fn run(args: Args, printer: &Printer) -> Result<()> {
+    let Args::Inspect(args) = args;
+    let loaded = recipe(&args.inputs, printer)?;
+    let notices = loaded.notices.clone();
+    let prepared = prepare(loaded.recipe, Load::Shapes)?;
+    for notice in notices.iter().chain(&prepared.notices) {
+        printer.note(notice);
+    }
+    let samples = prepared.training.iter().chain(&prepared.validation).take(args.samples);
+    let mut shown = Vec::new();
+    for sample in samples {
+        printer.line(inspect::render(sample, &prepared.tokenizer, printer.color())?)?;
+        shown.push(json!({
+            "source": sample.source.to_string(),
+            "ids": sample.ids,
+            "loss_weights": sample.loss_weights,
+            "text": inspect::render(sample, &prepared.tokenizer, false)?,
+        }));
+    }
+    printer.line(&prepared.report)?;
+    if !prepared.validation.is_empty() {
+        let (training, validation) = (prepared.training.len(), prepared.validation.len());
+        printer.line(format_args!("{training} samples to train on, {validation} to validate with"))?;
+    }
+    Ok(printer.json(&json!({
+        "report": prepared.report,
+        "training_samples": prepared.training.len(),
+        "validation_samples": prepared.validation.len(),
+        "samples": shown,
+    }))?)
+}
+
+/// The recipe that is meant; for mere files one that trains the newest result on them.
+fn recipe(inputs: &[String], printer: &Printer) -> Result<danlu_train::recipe::Loaded> {
+    let is_override = |input: &String| input.contains('=') && !Path::new(input).exists();
+    let (overrides, names): (Vec<String>, Vec<String>) = inputs.iter().cloned().partition(is_override);
+    let is_recipe = |name: &String| {
+        let is_yaml = Path::new(name).extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+        is_yaml || embedded().iter().any(|recipe| recipe.name == name)
+    };
+    match names.as_slice() {
+        [name] if is_recipe(name) => Ok(Recipe::load(name, &overrides)?),
+        [] => Err(wrong_input(
+            "give a recipe or data files before the keys; `danlu recipes list` shows recipes",
+        )),
+        files if files.iter().any(is_recipe) => {
+            Err(wrong_input("give one recipe, or data files; set the data of a recipe with `dataset=FILE`"))
+        }
+        files => {
+            let stage = if is_corpus(Path::new(&files[0]))? { "pt" } else { "sft" };
+            let mut all = vec![
+                format!("dataset={}", serde_json::to_string(files)?),
+                "output_dir=runs/inspect".to_owned(),
+                format!("stage={stage}"),
+                "finetuning_type=full".to_owned(),
+            ];
+            if !overrides.iter().any(|text| text.starts_with("model_name_or_path=")) {
+                let newest = ModelArgs { model: None, adapter: None, precision: PrecisionChoice::Auto };
+                let Located { model, .. } = newest.locate(printer).map_err(|error| {
+                    error.context(
+                        "files are shown as a model's tokenizer cuts them, set `model_name_or_path=PATH`",
+                    )
+                })?;
+                all.push(format!("model_name_or_path={}", json!(model)));
+            }
+            all.extend(overrides);
+            Ok(Recipe::parse("command line", "", &all)?)
+        }
+    }
+}
+
+/// Whether a file holds documents, rather than rows for fine-tuning.
+fn is_corpus(path: &Path) -> Result<bool> {
+    // What cannot be read is told when the dataset is loaded.
+    let Some(Ok(record)) = Records::open(path)?.next() else { return Ok(false) };
+    let is_text = match &record.content {
+        Content::Text(_) => true,
+        Content::Fields(fields) => fields.contains_key("text"),
+    };
+    let layout =
+        Layout::detect(&record.content, Purpose::Conversation, &Columns::default(), &Tags::default());
+    Ok(is_text && layout.is_err())
+}

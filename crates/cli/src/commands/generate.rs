@@ -1,0 +1,247 @@
+//! `danlu generate`: one prompt in, one answer or continuation out.
+
+use std::io::{self, IsTerminal, Read};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use danlu_model::{FinishReason, GenerationOptions, Generator, Opened, Sampling};
+use danlu_tokenizer::Message;
+use fs_err as fs;
+use serde_json::{Value, json};
+
+use crate::failure::wrong_input;
+use crate::models::ModelArgs;
+use crate::printer::Printer;
+use crate::prompts::{chat_ids, raw_ids, template_of};
+use crate::stop;
+use crate::text_stream::TextStream;
+
+/// What to generate from, and how.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Text to answer or continue (default: standard input)
+    ///
+    /// zh: 要回答或续写的文本（默认：标准输入）
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt_ids", "prompt_file"], allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Token ids to continue, separated by commas; nothing is added to them
+    ///
+    /// zh: 要续写的词元编号，以逗号分隔；不添加任何词元
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt_file", "system", "template"])]
+    prompt_ids: Option<Vec<u32>>,
+    /// File with the text; its last line break is left out, as it is from standard input
+    ///
+    /// zh: 文本所在的文件；与标准输入一样去掉末尾换行
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// Stop after so many tokens
+    ///
+    /// zh: 最多生成的词元数
+    #[arg(long, value_name = "N", default_value = "512")]
+    max_new_tokens: NonZeroUsize,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    template: TemplateArgs,
+    /// Continue the text as it is, without a chat template
+    ///
+    /// zh: 不用对话模板，直接续写
+    #[arg(long, conflicts_with_all = ["system", "template"])]
+    raw: bool,
+    /// Report so many most probable tokens at each step, with `--json`
+    ///
+    /// zh: 与 `--json` 一起：报告每一步概率最高的若干词元
+    #[arg(long, value_name = "K", requires = "json", default_value_t = 0, hide_default_value = true)]
+    top_logprobs: usize,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SamplingArgs {
+    /// 0 takes the most probable token; higher is more varied
+    ///
+    /// zh: 0 总取概率最高的词元；越高越多样
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature)]
+    temperature: f32,
+    /// Choose among so many most probable tokens; 0 for all
+    ///
+    /// zh: 只在概率最高的若干词元中选择；0 表示全部
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
+    top_k: usize,
+    /// Choose among the most probable tokens that together reach this probability
+    ///
+    /// zh: 只在累计概率达到此值的词元中选择
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p)]
+    top_p: f32,
+    /// Above 1: tokens that occurred become less probable
+    ///
+    /// zh: 大于 1 时降低已出现词元的概率
+    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty)]
+    repetition_penalty: f32,
+    /// The same seed chooses the same tokens
+    ///
+    /// zh: 随机种子；相同的种子选出相同的词元
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().seed)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    /// The values, if they are in range.
+    ///
+    /// # Errors
+    /// A value out of range.
+    pub fn sampling(&self) -> Result<Sampling> {
+        let Self { temperature, top_k, top_p, repetition_penalty, seed } = *self;
+        let sampling = Sampling { temperature, top_k, top_p, repetition_penalty, seed };
+        sampling.check().map_err(wrong_input)?;
+        Ok(sampling)
+    }
+}
+
+/// How a conversation is written.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TemplateArgs {
+    /// System message: how the model should behave
+    ///
+    /// zh: 系统提示：模型应如何表现
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Chat template: chatml, llama2, llama3, human_assistant or a Jinja file (default: the model's own)
+    ///
+    /// zh: 对话模板：chatml、llama2、llama3、human_assistant 或 Jinja 文件（默认：模型自带）
+    #[arg(long, value_name = "NAME|FILE")]
+    pub template: Option<String>,
+}
+
+/// Runs `danlu generate`.
+///
+/// # Errors
+/// A model, template or prompt that cannot be used.
+pub fn run(args: Args, printer: &Printer) -> Result<()> {
+    let sampling = args.sampling.sampling()?;
+    let text = args.text()?;
+    let opened = args.model.open(printer)?;
+    let prompt_ids = args.ids(&opened, text.as_deref(), printer)?;
+    let max_new_tokens = args.max_new_tokens.get();
+    let options = GenerationOptions {
+        sampling,
+        max_new_tokens,
+        stop_ids: opened.stop_ids(),
+        top_log_probabilities: args.top_logprobs,
+    };
+    let mut generator = Generator::new(&opened.model, prompt_ids.len().saturating_add(max_new_tokens));
+    let mut stream = opened.tokenizer.as_ref().map(TextStream::new);
+    let mut written = Ok(());
+    let start = Instant::now();
+    let mut first = None;
+    let generated = generator.generate(&prompt_ids, &options, |id| {
+        first.get_or_insert_with(Instant::now);
+        if let Some(stream) = &mut stream {
+            written = printer.text(stream.push(id));
+        }
+        if written.is_err() || stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    written?;
+    let text = match stream {
+        Some(mut stream) => {
+            printer.line(stream.finish())?;
+            Some(stream.into_text())
+        }
+        None => {
+            let ids: Vec<String> = generated.ids.iter().map(ToString::to_string).collect();
+            printer.line(ids.join(","))?;
+            None
+        }
+    };
+    report_speed(printer, prompt_ids.len(), start, first, generated.ids.len(), generated.finish_reason);
+    let mut result = json!({
+        "prompt_ids": prompt_ids,
+        "ids": generated.ids,
+        "text": text,
+        "finish_reason": generated.finish_reason.name(),
+    });
+    if args.top_logprobs > 0 {
+        let entry = |token: &danlu_model::TokenProbability| json!({ "id": token.id, "logprob": token.log_probability });
+        let step = |step: &Vec<_>| Value::from_iter(step.iter().map(entry));
+        result["top_logprobs"] = generated.top_log_probabilities.iter().map(step).collect();
+    }
+    Ok(printer.json(&result)?)
+}
+
+impl Args {
+    /// The typed text, from wherever it comes; none where ids are given.
+    fn text(&self) -> Result<Option<String>> {
+        if self.prompt_ids.is_some() {
+            return Ok(None);
+        }
+        let mut text = match (&self.prompt, &self.prompt_file) {
+            (Some(text), _) => return Ok(Some(text.clone())),
+            (None, Some(path)) => fs::read_to_string(path)?,
+            (None, None) if io::stdin().is_terminal() => {
+                let message = "there is no prompt: give `--prompt TEXT`, `--prompt-file FILE`, or a text on standard input";
+                return Err(wrong_input(message));
+            }
+            (None, None) => {
+                let mut text = String::new();
+                io::stdin().read_to_string(&mut text)?;
+                text
+            }
+        };
+        let end = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).len());
+        text.truncate(end.unwrap_or(text.len()));
+        Ok(Some(text))
+    }
+
+    fn ids(&self, opened: &Opened, text: Option<&str>, printer: &Printer) -> Result<Vec<u32>> {
+        if let Some(ids) = &self.prompt_ids {
+            return Ok(ids.clone());
+        }
+        let text = text.unwrap_or_default();
+        let template = if self.raw { None } else { template_of(opened, self.template.template.as_deref())? };
+        let Some(template) = template else {
+            if !self.raw && !text.is_empty() {
+                if self.template.system.is_some() {
+                    return Err(wrong_input(
+                        "the model has no chat template for `--system`: give one with `--template`",
+                    ));
+                }
+                printer.note("the model has no chat template: the text is continued as it is (`--raw`)");
+            }
+            return raw_ids(opened, text);
+        };
+        let system = self.template.system.iter().map(|text| Message::new("system", text));
+        let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
+        chat_ids(opened.tokenizer()?, &template, &messages)
+    }
+}
+
+/// One line: how many tokens in which time, and whether the answer ended by itself.
+pub fn report_speed(
+    printer: &Printer,
+    prompt_tokens: usize,
+    start: Instant,
+    first: Option<Instant>,
+    tokens: usize,
+    reason: FinishReason,
+) {
+    let end = match reason {
+        FinishReason::Stop => "",
+        FinishReason::Length => " · ended by length",
+        FinishReason::Cancelled => " · stopped",
+    };
+    let first = first.unwrap_or_else(Instant::now);
+    let prompt_rate = prompt_tokens as f64 / first.duration_since(start).as_secs_f64().max(1e-9);
+    // The first token comes with the prompt's last.
+    let rate = match tokens {
+        0 | 1 => String::new(),
+        _ => format!(", {:.1} tokens/s", (tokens - 1) as f64 / first.elapsed().as_secs_f64().max(1e-9)),
+    };
+    printer.note(format_args!(
+        "prompt {prompt_tokens} tokens, {prompt_rate:.0} tokens/s · generated {tokens}{rate}{end}"
+    ));
+}

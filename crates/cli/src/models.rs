@@ -1,0 +1,276 @@
+//! Which model a command uses, and opening it: a path, or the newest result under the current folder.
+
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use danlu_kernels::cpu::{Level, level};
+use danlu_model::{Opened, Precision, Rest, open, open_shape, read_adapter};
+use danlu_tokenizer::{ChatTemplate, Tokenizer};
+use fs_err as fs;
+use serde_json::Value;
+
+use crate::failure::wrong_input;
+use crate::printer::Printer;
+
+/// How deep below the current folder results are looked for: `runs/NAME/checkpoint-N` and one more.
+const DEPTH: usize = 4;
+/// Weights of fewer bytes on disk are computed with in f32: rounding them saves no time.
+const SMALL: u64 = 64 << 20;
+const CONFIG: &str = "config.json";
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// Which model.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ModelArgs {
+    /// Model folder, adapter folder or GGUF file (default: the newest result under the current folder)
+    ///
+    /// zh: 模型文件夹、适配器文件夹或 GGUF 文件（默认：当前文件夹下最新的结果）
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// PEFT adapter folder to put on the model
+    ///
+    /// zh: 加在模型上的 PEFT 适配器文件夹
+    #[arg(long, value_name = "PATH")]
+    pub adapter: Option<PathBuf>,
+    /// Arithmetic: auto is bf16 where the processor has it and the model is not small, else f32
+    ///
+    /// zh: 运算精度：auto 在处理器支持且模型不太小时用 bf16，否则用 f32
+    #[arg(long, value_enum, default_value_t)]
+    pub precision: PrecisionChoice,
+}
+
+/// How matrix products are computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionChoice {
+    #[default]
+    Auto,
+    F32,
+    Bf16,
+}
+
+/// Where a model is.
+pub struct Located {
+    /// The model folder or file.
+    pub model: PathBuf,
+    /// The adapter to put on it.
+    pub adapter: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// Opens the model for use without training, and says in one line what it is.
+    ///
+    /// # Errors
+    /// No model is there, or it cannot be opened.
+    pub fn open(&self, printer: &Printer) -> Result<Opened> {
+        let start = Instant::now();
+        let Located { model: path, adapter } = self.locate(printer)?;
+        let precision = self.precision.resolve(&path);
+        let mut opened = open(&path, precision, Rest::Frozen)?;
+        if let Some(adapter) = &adapter {
+            read_adapter(&mut opened.model, adapter)?;
+        }
+        let with = adapter.map_or_else(String::new, |adapter| format!(" with {}", adapter.display()));
+        let precision = if precision == Precision::Bf16 { "bf16" } else { "f32" };
+        printer.note(format_args!(
+            "{}{with} · {} parameters · {precision} · loaded in {:.1} s · {} resident",
+            path.display(),
+            count(opened.model.parameter_count()),
+            start.elapsed().as_secs_f64(),
+            resident(),
+        ));
+        Ok(opened)
+    }
+
+    /// The model and adapter that are meant.
+    ///
+    /// # Errors
+    /// No result under the current folder, or an adapter whose base model is not known.
+    pub fn locate(&self, printer: &Printer) -> Result<Located> {
+        let path = match &self.model {
+            Some(path) => path.clone(),
+            None => {
+                let path = newest_result(Path::new("."))?.ok_or_else(|| {
+                    wrong_input(
+                        "there is no model under the current folder: give one with `--model PATH`, or make one with \
+                         `danlu quickstart`",
+                    )
+                })?;
+                printer.note(format_args!("using the newest result, {}", path.display()));
+                path
+            }
+        };
+        let is_adapter = path.join(ADAPTER_CONFIG).is_file() && !path.join(CONFIG).is_file();
+        if !is_adapter {
+            return Ok(Located { model: path, adapter: self.adapter.clone() });
+        }
+        if let Some(other) = &self.adapter {
+            let (path, other) = (path.display(), other.display());
+            return Err(wrong_input(format!(
+                "`{path}` is an adapter, and so is `{other}`: give the model with `--model`"
+            )));
+        }
+        Ok(Located { model: base_of(&path)?, adapter: Some(path) })
+    }
+}
+
+impl PrecisionChoice {
+    /// The precision for the model at `path`.
+    pub fn resolve(self, path: &Path) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Auto if level() == Level::Avx512Bf16 && weight_bytes(path) >= SMALL => Precision::Bf16,
+            Self::Auto => Precision::F32,
+        }
+    }
+}
+
+/// The vocabulary of a folder, a `tokenizer.json` or a GGUF file.
+///
+/// # Errors
+/// There is none, or it is damaged.
+pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if path.extension().is_none_or(|extension| extension != "gguf") {
+        return Ok(Tokenizer::open(path)?);
+    }
+    let opened = open_shape(path, Precision::F32, Rest::Frozen)?;
+    opened.tokenizer.ok_or_else(|| wrong_input(format!("`{}` holds no tokenizer", path.display())))
+}
+
+/// A chat template by its built-in name, or from a file.
+///
+/// # Errors
+/// Neither a name nor a file, or a template that does not parse.
+pub fn open_template(name: &str) -> Result<ChatTemplate> {
+    if Path::new(name).is_file() {
+        return Ok(ChatTemplate::from_source(&fs::read_to_string(name)?)?);
+    }
+    if ChatTemplate::builtin_names().contains(&name) {
+        return Ok(ChatTemplate::builtin(name)?);
+    }
+    let known = ChatTemplate::builtin_names().join(", ");
+    Err(wrong_input(format!("`{name}` is neither a built-in chat template ({known}) nor a file")))
+}
+
+/// 134515008 → `134.5M`.
+pub fn count(number: usize) -> String {
+    match number as f64 {
+        number if number >= 1e9 => format!("{:.2}B", number / 1e9),
+        number if number >= 1e6 => format!("{:.1}M", number / 1e6),
+        number if number >= 1e4 => format!("{:.0}K", number / 1e3),
+        number => format!("{number}"),
+    }
+}
+
+/// Memory of this process, where the system tells it.
+fn resident() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.map_or_else(|| "unknown".into(), |kilobytes| format!("{} MB", kilobytes / 1024))
+}
+
+/// The model that an adapter was trained on.
+fn base_of(adapter: &Path) -> Result<PathBuf> {
+    let path = adapter.join(ADAPTER_CONFIG);
+    let config: Value = serde_json::from_str(&fs::read_to_string(&path)?)
+        .map_err(|error| wrong_input(format!("`{}`: {error}", path.display())))?;
+    let base = config["base_model_name_or_path"].as_str().unwrap_or_default();
+    if base.is_empty() || !Path::new(base).exists() {
+        return Err(wrong_input(format!(
+            "`{}` is an adapter of `{base}`, which is not here: give that model with `--model` and this folder with \
+             `--adapter`",
+            adapter.display()
+        )));
+    }
+    Ok(base.into())
+}
+
+/// The newest model or adapter folder under `root`, by the time of its weights; of equals the one nearer to `root`.
+fn newest_result(root: &Path) -> Result<Option<PathBuf>> {
+    let mut newest: Option<(SystemTime, PathBuf)> = None;
+    let mut level = vec![root.to_owned()];
+    for _ in 0..=DEPTH {
+        let mut next = Vec::new();
+        for folder in level {
+            // The user may not be allowed to look into every folder.
+            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            let mut weights = None;
+            let mut is_result = false;
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let Ok(kind) = entry.file_type() else { continue };
+                let passed_over =
+                    name.starts_with('.') || ["target", "node_modules"].contains(&name.as_str());
+                if kind.is_dir() && !passed_over {
+                    next.push(entry.path());
+                }
+                is_result |= name == CONFIG || name == ADAPTER_CONFIG;
+                let is_weights = name == "adapter_model.safetensors"
+                    || (name.starts_with("model") && name.ends_with(".safetensors"));
+                if is_weights && let Ok(time) = entry.metadata().and_then(|metadata| metadata.modified()) {
+                    weights = weights.max(Some(time));
+                }
+            }
+            if let Some(time) = weights.filter(|_| is_result)
+                && newest.as_ref().is_none_or(|(newest, _)| time > *newest)
+            {
+                newest = Some((time, folder));
+            }
+        }
+        level = next;
+    }
+    let clean = |path: PathBuf| path.strip_prefix("./").map(Path::to_owned).unwrap_or(path);
+    Ok(newest.map(|(_, path)| clean(path)))
+}
+
+/// Bytes of the weights on disk.
+fn weight_bytes(path: &Path) -> u64 {
+    let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if path.is_file() {
+        return size(path);
+    }
+    let files = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let weights = files.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    weights.map(|path| size(&path)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_result_is_found_and_half_written_ones_are_not() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(newest_result(root.path()).unwrap(), None);
+        let make = |name: &str, weights: &str, config: &str, age: u64| {
+            let folder = root.path().join(name);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(config), "{}").unwrap();
+            let file = fs::File::create(folder.join(weights)).unwrap();
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 - age);
+            file.file().set_modified(time).unwrap();
+            folder
+        };
+        let old = make("runs/a", "model.safetensors", CONFIG, 50);
+        assert_eq!(newest_result(root.path()).unwrap(), Some(old));
+        let new = make("runs/b/model", "model-00001-of-00002.safetensors", CONFIG, 10);
+        make("target/x", "model.safetensors", CONFIG, 1);
+        make("runs/.c.tmp-1-0", "model.safetensors", CONFIG, 1);
+        make("runs/d", "optimizer.safetensors", CONFIG, 1);
+        make("runs/b/checkpoint-9", "model.safetensors", CONFIG, 11);
+        assert_eq!(newest_result(root.path()).unwrap(), Some(new));
+        let adapter = make("runs/e", "adapter_model.safetensors", ADAPTER_CONFIG, 5);
+        assert_eq!(newest_result(root.path()).unwrap(), Some(adapter));
+    }
+
+    #[test]
+    fn counts_are_short() {
+        assert_eq!(
+            [count(97), count(260_000), count(134_515_008), count(7_000_559_616)],
+            ["97", "260K", "134.5M", "7.00B"]
+        );
+    }
+}
