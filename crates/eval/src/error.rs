@@ -1,0 +1,71 @@
+//! What can go wrong in an evaluation, in sentences that name the file and the line.
+
+use std::path::PathBuf;
+
+use danlu_data::{DataError, Source};
+
+/// Result of this room.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of this room.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read; the message carries its path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The model could not run.
+    #[error(transparent)]
+    Model(#[from] danlu_model::Error),
+    /// The vocabulary or the chat template failed.
+    #[error(transparent)]
+    Tokenizer(#[from] danlu_tokenizer::Error),
+    /// A question cannot be used.
+    #[error("{at}: {problem}")]
+    Row {
+        /// File and line.
+        at: Source,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// A file or folder cannot be used.
+    #[error("`{}`: {problem}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// No file is called like the subject that was asked for.
+    #[error("no subject `{name}` in `{}`{}", path.display(), hint(nearest))]
+    UnknownSubject {
+        /// The name asked for.
+        name: String,
+        /// Where the subjects are.
+        path: PathBuf,
+        /// The nearest of them.
+        nearest: Option<String>,
+    },
+    /// An option has a value that cannot work.
+    #[error("`{option}`: {problem}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What was expected.
+        problem: String,
+    },
+}
+
+impl From<DataError> for Error {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::Io(error) => Self::Io(error),
+            // Without the advice to skip the row: a benchmark is scored whole.
+            DataError::Row { at, problem } => Self::Row { at, problem: problem.to_string() },
+            other => Self::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, other)),
+        }
+    }
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
+}
