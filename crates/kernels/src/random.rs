@@ -11,7 +11,8 @@ pub struct Random {
 impl Random {
     /// The stream of these keys.
     pub fn new(keys: &[u64]) -> Self {
-        let key = keys.iter().fold(0x0064_616e_6c75_u64, |key, &part| mix(key ^ mix(part.wrapping_add(GOLDEN))));
+        let key =
+            keys.iter().fold(0x0064_616e_6c75_u64, |key, &part| mix(key ^ mix(part.wrapping_add(GOLDEN))));
         Self { key, counter: 0 }
     }
 

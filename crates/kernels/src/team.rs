@@ -160,8 +160,10 @@ impl Team {
             shared.wake.notify_all();
         }
         let own = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shared.take_tasks(task, tasks)));
+        let start = Instant::now();
         while shared.working.load(Ordering::Acquire) > 0 {
-            std::hint::spin_loop();
+            // A worker that takes this long may be waiting for this very core.
+            if start.elapsed() < SPIN { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
         let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         match own {
