@@ -3,6 +3,7 @@
 mod chat;
 mod data;
 mod docs;
+mod eval;
 mod generate;
 mod plan;
 mod recipes;
@@ -63,6 +64,11 @@ pub enum Command {
     /// zh: 训练词表，编码与解码
     #[command(subcommand)]
     Tokenizer(tokenizer::Args),
+    /// Score a model: multiple choice, perplexity
+    ///
+    /// zh: 评测模型：单项选择题、困惑度
+    #[command(subcommand)]
+    Eval(eval::Args),
     /// Talk with a model
     ///
     /// zh: 与模型对话
@@ -89,6 +95,7 @@ impl Command {
             Self::Recipes(args) => recipes::run(args, printer),
             Self::Data(args) => data::run(args, printer),
             Self::Tokenizer(args) => tokenizer::run(args, printer),
+            Self::Eval(args) => eval::run(args, printer),
             Self::Chat(args) => chat::run(args, printer),
             Self::Generate(args) => generate::run(args, printer),
             Self::Docs(args) => docs::run(args, printer),

@@ -70,11 +70,14 @@ fn code(error: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = error.downcast_ref() {
         return Some(of_tokenizer(error));
     }
-    if let Some(error) = error.downcast_ref::<danlu_model::Error>() {
+    if let Some(error) = error.downcast_ref() {
+        return Some(of_model(error));
+    }
+    if let Some(error) = error.downcast_ref::<danlu_eval::Error>() {
         return Some(match error {
-            danlu_model::Error::Io(error) => of_io(error),
-            danlu_model::Error::Format(error) => of_format(error),
-            danlu_model::Error::Tokenizer(error) => of_tokenizer(error),
+            danlu_eval::Error::Io(error) => of_io(error),
+            danlu_eval::Error::Model(error) => of_model(error),
+            danlu_eval::Error::Tokenizer(error) => of_tokenizer(error),
             _ => WRONG_INPUT,
         });
     }
@@ -105,6 +108,15 @@ fn of_format(error: &danlu_formats::Error) -> u8 {
     match error {
         Io { error, .. } => of_io(error),
         DiskFull { .. } | Tensor { .. } => FAILED,
+        _ => WRONG_INPUT,
+    }
+}
+
+fn of_model(error: &danlu_model::Error) -> u8 {
+    match error {
+        danlu_model::Error::Io(error) => of_io(error),
+        danlu_model::Error::Format(error) => of_format(error),
+        danlu_model::Error::Tokenizer(error) => of_tokenizer(error),
         _ => WRONG_INPUT,
     }
 }

@@ -50,3 +50,25 @@ fn one_line(text: &str, separator: &str, full_stop: char) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join(separator).trim_end_matches(full_stop).to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(command: &Command, parent: &str) {
+        let name = format!("{parent} {}", command.get_name());
+        let (english, chinese) = languages(command.get_about(), command.get_long_about());
+        assert!(!english.is_empty() && !chinese.is_empty(), "{name}: {english} / {chinese}");
+        for argument in command.get_arguments() {
+            let (english, chinese) = languages(argument.get_help(), argument.get_long_help());
+            assert!(!english.is_empty() && !chinese.is_empty(), "{name} {}", argument.get_id());
+        }
+        command.get_subcommands().for_each(|command| check(command, &name));
+    }
+
+    #[test]
+    fn everything_is_explained_in_both_languages() {
+        check(&Cli::command(), "");
+        Cli::command().debug_assert();
+    }
+}

@@ -132,6 +132,10 @@ impl PrecisionChoice {
 /// # Errors
 /// There is none, or it is damaged.
 pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if !path.exists() {
+        let expected = "a folder with tokenizer.json, the file itself, or a GGUF file";
+        return Err(wrong_input(format!("`{}` does not exist; expected {expected}", path.display())));
+    }
     if path.extension().is_none_or(|extension| extension != "gguf") {
         return Ok(Tokenizer::open(path)?);
     }

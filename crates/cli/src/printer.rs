@@ -31,11 +31,6 @@ impl Printer {
         Self { json, color: io::stdout().is_terminal() && danlu_data::inspect::color_is_wanted() }
     }
 
-    /// Whether `--json` was given.
-    pub fn is_json(&self) -> bool {
-        self.json
-    }
-
     /// Whether readable results may use colour.
     pub fn color(&self) -> bool {
         self.color

@@ -1,16 +1,17 @@
 //! `danlu data`: what training will see of a dataset, before it sees it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_data::dataset_format::{Layout, Purpose, Tags};
-use danlu_data::{Columns, Content, Records, inspect};
+use danlu_data::{Columns, Content, DataOptions, Records, inspect};
+use danlu_model::{Precision, Rest, open_shape};
 use danlu_train::prepare::{Load, prepare};
 use danlu_train::recipe::{Recipe, embedded};
 use serde_json::json;
 
 use crate::failure::wrong_input;
-use crate::models::{Located, ModelArgs, PrecisionChoice};
+use crate::models::{ModelArgs, PrecisionChoice};
 use crate::printer::Printer;
 
 /// What to do with data.
@@ -91,30 +92,46 @@ fn recipe(inputs: &[String], printer: &Printer) -> Result<danlu_train::recipe::L
         }
         files => {
             let stage = if is_corpus(Path::new(&files[0]))? { "pt" } else { "sft" };
+            let given =
+                |key: &str| overrides.iter().find_map(|text| text.strip_prefix(key)?.strip_prefix('='));
+            let model = match given("model_name_or_path") {
+                Some(path) => path.into(),
+                None => newest_model(printer)?,
+            };
+            let context =
+                open_shape(&model, Precision::F32, Rest::Frozen)?.model.config().max_position_embeddings;
             let mut all = vec![
-                format!("dataset={}", serde_json::to_string(files)?),
-                "output_dir=runs/inspect".to_owned(),
+                format!("dataset={}", json!(files)),
+                format!("model_name_or_path={}", json!(model)),
+                format!("cutoff_len={}", context.min(DataOptions::default().cutoff_len)),
                 format!("stage={stage}"),
                 "finetuning_type=full".to_owned(),
+                "output_dir=inspected".to_owned(),
             ];
-            if !overrides.iter().any(|text| text.starts_with("model_name_or_path=")) {
-                let newest = ModelArgs { model: None, adapter: None, precision: PrecisionChoice::Auto };
-                let Located { model, .. } = newest.locate(printer).map_err(|error| {
-                    error.context(
-                        "files are shown as a model's tokenizer cuts them, set `model_name_or_path=PATH`",
-                    )
-                })?;
-                all.push(format!("model_name_or_path={}", json!(model)));
-            }
             all.extend(overrides);
             Ok(Recipe::parse("command line", "", &all)?)
         }
     }
 }
 
+/// The model whose tokenizer cuts the data where none is named.
+fn newest_model(printer: &Printer) -> Result<PathBuf> {
+    let newest = ModelArgs { model: None, adapter: None, precision: PrecisionChoice::Auto };
+    let located = newest.locate(printer).map_err(|_| {
+        wrong_input(
+            "files are shown as a model's tokenizer cuts them: set `model_name_or_path=PATH` behind them, or make a \
+             model with `danlu quickstart`",
+        )
+    })?;
+    Ok(located.model)
+}
+
 /// Whether a file holds documents, rather than rows for fine-tuning.
 fn is_corpus(path: &Path) -> Result<bool> {
-    // What cannot be read is told when the dataset is loaded.
+    // What is not there, or cannot be read, is told when the dataset is loaded.
+    if !path.exists() {
+        return Ok(false);
+    }
     let Some(Ok(record)) = Records::open(path)?.next() else { return Ok(false) };
     let is_text = match &record.content {
         Content::Text(_) => true,

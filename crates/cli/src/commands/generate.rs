@@ -66,7 +66,7 @@ pub struct SamplingArgs {
     /// 0 takes the most probable token; higher is more varied
     ///
     /// zh: 0 总取概率最高的词元；越高越多样
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature)]
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true)]
     temperature: f32,
     /// Choose among so many most probable tokens; 0 for all
     ///
@@ -76,12 +76,12 @@ pub struct SamplingArgs {
     /// Choose among the most probable tokens that together reach this probability
     ///
     /// zh: 只在累计概率达到此值的词元中选择
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p)]
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
     top_p: f32,
     /// Above 1: tokens that occurred become less probable
     ///
     /// zh: 大于 1 时降低已出现词元的概率
-    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty)]
+    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty, allow_negative_numbers = true)]
     repetition_penalty: f32,
     /// The same seed chooses the same tokens
     ///

@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::dataset_format::{Layout, Purpose, Row, Tags};
-use danlu_data::{ColumnNames, Columns, DataError, Records};
+use danlu_data::{ColumnNames, Columns, DataError, Record, Records, RowProblem};
 use danlu_tokenizer::{
     BpeTraining, ChatTemplate, SpecialTokens, TokenRole, Tokenizer, TrainedToken, TrainingProgress,
 };
@@ -238,6 +238,12 @@ fn train(args: &TrainArgs, printer: &Printer) -> Result<()> {
 /// Sends the text of every row; a receiver that is gone has seen enough.
 fn send_texts(files: &[PathBuf], columns: &Columns, sender: SyncSender<String>) -> Result<()> {
     for file in files {
+        if !file.exists() {
+            return Err(wrong_input(format!(
+                "`{}` does not exist; expected a file or folder of texts",
+                file.display()
+            )));
+        }
         let records = Records::open(file)?;
         if let Some(path) = records.ignored().first() {
             let count = records.ignored().len();
@@ -248,11 +254,12 @@ fn send_texts(files: &[PathBuf], columns: &Columns, sender: SyncSender<String>) 
             )));
         }
         for record in records {
-            let record = record?;
-            let at = |problem| DataError::Row { at: record.source.clone(), problem };
-            let layout = Layout::detect(&record.content, Purpose::Pretraining, columns, &Tags::default())
-                .map_err(at)?;
-            if let Row::Document(text) = layout.read(record.content.clone(), None).map_err(at)?
+            let record = record.map_err(without_recipe)?;
+            let Record { content, source } = record;
+            let layout = Layout::detect(&content, Purpose::Pretraining, columns, &Tags::default());
+            let row = layout.and_then(|layout| layout.read(content, None));
+            let row = row.map_err(|problem| without_recipe(DataError::Row { at: source, problem }))?;
+            if let Row::Document(text) = row
                 && sender.send(text).is_err()
             {
                 return Ok(());
@@ -260,6 +267,20 @@ fn send_texts(files: &[PathBuf], columns: &Columns, sender: SyncSender<String>) 
         }
     }
     Ok(())
+}
+
+/// The error of a row without the advice on keys of a recipe.
+fn without_recipe(error: DataError) -> anyhow::Error {
+    match error {
+        DataError::Row { at, problem: RowProblem::MissingColumn { column, available, .. } } => {
+            let available = available.join("`, `");
+            wrong_input(format!(
+                "{at}: there is no column `{column}` but `{available}`: name one with `--column`"
+            ))
+        }
+        DataError::Row { at, problem } => wrong_input(format!("{at}: {problem}")),
+        error => error.into(),
+    }
 }
 
 impl TrainedTemplate {
