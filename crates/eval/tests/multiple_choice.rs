@@ -117,7 +117,9 @@ fn bad_input_is_named_with_file_and_line() {
     );
     let split = Selection { split: "test".into(), ..Selection::default() };
     assert!(message(layout.path(), split).contains("expected the folders `test` and `dev`"));
-    assert!(message(&layout.path().join("nowhere"), Selection::default()).contains("nowhere"));
+    assert!(
+        message(&layout.path().join("nowhere"), Selection::default()).contains("nowhere`: does not exist")
+    );
     std::fs::remove_file(layout.path().join("dev/law_dev.csv")).unwrap();
     let shots = Selection { shots: 1, ..Selection::default() };
     assert!(message(layout.path(), shots).contains("law_dev.csv"));

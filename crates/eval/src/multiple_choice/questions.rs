@@ -122,7 +122,10 @@ type Files = (Vec<(String, PathBuf)>, Option<PathBuf>);
 
 fn question_files(path: &Path, split: &str) -> Result<Files> {
     let problem = |problem: String| Err(Error::File { path: path.into(), problem });
-    if !fs::metadata(path)?.is_dir() {
+    if !path.exists() {
+        return problem("does not exist: expected a folder of questions or a CSV file".into());
+    }
+    if !path.is_dir() {
         return Ok((vec![(key_of(path, split), path.into())], None));
     }
     let split_folder = path.join(split);
