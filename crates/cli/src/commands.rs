@@ -6,6 +6,7 @@ mod docs;
 mod eval;
 mod generate;
 mod plan;
+mod quickstart;
 mod recipes;
 mod tokenizer;
 mod train;
@@ -41,6 +42,10 @@ pub struct Cli {
 /// A verb with its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// From nothing to a model that answers, in a few minutes
+    ///
+    /// zh: 几分钟内从零得到一个会回答的模型
+    Quickstart(quickstart::Args),
     /// Train as a recipe says: pretraining or fine-tuning, all weights or a LoRA adapter
     ///
     /// zh: 按配方训练：预训练或微调，全参数或 LoRA 适配器
@@ -90,6 +95,7 @@ impl Command {
     /// What went wrong, with a sentence for the user.
     pub fn run(self, printer: &Printer) -> Result<()> {
         match self {
+            Self::Quickstart(args) => quickstart::run(args, printer),
             Self::Train(args) => train::run(args, printer),
             Self::Plan(args) => plan::run(args, printer),
             Self::Recipes(args) => recipes::run(args, printer),

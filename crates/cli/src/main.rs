@@ -6,6 +6,7 @@ mod help;
 mod models;
 mod printer;
 mod prompts;
+mod quickstart;
 mod stop;
 mod text_stream;
 
