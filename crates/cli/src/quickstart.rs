@@ -232,10 +232,12 @@ fn percent(share: f64) -> String {
 /// The results in short, on standard output.
 fn tell(figures: &Figures, folder: &Folder, printer: &Printer) -> Result<()> {
     for sample in &figures.samples {
-        let right = sample.right.as_ref().map_or_else(String::new, |right| format!(" ({right})"));
-        printer.line(format_args!("\n{}{right}", sample.prompt))?;
-        printer.line(format_args!("  before: {}", one_line(&sample.before)))?;
-        printer.line(format_args!("  after:  {}", one_line(&sample.after)))?;
+        let Sample { prompt, right, before, after } = sample;
+        let (before, after) = (one_line(before), one_line(after));
+        match right {
+            None => printer.line(format_args!("\n{prompt}\n  before: {before}\n  after:  {after}"))?,
+            Some(right) => printer.line(format_args!("\n{prompt}\n  after:  {after} (right: {right})"))?,
+        }
     }
     printer.line(format_args!(
         "\nscore {} → {} in {:.0} s",

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use danlu_formats::write_file_atomically;
 use fs_err as fs;
 use serde_json::{Value, json};
 
@@ -75,7 +76,7 @@ impl Folder {
         if let (Some(value), Some(figures)) = (value.as_object_mut(), figures.as_object()) {
             value.extend(figures.clone());
         }
-        Ok(fs::write(self.path(MARKER), format!("{value:#}\n"))?)
+        Ok(write_file_atomically(self.path(MARKER), format!("{value:#}\n").as_bytes())?)
     }
 
     fn clear(&self) -> Result<()> {
@@ -105,7 +106,7 @@ impl Folder {
                 .replace("{epochs}", &(epochs * scale).to_string())
                 .replace("{seed}", &settings.seed.to_string())
                 .replace("{output}", &quoted(output));
-            fs::write(self.path(name), text)?;
+            write_file_atomically(self.path(name), text.as_bytes())?;
         }
         Ok(())
     }

@@ -169,6 +169,11 @@ fn files(page: &mut Page, folder: &Folder) {
         ("data/corpus/corpus.jsonl", "预训练文本", "text for pretraining"),
         ("data/sft.jsonl", "微调问答", "questions and answers for fine-tuning"),
         ("data/mcq", "选择题，C-Eval 的格式", "multiple-choice questions in C-Eval's layout"),
+        (
+            "data/mcq-again",
+            "同样的事实，问法、干扰项与次序重新抽取",
+            "the same facts with wordings, distractors and order drawn again",
+        ),
         ("tokenizer", "词表", "the vocabulary"),
         ("pretrain.yaml", "预训练的配方", "recipe of the pretraining"),
         ("pretrained", "预训练模型与日志", "the pretrained model, with its logs"),

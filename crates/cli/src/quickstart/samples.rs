@@ -25,7 +25,7 @@ pub struct Sample {
     pub after: String,
 }
 
-/// Fixed prompts, and the first held-out question of every second subject.
+/// Fixed prompts, and the first held-out question of each subject.
 ///
 /// # Errors
 /// A model that cannot be opened or run.
@@ -33,7 +33,7 @@ pub fn samples(pretrained: &Path, fine_tuned: &Path, questions: &Questions) -> R
     let pretrained = open_model(pretrained)?;
     let fine_tuned = open_model(fine_tuned)?;
     let fixed = PROMPTS.iter().map(|prompt| ((*prompt).to_owned(), None));
-    let held_out = questions.subjects.iter().step_by(2).filter_map(|subject| subject.questions.first());
+    let held_out = questions.subjects.iter().filter_map(|subject| subject.questions.first());
     let held_out =
         held_out.map(|question| (question.question.clone(), Some(question.options[question.right].clone())));
     fixed
