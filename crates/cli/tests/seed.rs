@@ -28,6 +28,7 @@ fn seed_000_generate() {
         .map(|seed| {
             let seed = seed.to_string();
             let result = generate(&["--temperature", "50", "--top-k", "0", "--top-p", "1", "--seed", &seed]);
+            assert!(!result["text"].as_str().unwrap().contains("<|im_end|>"), "{result}");
             result["finish_reason"].as_str().unwrap().to_owned()
         })
         .collect();
