@@ -222,7 +222,8 @@ fn mistakes_are_named_before_anything_runs() {
     train(folder, "run", &["learning_rte=1"]).is_refused("did you mean `learning_rate`");
     train(folder, "run", &["dataset=corpus.json"]).is_refused("corpus.json");
     train(folder, "run", &["cutoff_len=4096"]).is_refused("more than the model's context of 64 tokens");
-    train(folder, "run", &["num_key_value_heads=3"]).is_refused("must be a multiple of `num_key_value_heads`");
+    train(folder, "run", &["num_key_value_heads=3"])
+        .is_refused("must be a multiple of `num_key_value_heads`");
     train(folder, "run", &["finetuning_type=lora"]).is_refused("a new model has nothing to adapt");
     train(folder, "run", &["model_name_or_path=nowhere"]).is_refused("`nowhere` does not exist");
     run(folder, &["train", "no-such-recipe"]).is_refused("no-such-recipe");

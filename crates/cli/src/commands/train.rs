@@ -66,8 +66,10 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
 fn list(printer: &Printer) -> anyhow::Result<()> {
     printer.line("usage: danlu train RECIPE|NAME [key=value …]")?;
     printer.line("a recipe is a YAML file with the keys of LLaMA-Factory; these are embedded:\n")?;
-    let rows: Vec<Vec<String>> =
-        embedded().iter().map(|recipe| vec![recipe.name.to_owned(), recipe.description().to_owned()]).collect();
+    let rows: Vec<Vec<String>> = embedded()
+        .iter()
+        .map(|recipe| vec![recipe.name.to_owned(), recipe.description().to_owned()])
+        .collect();
     printer.table(&["name", "what it does"], &rows)?;
     printer.line("\n`danlu recipes show NAME` prints one, `danlu plan NAME` says what it would do")?;
     printer.json(&json!({ "recipes": embedded().iter().map(|recipe| recipe.name).collect::<Vec<_>>() }))?;
