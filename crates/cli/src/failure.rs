@@ -88,9 +88,24 @@ fn code(error: &(dyn Error + 'static)) -> Option<u8> {
         return Some(if let RecipeError::Io(error) = error { of_io(error) } else { WRONG_INPUT });
     }
     if let Some(error) = error.downcast_ref::<TrainError>() {
-        return Some(if error.is_input() { WRONG_INPUT } else { FAILED });
+        return of_train(error);
     }
     None
+}
+
+/// A run's error is that of the room it came from.
+fn of_train(error: &TrainError) -> Option<u8> {
+    match error {
+        TrainError::Model(error) => code(error),
+        TrainError::Data(error) => code(error),
+        TrainError::Tokenizer(error) => code(error),
+        TrainError::Format(error) => code(error),
+        TrainError::RunFolder(error) => code(error),
+        TrainError::Recipe(error) => code(error),
+        TrainError::Io(error) => code(error),
+        TrainError::Option { .. } | TrainError::Resume { .. } => Some(WRONG_INPUT),
+        TrainError::NotFinite { .. } | TrainError::MissingGradient { .. } => Some(FAILED),
+    }
 }
 
 /// A path that is not there, or is something else than expected, was typed wrong; the rest is the machine's.

@@ -59,7 +59,7 @@ impl StepOrder {
             self.epoch = epoch;
         }
         let start = (step % self.steps_per_epoch()) as usize * self.samples_per_step;
-        &self.order[start..self.samples.min(start + self.samples_per_step)]
+        &self.order[start..self.samples.min(start.saturating_add(self.samples_per_step))]
     }
 }
 

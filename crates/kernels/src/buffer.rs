@@ -35,7 +35,10 @@ pub struct ViewMut<'a, T>(pub(crate) &'a mut [T]);
 impl<T: Element> Buffer<T> {
     /// `length` zeros. Pages of large buffers are taken from the system at their first use.
     pub fn zeros(length: usize) -> Self {
-        Self { memory: Memory::zeroed(length * size_of::<T>()), length, element: PhantomData }
+        let Some(bytes) = length.checked_mul(size_of::<T>()) else {
+            std::alloc::handle_alloc_error(std::alloc::Layout::new::<T>())
+        };
+        Self { memory: Memory::zeroed(bytes), length, element: PhantomData }
     }
 
     /// A copy of values from the host.

@@ -4,7 +4,7 @@
 //! next region usually follows at once, and then sleep. Who runs a task never changes its result.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 const SPIN: Duration = Duration::from_micros(50);
@@ -28,7 +28,13 @@ pub fn threads() -> usize {
 /// A region inside a region, or beside another thread's region, runs on its caller alone.
 pub fn parallel_for(tasks: usize, task: impl Fn(usize) + Sync) {
     let team = team();
-    let region = if tasks > 1 && team.workers > 0 { team.region.try_lock().ok() } else { None };
+    let region = match team.region.try_lock() {
+        _ if tasks <= 1 || team.workers == 0 => None,
+        Ok(region) => Some(region),
+        // A task that panicked left nothing behind.
+        Err(TryLockError::Poisoned(region)) => Some(region.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    };
     match region {
         None => (0..tasks).for_each(task),
         Some(_region) => team.run(tasks, &task),
@@ -139,9 +145,10 @@ fn team() -> &'static Team {
             let shared = Arc::clone(&shared);
             let name = format!("kernel-{number}");
             // A system that grants fewer threads still gives the same results.
-            if std::thread::Builder::new().name(name).spawn(move || work(&shared, spin)).is_ok() {
-                workers += 1;
+            if std::thread::Builder::new().name(name).spawn(move || work(&shared, spin)).is_err() {
+                break;
             }
+            workers += 1;
         }
         Team { workers, region: Mutex::new(()), shared }
     })

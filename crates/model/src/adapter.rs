@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use danlu_formats::{
-    AdapterConfig, Bias, Dtype, ModuleSelection, SafetensorsFolder, TensorInfo, WriteOptions,
-    write_safetensors,
+    AdapterConfig, Bias, Dtype, InitLoraWeights, ModuleSelection, SafetensorsFolder, TensorInfo,
+    WriteOptions, write_safetensors,
 };
 
 use crate::checkpoint::{block_type, to_f32};
@@ -28,7 +28,15 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<LoraOptions> {
         for module in Module::ALL {
             let [a, b] = names(model, layer, module);
             let (Some(a), Some(_)) = (tensors.tensor(&a), tensors.tensor(&b)) else { continue };
+            let spec = &model.specs[block_tensor(layer, module.part())];
             let Some(&rank) = a.info.shape.first().filter(|rank| **rank > 0) else { continue };
+            if a.info.shape != [rank, spec.shape[1]] {
+                let reason = format!(
+                    "expected {} inputs for this model, found shape {:?}",
+                    spec.shape[1], a.info.shape
+                );
+                return Err(Error::Tensor { path: folder.into(), name: a.info.name.clone(), reason });
+            }
             let path = module_path(model, layer, module);
             let alpha = pattern(&config.alpha_pattern, &path).unwrap_or(config.lora_alpha);
             let divisor = if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
@@ -113,8 +121,11 @@ fn pattern(values: &std::collections::BTreeMap<String, f64>, path: &str) -> Opti
 }
 
 fn refuse_unknown_arithmetic(config: &AdapterConfig, folder: &Path) -> Result<()> {
-    let is_name = |key: &&String| !key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
-    let pattern = config.alpha_pattern.keys().find(is_name).cloned();
+    let is_expression = |key: &&String| !key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+    let pattern = config.alpha_pattern.keys().find(is_expression).cloned();
+    // These methods take the adapter's start out of the base weights when the adapter is loaded.
+    let changes_base = matches!(&config.init_lora_weights, InitLoraWeights::Method(method)
+        if ["pissa", "olora", "corda", "loftq"].iter().any(|name| method.to_lowercase().starts_with(name)));
     let refusals = [
         ("use_dora", config.use_dora),
         ("fan_in_fan_out", config.fan_in_fan_out),
@@ -123,6 +134,9 @@ fn refuse_unknown_arithmetic(config: &AdapterConfig, folder: &Path) -> Result<()
         ("modules_to_save", config.modules_to_save.as_ref().is_some_and(|modules| !modules.is_empty())),
         ("trainable_token_indices", config.trainable_token_indices.is_some()),
         ("alpha_pattern", pattern.is_some()),
+        ("layer_replication", config.layer_replication.is_some()),
+        ("target_parameters", config.target_parameters.is_some()),
+        ("init_lora_weights", changes_base),
     ];
     match refusals.iter().find(|(_, used)| *used) {
         Some((field, _)) => Err(Error::Config {

@@ -97,6 +97,18 @@ impl Config {
                 return fail(field, format!("expected a number from 1 to {}, found {value}", 1 << 24));
             }
         }
+        let (d, q, kv) = (self.hidden_size as u128, self.query_size() as u128, self.key_value_size() as u128);
+        let block = 2 * d * q + 2 * d * kv + 3 * d * self.intermediate_size as u128;
+        let elements = 2 * self.vocab_size as u128 * d + self.num_hidden_layers as u128 * block;
+        if elements > 1 << 40 {
+            return fail(
+                "num_hidden_layers",
+                format!("these shapes make {elements} parameters, which no machine holds"),
+            );
+        }
+        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
+            return fail("rope_theta", format!("expected a number above 0, found {}", self.rope_theta));
+        }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             let reason = format!(
                 "expected a divisor of `num_attention_heads` ({}), found {}",
@@ -209,8 +221,9 @@ impl Fields<'_> {
         self.get(field)
             .map(|value| {
                 let number = value.as_f64().filter(|number| number.is_finite() && *number >= 0.0);
-                number
-                    .ok_or_else(|| self.error(field, format!("expected a positive number, found `{value}`")))
+                number.ok_or_else(|| {
+                    self.error(field, format!("expected a number of 0 or more, found `{value}`"))
+                })
             })
             .transpose()
     }

@@ -11,7 +11,7 @@ use danlu_kernels::rms_norm::rms_norm;
 use crate::activations::{Keep, Saved, Scratch};
 use crate::forward::Rows;
 use crate::names;
-use crate::{Model, Result, Sampler, Sampling};
+use crate::{Error, Model, Result, Sampler, Sampling};
 
 /// Prompt tokens that run through the blocks at a time.
 const CHUNK: usize = 256;
@@ -157,11 +157,13 @@ impl<'m> Generator<'m> {
     fn prefill(&mut self, prompt: &[u32]) -> Result<()> {
         if prompt.is_empty() {
             let message = "the prompt is empty and the model has no token to begin with; give it a text";
-            return Err(crate::Error::Message(message.into()));
+            return Err(Error::Message(message.into()));
         }
         self.model.check_ids(prompt)?;
-        self.model.check_length("a prompt", prompt.len(), "shorten the prompt")?;
-        assert!(prompt.len() <= self.context, "a prompt longer than its generator");
+        let (tokens, context) = (prompt.len(), self.context);
+        if tokens > context {
+            return Err(Error::TooLong { what: "a prompt", tokens, context, advice: "shorten the prompt" });
+        }
         let common = self.ids.iter().zip(prompt).take_while(|(cached, id)| cached == id).count();
         // The last token runs again for its logits.
         self.ids.truncate(common.min(prompt.len() - 1));

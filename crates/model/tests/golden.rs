@@ -1,4 +1,5 @@
 //! Whole models against recordings of transformers and PEFT (`tools/golden/`).
+#![allow(clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

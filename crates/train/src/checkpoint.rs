@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, TrainError};
 use crate::optimizer::Adamw;
 use crate::prepare::Prepared;
-use crate::recipe::{OutputOptions, ResumeFrom};
+use crate::recipe::{Recipe, ResumeFrom};
 use crate::run_folder::RunFolder;
 
 const STATE: &str = "training_state.json";
@@ -44,12 +44,11 @@ impl TrainingState {
     /// The state of this run after `step` steps.
     pub fn new(prepared: &Prepared, data_fingerprint: u64, step: u64, tokens_seen: u64) -> Self {
         let training = &prepared.recipe.training;
-        let samples_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
         Self {
             step,
             tokens_seen,
             seed: training.seed,
-            samples_per_step: samples_per_step as u64,
+            samples_per_step: training.samples_per_step() as u64,
             data_fingerprint,
         }
     }
@@ -60,7 +59,9 @@ impl TrainingState {
 /// # Errors
 /// A named checkpoint that is not there, or an output folder with an earlier run that the recipe neither continues nor
 /// overwrites.
-pub fn find(output: &OutputOptions) -> Result<Option<PathBuf>> {
+pub fn find(recipe: &Recipe) -> Result<Option<PathBuf>> {
+    let output = &recipe.output;
+    spare_sources(recipe)?;
     match &output.resume_from_checkpoint {
         Some(ResumeFrom::Folder(path)) => {
             AtomicFolder::recover(path)?;
@@ -72,19 +73,71 @@ pub fn find(output: &OutputOptions) -> Result<Option<PathBuf>> {
         }
         Some(ResumeFrom::Newest(true)) => Ok(list(&output.output_dir)?.pop().map(|(_, path)| path)),
         _ if output.overwrite_output_dir => Ok(None),
-        _ => match list(&output.output_dir)?.pop() {
+        _ => match earlier_result(&output.output_dir)? {
             None => Ok(None),
-            Some((_, newest)) => {
+            Some(found) => {
                 let problem = format!(
                     "`{}` already holds a run (`{}`); continue it with `resume_from_checkpoint=true`, replace it with \
                      `overwrite_output_dir=true`, or choose another folder",
                     output.output_dir.display(),
-                    newest.file_name().unwrap_or_default().to_string_lossy()
+                    found.file_name().unwrap_or_default().to_string_lossy()
                 );
                 Err(TrainError::Option { key: "output_dir", problem })
             }
         },
     }
+}
+
+/// Refuses a run that would write over the model or adapter that it starts from.
+fn spare_sources(recipe: &Recipe) -> Result<()> {
+    let real = |path: &Path| path.canonicalize().ok();
+    let Some(output_dir) = real(&recipe.output.output_dir) else { return Ok(()) };
+    let model = &recipe.model;
+    for source in [&model.model_name_or_path, &model.adapter_name_or_path].into_iter().flatten() {
+        if real(Path::new(source)).is_some_and(|source| source.starts_with(&output_dir)) {
+            let problem =
+                format!("the run would write over `{source}`, which it starts from; choose another folder");
+            return Err(TrainError::Option { key: "output_dir", problem });
+        }
+    }
+    Ok(())
+}
+
+/// The newest checkpoint of an earlier run, or a file that one left.
+fn earlier_result(output_dir: &Path) -> Result<Option<PathBuf>> {
+    if let Some((_, newest)) = list(output_dir)?.pop() {
+        return Ok(Some(newest));
+    }
+    let results = ["config.json", "adapter_config.json", "trainer_state.json", "trainer_log.jsonl"];
+    Ok(results.into_iter().map(|name| output_dir.join(name)).find(|path| path.exists()))
+}
+
+/// Removes the checkpoints and the files of results that an earlier run left, so that none is taken for this run's.
+pub fn remove_earlier(output_dir: &Path) -> Result<()> {
+    for (_, checkpoint) in list(output_dir)? {
+        remove(&checkpoint)?;
+    }
+    if !output_dir.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(output_dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_weights = ["model", "adapter_model"].iter().any(|start| name.starts_with(start))
+            && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
+        let is_result = name.ends_with("_results.json")
+            || ["config.json", "generation_config.json", "adapter_config.json"].contains(&name.as_str());
+        if path.is_file() && (is_weights || is_result) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a checkpoint: first what makes it one, so that a kill in between leaves nothing that looks whole.
+fn remove(checkpoint: &Path) -> Result<()> {
+    fs::remove_file(checkpoint.join(STATE))?;
+    Ok(fs::remove_dir_all(checkpoint)?)
 }
 
 /// The checkpoints of a run folder, oldest first.
@@ -142,10 +195,12 @@ pub fn save(
     danlu_formats::write_file_atomically(folder.path().join(STATE), &text)?;
     folder.commit()?;
     if let Some(limit) = output.save_total_limit {
-        let checkpoints = list(&output.output_dir)?;
+        let mut checkpoints = list(&output.output_dir)?;
+        // Those of steps that the run has yet to reach belong to an abandoned one and go first.
+        checkpoints.sort_by_key(|(step, _)| (*step <= state.step, *step));
         let excess = checkpoints.len().saturating_sub(limit.max(1));
         for (_, old) in checkpoints.into_iter().take(excess) {
-            fs::remove_dir_all(old)?;
+            remove(&old)?;
         }
     }
     Ok(path)

@@ -63,22 +63,3 @@ pub enum TrainError {
         name: String,
     },
 }
-
-impl TrainError {
-    /// Whether the cause lies in what the user gave, rather than in the machine.
-    pub fn is_input(&self) -> bool {
-        match self {
-            TrainError::Format(error) | TrainError::Model(danlu_model::Error::Format(error)) => {
-                !matches!(error, danlu_formats::Error::DiskFull { .. } | danlu_formats::Error::Io { .. })
-            }
-            TrainError::RunFolder(_) | TrainError::Io(_) | TrainError::NotFinite { .. } => false,
-            TrainError::MissingGradient { .. } => false,
-            TrainError::Model(_)
-            | TrainError::Data(_)
-            | TrainError::Tokenizer(_)
-            | TrainError::Recipe(_)
-            | TrainError::Option { .. }
-            | TrainError::Resume { .. } => true,
-        }
-    }
-}

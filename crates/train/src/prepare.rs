@@ -51,8 +51,7 @@ impl Prepared {
     /// The samples of each step.
     pub fn order(&self) -> StepOrder {
         let training = &self.recipe.training;
-        let samples_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps;
-        StepOrder::new(self.training.len(), samples_per_step, training.seed)
+        StepOrder::new(self.training.len(), training.samples_per_step(), training.seed)
     }
 }
 
@@ -65,7 +64,14 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         danlu_kernels::team::set_threads(threads);
     }
     let mut notices = Vec::new();
-    let resume_from = checkpoint::find(&recipe.output)?;
+    let resume_from = match (checkpoint::find(&recipe), load) {
+        // A plan writes nothing, so it only says what would stop the run.
+        (Err(error), Load::Shapes) => {
+            notices.push(format!("a run would stop: {error}"));
+            None
+        }
+        (found, _) => found?,
+    };
     let precision = precision(&recipe);
     let (model, own_tokenizer) = open_model(&recipe, resume_from.as_deref(), precision, load)?;
     let tokenizer = tokenizer(&recipe, own_tokenizer, &mut notices)?;

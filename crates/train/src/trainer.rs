@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use danlu_data::Sample;
 use danlu_data::slices::{SLICE_TOKENS, Slice, StepSlices, step_slices};
+use danlu_formats::write_file_atomically;
 use danlu_kernels::Buffer;
 use danlu_kernels::elementwise::clear;
 use danlu_model::{
     Activations, GradientSink, Keep, Model, NoSink, PackedTokens, ParameterId, Resident, Target,
 };
-use fs_err as fs;
 
 use crate::checkpoint::{self, TrainingState, fingerprint};
 use crate::error::{Result, TrainError};
@@ -67,8 +67,8 @@ pub struct Outcome {
     pub output_dir: PathBuf,
     /// Finished steps.
     pub steps: u64,
-    /// Mean loss of this process's steps.
-    pub train_loss: f64,
+    /// Mean loss of this process's steps; none if a resumed run was finished already.
+    pub train_loss: Option<f64>,
     /// Loss of the last validation.
     pub eval_loss: Option<f64>,
     /// The checkpoint that was written because somebody asked to stop.
@@ -104,19 +104,17 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             (RunFolder::resume(&output.output_dir, checkpoint, facts)?, state.step, state.tokens_seen)
         }
         None => {
-            for (_, old) in checkpoint::list(&output.output_dir)? {
-                fs::remove_dir_all(old)?;
-            }
+            checkpoint::remove_earlier(&output.output_dir)?;
             (RunFolder::create(&output.output_dir, facts)?, 0, 0)
         }
     };
-    fs::write(output.output_dir.join("recipe.yaml"), recipe.to_yaml()?)?;
+    write_file_atomically(output.output_dir.join("recipe.yaml"), recipe.to_yaml()?.as_bytes())?;
 
     let start = Instant::now();
     let mut gradients = Buffer::zeros(elements);
     let mut activations = Activations::new(&prepared.model, capacity(&prepared), Keep::ForBackward);
     let mut since_log = SinceLog::new();
-    let (mut loss_sum, mut samples_seen) = (0.0, 0);
+    let (mut loss_sum, mut samples_seen, mut steps) = (0.0, 0, 0);
     let mut last_eval = None;
     let mut interrupted = None;
     for step in first_step..total_steps {
@@ -136,6 +134,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             return Err(TrainError::NotFinite { what: "gradient norm", step: done });
         }
         loss_sum += loss;
+        steps += 1;
         tokens_seen += slices.tokens() as u64;
         since_log.add(loss, &slices);
         let seconds = step_start.elapsed().as_secs_f64();
@@ -147,7 +146,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         let epoch_ends = done.is_multiple_of(steps_per_epoch) || last;
         let due = |strategy: IntervalStrategy, every: u64| match strategy {
             IntervalStrategy::No => false,
-            IntervalStrategy::Steps => done.is_multiple_of(every.max(1)),
+            IntervalStrategy::Steps => last || done.is_multiple_of(every.max(1)),
             IntervalStrategy::Epoch => epoch_ends,
         };
         if done.is_multiple_of(output.logging_steps.max(1)) || done == 1 || last || stops {
@@ -182,20 +181,21 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         }
     }
 
-    let steps = total_steps.saturating_sub(first_step).max(1);
     let outcome = Outcome {
         output_dir: output.output_dir.clone(),
-        steps: total_steps,
-        train_loss: loss_sum / steps as f64,
+        steps: first_step + steps,
+        train_loss: (steps > 0).then(|| loss_sum / steps as f64),
         eval_loss: last_eval.map(|log| log.eval_loss),
         interrupted,
     };
     if outcome.interrupted.is_none() {
         checkpoint::save_weights(&prepared, &output.output_dir)?;
+    }
+    if let (None, Some(train_loss)) = (&outcome.interrupted, outcome.train_loss) {
         let log = FinishLog {
             step: total_steps,
             epoch: epoch_at(total_steps),
-            train_loss: outcome.train_loss,
+            train_loss,
             samples: samples_seen,
             steps,
             tokens_seen,

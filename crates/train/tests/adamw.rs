@@ -1,4 +1,5 @@
 //! Whole optimizer runs against recordings of PyTorch (`tools/golden/tiny_adamw.py`, `tiny_lora.py`).
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

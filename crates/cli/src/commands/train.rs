@@ -47,7 +47,10 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         ));
         return Err(stop::Interrupted.into());
     }
-    let mut summary = format!("trained {} steps, mean loss {:.4}", outcome.steps, outcome.train_loss);
+    let mut summary = match outcome.train_loss {
+        Some(loss) => format!("trained {} steps, mean loss {loss:.4}", outcome.steps),
+        None => format!("all {} steps were done before", outcome.steps),
+    };
     if let Some(loss) = outcome.eval_loss {
         summary += &format!(", validation loss {loss:.4} (perplexity {:.2})", loss.exp());
     }

@@ -135,6 +135,12 @@ impl Default for TrainingOptions {
 }
 
 impl TrainingOptions {
+    /// Samples of one optimizer step.
+    #[must_use]
+    pub fn samples_per_step(&self) -> usize {
+        self.per_device_train_batch_size.saturating_mul(self.gradient_accumulation_steps)
+    }
+
     /// `precision` joined with `bf16`.
     #[must_use]
     pub fn precision(&self) -> Precision {
