@@ -21,7 +21,7 @@ const PRETRAIN: &str = include_str!("pretrain.yaml");
 const SFT: &str = include_str!("sft.yaml");
 /// Passes that take [`FULL_MINUTES`] together, with everything around them.
 const PRETRAIN_EPOCHS: f64 = 1.0;
-const SFT_EPOCHS: f64 = 3.5;
+const SFT_EPOCHS: f64 = 3.0;
 /// Minutes of the whole work at its full size.
 pub const FULL_MINUTES: f64 = 4.0;
 
