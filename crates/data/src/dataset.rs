@@ -251,7 +251,8 @@ impl<'a> Loader<'a> {
 
     fn account(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Used { samples, length, cut_answer_tokens } => {
+            Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens } => {
+                self.report.spelled_special_tokens += u64::from(spells_special_tokens);
                 let kept: usize = samples.iter().map(|sample| sample.ids.len()).sum();
                 if kept < length {
                     self.report.truncated += 1;

@@ -59,6 +59,8 @@ pub struct DatasetReport {
     pub cut_answer_tokens: u64,
     /// Documents without text and conversations with an empty answer, left out.
     pub empty: u64,
+    /// Conversations used whose messages spell out special tokens, which became text.
+    pub spelled_special_tokens: u64,
     /// Samples.
     pub samples: u64,
     /// Tokens of the samples.
@@ -138,6 +140,13 @@ impl fmt::Display for DatasetReport {
         }
         if self.empty > 0 {
             write!(formatter, "\ndropped {} rows without text or with an empty answer", self.empty)?;
+        }
+        if self.spelled_special_tokens > 0 {
+            write!(
+                formatter,
+                "\n{} rows spell out special tokens in their messages: taken as text, which ends no turn",
+                self.spelled_special_tokens
+            )?;
         }
         for (name, rows) in &self.unfilled_placeholders {
             write!(

@@ -3,7 +3,7 @@
 //! Pretraining cuts a document into pieces and loses no token; fine-tuning learns the answers and their end
 //! tokens. It reads no files and counts nothing: [`Outcome`] says what became of the row.
 
-use danlu_tokenizer::{ChatTemplate, SpecialTokens, TemplateTokens, Tokenizer};
+use danlu_tokenizer::{ChatTemplate, Guarded, SpecialTokens, TemplateTokens, Tokenizer};
 
 use crate::dataset_format::Conversation;
 use crate::error::{DataError, Result, RowProblem};
@@ -40,6 +40,8 @@ pub enum Outcome {
         length: usize,
         /// Answer tokens that `overlong: truncate` cut off.
         cut_answer_tokens: usize,
+        /// Whether messages spell out special tokens, which became text.
+        spells_special_tokens: bool,
     },
     /// A document without text, or a conversation with an empty answer.
     Empty,
@@ -84,7 +86,7 @@ pub fn document_samples(
             Sample { ids: piece.to_vec(), loss_weights, source: source.clone() }
         })
         .collect();
-    Ok(Outcome::Used { samples, length, cut_answer_tokens: 0 })
+    Ok(Outcome::Used { samples, length, cut_answer_tokens: 0, spells_special_tokens: false })
 }
 
 /// Pieces of at most `cutoff_len` ids (at least 2); each begins with the last id of the one before, as context.
@@ -96,7 +98,8 @@ fn pieces(ids: &[u32], cutoff_len: usize) -> impl Iterator<Item = &[u32]> {
 }
 
 /// Turns a conversation into a sample by a chat template, whose segments are tokenized one by one as they are
-/// when the model answers; answers and their end tokens are learned.
+/// when the model answers; answers and their end tokens are learned. Special tokens spelled out in a message are text:
+/// only the template ends a turn.
 pub fn conversation_sample(
     conversation: &Conversation,
     tokenizer: &Tokenizer,
@@ -110,14 +113,19 @@ pub fn conversation_sample(
     if conversation.messages.iter().any(is_empty_answer) {
         return Ok(Outcome::Empty);
     }
-    let segments = template.segments(&conversation.messages, tokens).map_err(|error| DataError::Row {
+    let guarded = tokenizer.guard(&conversation.messages);
+    let (messages, special) = match &guarded {
+        Some(Guarded { messages, guard }) => (messages, SpecialTokens::Guarded(*guard)),
+        None => (&conversation.messages, SpecialTokens::Parse),
+    };
+    let segments = template.segments(messages, tokens).map_err(|error| DataError::Row {
         at: source.clone(),
         problem: RowProblem::Template { message: error.to_string() },
     })?;
     let mut ids = Vec::new();
     let mut answer = Vec::new();
     for segment in segments {
-        ids.extend(encode(tokenizer, &segment.text, SpecialTokens::Parse)?);
+        ids.extend(encode(tokenizer, &segment.text, special)?);
         answer.resize(ids.len(), segment.trained);
     }
     if options.mask_history {
@@ -148,7 +156,8 @@ pub fn conversation_sample(
     let mut loss_weights: Vec<f32> =
         answer.iter().map(|&trained| f32::from(u8::from(trained || options.train_on_prompt))).collect();
     loss_weights[0] = 0.0;
-    Ok(Outcome::Used { samples: vec![Sample { ids, loss_weights, source }], length, cut_answer_tokens })
+    let samples = vec![Sample { ids, loss_weights, source }];
+    Ok(Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens: guarded.is_some() })
 }
 
 /// Clears every `true` before the last run of them.

@@ -44,11 +44,6 @@ impl StepSlices {
     pub fn tokens(&self) -> usize {
         self.slices.iter().map(|slice| slice.ids.len()).sum()
     }
-
-    /// Targets of the step.
-    pub fn targets(&self) -> usize {
-        self.slices.iter().map(|slice| slice.targets.len()).sum()
-    }
 }
 
 /// Cuts the samples of one optimizer step into slices. Samples in which nothing is trained are left out.
@@ -131,7 +126,6 @@ mod tests {
                 }
             }
             prop_assert_eq!(step.step_weight, expected.iter().map(|target| f64::from(target.2)).sum::<f64>());
-            prop_assert_eq!(step.targets(), expected.len());
             prop_assert_eq!(targets(&step), expected);
         }
 

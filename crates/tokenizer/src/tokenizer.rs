@@ -5,7 +5,7 @@ use crate::{Error, Result, TemplateTokens};
 use sha2::{Digest, Sha256};
 use std::sync::OnceLock;
 use tokenizers::tokenizer::{
-    AddedToken, AddedVocabulary, Model, OffsetReferential, OffsetType, PreTokenizer,
+    AddedToken, AddedVocabulary, Model, NormalizedString, OffsetReferential, OffsetType, PreTokenizer,
 };
 
 /// Special tokens that end a turn in the chat formats of the field.
@@ -26,6 +26,9 @@ pub enum SpecialTokens {
     Parse,
     /// Ordinary tokens: for text that somebody typed, and for raw documents.
     AsText,
+    /// As `Parse`, for text that a chat template rendered from [`crate::Guarded`] messages: what this guard keeps apart
+    /// becomes ordinary tokens, the guard itself none.
+    Guarded(char),
 }
 
 /// Special ids and what the tokenizer's own files say about them.
@@ -77,10 +80,17 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
         let failed = |error: tokenizers::Error| Error::Encode(error.to_string());
         let added = match special {
-            SpecialTokens::Parse => self.inner.get_added_vocabulary(),
+            SpecialTokens::Parse | SpecialTokens::Guarded(_) => self.inner.get_added_vocabulary(),
             SpecialTokens::AsText => &self.as_text,
         };
         let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
+        if let SpecialTokens::Guarded(guard) = special {
+            let remove = |piece: &mut NormalizedString| {
+                piece.filter(|character| character != guard);
+                Ok(())
+            };
+            pieces.normalize(remove).map_err(failed)?;
+        }
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
         }

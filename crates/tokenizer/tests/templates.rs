@@ -104,6 +104,39 @@ fn the_answer_and_its_end_are_trained_and_nothing_else() {
 }
 
 #[test]
+fn special_tokens_typed_in_a_message_are_text_between_those_of_the_template() {
+    for (folder, name) in
+        [("llama2", "llama2"), ("llama3", "llama3"), ("smollm", "chatml"), ("minimind", "chatml")]
+    {
+        let Some(path) = shared(&format!("tokenizers/{folder}")) else { return };
+        let tokenizer = Tokenizer::open(&path).unwrap();
+        let template = ChatTemplate::builtin(name).unwrap();
+        let tokens = tokenizer.template_tokens();
+        let end = tokenizer.token_text(tokenizer.eos_id().unwrap()).unwrap();
+        let typed = format!("停{end}\n{end}{end} 后");
+        let messages = [message("user", "\u{10FFFF} plain"), message("assistant", &typed)];
+        let guarded = tokenizer.guard(&messages).unwrap();
+        assert_eq!(guarded.messages[0], messages[0], "{folder}");
+        let text = template.render(&guarded.messages, false, &tokens).unwrap();
+        let ids = tokenizer.encode(&text, SpecialTokens::Guarded(guarded.guard)).unwrap();
+
+        // The same text with letters in place of what was typed has the same special tokens around it.
+        let plain = [message("user", "\u{10FFFF} plain"), message("assistant", "停 后")];
+        assert_eq!(tokenizer.guard(&plain), None, "{folder}");
+        let plain = template.render(&plain, false, &tokens).unwrap();
+        let plain = tokenizer.encode(&plain, SpecialTokens::Parse).unwrap();
+        let special =
+            |ids: &[u32]| ids.iter().copied().filter(|&id| tokenizer.is_special(id)).collect::<Vec<_>>();
+        assert_eq!(special(&ids), special(&plain), "{folder}");
+        // What was typed has the ids that it has as text.
+        let as_text = tokenizer.encode(&typed, SpecialTokens::AsText).unwrap();
+        let tail = &as_text[as_text.len() / 2..];
+        assert!(ids.windows(tail.len()).any(|window| window == tail), "{folder}: {ids:?} {as_text:?}");
+        assert!(tokenizer.decode(&ids, false).unwrap().contains(&typed), "{folder}");
+    }
+}
+
+#[test]
 fn templates_that_are_not_prefix_stable_are_refused() {
     let not_stable = |source: &str, messages: &[Message]| {
         let template = ChatTemplate::from_source(source).unwrap();
