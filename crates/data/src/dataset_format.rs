@@ -28,6 +28,9 @@ pub enum Purpose {
 pub struct Conversation {
     /// The messages in order; roles are `system`, `user` and `assistant`.
     pub messages: Vec<Message>,
+    /// For each message the weight of the loss on its tokens: 0 unless it is an answer, 1 for an answer whose
+    /// `loss_weight` says nothing else.
+    pub loss_weights: Vec<f32>,
 }
 
 /// A row whose columns are understood.
@@ -199,21 +202,25 @@ impl Layout {
             }
         };
         let last_answer =
-            turns.iter().rposition(|turn| turn.role == "assistant").ok_or(RowProblem::NoAnswer)?;
+            turns.iter().rposition(|(turn, _)| turn.role == "assistant").ok_or(RowProblem::NoAnswer)?;
         turns.truncate(last_answer + 1);
-        if turns[0].role != "system" {
+        if turns[0].0.role != "system" {
             let system =
                 if system.is_empty() { default_system.unwrap_or_default().to_owned() } else { system };
             if !system.is_empty() {
                 turns.insert(0, message("system", system));
             }
         }
-        Ok(Row::Conversation(Conversation { messages: turns }))
+        let (messages, loss_weights) = turns.into_iter().unzip();
+        Ok(Row::Conversation(Conversation { messages, loss_weights }))
     }
 }
 
-fn message(role: &str, content: String) -> Message {
-    Message { role: role.to_owned(), content }
+/// A message and the usual weight of its loss.
+type Turn = (Message, f32);
+
+fn message(role: &str, content: String) -> Turn {
+    (Message::new(role, content), if role == "assistant" { 1.0 } else { 0.0 })
 }
 
 fn required<'a>(fields: &'a Fields, column: &str) -> Result<&'a Value> {
@@ -264,7 +271,7 @@ fn document(fields: &Fields, columns: &[String]) -> Result<String> {
     Ok(lines.join("\n"))
 }
 
-fn earlier_turns(value: &Value, field: &str) -> Result<Vec<Message>> {
+fn earlier_turns(value: &Value, field: &str) -> Result<Vec<Turn>> {
     const EXPECTED: &str = "a list of pairs of question and answer";
     let pairs = match value {
         Value::Array(pairs) => pairs,
@@ -282,7 +289,7 @@ fn earlier_turns(value: &Value, field: &str) -> Result<Vec<Message>> {
     Ok(turns)
 }
 
-fn messages(value: &Value, field: &str, tags: &Tags) -> Result<Vec<Message>> {
+fn messages(value: &Value, field: &str, tags: &Tags) -> Result<Vec<Turn>> {
     let items = value.as_array().ok_or_else(|| wrong_type(field, "a list of messages", value))?;
     items
         .iter()
@@ -297,9 +304,23 @@ fn messages(value: &Value, field: &str, tags: &Tags) -> Result<Vec<Message>> {
             let Some(known) = known_role(&role, tags) else {
                 return Err(RowProblem::UnknownRole { field: role_field, role });
             };
-            Ok(message(known, message_text(content, &format!("{field}.{content_key}"))?))
+            let (turn, usual) = message(known, message_text(content, &format!("{field}.{content_key}"))?);
+            Ok((turn, usual * loss_weight(item, &field)?))
         })
         .collect()
+}
+
+/// The weight that a message may give to its loss.
+fn loss_weight(item: &Fields, field: &str) -> Result<f32> {
+    let value = match item.get("loss_weight") {
+        None | Some(Value::Null) => return Ok(1.0),
+        Some(value) => value,
+    };
+    let weight = value.as_f64().map(|weight| weight as f32);
+    weight.filter(|weight| weight.is_finite() && *weight >= 0.0).ok_or_else(|| RowProblem::LossWeight {
+        field: format!("{field}.loss_weight"),
+        found: value.to_string(),
+    })
 }
 
 /// The entry under the given key, or under the first usual one that is there.

@@ -228,6 +228,19 @@ pub enum RowProblem {
         role: String,
     },
 
+    /// A weight that the loss of a message cannot have.
+    #[error("field `{field}`: expected a number of at least 0, found `{found}`")]
+    LossWeight {
+        /// The field, with its place inside lists.
+        field: String,
+        /// The JSON value.
+        found: String,
+    },
+
+    /// A conversation of which nothing is learned.
+    #[error("every answer that is learned has the `loss_weight` 0: give one of them a higher weight")]
+    NoWeight,
+
     /// A conversation in which the assistant says nothing.
     #[error(
         "the conversation has no answer: expected at least one message by `assistant` after one by `user`"
@@ -261,6 +274,8 @@ impl RowProblem {
             Self::PlainText => "plain text document".to_owned(),
             Self::WrongType { .. } => "wrong kind of value".to_owned(),
             Self::UnknownRole { role, .. } => format!("unknown role `{role}`"),
+            Self::LossWeight { .. } => "wrong `loss_weight`".to_owned(),
+            Self::NoWeight => "every `loss_weight` is 0".to_owned(),
             Self::NoAnswer => "no answer".to_owned(),
             Self::Template { .. } => "refused by the chat template".to_owned(),
         }

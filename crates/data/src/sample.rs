@@ -122,18 +122,20 @@ pub fn conversation_sample(
         at: source.clone(),
         problem: RowProblem::Template { message: error.to_string() },
     })?;
+    // With `mask_history`, an earlier answer is a part of the prompt.
+    let first_answer = if options.mask_history { messages.len().saturating_sub(1) } else { 0 };
     let mut ids = Vec::new();
-    let mut answer = Vec::new();
+    // The weight of each token of an answer; none for a token of the prompt.
+    let mut answer: Vec<Option<f32>> = Vec::new();
     for segment in segments {
         ids.extend(encode(tokenizer, &segment.text, special)?);
-        answer.resize(ids.len(), segment.trained);
-    }
-    if options.mask_history {
-        keep_last_run(&mut answer);
+        let is_answer = segment.trained && segment.message >= first_answer;
+        answer.resize(ids.len(), is_answer.then(|| conversation.loss_weights[segment.message]));
     }
     let length = ids.len();
-    let Some(prompt_length) = answer.iter().position(|&trained| trained) else {
-        return Err(DataError::Row { at: source, problem: RowProblem::NoAnswer });
+    let is_trained = |weight: &Option<f32>| weight.is_some_and(|weight| weight > 0.0);
+    let Some(prompt_length) = answer.iter().position(is_trained) else {
+        return Err(DataError::Row { at: source, problem: RowProblem::NoWeight });
     };
     let mut cut_answer_tokens = 0;
     if length > options.cutoff_len {
@@ -147,26 +149,19 @@ pub fn conversation_sample(
                 return Ok(Outcome::PromptTooLong { length });
             }
             Overlong::Truncate => {
-                cut_answer_tokens = answer[options.cutoff_len..].iter().filter(|&&trained| trained).count();
+                cut_answer_tokens =
+                    answer[options.cutoff_len..].iter().filter(|weight| is_trained(weight)).count();
                 ids.truncate(options.cutoff_len);
                 answer.truncate(options.cutoff_len);
             }
         }
     }
+    let prompt_weight = if options.train_on_prompt { 1.0 } else { 0.0 };
     let mut loss_weights: Vec<f32> =
-        answer.iter().map(|&trained| f32::from(u8::from(trained || options.train_on_prompt))).collect();
+        answer.into_iter().map(|weight| weight.unwrap_or(prompt_weight)).collect();
     loss_weights[0] = 0.0;
     let samples = vec![Sample { ids, loss_weights, source }];
     Ok(Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens: guarded.is_some() })
-}
-
-/// Clears every `true` before the last run of them.
-fn keep_last_run(answer: &mut [bool]) {
-    if let Some(end) = answer.iter().rposition(|&trained| trained)
-        && let Some(before) = answer[..end].iter().rposition(|&trained| !trained)
-    {
-        answer[..before].fill(false);
-    }
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
@@ -191,15 +186,5 @@ mod tests {
             }
             prop_assert_eq!(&predicted, &ids.iter().skip(1).copied().collect::<Vec<_>>());
         }
-    }
-
-    #[test]
-    fn the_last_run_is_kept() {
-        let mut answer = [false, true, true, false, true, true, false];
-        keep_last_run(&mut answer);
-        assert_eq!(answer, [false, false, false, false, true, true, false]);
-        let mut answer = [true, true];
-        keep_last_run(&mut answer);
-        assert_eq!(answer, [true, true]);
     }
 }

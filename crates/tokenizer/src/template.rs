@@ -85,6 +85,8 @@ pub struct Segment {
     pub text: String,
     /// Whether the model learns to write it: an answer and its end-of-turn marker.
     pub trained: bool,
+    /// Index of the message whose answer it is, or that it leads to; of text behind the last answer, their count.
+    pub message: usize,
 }
 
 /// A parsed chat template.
@@ -161,9 +163,9 @@ impl ChatTemplate {
         let text = self.render(messages, false, tokens)?;
         let mut segments = Vec::new();
         let mut done = 0;
-        let mut add = |from: usize, to: usize, trained: bool| {
+        let mut add = |from: usize, to: usize, trained: bool, message: usize| {
             if to > from {
-                segments.push(Segment { text: text[from..to].to_owned(), trained });
+                segments.push(Segment { text: text[from..to].to_owned(), trained, message });
             }
         };
         for (index, message) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant")
@@ -187,11 +189,11 @@ impl ChatTemplate {
                 }
             }
             let end = prompt.len() + answer.trim_end().len().max(content);
-            add(done, prompt.len(), false);
-            add(prompt.len(), end, true);
+            add(done, prompt.len(), false, index);
+            add(prompt.len(), end, true, index);
             done = end;
         }
-        add(done, text.len(), false);
+        add(done, text.len(), false, messages.len());
         Ok(segments)
     }
 }

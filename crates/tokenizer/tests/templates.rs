@@ -97,7 +97,7 @@ fn the_answer_and_its_end_are_trained_and_nothing_else() {
     let spaces = [message("user", "Q"), message("assistant", "A\n\n")];
     assert_eq!(trained(&chatml, &spaces), ["A\n\n<|im_end|>"]);
     let segments = chatml.segments(&spaces, &tokens()).unwrap();
-    assert_eq!(segments.last(), Some(&Segment { text: "\n".into(), trained: false }));
+    assert_eq!(segments.last(), Some(&Segment { text: "\n".into(), trained: false, message: 2 }));
     let bare =
         ChatTemplate::from_source("{% for message in messages %}{{ message.content }}|{% endfor %}").unwrap();
     assert_eq!(trained(&bare, &spaces), ["A\n\n|"]);
