@@ -1,21 +1,16 @@
 //! Whole datasets: found, read, tokenized on all cores, and accounted for. The order of the samples is that of the
 //! rows, whatever the number of threads.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::Arc;
-
 use danlu_tokenizer::{ChatTemplate, TemplateTokens, Tokenizer};
 use rayon::prelude::*;
 
-use crate::dataset_format::{Layout, Purpose, Row, Tags};
-use crate::dataset_info::{Located, locate};
-use crate::error::{DataError, Result, RowProblem};
-use crate::options::{Columns, DataOptions, OnBadRow};
+use crate::dataset_format::{Purpose, Row};
+use crate::error::{DataError, Result};
+use crate::options::DataOptions;
 use crate::order::epoch_order;
-use crate::placeholders;
-use crate::records::{Record, Records, Source};
+use crate::records::Source;
 use crate::report::{DatasetReport, LengthPercentiles};
+use crate::rows::{Rows, skip_or_fail};
 use crate::sample::{Outcome, Sample, conversation_sample, document_samples};
 
 /// Rows that are tokenized together: enough for all cores, few enough to hold whole books.
@@ -100,22 +95,19 @@ impl Dataset {
     }
 }
 
-/// The texts of `dataset` that a vocabulary is learned from: documents, or the messages of conversations. Rows that
-/// cannot be read are left out here; loading the dataset reports them.
+/// The texts of `dataset` that a vocabulary is learned from: documents, or the messages of conversations. They are those
+/// of the rows that [`Dataset::load`] reads: a bad row is the same error here, or skipped here and counted there.
 pub fn texts(options: &DataOptions, purpose: Purpose) -> Result<Vec<String>> {
     let mut texts = Vec::new();
+    let mut report = DatasetReport::default();
     for name in &options.dataset {
-        let located = locate(name, &options.dataset_dir)?;
-        let columns = options.columns.clone().or(&located.columns);
-        let mut reader = RowReader { purpose, columns, tags: &located.tags, layout: None };
-        for record in Records::open(&located.path)? {
-            match record.and_then(|record| reader.row(record, options.default_system.as_deref())) {
-                Ok((Row::Document(text), _)) => texts.push(text),
-                Ok((Row::Conversation(conversation), _)) => {
+        let mut rows = Rows::open(options, purpose, name, &mut report)?;
+        while let Some((row, _)) = rows.next(&mut report)? {
+            match row {
+                Row::Document(text) => texts.push(text),
+                Row::Conversation(conversation) => {
                     texts.extend(conversation.messages.into_iter().map(|message| message.content));
                 }
-                Err(DataError::Row { .. }) => {}
-                Err(error) => return Err(error),
             }
         }
     }
@@ -148,8 +140,7 @@ impl<'a> Loader<'a> {
     fn load(mut self, names: &[String]) -> Result<Dataset> {
         self.options.validate()?;
         for name in names {
-            let located = locate(name, &self.options.dataset_dir)?;
-            self.read(name, &located)?;
+            self.read(name)?;
         }
         self.tokenize_waiting()?;
         if self.samples.is_empty() {
@@ -163,68 +154,19 @@ impl<'a> Loader<'a> {
         Ok(Dataset { samples: self.samples, report: self.report })
     }
 
-    fn read(&mut self, name: &str, located: &Located) -> Result<()> {
-        let records = Records::open(&located.path)?;
-        for path in records.ignored() {
-            self.report.notices.push(format!("not read because of its ending: `{}`", path.display()));
-        }
-        for column in &located.unused_columns {
-            self.report.notices.push(format!("column `{column}` of dataset `{name}` is not used"));
-        }
-        let mut reader = RowReader {
-            purpose: match self.task {
-                Task::Pretraining => Purpose::Pretraining,
-                Task::Conversation { .. } => Purpose::Conversation,
-            },
-            columns: self.options.columns.clone().or(&located.columns),
-            tags: &located.tags,
-            layout: None,
+    fn read(&mut self, name: &str) -> Result<()> {
+        let purpose = match self.task {
+            Task::Pretraining => Purpose::Pretraining,
+            Task::Conversation { .. } => Purpose::Conversation,
         };
-        let limit = [self.options.max_samples, located.max_rows].into_iter().flatten().min();
-        let rows_before = self.report.rows;
-        let mut taken = 0;
-        for record in records {
-            if limit.is_some_and(|limit| taken >= limit) {
-                break;
+        let mut rows = Rows::open(self.options, purpose, name, &mut self.report)?;
+        while let Some(row) = rows.next(&mut self.report)? {
+            self.waiting.push(row);
+            if self.waiting.len() == ROWS_AT_ONCE {
+                self.tokenize_waiting()?;
             }
-            self.report.rows += 1;
-            let row = record.and_then(|record| reader.row(record, self.options.default_system.as_deref()));
-            match row {
-                Ok((row, source)) => {
-                    taken += 1;
-                    let row = self.fill_placeholders(row);
-                    self.waiting.push((row, source));
-                    if self.waiting.len() == ROWS_AT_ONCE {
-                        self.tokenize_waiting()?;
-                    }
-                }
-                Err(error) => self.skip_or_fail(error)?,
-            }
-        }
-        if self.report.rows == rows_before && limit != Some(0) {
-            return Err(DataError::Empty { path: located.path.clone() });
         }
         Ok(())
-    }
-
-    fn fill_placeholders(&mut self, row: Row) -> Row {
-        let values = &self.options.dataset_placeholders;
-        let mut unfilled = BTreeSet::new();
-        let filled = match row {
-            // Braces of a corpus are its own unless placeholders were asked for.
-            Row::Document(text) if values.is_empty() => Row::Document(text),
-            Row::Document(text) => Row::Document(placeholders::fill(&text, values, &mut unfilled)),
-            Row::Conversation(mut conversation) => {
-                for message in &mut conversation.messages {
-                    message.content = placeholders::fill(&message.content, values, &mut unfilled);
-                }
-                Row::Conversation(conversation)
-            }
-        };
-        for name in unfilled {
-            *self.report.unfilled_placeholders.entry(name).or_default() += 1;
-        }
-        filled
     }
 
     fn tokenize_waiting(&mut self) -> Result<()> {
@@ -243,7 +185,7 @@ impl<'a> Loader<'a> {
         for outcome in outcomes {
             match outcome {
                 Ok(outcome) => self.account(outcome),
-                Err(error) => self.skip_or_fail(error)?,
+                Err(error) => skip_or_fail(error, options, &mut self.report)?,
             }
         }
         Ok(())
@@ -275,7 +217,8 @@ impl<'a> Loader<'a> {
 
     /// A model that never learns an end token does not stop; a cut answer has lost its own.
     fn notice_missing_ends(&mut self) {
-        if matches!(self.task, Task::Pretraining) {
+        // With `train_on_prompt`, what a template writes after the end token is learned too.
+        if matches!(self.task, Task::Pretraining) || self.options.train_on_prompt {
             return;
         }
         let ends = self.tokenizer.end_of_turn_ids();
@@ -290,44 +233,5 @@ impl<'a> Loader<'a> {
                  learn to stop: choose the `template` that belongs to the tokenizer"
             ));
         }
-    }
-
-    fn skip_or_fail(&mut self, error: DataError) -> Result<()> {
-        match error {
-            DataError::Row { at, problem }
-                if self.options.on_bad_row == OnBadRow::Skip && problem.can_be_skipped() =>
-            {
-                self.report.count_skipped(&at, &problem);
-                Ok(())
-            }
-            error => Err(error),
-        }
-    }
-}
-
-/// Gives rows their meaning; the layout is found anew for each file.
-struct RowReader<'a> {
-    purpose: Purpose,
-    columns: Columns,
-    tags: &'a Tags,
-    layout: Option<(Arc<Path>, Layout)>,
-}
-
-impl RowReader<'_> {
-    fn row(&mut self, record: Record, default_system: Option<&str>) -> Result<(Row, Source)> {
-        let Record { content, source } = record;
-        match self.layout(&content, &source).and_then(|layout| layout.read(content, default_system)) {
-            Ok(row) => Ok((row, source)),
-            Err(problem) => Err(DataError::Row { at: source, problem }),
-        }
-    }
-
-    fn layout(&mut self, content: &crate::Content, source: &Source) -> Result<&Layout, RowProblem> {
-        let is_known = self.layout.as_ref().is_some_and(|(path, _)| *path == source.path);
-        let layout = match self.layout.take() {
-            Some((_, layout)) if is_known => layout,
-            _ => Layout::detect(content, self.purpose, &self.columns, self.tags)?,
-        };
-        Ok(&self.layout.insert((source.path.clone(), layout)).1)
     }
 }

@@ -16,6 +16,7 @@ pub mod order;
 pub mod placeholders;
 pub mod records;
 pub mod report;
+mod rows;
 pub mod sample;
 pub mod slices;
 

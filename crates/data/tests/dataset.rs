@@ -92,9 +92,70 @@ fn all_answers_are_trained_unless_masked_and_prompts_on_request() {
     assert_eq!(model.trained(&sample(&options)), ["您好<|im_end|>", "挤塑。<|im_end|>"]);
     let masked = DataOptions { mask_history: true, ..options.clone() };
     assert_eq!(model.trained(&sample(&masked)), ["挤塑。<|im_end|>"]);
-    let whole = sample(&DataOptions { train_on_prompt: true, ..options });
-    assert_eq!(whole.loss_weights[0], 0.0);
-    assert!(whole.loss_weights[1..].iter().all(|&weight| weight == 1.0));
+    let whole = model.load(&DataOptions { train_on_prompt: true, ..options });
+    assert_eq!(whole.samples[1].loss_weights[0], 0.0);
+    assert!(whole.samples[1].loss_weights[1..].iter().all(|&weight| weight == 1.0));
+    assert!(whole.report.notices.is_empty(), "{:?}", whole.report.notices);
+}
+
+#[test]
+fn the_loss_weight_of_a_message_weighs_its_answer() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    let row = |user: &str, first: &str, last: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "一", "loss_weight": {user}}},
+                {{"role": "assistant", "content": "甲", "loss_weight": {first}}}, {{"role": "user", "content": "二"}},
+                {{"role": "assistant", "content": "乙", "loss_weight": {last}}}]}}"#
+        )
+        .replace('\n', "")
+    };
+    let load = |rows: String, change: fn(&mut DataOptions)| {
+        let mut options = options(folder.write("rows.jsonl", rows));
+        change(&mut options);
+        model.load(&options).samples
+    };
+    let weights = |sample: &Sample| -> Vec<(String, f32)> {
+        let answers = ["甲<|im_end|>", "乙<|im_end|>"].map(str::to_owned);
+        let texts = model.trained(sample).into_iter().filter(|text| answers.contains(text));
+        let mut runs =
+            sample.loss_weights.chunk_by(|a, b| a == b).map(|run| run[0]).filter(|&weight| weight > 0.0);
+        texts.map(|text| (text, runs.next().unwrap())).collect()
+    };
+    let answer = |text: &str, weight: f32| (format!("{text}<|im_end|>"), weight);
+    let none = |_: &mut DataOptions| {};
+    assert_eq!(weights(&load(row("1", "0.25", "null"), none)[0]), [answer("甲", 0.25), answer("乙", 1.0)]);
+    assert_eq!(weights(&load(row("0.0", "0", "2"), none)[0]), [answer("乙", 2.0)]);
+    assert_eq!(weights(&load(row("0.0", "1", "0"), none)[0]), [answer("甲", 1.0)]);
+    assert_eq!(
+        weights(&load(row("0.0", "1", "0.5"), |options| options.mask_history = true)[0]),
+        [answer("乙", 0.5)]
+    );
+    // An answer that is weighed 0 is not learned as a part of the prompt either.
+    let whole = &load(row("0", "0", "1"), |options| options.train_on_prompt = true)[0];
+    assert_eq!(whole.loss_weights[1..].iter().filter(|&&weight| weight == 0.0).count(), {
+        model.tokenizer.encode("甲<|im_end|>", SpecialTokens::Parse).unwrap().len()
+    });
+
+    let refused = |row: String, change: fn(&mut DataOptions)| {
+        let mut options = options(folder.write("bad.jsonl", row));
+        change(&mut options);
+        model.error(&options)
+    };
+    let path = folder.path("bad.jsonl");
+    for found in ["-1", "\"much\""] {
+        assert_eq!(
+            refused(row("1", "1", found), none),
+            format!(
+                "{}:1: field `messages[3].loss_weight`: expected a number of at least 0, found `{found}`, \
+                 or set `on_bad_row: skip`",
+                path.display()
+            )
+        );
+    }
+    let nothing = "every answer that is learned has the `loss_weight` 0: give one of them a higher weight";
+    assert!(refused(row("1", "0", "0"), none).contains(nothing));
+    assert!(refused(row("1", "1", "0"), |options| options.mask_history = true).contains(nothing));
 }
 
 #[test]
@@ -262,6 +323,47 @@ fn bad_rows_stop_the_run_or_are_counted_by_reason() {
         "\nskipped 2 rows: missing column `answer`, first {path}:2: missing column `answer`: the row has"
     )));
     assert_eq!(dataset.samples[1].source.line, 6);
+}
+
+#[test]
+fn a_vocabulary_is_learned_from_the_rows_that_are_loaded() {
+    let folder = Folder::new();
+    let rows = "{\"text\": \"{{name}}车\"}\n{\"txt\": \"铣\"}\n{\"text\": \"磨\"}\n{\"text\": \"刨\"}\n";
+    let options = DataOptions {
+        dataset_placeholders: BTreeMap::from([("name".to_owned(), "丹炉".to_owned())]),
+        ..options(folder.write("rows.jsonl", rows))
+    };
+    let texts = |options: &DataOptions| danlu_data::texts(options, danlu_data::Purpose::Pretraining);
+    let error = texts(&options).unwrap_err().to_string();
+    assert!(error.contains("rows.jsonl:2: missing column `text`"), "{error}");
+    let skip = DataOptions { on_bad_row: OnBadRow::Skip, ..options };
+    assert_eq!(texts(&skip).unwrap(), ["丹炉车", "磨", "刨"]);
+    assert_eq!(texts(&DataOptions { max_samples: Some(2), ..skip.clone() }).unwrap(), ["丹炉车", "磨"]);
+    let model = Model::new("chatml");
+    let loaded = Dataset::load(&skip, &model.tokenizer, Task::Pretraining).unwrap().report;
+    assert_eq!((loaded.rows, loaded.skipped["missing column `text`"].rows), (4, 1));
+}
+
+#[test]
+fn roles_of_tools_are_named_as_unknown() {
+    let model = Model::new("chatml");
+    let folder = Folder::new();
+    for role in ["tool", "function_call", "function", "observation"] {
+        let message = |role: &str| format!("{{\"role\": \"{role}\", \"content\": \"问\"}}");
+        let good = format!("{{\"messages\": [{}, {}]}}\n", message("user"), message("assistant"));
+        let bad = good.replace("assistant", role);
+        let options = options(folder.write("rows.jsonl", good + &bad));
+        assert_eq!(
+            model.error(&options),
+            format!(
+                "{}:2: field `messages[1].role`: unknown role `{role}`, expected `system`, `user` (`human`) or \
+                 `assistant` (`gpt`), or set `on_bad_row: skip`",
+                options.dataset[0]
+            )
+        );
+        let report = model.load(&DataOptions { on_bad_row: OnBadRow::Skip, ..options }).report;
+        assert_eq!(report.skipped[&format!("unknown role `{role}`")].rows, 1);
+    }
 }
 
 #[test]
