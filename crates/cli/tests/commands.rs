@@ -142,6 +142,21 @@ fn a_vocabulary_is_trained_and_used() {
 }
 
 #[test]
+fn encoding_shows_readable_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.txt"), "的 lathe\n".repeat(9)).unwrap();
+    let train = ["tokenizer", "train", "a.txt", "--out", "v", "--vocab-size", "300"];
+    assert_eq!(run(folder.path(), &train).code, 0);
+    let pieces = |text: &str| -> Vec<String> {
+        let shown = run(folder.path(), &["tokenizer", "encode", "--tokenizer", "v", "--text", text]).stdout;
+        let piece = |line: &str| line.split_once("  `").unwrap().1.strip_suffix('`').unwrap().to_owned();
+        shown.lines().map(piece).collect()
+    };
+    assert_eq!(pieces("的 lathe\n<|im_end|>"), ["的", " lathe", "\\n", "<|im_end|>"]);
+    assert_eq!(pieces("龘的"), ["<0xE9>", "<0xBE>", "<0x98>", "的"]);
+}
+
+#[test]
 fn mistakes_with_a_vocabulary_are_named() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.jsonl"), "{\"text\": \"好\"}\n{\"txt\": \"好\"}\n").unwrap();

@@ -151,9 +151,26 @@ fn encode(args: &EncodeArgs, printer: &Printer) -> Result<()> {
         bos.into_iter().chain(text).chain(eos).collect()
     };
     for &id in &ids {
-        printer.line(format_args!("{id:>7}  {}", tokenizer.token_text(id).unwrap_or_default()))?;
+        let piece = tokenizer.token_bytes(id).unwrap_or_default();
+        printer.line(format_args!("{id:>7}  `{}`", readable(&piece)))?;
     }
     Ok(printer.json(&json!({ "ids": ids }))?)
+}
+
+/// The text of a token on one line; bytes that are no whole character alone are spelled out.
+fn readable(piece: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in piece.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                text.extend(character.escape_default());
+            } else {
+                text.push(character);
+            }
+        }
+        text.extend(chunk.invalid().iter().map(|byte| format!("<0x{byte:02X}>")));
+    }
+    text
 }
 
 fn info(path: &Path, printer: &Printer) -> Result<()> {
