@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::{TEXT, golden, ids, run, vocabulary, with_model};
 
@@ -19,6 +19,16 @@ fn verbs_of_help() -> Vec<String> {
         help.stdout.split("Commands:\n").nth(1).unwrap().split("\n\nOptions:").next().unwrap().to_owned();
     let names = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     names.map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
+}
+
+/// A file or folder of the real data, if that is there.
+fn shared(name: &str) -> Option<PathBuf> {
+    let data = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
+    if !data.is_dir() {
+        eprintln!("skipped: ../shared/data is not there");
+        return None;
+    }
+    Some(data.join(name))
 }
 
 #[test]
@@ -139,6 +149,34 @@ fn a_vocabulary_is_trained_and_used() {
         assert_eq!(info["eos"]["text"], eos, "{template}");
         assert!(info["chat_template"].is_string());
     }
+}
+
+#[test]
+fn a_gguf_file_that_holds_only_a_vocabulary_is_used() {
+    let Some(vocabularies) = shared("tokenizers/llama.cpp-vocabs") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["llama-bpe", "llama-spm", "qwen2", "phi-3"] {
+        let path = vocabularies.join(format!("ggml-vocab-{name}.gguf")).display().to_string();
+        let recorded = |ending: &str| std::fs::read_to_string(format!("{path}.{ending}")).unwrap();
+        let (texts, recorded) = (recorded("inp"), recorded("out"));
+        let (text, expected) = texts
+            .split("\n__ggml_vocab_test__\n")
+            .zip(recorded.lines())
+            .max_by_key(|(text, _)| text.len())
+            .unwrap();
+        let arguments =
+            ["tokenizer", "encode", "--json", "--tokenizer", &path, "--text", text, "--no-special-tokens"];
+        let expected: Vec<u32> = expected.split_whitespace().map(|id| id.parse().unwrap()).collect();
+        let found = ids(&run(folder.path(), &arguments).json()["ids"]);
+        // Some of the records begin with BOS.
+        assert!(
+            expected.ends_with(&found) && expected.len() <= found.len() + 1,
+            "{name}: {found:?} {expected:?}"
+        );
+    }
+    let baichuan = vocabularies.join("ggml-vocab-baichuan.gguf").display().to_string();
+    let info = run(folder.path(), &["tokenizer", "info", "--json", "--tokenizer", &baichuan]).json();
+    assert_eq!(info["vocabulary_size"], 64000);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `danlu tokenizer`: training a vocabulary, and looking at what one does.
 
+mod gguf;
+
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
@@ -40,9 +42,9 @@ pub enum Args {
 /// Which vocabulary.
 #[derive(Debug, clap::Args)]
 pub struct TokenizerPath {
-    /// Model or tokenizer folder, tokenizer.json, or GGUF file of a model
+    /// Model or tokenizer folder, tokenizer.json, or GGUF file
     ///
-    /// zh: 模型或分词器文件夹、tokenizer.json，或模型的 GGUF 文件
+    /// zh: 模型或分词器文件夹、tokenizer.json，或 GGUF 文件
     #[arg(long, value_name = "PATH")]
     tokenizer: PathBuf,
 }
@@ -131,7 +133,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Train(args) => train(&args, printer),
         Args::Encode(args) => encode(&args, printer),
         Args::Decode(args) => {
-            let tokenizer = open_tokenizer(&args.tokenizer.tokenizer)?;
+            let tokenizer = open(&args.tokenizer.tokenizer)?;
             let text = tokenizer.decode(&args.ids, args.skip_special_tokens)?;
             printer.line(&text)?;
             Ok(printer.json(&json!({ "text": text }))?)
@@ -140,8 +142,17 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     }
 }
 
+/// The vocabulary of a folder, a `tokenizer.json` or a GGUF file, which need not be one of a model.
+///
+/// # Errors
+/// There is none, or it is damaged.
+pub fn open(path: &Path) -> Result<Tokenizer> {
+    let is_gguf = path.extension().is_some_and(|extension| extension == "gguf") && path.is_file();
+    if is_gguf { gguf::open(path) } else { open_tokenizer(path) }
+}
+
 fn encode(args: &EncodeArgs, printer: &Printer) -> Result<()> {
-    let tokenizer = open_tokenizer(&args.tokenizer.tokenizer)?;
+    let tokenizer = open(&args.tokenizer.tokenizer)?;
     let ids = if args.no_special_tokens {
         tokenizer.encode(&args.text, SpecialTokens::AsText)?
     } else {
@@ -174,7 +185,7 @@ fn readable(piece: &[u8]) -> String {
 }
 
 fn info(path: &Path, printer: &Printer) -> Result<()> {
-    let tokenizer = open_tokenizer(path)?;
+    let tokenizer = open(path)?;
     let token =
         |id: Option<u32>| id.and_then(|id| Some(json!({ "id": id, "text": tokenizer.token_text(id)? })));
     let ends: Vec<_> = tokenizer.end_of_turn_ids().into_iter().map(|id| token(Some(id))).collect();
