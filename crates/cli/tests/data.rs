@@ -3,13 +3,23 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::{run, with_model};
 
 /// The folder of the project, which the recipes' paths start from.
 fn project() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// A file or folder of the real data, if that is there.
+fn shared(name: &str) -> Option<PathBuf> {
+    let data = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
+    if !data.is_dir() {
+        eprintln!("skipped: ../shared/data is not there");
+        return None;
+    }
+    Some(data.join(name))
 }
 
 #[test]
@@ -31,4 +41,37 @@ fn the_identity_recipe_has_rows_of_its_own() {
     // The same rows by their name.
     let named = inspect(&["dataset_dir=examples/data", "dataset=identity"]);
     assert_eq!(named["report"]["rows"], rows);
+}
+
+#[test]
+fn data_is_inspected_with_a_vocabulary_alone() {
+    let folder = with_model();
+    std::fs::rename(folder.path().join("model"), folder.path().join("m")).unwrap();
+    let rows = "[{\"instruction\": \"车床？\", \"output\": \"机床。\"}, {\"instruction\": \"铣\", \"output\": \"切削\"}]";
+    std::fs::write(folder.path().join("rows.json"), rows).unwrap();
+    let vocabulary = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(folder.path().join("m").join(name), vocabulary.path().join(name)).unwrap();
+    }
+    let path = vocabulary.path().display().to_string();
+    let inspect = |folder: &Path, more: &[&str]| run(folder, &[&["data", "inspect"], more].concat());
+    let with_model = inspect(folder.path(), &["rows.json", "--json", "model_name_or_path=m"]).json();
+    let alone = inspect(folder.path(), &["rows.json", "--json", "--tokenizer", &path]).json();
+    assert_eq!(with_model, alone);
+    let split = inspect(folder.path(), &["rows.json", "--json", "--tokenizer", &path, "val_size=1"]).json();
+    assert_eq!((&split["training_samples"], &split["validation_samples"]), (&1.into(), &1.into()));
+    // Neither is the model of a recipe needed.
+    let recipe = ["sft-lora", "--json", "--tokenizer", &path, "dataset=rows.json", "val_size=0"];
+    assert_eq!(inspect(folder.path(), &recipe).json()["samples"], alone["samples"]);
+    inspect(folder.path(), &["rows.json", "--tokenizer", "absent.gguf"])
+        .is_refused("`absent.gguf` does not exist");
+    std::fs::remove_file(vocabulary.path().join("tokenizer_config.json")).unwrap();
+    inspect(folder.path(), &["rows.json", "--tokenizer", &path])
+        .is_refused("set `template=NAME`, one of chatml");
+
+    let Some(gguf) = shared("tokenizers/llama.cpp-vocabs/ggml-vocab-llama-spm.gguf") else { return };
+    let gguf = gguf.display().to_string();
+    let inspected =
+        inspect(folder.path(), &["rows.json", "--tokenizer", &gguf, "template=llama2", "--samples", "1"]);
+    assert!(inspected.stdout.contains("机床。 </s>⟧"), "{}{}", inspected.stdout, inspected.stderr);
 }

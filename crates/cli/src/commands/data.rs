@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_data::dataset_format::{Layout, Purpose, Tags};
-use danlu_data::{Columns, Content, DataOptions, Records, inspect};
+use danlu_data::{Columns, Content, DataOptions, Dataset, DatasetReport, Records, Sample, Task, inspect};
 use danlu_model::{Precision, Rest, open_shape};
-use danlu_train::prepare::{Load, prepare};
-use danlu_train::recipe::{Recipe, embedded};
+use danlu_tokenizer::{ChatTemplate, Tokenizer};
+use danlu_train::prepare::{Load, Prepared, prepare};
+use danlu_train::recipe::{Loaded, Recipe, Stage, embedded};
 use serde_json::json;
 
+use crate::commands::tokenizer::open;
 use crate::failure::wrong_input;
-use crate::models::{ModelArgs, PrecisionChoice};
+use crate::models::{ModelArgs, PrecisionChoice, open_template};
 use crate::printer::Printer;
 
 /// What to do with data.
@@ -36,6 +38,20 @@ pub struct InspectArgs {
     /// zh: 显示的样本数
     #[arg(long, value_name = "N", default_value_t = 3)]
     samples: usize,
+    /// Vocabulary that cuts the data, in place of a model's: a folder, tokenizer.json, or GGUF file
+    ///
+    /// zh: 用于切分数据的词表，代替模型的词表：文件夹、tokenizer.json，或 GGUF 文件
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+}
+
+/// Samples, and what cut them.
+struct Inspected {
+    tokenizer: Tokenizer,
+    training: Vec<Sample>,
+    validation: Vec<Sample>,
+    report: DatasetReport,
+    notices: Vec<String>,
 }
 
 /// Runs `danlu data`.
@@ -44,38 +60,69 @@ pub struct InspectArgs {
 /// A recipe, model or dataset that cannot be used.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let Args::Inspect(args) = args;
-    let loaded = recipe(&args.inputs, printer)?;
-    let notices = loaded.notices.clone();
-    let prepared = prepare(loaded.recipe, Load::Shapes)?;
-    for notice in notices.iter().chain(&prepared.notices) {
-        printer.note(notice);
-    }
-    let samples = prepared.training.iter().chain(&prepared.validation).take(args.samples);
+    let loaded = recipe(&args.inputs, args.tokenizer.as_deref(), printer)?;
+    loaded.notices.iter().for_each(|notice| printer.note(notice));
+    let inspected = match &args.tokenizer {
+        Some(path) => cut(&loaded.recipe, open(path)?)?,
+        None => {
+            let Prepared { tokenizer, training, validation, report, notices, .. } =
+                prepare(loaded.recipe, Load::Shapes)?;
+            Inspected { tokenizer, training, validation, report, notices }
+        }
+    };
+    inspected.notices.iter().for_each(|notice| printer.note(notice));
+    let samples = inspected.training.iter().chain(&inspected.validation).take(args.samples);
     let mut shown = Vec::new();
     for sample in samples {
-        printer.line(inspect::render(sample, &prepared.tokenizer, printer.color())?)?;
+        printer.line(inspect::render(sample, &inspected.tokenizer, printer.color())?)?;
         shown.push(json!({
             "source": sample.source.to_string(),
             "ids": sample.ids,
             "loss_weights": sample.loss_weights,
-            "text": inspect::render(sample, &prepared.tokenizer, false)?,
+            "text": inspect::render(sample, &inspected.tokenizer, false)?,
         }));
     }
-    printer.line(&prepared.report)?;
-    if !prepared.validation.is_empty() {
-        let (training, validation) = (prepared.training.len(), prepared.validation.len());
+    printer.line(&inspected.report)?;
+    if !inspected.validation.is_empty() {
+        let (training, validation) = (inspected.training.len(), inspected.validation.len());
         printer.line(format_args!("{training} samples to train on, {validation} to validate with"))?;
     }
     Ok(printer.json(&json!({
-        "report": prepared.report,
-        "training_samples": prepared.training.len(),
-        "validation_samples": prepared.validation.len(),
+        "report": inspected.report,
+        "training_samples": inspected.training.len(),
+        "validation_samples": inspected.validation.len(),
         "samples": shown,
     }))?)
 }
 
+/// Cuts the data of a recipe with `tokenizer`, without its model.
+fn cut(recipe: &Recipe, tokenizer: Tokenizer) -> Result<Inspected> {
+    let template = match (recipe.method.stage, &recipe.method.template, tokenizer.chat_template()) {
+        (Stage::Pt, ..) => None,
+        (Stage::Sft, Some(name), _) => Some(open_template(name)?),
+        (Stage::Sft, None, Some(source)) => Some(ChatTemplate::from_source(source)?),
+        (Stage::Sft, None, None) => {
+            let names = ChatTemplate::builtin_names().join(", ");
+            return Err(wrong_input(format!(
+                "the vocabulary has no chat template of its own: set `template=NAME`, one of {names}"
+            )));
+        }
+    };
+    let tokens = tokenizer.template_tokens();
+    let task = match &template {
+        Some(template) => Task::Conversation { template, tokens: &tokens },
+        None => Task::Pretraining,
+    };
+    let dataset = Dataset::load(&recipe.data, &tokenizer, task)?;
+    let evaluation = Dataset::load_eval(&recipe.data, &tokenizer, task)?;
+    let report = dataset.report.clone();
+    let split = dataset.split(recipe.data.val_size, recipe.training.seed)?;
+    let validation = evaluation.map_or(split.validation, |evaluation| evaluation.samples);
+    Ok(Inspected { tokenizer, training: split.training, validation, report, notices: Vec::new() })
+}
+
 /// The recipe that is meant; for mere files one that trains the newest result on them.
-fn recipe(inputs: &[String], printer: &Printer) -> Result<danlu_train::recipe::Loaded> {
+fn recipe(inputs: &[String], tokenizer: Option<&Path>, printer: &Printer) -> Result<Loaded> {
     let is_override = |input: &String| input.contains('=') && !Path::new(input).exists();
     let (overrides, names): (Vec<String>, Vec<String>) = inputs.iter().cloned().partition(is_override);
     let is_recipe = |name: &String| {
@@ -94,12 +141,16 @@ fn recipe(inputs: &[String], printer: &Printer) -> Result<danlu_train::recipe::L
             let stage = if is_corpus(Path::new(&files[0]))? { "pt" } else { "sft" };
             let given =
                 |key: &str| overrides.iter().find_map(|text| text.strip_prefix(key)?.strip_prefix('='));
-            let model = match given("model_name_or_path") {
-                Some(path) => path.into(),
-                None => newest_model(printer)?,
+            // With `--tokenizer` no model is opened, and none limits the length.
+            let (model, context) = match (given("model_name_or_path"), tokenizer) {
+                (_, Some(path)) => (path.to_owned(), usize::MAX),
+                (Some(path), None) => (path.into(), context(Path::new(path))?),
+                (None, None) => {
+                    let model = newest_model(printer)?;
+                    let context = context(&model)?;
+                    (model, context)
+                }
             };
-            let context =
-                open_shape(&model, Precision::F32, Rest::Frozen)?.model.config().max_position_embeddings;
             let mut all = vec![
                 format!("dataset={}", json!(files)),
                 format!("model_name_or_path={}", json!(model)),
@@ -114,13 +165,17 @@ fn recipe(inputs: &[String], printer: &Printer) -> Result<danlu_train::recipe::L
     }
 }
 
+fn context(model: &Path) -> Result<usize> {
+    Ok(open_shape(model, Precision::F32, Rest::Frozen)?.model.config().max_position_embeddings)
+}
+
 /// The model whose tokenizer cuts the data where none is named.
 fn newest_model(printer: &Printer) -> Result<PathBuf> {
     let newest = ModelArgs { model: None, adapter: None, precision: PrecisionChoice::Auto };
     let located = newest.locate(printer).map_err(|_| {
         wrong_input(
-            "files are shown as a model's tokenizer cuts them: set `model_name_or_path=PATH` behind them, or make a \
-             model with `danlu quickstart`",
+            "files are shown as a model's tokenizer cuts them: set `model_name_or_path=PATH` behind them, give a \
+             vocabulary with `--tokenizer PATH`, or make a model with `danlu quickstart`",
         )
     })?;
     Ok(located.model)
