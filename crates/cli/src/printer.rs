@@ -123,6 +123,12 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// The first `done` steps took no time, because they were done before.
+    pub fn skip(&self, done: u64) {
+        self.bar.set_position(done);
+        self.bar.reset_eta();
+    }
+
     /// `done` steps are finished; `message` is shown beside them.
     pub fn set(&mut self, done: u64, message: impl Display) {
         if !self.bar.is_hidden() {

@@ -4,17 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use danlu_data::Source;
-use danlu_model::{Activations, Keep, Model, Opened, PackedTokens, Resident, Target};
+use danlu_model::{Activations, Keep, Model, PackedTokens, Resident, Target};
 use danlu_tokenizer::{SpecialTokens, Tokenizer};
 use fs_err as fs;
 use serde::Serialize;
 
 use crate::{Error, Result};
 
+/// A window, unless one is given: the activations of contexts beyond it take more memory than they tell.
+const LONGEST_WINDOW: usize = 4096;
+
 /// How the text is cut into windows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Windows {
-    /// Tokens of a window; the model's context if not given.
+    /// Tokens of a window; the model's context, but at most 4096, if not given.
     pub window: Option<usize>,
     /// Tokens by which a window goes on from the one before, and predicts; the others are context. Half a window if
     /// not given.
@@ -58,19 +61,6 @@ pub fn read_ids(tokenizer: &Tokenizer, path: &Path) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The perplexity of a text file. `progress` is told how many tokens of how many are predicted.
-///
-/// # Errors
-/// As [`read_ids`] and [`of_ids`]; a model without a vocabulary.
-pub fn of_file(
-    opened: &Opened,
-    path: &Path,
-    windows: Windows,
-    progress: impl FnMut(usize, usize),
-) -> Result<Perplexity> {
-    of_ids(&opened.model, &read_ids(opened.tokenizer()?, path)?, windows, progress)
-}
-
 /// The perplexity of ids.
 ///
 /// # Errors
@@ -83,7 +73,7 @@ pub fn of_ids(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Perplexity> {
     let context = model.config().max_position_embeddings;
-    let window = windows.window.unwrap_or(context);
+    let window = windows.window.unwrap_or(context.min(LONGEST_WINDOW));
     if window < 2 || window > context {
         let problem = format!("expected 2 to {context}, the model's context, found {window}");
         return Err(Error::Option { option: "window", problem });

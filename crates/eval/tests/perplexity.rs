@@ -3,11 +3,17 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{negative_log_likelihood, opened, shared, tokenizer, write};
-use danlu_eval::perplexity::{Windows, of_file, of_ids, read_ids};
-use danlu_model::{Precision, Rest, open};
+use danlu_eval::perplexity::{Perplexity, Windows, of_ids, read_ids};
+use danlu_model::{Opened, Precision, Rest, open};
 use danlu_tokenizer::SpecialTokens;
 use serde_json::Value;
+
+fn of_file(opened: &Opened, path: &Path, windows: Windows) -> danlu_eval::Result<Perplexity> {
+    of_ids(&opened.model, &read_ids(opened.tokenizer()?, path)?, windows, |_, _| {})
+}
 
 #[test]
 fn smollm2_gives_the_recorded_mean_nll() {
@@ -23,7 +29,7 @@ fn smollm2_gives_the_recorded_mean_nll() {
         let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
         let path = write(files.path(), "text.txt", &tokenizer.decode(&ids, false).unwrap());
         assert_eq!(read_ids(tokenizer, &path).unwrap(), ids, "{name}");
-        let found = of_file(&opened, &path, Windows::default(), |_, _| {}).unwrap();
+        let found = of_file(&opened, &path, Windows::default()).unwrap();
         let expected = case["mean_nll_next_token"].as_f64().unwrap();
         assert!((found.nll - expected).abs() < 1e-3, "{name}: {} against {expected}", found.nll);
         assert_eq!(found.tokens, ids.len() - 1);
@@ -67,8 +73,7 @@ fn bos_is_put_in_front_iff_the_vocabulary_says_so() {
 fn what_cannot_be_scored_is_refused_in_one_sentence() {
     let opened = opened(16, false);
     let files = tempfile::tempdir().unwrap();
-    let message =
-        |path: &std::path::Path, windows| of_file(&opened, path, windows, |_, _| {}).unwrap_err().to_string();
+    let message = |path: &Path, windows| of_file(&opened, path, windows).unwrap_err().to_string();
     let empty = write(files.path(), "empty.txt", "");
     assert!(
         message(&empty, Windows::default()).ends_with("empty.txt`: expected a text of at least two tokens")

@@ -60,8 +60,8 @@ impl TensorSink<'_> {
     }
 }
 
-/// Writes `tensors` into `folder`; `give_bytes` is called once for each, in the order of the files, and may stop with
-/// its own error.
+/// Writes `tensors` into `folder`; `give_bytes` is called once for each place in `tensors`, in the order of the files,
+/// and may stop with its own error.
 ///
 /// Each file appears when it is complete, the index last. A folder that may hold an older model is better replaced
 /// whole with [`AtomicFolder`](crate::AtomicFolder). Within a file the tensors lie by falling alignment, then by
@@ -70,7 +70,7 @@ pub fn write_safetensors<E: From<Error>>(
     folder: impl AsRef<Path>,
     options: &WriteOptions,
     tensors: &[TensorInfo],
-    mut give_bytes: impl FnMut(&TensorInfo, &mut TensorSink<'_>) -> Result<(), E>,
+    mut give_bytes: impl FnMut(usize, &mut TensorSink<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let folder = folder.as_ref();
     let base_name = &options.base_name;
@@ -89,7 +89,7 @@ pub fn write_safetensors<E: From<Error>>(
         for planned in shard {
             let (info, expected) = (planned.info, planned.bytes);
             let mut sink = TensorSink { file: &mut file, path: &path, info, expected, written: 0 };
-            give_bytes(info, &mut sink)?;
+            give_bytes(planned.place, &mut sink)?;
             sink.finish()?;
             weight_map.insert(info.name.as_str(), file_name.clone());
             total_size += expected;
@@ -120,6 +120,7 @@ struct IndexMetadata {
 
 /// A tensor whose size and type were checked.
 struct Planned<'a> {
+    place: usize,
     info: &'a TensorInfo,
     dtype: safetensors::Dtype,
     bytes: usize,
@@ -131,7 +132,7 @@ fn plan_shards<'a>(folder: &Path, tensors: &'a [TensorInfo], limit: usize) -> Re
     let mut shards: Vec<Vec<Planned>> = vec![Vec::new()];
     let mut shard_bytes = 0usize;
     let mut total = 0usize;
-    for info in tensors {
+    for (place, info) in tensors.iter().enumerate() {
         let error = |reason: String| tensor_error(folder, info, reason);
         let dtype = info.dtype.to_safetensors().ok_or_else(|| {
             error(format!("is of type {}, which safetensors does not have; convert it first", info.dtype))
@@ -145,11 +146,11 @@ fn plan_shards<'a>(folder: &Path, tensors: &'a [TensorInfo], limit: usize) -> Re
         let full = shard_bytes.saturating_add(bytes) > limit;
         match shards.last_mut() {
             Some(shard) if shard.is_empty() || !full => {
-                shard.push(Planned { info, dtype, bytes });
+                shard.push(Planned { place, info, dtype, bytes });
                 shard_bytes += bytes;
             }
             _ => {
-                shards.push(vec![Planned { info, dtype, bytes }]);
+                shards.push(vec![Planned { place, info, dtype, bytes }]);
                 shard_bytes = bytes;
             }
         }
@@ -165,7 +166,7 @@ fn plan_shards<'a>(folder: &Path, tensors: &'a [TensorInfo], limit: usize) -> Re
 fn header(path: &Path, shard: &[Planned]) -> Result<Vec<u8>> {
     let mut tensors = Vec::with_capacity(shard.len());
     let mut offset = 0;
-    for Planned { info, dtype, bytes } in shard {
+    for Planned { info, dtype, bytes, .. } in shard {
         let data_offsets = (offset, offset + bytes);
         offset += bytes;
         let entry =

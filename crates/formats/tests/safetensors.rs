@@ -27,9 +27,9 @@ fn bytes_of(info: &TensorInfo) -> Vec<u8> {
 
 fn write(folder: &Path, max_shard_bytes: usize, tensors: &[TensorInfo]) -> Result<(), Error> {
     let options = WriteOptions { max_shard_bytes, ..WriteOptions::default() };
-    write_safetensors(folder, &options, tensors, |info, sink| {
+    write_safetensors(folder, &options, tensors, |place, sink| {
         // In pieces, as a converting writer gives them.
-        bytes_of(info).chunks(10).try_for_each(|piece| sink.write(piece))
+        bytes_of(&tensors[place]).chunks(10).try_for_each(|piece| sink.write(piece))
     })
 }
 
@@ -125,7 +125,10 @@ fn adapters_have_another_base_name() {
     let folder = tempfile::tempdir().unwrap();
     let tensors = [info("a.lora_A.weight", Dtype::F32, &[2, 3])];
     let options = WriteOptions { base_name: "adapter_model".to_string(), ..WriteOptions::default() };
-    write_safetensors(folder.path(), &options, &tensors, |info, sink| sink.write(&bytes_of(info))).unwrap();
+    write_safetensors(folder.path(), &options, &tensors, |place, sink| {
+        sink.write(&bytes_of(&tensors[place]))
+    })
+    .unwrap();
     assert_holds(&SafetensorsFolder::open_named(folder.path(), "adapter_model").unwrap(), &tensors);
     let error = SafetensorsFolder::open(folder.path()).unwrap_err().to_string();
     assert!(error.ends_with("holds no `model.safetensors` and no `model.safetensors.index.json`"), "{error}");

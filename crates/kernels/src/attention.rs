@@ -40,6 +40,14 @@ impl Sequence {
     fn past(&self) -> usize {
         self.keys.len() - self.queries.len()
     }
+
+    /// Whether `rows` of all sequences lie one behind the other within `count`, so that no two tasks share one.
+    fn are_disjoint(sequences: &[Self], count: usize, rows: impl Fn(&Self) -> &Range<usize>) -> bool {
+        let ordered = sequences.windows(2).all(|pair| rows(&pair[0]).end <= rows(&pair[1]).start);
+        ordered
+            && sequences.iter().all(|sequence| rows(sequence).start <= rows(sequence).end)
+            && sequences.last().is_none_or(|last| rows(last).end <= count)
+    }
 }
 
 thread_local! {
@@ -49,7 +57,7 @@ thread_local! {
 /// output [T, H · E] = softmax(q · kᵀ / √E) · v; keeps log Σ exp of every row in `log_sum_exp` [H, T].
 ///
 /// # Panics
-/// If the shapes disagree, or a sequence has fewer keys than queries.
+/// If the shapes disagree, sequences overlap or are out of order, or one has fewer keys than queries.
 pub fn attention(
     heads: Heads,
     sequences: &[Sequence],
@@ -65,6 +73,7 @@ pub fn attention(
     assert!(
         q.0.len() == output.0.len() && k.0.len() == v.0.len() && log_sum_exp.0.len() == tokens * query_heads
     );
+    assert!(Sequence::are_disjoint(sequences, tokens, |sequence| &sequence.queries));
     let scale = 1.0 / (head_dim as f32).sqrt();
     let (output, log_sum_exp) = (SharedSlice::new(output.0), SharedSlice::new(log_sum_exp.0));
     let tiles = tiles_of(sequences);
@@ -103,7 +112,8 @@ pub fn attention(
     });
 }
 
-/// Gradients of q, k and v, overwritten, for sequences whose queries and keys are the same rows.
+/// Gradients of q, k and v, overwritten, for sequences whose queries and keys are the same rows; rows of no sequence
+/// get none.
 ///
 /// With P the probabilities and δ = Σ dO · O per row: dV = Pᵀ·dO, dS = P · (dO·Vᵀ − δ) / √E, dQ = dS·K, dK = dSᵀ·Q.
 /// Every query head writes its own dK and dV to `scratch` [2, T, H · E]; heads of a group are then added in order.
@@ -122,6 +132,8 @@ pub fn attention_backward(
     let (q_width, k_width) = (query_heads * head_dim, key_value_heads * head_dim);
     let tokens = q.0.len() / q_width;
     assert!(scratch.0.len() == 2 * q.0.len() && dq.0.len() == q.0.len() && dk.0.len() == k.0.len());
+    assert!(Sequence::are_disjoint(sequences, tokens, |sequence| &sequence.queries));
+    assert!(sequences.iter().all(|sequence| sequence.queries == sequence.keys));
     let scale = 1.0 / (head_dim as f32).sqrt();
     let group = query_heads / key_value_heads;
     let (dk_heads, dv_heads) = scratch.0.split_at_mut(q.0.len());

@@ -12,10 +12,10 @@ const SPIN: Duration = Duration::from_micros(50);
 static REQUESTED: AtomicUsize = AtomicUsize::new(0);
 static TEAM: OnceLock<Team> = OnceLock::new();
 
-/// Sets the number of threads, before the first parallel region. Later calls have no effect; returns whether it took.
+/// Sets the number of threads, before the first parallel region. The first call counts; returns whether it was this one.
 pub fn set_threads(threads: usize) -> bool {
-    REQUESTED.store(threads, Ordering::Relaxed);
-    TEAM.get().is_none()
+    let first = REQUESTED.compare_exchange(0, threads, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    first && TEAM.get().is_none()
 }
 
 /// The number of threads that parallel regions use.

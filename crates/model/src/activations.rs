@@ -3,6 +3,7 @@
 //! What the backward keeps is `recompute: cheap`: norm outputs and the SwiGLU product are computed again.
 
 use danlu_kernels::Buffer;
+use danlu_kernels::rope::RopeTable;
 
 use crate::{Model, Module};
 
@@ -23,6 +24,7 @@ pub struct Activations {
     pub(crate) blocks: Vec<BlockActivations>,
     pub(crate) scratch: Scratch,
     pub(crate) head: HeadActivations,
+    pub(crate) rope: RopeTable,
 }
 
 /// The rows whose next token is predicted, [N ≤ T, …] each.
@@ -117,6 +119,7 @@ impl Activations {
                 dhidden: zeros(if keep == Keep::ForBackward { d } else { 0 }),
                 dresidual: zeros(if keep == Keep::ForBackward { d } else { 0 }),
             },
+            rope: config.rope_table(capacity.min(config.max_position_embeddings)),
         }
     }
 }

@@ -14,19 +14,21 @@ use crate::{Error, LoraOptions, Model, Module, Result};
 
 const PREFIX: &str = "base_model.model.";
 
-/// Puts the adapter of `folder` onto a frozen model and says what it is like, for saving it again after more training.
+/// Puts the adapter of `folder` onto a frozen model and returns its configuration, for saving it again after more
+/// training.
 ///
 /// # Errors
 /// A folder that is missing or damaged, a setting that changes the arithmetic and is not known here, and any tensor
 /// that does not fit the model; each named.
-pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<LoraOptions> {
+pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
     let config = AdapterConfig::read(folder)?;
     refuse_unknown_arithmetic(&config, folder)?;
     let tensors = SafetensorsFolder::open_named(folder, "adapter_model")?;
     let mut wanted = Vec::new();
     for layer in 0..model.config().num_hidden_layers {
         for module in Module::ALL {
-            let [a, b] = names(model, layer, module);
+            let path = module_path(model, layer, module);
+            let [a, b] = names(&path);
             let (Some(a), Some(_)) = (tensors.tensor(&a), tensors.tensor(&b)) else { continue };
             let spec = &model.specs[block_tensor(layer, module.part())];
             let Some(&rank) = a.info.shape.first().filter(|rank| **rank > 0) else { continue };
@@ -37,7 +39,6 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<LoraOptions> {
                 );
                 return Err(Error::Tensor { path: folder.into(), name: a.info.name.clone(), reason });
             }
-            let path = module_path(model, layer, module);
             let alpha = pattern(&config.alpha_pattern, &path).unwrap_or(config.lora_alpha);
             let divisor = if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
             wanted.push((layer, module, rank, (alpha / divisor) as f32));
@@ -50,8 +51,11 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<LoraOptions> {
         .filter(|name| !parameters.iter().any(|parameter| parameter.name == *name))
         .map(str::to_owned)
         .collect();
-    if !leftover.is_empty() || parameters.is_empty() {
+    if !leftover.is_empty() {
         return Err(Error::LeftoverTensors { path: folder.into(), names: leftover });
+    }
+    if parameters.is_empty() {
+        return Err(Error::Message(format!("`{}` holds an adapter without a tensor", folder.display())));
     }
     for parameter in parameters {
         let error =
@@ -69,24 +73,27 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<LoraOptions> {
         let values = &mut model.parameters_mut().values_mut().host_mut()[parameter.range.clone()];
         to_f32(kind, tensor.bytes, values).map_err(error)?;
     }
-    let modules =
-        Module::ALL.into_iter().filter(|module| wanted.iter().any(|(_, other, ..)| other == module));
-    Ok(LoraOptions { rank: config.r, alpha: config.lora_alpha, modules: modules.collect() })
+    Ok(config)
 }
 
-/// Writes `adapter_config.json` and `adapter_model.safetensors` into the existing `folder`.
-pub fn save_adapter(model: &Model, options: &LoraOptions, base: &str, folder: &Path) -> Result<()> {
-    let config = AdapterConfig {
-        task_type: Some("CAUSAL_LM".into()),
-        base_model_name_or_path: Some(base.into()),
-        r: options.rank,
-        lora_alpha: options.alpha,
-        target_modules: Some(ModuleSelection::Names(
-            options.modules.iter().map(|module| module.name().to_owned()).collect(),
-        )),
-        ..AdapterConfig::default()
-    };
-    config.write(folder)?;
+impl LoraOptions {
+    /// The configuration of a fresh adapter.
+    pub fn adapter_config(&self) -> AdapterConfig {
+        let modules = self.modules.iter().map(|module| module.name().to_owned()).collect();
+        AdapterConfig {
+            task_type: Some("CAUSAL_LM".into()),
+            r: self.rank,
+            lora_alpha: self.alpha,
+            target_modules: Some(ModuleSelection::Names(modules)),
+            ..AdapterConfig::default()
+        }
+    }
+}
+
+/// Writes `adapter_config.json` and `adapter_model.safetensors` into the existing `folder`; `base` is the model that the
+/// adapter belongs to.
+pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &Path) -> Result<()> {
+    AdapterConfig { base_model_name_or_path: Some(base.into()), ..config.clone() }.write(folder)?;
     let parameters = model.parameters();
     let infos: Vec<TensorInfo> = parameters
         .list()
@@ -98,19 +105,19 @@ pub fn save_adapter(model: &Model, options: &LoraOptions, base: &str, folder: &P
         })
         .collect();
     let options = WriteOptions { base_name: "adapter_model".into(), ..WriteOptions::default() };
-    write_safetensors(folder, &options, &infos, |info, sink| -> Result<()> {
-        let parameter = parameters.list().iter().find(|parameter| parameter.name == info.name);
-        let range = parameter.map_or(0..0, |parameter| parameter.range.clone());
+    write_safetensors(folder, &options, &infos, |index, sink| -> Result<()> {
+        let range = parameters.list()[index].range.clone();
         Ok(sink.write(&little_endian(&parameters.values().host()[range]))?)
     })
 }
 
-fn module_path(model: &Model, layer: usize, module: Module) -> String {
+/// The layer's name in files.
+pub(crate) fn module_path(model: &Model, layer: usize, module: Module) -> String {
     model.specs[block_tensor(layer, module.part())].name.trim_end_matches(".weight").to_owned()
 }
 
-fn names(model: &Model, layer: usize, module: Module) -> [String; 2] {
-    let path = module_path(model, layer, module);
+/// PEFT's names of A and B of the layer at `path`.
+pub(crate) fn names(path: &str) -> [String; 2] {
     ["lora_A", "lora_B"].map(|matrix| format!("{PREFIX}{path}.{matrix}.weight"))
 }
 

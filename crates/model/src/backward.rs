@@ -4,11 +4,11 @@
 
 use danlu_kernels::attention::attention_backward;
 use danlu_kernels::cross_entropy::{Score, linear_cross_entropy_backward};
-use danlu_kernels::elementwise::scatter_rows;
+use danlu_kernels::elementwise::{clear, scatter_rows};
 use danlu_kernels::embedding::embedding_backward;
 use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::{rms_norm_again, rms_norm_backward};
-use danlu_kernels::rope::{Direction, rope};
+use danlu_kernels::rope::{Direction, RopeTable, rope};
 use danlu_kernels::swiglu::{swiglu, swiglu_backward};
 use danlu_kernels::{Buffer, View};
 
@@ -48,12 +48,12 @@ impl Model {
         let lowest =
             (0..config.num_hidden_layers).find(|&layer| embedding.is_some() || self.trains_in(layer));
         let lowest = lowest.unwrap_or(config.num_hidden_layers);
-        let Activations { residual, blocks, scratch, .. } = activations;
+        let Activations { residual, blocks, scratch, rope, .. } = activations;
         for layer in (lowest..config.num_hidden_layers).rev() {
             source.need(layer);
             let below = layer > lowest || embedding.is_some();
             let x = residual[layer].first(width);
-            self.block_backward(layer, tokens, x, &mut blocks[layer], scratch, below, gradients);
+            self.block_backward(layer, tokens, rope, x, &mut blocks[layer], scratch, below, gradients);
             self.report(layer, sink);
             source.done(layer);
         }
@@ -94,7 +94,7 @@ impl Model {
             head.dhidden.first_mut(width),
             self.trained(weight).map(|id| self.parameters.part_mut(gradients, id)),
         );
-        head.dresidual.host_mut()[..width].fill(0.0);
+        clear(head.dresidual.first_mut(width));
         let norm = names::final_norm(config);
         rms_norm_backward(
             head.residual.first(width),
@@ -117,6 +117,7 @@ impl Model {
         &self,
         layer: usize,
         tokens: &PackedTokens,
+        table: &RopeTable,
         x: View<f32>,
         block: &mut BlockActivations,
         scratch: &mut Scratch,
@@ -191,8 +192,8 @@ impl Model {
             [dqueries.first_mut(q), dkeys.first_mut(kv), dvalues.first_mut(kv)],
             backward.heads.first_mut(2 * q),
         );
-        rope(dqueries.first_mut(q), tokens.positions(), &self.rope, Direction::Backward);
-        rope(dkeys.first_mut(kv), tokens.positions(), &self.rope, Direction::Backward);
+        rope(dqueries.first_mut(q), tokens.positions(), table, Direction::Backward);
+        rope(dkeys.first_mut(kv), tokens.positions(), table, Direction::Backward);
         let input_norm = block_tensor(layer, Part::InputNorm);
         let scales = saved.input_inverse_rms.first(count);
         rms_norm_again(x, self.norm(input_norm), scales, normed.first_mut(d));

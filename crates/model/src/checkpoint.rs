@@ -2,6 +2,7 @@
 //!
 //! GGUF stores the rows of q and k so that rotated pairs are neighbours; they are put back into two halves here.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::{Dtype, Gguf, SafetensorsFolder, Tensor};
@@ -41,21 +42,17 @@ impl Checkpoint {
     }
 
     pub(crate) fn config(&self) -> Result<Config> {
-        match &self.container {
+        let mut config = match &self.container {
             Container::HuggingFace(_) => {
                 let mut config = Config::read(&self.path.join("config.json"))?;
                 config.eos_token_ids.extend(self.generation_eos()?);
-                let mut seen = Vec::new();
-                config.eos_token_ids.retain(|id| {
-                    !seen.contains(id) && {
-                        seen.push(*id);
-                        true
-                    }
-                });
-                Ok(config)
+                config
             }
-            Container::Gguf(gguf) => gguf_config(gguf, &self.path),
-        }
+            Container::Gguf(gguf) => gguf_config(gguf, &self.path)?,
+        };
+        let mut seen = HashSet::new();
+        config.eos_token_ids.retain(|id| seen.insert(*id));
+        Ok(config)
     }
 
     /// End tokens of `generation_config.json`, if there is one.
@@ -86,20 +83,32 @@ impl Checkpoint {
         }
     }
 
-    /// Fails unless the file holds exactly the tensors of `specs`.
-    pub(crate) fn check_names(&self, specs: &[TensorSpec]) -> Result<()> {
+    /// Refuses a number of blocks that the file cannot hold, before anything of that size is made.
+    pub(crate) fn check_layers(&self, config: &Config) -> Result<()> {
+        let (layers, tensors) = (config.num_hidden_layers, self.names().len());
+        if layers <= tensors {
+            return Ok(());
+        }
+        let reason = format!("{layers} blocks, but the file holds {tensors} tensors");
+        Err(Error::Config { path: self.path.clone(), field: "num_hidden_layers".into(), reason })
+    }
+
+    /// Fails unless the file holds exactly the tensors of `specs`, in these shapes and in types that can be read.
+    pub(crate) fn check(&self, specs: &[TensorSpec]) -> Result<()> {
+        self.check_names(specs)?;
+        specs.iter().try_for_each(|spec| self.checked(spec).map(|_| ()))
+    }
+
+    fn check_names(&self, specs: &[TensorSpec]) -> Result<()> {
         let expected: Vec<String> = specs.iter().filter_map(|spec| self.own_name(&spec.name)).collect();
         let missing: Vec<String> =
             expected.iter().filter(|name| self.tensor(name).is_none()).cloned().collect();
         if !missing.is_empty() {
             return Err(Error::MissingTensors { path: self.path.clone(), names: missing });
         }
-        let names: Vec<&str> = match &self.container {
-            Container::HuggingFace(tensors) => tensors.names().collect(),
-            Container::Gguf(gguf) => gguf.tensors().map(|info| info.name.as_str()).collect(),
-        };
-        let expected: std::collections::HashSet<&str> = expected.iter().map(String::as_str).collect();
-        let leftover: Vec<String> = names
+        let expected: HashSet<&str> = expected.iter().map(String::as_str).collect();
+        let leftover: Vec<String> = self
+            .names()
             .into_iter()
             .filter(|name| !expected.contains(name) && !is_computed(name) && !self.is_same_as_embedding(name))
             .map(str::to_owned)
@@ -108,6 +117,13 @@ impl Checkpoint {
             return Ok(());
         }
         Err(Error::LeftoverTensors { path: self.path.clone(), names: leftover })
+    }
+
+    fn names(&self) -> Vec<&str> {
+        match &self.container {
+            Container::HuggingFace(tensors) => tensors.names().collect(),
+            Container::Gguf(gguf) => gguf.tensors().map(|info| info.name.as_str()).collect(),
+        }
     }
 
     /// Whether this is a tied head that was stored once more.
@@ -119,10 +135,9 @@ impl Checkpoint {
         name == "lm_head.weight" && same(name, "model.embed_tokens.weight")
     }
 
-    /// Reads a tensor as f32, [outputs, inputs]; its pages in the file are no longer needed afterwards.
-    pub(crate) fn read(&self, spec: &TensorSpec, config: &Config, out: &mut [f32]) -> Result<()> {
-        let error =
-            |reason: String| Error::Tensor { path: self.path.clone(), name: spec.name.clone(), reason };
+    /// The tensor of this shape and its type.
+    fn checked(&self, spec: &TensorSpec) -> Result<(Tensor<'_>, BlockType)> {
+        let error = |reason| self.tensor_error(spec, reason);
         let name = self.own_name(&spec.name).unwrap_or_default();
         let tensor = self.tensor(&name).ok_or_else(|| error("missing".into()))?;
         if tensor.info.shape != spec.shape {
@@ -135,7 +150,18 @@ impl Checkpoint {
         let kind = block_type(tensor.info.dtype).ok_or_else(|| {
             error(format!("type `{}` is not one of F32, F16, BF16, Q8_0, Q4_0, Q4_1", tensor.info.dtype))
         })?;
-        to_f32(kind, tensor.bytes, out).map_err(error)?;
+        Ok((tensor, kind))
+    }
+
+    fn tensor_error(&self, spec: &TensorSpec, reason: String) -> Error {
+        Error::Tensor { path: self.path.clone(), name: spec.name.clone(), reason }
+    }
+
+    /// Reads a tensor as f32, [outputs, inputs]; its pages in the file are no longer needed afterwards.
+    pub(crate) fn read(&self, spec: &TensorSpec, config: &Config, out: &mut [f32]) -> Result<()> {
+        let (tensor, kind) = self.checked(spec)?;
+        to_f32(kind, tensor.bytes, out).map_err(|reason| self.tensor_error(spec, reason))?;
+        let name = self.own_name(&spec.name).unwrap_or_default();
         match &self.container {
             Container::HuggingFace(tensors) => tensors.drop_pages(&name),
             Container::Gguf(gguf) => {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use danlu_kernels::attention::Heads;
+use danlu_kernels::rope::RopeTable;
 use fs_err as fs;
 use serde_json::{Value, json};
 
@@ -182,10 +183,10 @@ impl Config {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// The rotary frequencies of the E/2 pairs: rope_theta^(−2i/E).
-    pub fn rope_frequencies(&self) -> Vec<f32> {
+    /// Angles of the first `positions` positions with the frequencies rope_theta^(−2i/E) of the E/2 pairs.
+    pub(crate) fn rope_table(&self, positions: usize) -> RopeTable {
         let pair = |i: usize| self.rope_theta.powf(-2.0 * i as f64 / self.head_dim as f64) as f32;
-        (0..self.head_dim / 2).map(pair).collect()
+        RopeTable::new(positions, &(0..self.head_dim / 2).map(pair).collect::<Vec<_>>())
     }
 }
 

@@ -5,7 +5,7 @@ use danlu_kernels::elementwise::{copy, gather_rows};
 use danlu_kernels::embedding::{embedding, embedding_bf16};
 use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::rms_norm;
-use danlu_kernels::rope::{Direction, rope};
+use danlu_kernels::rope::{Direction, RopeTable, rope};
 use danlu_kernels::swiglu::swiglu;
 use danlu_kernels::{Buffer, View, ViewMut};
 
@@ -17,6 +17,7 @@ use crate::{Error, Model, Module, PackedTokens, ParameterSource, Result, Target}
 /// The tokens that a block runs on.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
+    pub(crate) rope: &'a RopeTable,
     pub(crate) positions: &'a [u32],
     pub(crate) sequences: &'a [Sequence],
     /// Row of the keys and values where these tokens' own begin: the length of the cache.
@@ -40,25 +41,26 @@ impl Model {
             self.check_length("a sequence", sequence.keys.len(), "lower `cutoff_len`")?;
         }
         let width = tokens.len() * self.config.hidden_size;
-        let rows = Rows { positions: tokens.positions(), sequences: tokens.sequences(), first_key: 0 };
-        let Activations { residual, blocks, scratch, .. } = activations;
+        let Activations { residual, blocks, scratch, rope, .. } = activations;
+        let rows = Rows { rope, positions: tokens.positions(), sequences: tokens.sequences(), first_key: 0 };
         self.embed(tokens.ids(), residual[0].first_mut(width));
         for layer in 0..self.config.num_hidden_layers {
             source.need(layer);
             let (before, after) = (layer % residual.len(), (layer + 1) % residual.len());
             let block_index = layer % blocks.len();
             let block = &mut blocks[block_index];
-            let mut output = std::mem::replace(&mut residual[after], Buffer::zeros(0));
+            let Ok([x, output]) = residual.get_disjoint_mut([before, after]) else {
+                unreachable!("a block reads one residual stream and writes another")
+            };
             self.block(
                 layer,
                 rows,
-                residual[before].first(width),
+                x.first(width),
                 &mut block.saved,
                 [&mut block.keys, &mut block.values],
                 scratch,
                 output.first_mut(width),
             );
-            residual[after] = output;
             source.done(layer);
         }
         Ok(())
@@ -102,8 +104,8 @@ impl Model {
         ] {
             linear(module).forward(n, &mut low[module as usize], Output::Overwrite, y);
         }
-        rope(queries.first_mut(q), rows.positions, &self.rope, Direction::Forward);
-        rope(keys.view_mut(own_keys), rows.positions, &self.rope, Direction::Forward);
+        rope(queries.first_mut(q), rows.positions, rows.rope, Direction::Forward);
+        rope(keys.view_mut(own_keys), rows.positions, rows.rope, Direction::Forward);
         attention(
             config.heads(),
             rows.sequences,

@@ -7,6 +7,7 @@ use danlu_kernels::attention::Sequence;
 use danlu_kernels::linear::linear;
 use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::rms_norm;
+use danlu_kernels::rope::RopeTable;
 
 use crate::activations::{Keep, Saved, Scratch};
 use crate::forward::Rows;
@@ -28,6 +29,7 @@ pub struct Generator<'m> {
     /// The residual stream before and after a block.
     residual: [Buffer<f32>; 2],
     logits: Buffer<f32>,
+    rope: RopeTable,
     context: usize,
 }
 
@@ -106,6 +108,7 @@ impl<'m> Generator<'m> {
             },
             residual: [zeros(config.hidden_size), zeros(config.hidden_size)],
             logits: Buffer::zeros(config.vocab_size),
+            rope: config.rope_table(context),
             context,
         }
     }
@@ -114,7 +117,7 @@ impl<'m> Generator<'m> {
     /// `on_token` sees each new token and may break off.
     ///
     /// # Errors
-    /// An empty prompt, one with ids outside the vocabulary, or one longer than the context.
+    /// An empty prompt, one with ids outside the vocabulary, one longer than the context, and logits that are not numbers.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -123,19 +126,25 @@ impl<'m> Generator<'m> {
     ) -> Result<Generated> {
         self.prefill(prompt)?;
         let mut sampler = Sampler::new(options.sampling.clone());
-        let mut ids: Vec<u32> = Vec::new();
+        let mut history = prompt.to_vec();
         let mut top_log_probabilities = Vec::new();
         let finish_reason = loop {
-            if ids.len() == options.max_new_tokens {
+            let new_tokens = history.len() - prompt.len();
+            if new_tokens == options.max_new_tokens {
                 break FinishReason::Length;
             }
             if options.top_log_probabilities > 0 {
                 top_log_probabilities.push(most_probable(self.logits.host(), options.top_log_probabilities));
             }
-            let mut history = prompt.to_vec();
-            history.extend_from_slice(&ids);
+            if let Some(logit) = self.logits.host().iter().find(|logit| logit.is_nan()) {
+                return Err(Error::Message(format!(
+                    "the model's logits are not numbers (`{logit}`) after {} tokens: its weights are damaged, or too \
+                     large for the precision; try `--precision f32`",
+                    history.len()
+                )));
+            }
             let id = sampler.next(self.logits.host_mut(), &history);
-            ids.push(id);
+            history.push(id);
             if options.stop_ids.contains(&id) {
                 _ = on_token(id);
                 break FinishReason::Stop;
@@ -143,14 +152,14 @@ impl<'m> Generator<'m> {
             if on_token(id).is_break() {
                 break FinishReason::Cancelled;
             }
-            if ids.len() < options.max_new_tokens {
+            if new_tokens + 1 < options.max_new_tokens {
                 if self.ids.len() == self.context {
                     break FinishReason::Length;
                 }
                 self.run(&[id]);
             }
         };
-        Ok(Generated { ids, finish_reason, top_log_probabilities })
+        Ok(Generated { ids: history.split_off(prompt.len()), finish_reason, top_log_probabilities })
     }
 
     /// Runs the part of `prompt` that is not cached yet.
@@ -180,7 +189,7 @@ impl<'m> Generator<'m> {
         let past = self.ids.len();
         let positions: Vec<u32> = (past as u32..(past + ids.len()) as u32).collect();
         let sequences = [Sequence { queries: 0..ids.len(), keys: 0..past + ids.len() }];
-        let rows = Rows { positions: &positions, sequences: &sequences, first_key: past };
+        let rows = Rows { rope: &self.rope, positions: &positions, sequences: &sequences, first_key: past };
         let width = ids.len() * config.hidden_size;
         model.embed(ids, self.residual[0].first_mut(width));
         for (layer, [keys, values]) in self.cache.iter_mut().enumerate() {
@@ -217,11 +226,12 @@ fn most_probable(logits: &[f32], count: usize) -> Vec<TokenProbability> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    let falling = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    if count < order.len() {
+        order.select_nth_unstable_by(count, falling);
+        order.truncate(count);
+    }
+    order.sort_unstable_by(falling);
     let log_probability = |id: u32| (f64::from(logits[id as usize] - largest) - sum.ln()) as f32;
-    order
-        .into_iter()
-        .take(count)
-        .map(|id| TokenProbability { id, log_probability: log_probability(id) })
-        .collect()
+    order.into_iter().map(|id| TokenProbability { id, log_probability: log_probability(id) }).collect()
 }

@@ -9,13 +9,6 @@ pub trait GradientSink {
     fn ready(&mut self, parameter: ParameterId);
 }
 
-/// A sink that does nothing, for all but the last slice of a step.
-pub struct NoSink;
-
-impl GradientSink for NoSink {
-    fn ready(&mut self, _: ParameterId) {}
-}
-
 /// Asked before a block's weights are used and told afterwards, in both directions, so that weights can live elsewhere.
 pub trait ParameterSource {
     /// The weights of block `layer` are about to be used.

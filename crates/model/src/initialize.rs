@@ -12,28 +12,33 @@ const MODEL: u64 = 1;
 const ADAPTER: u64 = 2;
 
 impl Model {
-    /// A trainable model with fresh weights: norms one, matrices normal with `initializer_range`, those that write to
-    /// the residual stream divided by √(2 · layers) so that its variance does not grow with depth (GPT-2).
-    pub fn initialize(config: Config, precision: Precision, seed: u64) -> Self {
+    /// A trainable model whose weights are zero, until [`Model::initialize`] or a file gives them.
+    pub fn zeros(config: Config, precision: Precision) -> Self {
         let specs = names::tensors(&config);
         let stored = (0..specs.len()).map(|index| Stored::Trained(ParameterId(index))).collect();
         let parameters = Parameters::new(specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())));
-        let residual = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
-        let range = config.initializer_range;
-        let mut model = Self::from_parts(config, precision, stored, parameters);
-        for (index, spec) in specs.iter().enumerate() {
-            let deviation = match spec.kind {
+        Self::from_parts(config, precision, stored, parameters)
+    }
+
+    /// Fresh weights: norms one, matrices normal with `initializer_range`, those that write to the residual stream
+    /// divided by √(2 · layers) so that its variance does not grow with depth (GPT-2).
+    #[must_use]
+    pub fn initialize(mut self, seed: u64) -> Self {
+        let residual = 1.0 / (2.0 * self.config.num_hidden_layers as f64).sqrt();
+        let range = self.config.initializer_range;
+        for index in 0..self.specs.len() {
+            let deviation = match self.specs[index].kind {
                 Kind::Norm => {
-                    values(&mut model, index).fill(1.0);
+                    values(&mut self, index).fill(1.0);
                     continue;
                 }
                 Kind::Embedding | Kind::Linear => range,
                 Kind::Residual => range * residual,
             } as f32;
             let mut random = Random::new(&[seed, MODEL, index as u64]);
-            values(&mut model, index).iter_mut().for_each(|value| *value = random.normal() * deviation);
+            values(&mut self, index).iter_mut().for_each(|value| *value = random.normal() * deviation);
         }
-        model
+        self
     }
 }
 

@@ -1,6 +1,6 @@
 //! The Llama family: configuration, weights, forward, backward, generation, loading and saving.
 //!
-//! A model is opened from a file ([`open`]) or made ([`Model::initialize`]), runs packed slices of tokens forward and
+//! A model is opened from a file ([`open`]) or made ([`Model::zeros`]), runs packed slices of tokens forward and
 //! backward ([`Model`]), generates ([`Generator`]) and is saved in Hugging Face's layout ([`save_folder`]). This room
 //! knows no optimizers and no data sets: it reports gradients to a [`GradientSink`].
 
@@ -30,7 +30,7 @@ pub use adapter::{read_adapter, save_adapter};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use generate::{FinishReason, Generated, GenerationOptions, Generator, TokenProbability};
-pub use hooks::{GradientSink, NoSink, ParameterSource, Resident};
+pub use hooks::{GradientSink, ParameterSource, Resident};
 pub use lora::{LoraOptions, Module};
 pub use model::Model;
 pub use open::{Opened, Rest, open, open_shape};

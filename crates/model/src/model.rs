@@ -1,8 +1,8 @@
 //! The model: its configuration, its weights at rest, and what of it is trained.
 
-use danlu_kernels::rope::RopeTable;
 use danlu_kernels::{Buffer, Precision, View, Weight, bf16};
 
+use crate::adapter;
 use crate::lora::{Adapter, Adapters};
 use crate::names::{self, TensorId, TensorSpec};
 use crate::{Config, Error, LoraOptions, Module, ParameterId, Parameters, Result};
@@ -15,7 +15,6 @@ pub struct Model {
     pub(crate) stored: Vec<Stored>,
     pub(crate) parameters: Parameters,
     pub(crate) adapters: Adapters,
-    pub(crate) rope: RopeTable,
 }
 
 /// Where a tensor's values are.
@@ -34,8 +33,7 @@ impl Model {
     ) -> Self {
         let specs = names::tensors(&config);
         debug_assert_eq!(specs.len(), stored.len());
-        let rope = RopeTable::new(config.max_position_embeddings, &config.rope_frequencies());
-        Self { config, precision, specs, stored, parameters, adapters: Adapters::default(), rope }
+        Self { config, precision, specs, stored, parameters, adapters: Adapters::default() }
     }
 
     /// Its shapes and constants.
@@ -107,9 +105,9 @@ impl Model {
         let mut shapes = Vec::new();
         for (index, &(layer, module, rank, scale)) in wanted.iter().enumerate() {
             let spec = &self.specs[names::block_tensor(layer, module.part())];
-            let path = spec.name.trim_end_matches(".weight");
-            shapes.push((format!("base_model.model.{path}.lora_A.weight"), vec![rank, spec.shape[1]]));
-            shapes.push((format!("base_model.model.{path}.lora_B.weight"), vec![spec.shape[0], rank]));
+            let [a, b] = adapter::names(&adapter::module_path(self, layer, module));
+            shapes.push((a, vec![rank, spec.shape[1]]));
+            shapes.push((b, vec![spec.shape[0], rank]));
             let (a, b) = (ParameterId(2 * index), ParameterId(2 * index + 1));
             self.adapters.set(layer, module, Adapter { a, b, rank, scale });
         }

@@ -9,7 +9,7 @@ use danlu_tokenizer::Tokenizer;
 use crate::checkpoint::Checkpoint;
 use crate::model::Stored;
 use crate::names::{self, Kind, TensorSpec};
-use crate::{Config, Error, Model, ParameterId, Parameters, Result};
+use crate::{Config, Error, Model, Parameters, Result};
 
 /// How the weights rest in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,26 +85,24 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
         let highest = tokenizer.vocabulary_size() - 1;
         return Err(Error::VocabularyMismatch { path: path.into(), highest, rows: config.vocab_size });
     }
+    checkpoint.check_layers(&config)?;
     let specs = names::tensors(&config);
-    checkpoint.check_names(&specs)?;
-    let mut parameters = match rest {
-        Rest::Trained => Parameters::new(specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone()))),
-        Rest::Frozen => Parameters::new([]),
-    };
-    let mut stored = Vec::with_capacity(specs.len());
-    for (index, spec) in specs.iter().enumerate() {
-        stored.push(match rest {
-            Rest::Trained => {
-                if read_weights {
-                    let range = parameters.list()[index].range.clone();
-                    checkpoint.read(spec, &config, &mut parameters.values_mut().host_mut()[range])?;
-                }
-                Stored::Trained(ParameterId(index))
+    checkpoint.check(&specs)?;
+    let model = match rest {
+        Rest::Frozen => {
+            let read = |spec: &TensorSpec| frozen(&checkpoint, &config, precision, spec, read_weights);
+            let stored = specs.iter().map(read).collect::<Result<Vec<_>>>()?;
+            Model::from_parts(config, precision, stored, Parameters::new([]))
+        }
+        Rest::Trained => {
+            let mut model = Model::zeros(config.clone(), precision);
+            for (index, spec) in specs.iter().enumerate().filter(|_| read_weights) {
+                let range = model.parameters.list()[index].range.clone();
+                checkpoint.read(spec, &config, &mut model.parameters.values_mut().host_mut()[range])?;
             }
-            Rest::Frozen => frozen(&checkpoint, &config, precision, spec, read_weights)?,
-        });
-    }
-    let model = Model::from_parts(config, precision, stored, parameters);
+            model
+        }
+    };
     Ok(Opened { model, tokenizer, path: path.into() })
 }
 

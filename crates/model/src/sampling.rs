@@ -106,11 +106,12 @@ fn probabilities(logits: &[f32], options: &Sampling) -> Vec<(u32, f64)> {
         .enumerate()
         .map(|(id, &logit)| (id as u32, f64::from(logit) / f64::from(options.temperature)))
         .collect();
-    sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if options.top_k > 0 && options.top_k < sorted.len() {
-        let last = sorted[options.top_k - 1].1;
+        let (_, &mut (_, last), _) = sorted.select_nth_unstable_by(options.top_k - 1, order);
         sorted.retain(|&(_, logit)| logit >= last);
     }
+    sorted.sort_unstable_by(order);
     normalize(&mut sorted);
     if options.top_p < 1.0 {
         // A token goes when it and all less probable ones sum to at most 1 − top_p; one always stays.

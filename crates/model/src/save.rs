@@ -34,9 +34,7 @@ pub fn save_folder(
         .map(|(name, shape)| TensorInfo { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec() })
         .collect();
     let options = WriteOptions { max_shard_bytes, ..WriteOptions::default() };
-    write_safetensors(folder, &options, &infos, |info, sink| -> Result<()> {
-        let index = infos.iter().position(|other| other.name == info.name);
-        let index = index.ok_or_else(|| Error::Message(format!("tensor `{}` is unknown", info.name)))?;
+    write_safetensors(folder, &options, &infos, |index, sink| -> Result<()> {
         model.values(index, |values| Ok(sink.write(&little_endian(values))?))
     })?;
     if let Some(tokenizer) = tokenizer {

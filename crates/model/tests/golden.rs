@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use danlu_formats::SafetensorsFolder;
 use danlu_kernels::Buffer;
 use danlu_model::{
-    Activations, GenerationOptions, Generator, GradientSink, Keep, Model, NoSink, PackedTokens, ParameterId,
-    Precision, Resident, Rest, Sampling, Target, open, read_adapter, save_folder,
+    Activations, GenerationOptions, Generator, GradientSink, Keep, Model, PackedTokens, ParameterId,
+    Precision, Resident, Rest, Sampling, Target, open, open_shape, read_adapter, save_adapter, save_folder,
 };
 use serde_json::Value;
 
@@ -219,6 +219,66 @@ fn an_adapter_of_peft_gives_its_logits_and_gradients() {
     check_gradients(&model, "gqa-untied-lora");
 }
 
+/// What an adapter says of itself changes its arithmetic, so it must survive being saved again.
+#[test]
+fn an_adapter_keeps_its_scale_when_it_is_saved_again() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let source = golden("gqa-untied-lora");
+    std::fs::copy(source.join("adapter_model.safetensors"), first.path().join("adapter_model.safetensors"))
+        .unwrap();
+    let mut config = json(&source.join("adapter_config.json"));
+    config["use_rslora"] = true.into();
+    config["alpha_pattern"] = serde_json::json!({ "q_proj": 40, "layers.1.mlp.up_proj": 3 });
+    std::fs::write(first.path().join("adapter_config.json"), config.to_string()).unwrap();
+
+    let mut model = load("gqa-untied", Rest::Frozen);
+    let adapter = read_adapter(&mut model, first.path()).unwrap();
+    save_adapter(&model, &adapter, "base", second.path()).unwrap();
+    let mut again = load("gqa-untied", Rest::Frozen);
+    let adapter = read_adapter(&mut again, second.path()).unwrap();
+    assert!(adapter.use_rslora && adapter.alpha_pattern["q_proj"] == 40.0);
+    let mut plain = load("gqa-untied", Rest::Frozen);
+    read_adapter(&mut plain, &source).unwrap();
+    let rows = |model: &Model| log_probabilities(model, &[1, 5, 9]);
+    assert_eq!(rows(&model), rows(&again));
+    assert_ne!(rows(&model), rows(&plain));
+}
+
+#[test]
+fn a_configuration_that_asks_for_more_than_the_file_holds_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = golden("gqa-untied");
+    std::fs::copy(source.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    let refusal = |field: &str, value: u64| {
+        let mut config = json(&source.join("config.json"));
+        config[field] = value.into();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let shapes = open_shape(folder.path(), Precision::F32, Rest::Trained).err().unwrap().to_string();
+        let weights = open(folder.path(), Precision::F32, Rest::Trained).err().unwrap().to_string();
+        assert_eq!(shapes, weights);
+        shapes
+    };
+    let blocks = refusal("num_hidden_layers", 1 << 20);
+    assert!(blocks.contains("`num_hidden_layers`: 1048576 blocks, but the file holds"), "{blocks}");
+    let shape = refusal("intermediate_size", 1 << 22);
+    assert!(shape.contains("expected shape [4194304, "), "{shape}");
+}
+
+#[test]
+fn logits_that_are_not_numbers_are_an_error() {
+    let mut model = load("gqa-untied", Rest::Trained);
+    model.parameters_mut().values_mut().host_mut().fill(f32::NAN);
+    let options = GenerationOptions {
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        max_new_tokens: 3,
+        stop_ids: Vec::new(),
+        top_log_probabilities: 0,
+    };
+    let generated = Generator::new(&model, 8).generate(&[1, 2], &options, |_| ControlFlow::Continue(()));
+    let error = generated.unwrap_err().to_string();
+    assert!(error.starts_with("the model's logits are not numbers"), "{error}");
+}
+
 #[test]
 fn lf_7318_packing_gives_each_sample_the_loss_and_gradients_it_has_alone() {
     let model = load("gqa-untied", Rest::Trained);
@@ -261,5 +321,4 @@ fn a_slice_without_targets_reports_its_gradients_too() {
     let (loss, gradients) = gradients(&model, &PackedTokens::new([&[1, 2, 3][..]]), &[], &[]);
     assert_eq!(loss, 0.0);
     assert!(gradients.host().iter().all(|&gradient| gradient == 0.0));
-    _ = NoSink;
 }

@@ -47,7 +47,7 @@ impl TrainingState {
         Self {
             step,
             tokens_seen,
-            seed: training.seed,
+            seed: training.data_seed(),
             samples_per_step: training.samples_per_step() as u64,
             data_fingerprint,
         }
@@ -65,27 +65,38 @@ pub fn find(recipe: &Recipe) -> Result<Option<PathBuf>> {
     match &output.resume_from_checkpoint {
         Some(ResumeFrom::Folder(path)) => {
             AtomicFolder::recover(path)?;
-            if path.join(STATE).is_file() {
-                return Ok(Some(path.clone()));
+            if !path.join(STATE).is_file() {
+                let problem = format!("it has no `{STATE}`; expected a `checkpoint-N` folder of danlu");
+                return Err(TrainError::Resume { path: path.clone(), problem });
             }
-            let problem = format!("it has no `{STATE}`; expected a `checkpoint-N` folder of danlu");
-            Err(TrainError::Resume { path: path.clone(), problem })
+            // Going on elsewhere is a new run there.
+            if !belongs_to(path, &output.output_dir) && !output.overwrite_output_dir {
+                refuse_earlier_result(&output.output_dir)?;
+            }
+            Ok(Some(path.clone()))
         }
         Some(ResumeFrom::Newest(true)) => Ok(list(&output.output_dir)?.pop().map(|(_, path)| path)),
         _ if output.overwrite_output_dir => Ok(None),
-        _ => match earlier_result(&output.output_dir)? {
-            None => Ok(None),
-            Some(found) => {
-                let problem = format!(
-                    "`{}` already holds a run (`{}`); continue it with `resume_from_checkpoint=true`, replace it with \
-                     `overwrite_output_dir=true`, or choose another folder",
-                    output.output_dir.display(),
-                    found.file_name().unwrap_or_default().to_string_lossy()
-                );
-                Err(TrainError::Option { key: "output_dir", problem })
-            }
-        },
+        _ => refuse_earlier_result(&output.output_dir).map(|()| None),
     }
+}
+
+/// Whether the checkpoint is one of the run in `output_dir`.
+pub fn belongs_to(checkpoint: &Path, output_dir: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    let run = real(checkpoint).and_then(|path| path.parent().map(Path::to_owned));
+    run.is_some() && run == real(output_dir)
+}
+
+fn refuse_earlier_result(output_dir: &Path) -> Result<()> {
+    let Some(found) = earlier_result(output_dir)? else { return Ok(()) };
+    let problem = format!(
+        "`{}` already holds a run (`{}`); continue it with `resume_from_checkpoint=true`, replace it with \
+         `overwrite_output_dir=true`, or choose another folder",
+        output_dir.display(),
+        found.file_name().unwrap_or_default().to_string_lossy()
+    );
+    Err(TrainError::Option { key: "output_dir", problem })
 }
 
 /// Refuses a run that would write over the model or adapter that it starts from.
@@ -112,7 +123,7 @@ fn earlier_result(output_dir: &Path) -> Result<Option<PathBuf>> {
     Ok(results.into_iter().map(|name| output_dir.join(name)).find(|path| path.exists()))
 }
 
-/// Removes the checkpoints and the files of results that an earlier run left, so that none is taken for this run's.
+/// Removes the checkpoints, logs and results that an earlier run left, so that none is taken for this run's.
 pub fn remove_earlier(output_dir: &Path) -> Result<()> {
     for (_, checkpoint) in list(output_dir)? {
         remove(&checkpoint)?;
@@ -126,7 +137,9 @@ pub fn remove_earlier(output_dir: &Path) -> Result<()> {
         let is_weights = ["model", "adapter_model"].iter().any(|start| name.starts_with(start))
             && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
         let is_result = name.ends_with("_results.json")
-            || ["config.json", "generation_config.json", "adapter_config.json"].contains(&name.as_str());
+            || ["config.json", "generation_config.json", "adapter_config.json", "trainer_state.json"]
+                .contains(&name.as_str())
+            || ["trainer_log.jsonl", "train.log"].contains(&name.as_str());
         if path.is_file() && (is_weights || is_result) {
             fs::remove_file(path)?;
         }
@@ -182,10 +195,9 @@ pub fn save(
     let info = |name: &str| TensorInfo { name: name.into(), dtype: Dtype::F32, shape: vec![elements] };
     let options = WriteOptions { base_name: OPTIMIZER.into(), max_shard_bytes: usize::MAX };
     let moments = [info("first_moment"), info("second_moment")];
-    write_safetensors(folder.path(), &options, &moments, |info, sink| -> danlu_formats::Result<()> {
-        let moment =
-            if info.name == "first_moment" { &optimizer.first_moment } else { &optimizer.second_moment };
-        moment.host().chunks(CHUNK).try_for_each(|values| {
+    let values = [&optimizer.first_moment, &optimizer.second_moment];
+    write_safetensors(folder.path(), &options, &moments, |place, sink| -> danlu_formats::Result<()> {
+        values[place].host().chunks(CHUNK).try_for_each(|values| {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             sink.write(&bytes)
         })
@@ -209,11 +221,11 @@ pub fn save(
 /// Writes what is trained: the model with its tokenizer, or the adapter with its tokenizer.
 pub fn save_weights(prepared: &Prepared, folder: &Path) -> Result<()> {
     let Prepared { model, tokenizer, recipe, .. } = prepared;
-    match &prepared.lora {
+    match &prepared.adapter {
         None => save_folder(model, Some(tokenizer), folder, danlu_formats::DEFAULT_MAX_SHARD_BYTES)?,
-        Some(options) => {
+        Some(config) => {
             let base = recipe.model.model_name_or_path.as_deref().unwrap_or_default();
-            save_adapter(model, options, base, folder)?;
+            save_adapter(model, config, base, folder)?;
             tokenizer.save(folder)?;
         }
     }
@@ -241,7 +253,7 @@ pub fn restore(
             state.data_fingerprint,
             now.data_fingerprint,
         ),
-        ("`seed` is not the same", state.seed, now.seed),
+        ("`data_seed` (or `seed`) is not the same", state.seed, now.seed),
         (
             "the samples of a step (batch size times accumulation) are not as many",
             state.samples_per_step,
@@ -282,7 +294,7 @@ fn read_f32(bytes: &[u8], values: &mut Buffer<f32>) -> bool {
     true
 }
 
-/// A hash (FNV-1a) of every token and weight, in order.
+/// A hash of every token and weight, in order: FNV-1a over words of 32 bits.
 pub fn fingerprint(samples: &[Sample]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use danlu_data::{Dataset, DatasetReport, Purpose, Sample, StepOrder, Task};
-use danlu_kernels::cpu;
+use danlu_formats::AdapterConfig;
+use danlu_kernels::{cpu, team};
 use danlu_model::{Config, LoraOptions, Model, Module, Precision, Rest, open, open_shape, read_adapter};
 use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
 
@@ -28,7 +29,7 @@ pub struct Prepared {
     /// The model, with adapters if they are what is trained.
     pub model: Model,
     /// What the adapters are like.
-    pub lora: Option<LoraOptions>,
+    pub adapter: Option<AdapterConfig>,
     /// The vocabulary, with the chat template that the samples were rendered with.
     pub tokenizer: Tokenizer,
     /// Samples to train on.
@@ -51,7 +52,7 @@ impl Prepared {
     /// The samples of each step.
     pub fn order(&self) -> StepOrder {
         let training = &self.recipe.training;
-        StepOrder::new(self.training.len(), training.samples_per_step(), training.seed)
+        StepOrder::new(self.training.len(), training.samples_per_step(), training.data_seed())
     }
 }
 
@@ -60,10 +61,13 @@ impl Prepared {
 /// # Errors
 /// Anything that is missing, damaged or does not go together, before any step is taken.
 pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
-    if let Some(threads) = recipe.training.threads {
-        danlu_kernels::team::set_threads(threads);
-    }
     let mut notices = Vec::new();
+    if let Some(threads) = recipe.training.threads
+        && !team::set_threads(threads)
+        && team::threads() != threads
+    {
+        notices.push(format!("`threads: {threads}` is without effect: {} run already", team::threads()));
+    }
     let resume_from = match (checkpoint::find(&recipe), load) {
         // A plan writes nothing, so it only says what would stop the run.
         (Err(error), Load::Shapes) => {
@@ -77,14 +81,17 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     let tokenizer = tokenizer(&recipe, own_tokenizer, &mut notices)?;
     let mut model = match model {
         Some(model) => model,
-        None => new_model(&recipe, &tokenizer, precision)?,
+        None => {
+            let model = new_model(&recipe, &tokenizer, precision)?;
+            if load == Load::Weights { model.initialize(recipe.training.seed) } else { model }
+        }
     };
     if tokenizer.vocabulary_size() > model.config().vocab_size {
         let path = recipe.model.model_name_or_path.clone().unwrap_or_default();
         let (highest, rows) = (tokenizer.vocabulary_size() - 1, model.config().vocab_size);
         return Err(danlu_model::Error::VocabularyMismatch { path: path.into(), highest, rows }.into());
     }
-    let lora = adapters(&recipe, &mut model, resume_from.as_deref())?;
+    let adapter = adapters(&recipe, &mut model, resume_from.as_deref(), &mut notices)?;
     check_length(&recipe, &model)?;
 
     let (task, tokenizer) = chat_template(&recipe, tokenizer)?;
@@ -103,7 +110,7 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     };
     let mut prepared = Prepared {
         model,
-        lora,
+        adapter,
         tokenizer,
         training: split.training,
         validation,
@@ -182,7 +189,7 @@ fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>)
     Ok(tokenizer)
 }
 
-/// A model with fresh weights, of the recipe's shape.
+/// A new model of the recipe's shape, its weights still zero.
 fn new_model(recipe: &Recipe, tokenizer: &Tokenizer, precision: Precision) -> Result<Model> {
     let shape = &recipe.model;
     let needed = |key: &'static str, value: Option<usize>| {
@@ -214,11 +221,16 @@ fn new_model(recipe: &Recipe, tokenizer: &Tokenizer, precision: Precision) -> Re
         pad_token_id: tokenizer.pad_id(),
     };
     config.check(Path::new("recipe"))?;
-    Ok(Model::initialize(config, precision, recipe.training.seed))
+    Ok(Model::zeros(config, precision))
 }
 
 /// Adapters as the recipe asks: fresh, continued, or those of the checkpoint.
-fn adapters(recipe: &Recipe, model: &mut Model, resume_from: Option<&Path>) -> Result<Option<LoraOptions>> {
+fn adapters(
+    recipe: &Recipe,
+    model: &mut Model,
+    resume_from: Option<&Path>,
+    notices: &mut Vec<String>,
+) -> Result<Option<AdapterConfig>> {
     let method = &recipe.method;
     let continued = recipe.model.adapter_name_or_path.as_deref().map(Path::new);
     if method.finetuning_type == FinetuningType::Full {
@@ -232,7 +244,13 @@ fn adapters(recipe: &Recipe, model: &mut Model, resume_from: Option<&Path>) -> R
         };
     }
     if let Some(folder) = resume_from.or(continued) {
-        return Ok(Some(read_adapter(model, folder)?));
+        let config = read_adapter(model, folder)?;
+        let (r, alpha) = (config.r, config.lora_alpha);
+        notices.push(format!(
+            "the adapter of `{}` keeps its own rank {r}, alpha {alpha} and layers",
+            folder.display()
+        ));
+        return Ok(Some(config));
     }
     let mut modules = Vec::new();
     for name in &method.lora_target.0 {
@@ -252,7 +270,7 @@ fn adapters(recipe: &Recipe, model: &mut Model, resume_from: Option<&Path>) -> R
     }
     let options = LoraOptions { rank: method.lora_rank, alpha: method.lora_alpha(), modules };
     model.add_adapters(&options, recipe.training.seed)?;
-    Ok(Some(options))
+    Ok(Some(options.adapter_config()))
 }
 
 fn check_length(recipe: &Recipe, model: &Model) -> Result<()> {

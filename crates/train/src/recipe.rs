@@ -179,12 +179,6 @@ impl Recipe {
             min_lr_rate: min_lr_rate.unwrap_or(0.0),
         }
     }
-
-    /// Whether a new model is made instead of loading one.
-    #[must_use]
-    pub fn from_scratch(&self) -> bool {
-        self.model.model_name_or_path.is_none()
-    }
 }
 
 /// Other spellings of the same option: an older key, a nested one, and `no` that YAML 1.1 reads as false.

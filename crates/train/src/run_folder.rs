@@ -171,26 +171,6 @@ impl RunFolder {
         })
     }
 
-    /// The folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Every log entry so far, those before a resume included.
-    #[must_use]
-    pub fn history(&self) -> &[LogEntry] {
-        &self.history
-    }
-
-    /// Adds a line of plain text to `train.log`, such as the number of trainable parameters.
-    ///
-    /// # Errors
-    /// When the log cannot be written.
-    pub fn note(&mut self, text: &str) -> Result<(), RunFolderError> {
-        Ok(append(&mut self.train_log, &text.replace(['\n', '\r'], " "))?)
-    }
-
     /// Logs a training step.
     ///
     /// # Errors
@@ -401,7 +381,6 @@ mod tests {
     fn files_have_the_layouts_of_trainer_and_llama_factory() {
         let folder = tempfile::tempdir().unwrap();
         let mut run = RunFolder::create(folder.path(), facts()).unwrap();
-        run.note("trainable params: 1,024\n").unwrap();
         run.log_step(&step_log(1, 90)).unwrap();
         run.log_eval(&eval_log(1)).unwrap();
         let finish = FinishLog {
@@ -416,10 +395,9 @@ mod tests {
         run.finish(&finish, Some(&eval_log(40))).unwrap();
 
         let log = lines(folder.path(), "train.log");
-        assert_eq!(log[0], "trainable params: 1,024 ");
-        assert_eq!(log[1], "{'loss': 2.8227, 'grad_norm': 1.25, 'learning_rate': 0.0003, 'epoch': 0.04}");
+        assert_eq!(log[0], "{'loss': 2.8227, 'grad_norm': 1.25, 'learning_rate': 0.0003, 'epoch': 0.04}");
         assert_eq!(
-            log[2],
+            log[1],
             "{'eval_loss': 2.0, 'eval_runtime': 2.0, 'eval_samples_per_second': 5.0, 'epoch': 1.0}"
         );
         let json: Value = serde_json::from_str(&lines(folder.path(), "trainer_log.jsonl")[0]).unwrap();
@@ -485,7 +463,7 @@ mod tests {
         let mut run = RunFolder::resume(folder.path(), &checkpoint, facts()).unwrap();
         (4..=6).for_each(|step| run.log_step(&step_log(step, step - 3)).unwrap());
 
-        assert_eq!(run.history().len(), 6);
+        assert_eq!(run.history.len(), 6);
         for name in ["train.log", "trainer_log.jsonl"] {
             assert_eq!(lines(folder.path(), name), lines(whole.path(), name));
         }
@@ -523,6 +501,6 @@ mod tests {
         run.log_step(&StepLog { loss: f64::NAN, grad_norm: f64::INFINITY, ..step_log(1, 1) }).unwrap();
         run.save_state(folder.path(), 1, 0.1).unwrap();
         assert!(lines(folder.path(), "train.log")[0].starts_with("{'loss': nan, 'grad_norm': inf, "));
-        assert_eq!(RunFolder::resume(folder.path(), folder.path(), facts()).unwrap().history().len(), 1);
+        assert_eq!(RunFolder::resume(folder.path(), folder.path(), facts()).unwrap().history.len(), 1);
     }
 }

@@ -4,16 +4,14 @@
 //! a function of recipe and data: threads, micro-batches, kills and resumes change no bit of it.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use danlu_data::Sample;
 use danlu_data::slices::{SLICE_TOKENS, Slice, StepSlices, step_slices};
 use danlu_formats::write_file_atomically;
 use danlu_kernels::Buffer;
 use danlu_kernels::elementwise::clear;
-use danlu_model::{
-    Activations, GradientSink, Keep, Model, NoSink, PackedTokens, ParameterId, Resident, Target,
-};
+use danlu_model::{Activations, GradientSink, Keep, Model, PackedTokens, ParameterId, Resident, Target};
 
 use crate::checkpoint::{self, TrainingState, fingerprint};
 use crate::error::{Result, TrainError};
@@ -25,6 +23,10 @@ use crate::run_folder::{EvalLog, FinishLog, RunFacts, RunFolder, StepLog};
 
 /// Watches a run.
 pub trait Observer {
+    /// The run goes on from a checkpoint: this many steps are done already.
+    fn resumed(&mut self, steps: u64) {
+        _ = steps;
+    }
     /// A step is done.
     fn step(&mut self, progress: &Progress) {
         _ = progress;
@@ -100,6 +102,9 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     };
     let (mut run_folder, first_step, mut tokens_seen) = match &prepared.resume_from {
         Some(checkpoint) => {
+            if !checkpoint::belongs_to(checkpoint, &output.output_dir) {
+                checkpoint::remove_earlier(&output.output_dir)?;
+            }
             let state = checkpoint::restore(checkpoint, &prepared, data_fingerprint, &mut optimizer)?;
             (RunFolder::resume(&output.output_dir, checkpoint, facts)?, state.step, state.tokens_seen)
         }
@@ -110,10 +115,13 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     };
     write_file_atomically(output.output_dir.join("recipe.yaml"), recipe.to_yaml()?.as_bytes())?;
 
+    if first_step > 0 {
+        observer.resumed(first_step);
+    }
     let start = Instant::now();
     let mut gradients = Buffer::zeros(elements);
     let mut activations = Activations::new(&prepared.model, capacity(&prepared), Keep::ForBackward);
-    let mut since_log = SinceLog::new();
+    let mut since_log = SinceLog::default();
     let (mut loss_sum, mut samples_seen, mut steps) = (0.0, 0, 0);
     let mut last_eval = None;
     let mut interrupted = None;
@@ -136,8 +144,8 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         loss_sum += loss;
         steps += 1;
         tokens_seen += slices.tokens() as u64;
-        since_log.add(loss, &slices);
         let seconds = step_start.elapsed().as_secs_f64();
+        since_log.add(loss, &slices, seconds);
         let tokens_per_second = slices.tokens() as f64 / seconds.max(1e-9);
         observer.step(&Progress { step: done, total_steps, loss, tokens_per_second });
 
@@ -162,7 +170,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             };
             run_folder.log_step(&log)?;
             observer.log(&log);
-            since_log = SinceLog::new();
+            since_log = SinceLog::default();
         }
         if !prepared.validation.is_empty() && (last || due(output.eval_strategy, output.eval_steps())) {
             let log = evaluate(&prepared, &mut activations, done, epoch_at(done), start)?;
@@ -215,7 +223,7 @@ pub(crate) fn capacity(prepared: &Prepared) -> usize {
 /// Forward and backward of every slice of a step, in order; returns the step's loss.
 ///
 /// # Errors
-/// If a trained parameter got no gradient.
+/// If a trained parameter did not get its gradient exactly once.
 pub fn accumulate(
     model: &Model,
     slices: &StepSlices,
@@ -223,36 +231,17 @@ pub fn accumulate(
     gradients: &mut Buffer<f32>,
 ) -> Result<f64> {
     let mut sum = 0.0;
-    let mut ready = Ready { seen: vec![false; model.parameters().list().len()] };
+    let mut ready = Ready { last_slice: false, times: vec![0; model.parameters().list().len()] };
     for (index, slice) in slices.slices.iter().enumerate() {
         let (tokens, targets) = model_input(slice);
         model.forward(&tokens, activations, &mut Resident)?;
         let coefficients = coefficients(slice, slices);
-        let last = index + 1 == slices.slices.len();
-        let scores = if last {
-            model.backward(
-                &tokens,
-                &targets,
-                &coefficients,
-                activations,
-                gradients,
-                &mut ready,
-                &mut Resident,
-            )
-        } else {
-            model.backward(
-                &tokens,
-                &targets,
-                &coefficients,
-                activations,
-                gradients,
-                &mut NoSink,
-                &mut Resident,
-            )
-        };
+        ready.last_slice = index + 1 == slices.slices.len();
+        let (sink, source) = (&mut ready, &mut Resident);
+        let scores = model.backward(&tokens, &targets, &coefficients, activations, gradients, sink, source);
         sum += weighted_loss(slice, &scores);
     }
-    match ready.seen.iter().position(|seen| !seen) {
+    match ready.times.iter().position(|&times| times != 1) {
         Some(missing) if !slices.slices.is_empty() => {
             Err(TrainError::MissingGradient { name: model.parameters().list()[missing].name.clone() })
         }
@@ -260,14 +249,15 @@ pub fn accumulate(
     }
 }
 
-/// Remembers which gradients were reported complete.
+/// Counts how often each gradient was reported complete with the last slice.
 struct Ready {
-    seen: Vec<bool>,
+    last_slice: bool,
+    times: Vec<u8>,
 }
 
 impl GradientSink for Ready {
     fn ready(&mut self, parameter: ParameterId) {
-        self.seen[parameter.0] = true;
+        self.times[parameter.0] += u8::from(self.last_slice);
     }
 }
 
@@ -310,19 +300,18 @@ pub fn mean_loss(model: &Model, samples: &[Sample], activations: &mut Activation
 }
 
 /// What a log line sums up.
+#[derive(Default)]
 struct SinceLog {
-    start: Instant,
     weighted_loss: f64,
     weight: f64,
     tokens: usize,
+    /// Of the steps alone, without validations and checkpoints.
+    seconds: f64,
 }
 
 impl SinceLog {
-    fn new() -> Self {
-        Self { start: Instant::now(), weighted_loss: 0.0, weight: 0.0, tokens: 0 }
-    }
-
-    fn add(&mut self, loss: f64, slices: &StepSlices) {
+    fn add(&mut self, loss: f64, slices: &StepSlices, seconds: f64) {
+        self.seconds += seconds;
         self.weighted_loss += loss * slices.step_weight;
         self.weight += slices.step_weight;
         self.tokens += slices.tokens();
@@ -333,7 +322,6 @@ impl SinceLog {
     }
 
     fn tokens_per_second(&self) -> f64 {
-        let elapsed: Duration = self.start.elapsed();
-        self.tokens as f64 / elapsed.as_secs_f64().max(1e-9)
+        self.tokens as f64 / self.seconds.max(1e-9)
     }
 }

@@ -117,7 +117,7 @@ fn transformers_33336_a_resumed_run_gives_the_bits_of_an_uninterrupted_one() {
 }
 
 #[test]
-fn lora_trains_only_its_adapter_and_resumes() {
+fn lora_trains_only_its_adapter_and_resumes_with_its_own_rank() {
     let folder = tempfile::tempdir().unwrap();
     let (base, _) = run(recipe(folder.path(), "base", ""), None);
     let before = weights(&base.output_dir);
@@ -140,7 +140,11 @@ fn lora_trains_only_its_adapter_and_resumes() {
     let adapter =
         |outcome: &Outcome| std::fs::read(outcome.output_dir.join("adapter_model.safetensors")).unwrap();
     run(lora("cut", ""), Some(7));
-    let (resumed, _) = run(lora("cut", "resume_from_checkpoint: true\n"), None);
+    let mut again = lora("cut", "resume_from_checkpoint: true\n");
+    again.method.lora_rank = 2;
+    let prepared = prepare(again, Load::Weights).unwrap();
+    assert!(prepared.notices.iter().any(|notice| notice.contains("keeps its own rank 4, alpha 8")));
+    let resumed = train(prepared, &mut Watch::default()).unwrap();
     assert_eq!(adapter(&whole), adapter(&resumed));
 }
 
@@ -154,6 +158,23 @@ fn an_earlier_run_is_not_overwritten_unless_asked() {
     assert!(error.to_string().contains("already holds a run (`checkpoint-4`)"), "{error}");
     run(recipe(folder.path(), "run", "max_steps: 3\noverwrite_output_dir: true\n"), None);
     assert!(!folder.path().join("run/checkpoint-4").exists());
+}
+
+#[test]
+fn a_checkpoint_continued_in_another_folder_spares_the_run_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, _) = run(recipe(folder.path(), "whole", ""), None);
+    let (stopped, _) = run(recipe(folder.path(), "stopped", ""), Some(4));
+    let resume = format!("resume_from_checkpoint: {}\n", stopped.interrupted.unwrap().display());
+    let log = folder.path().join("whole/trainer_log.jsonl");
+    let before = std::fs::read(&log).unwrap();
+    let Err(error) = prepare(recipe(folder.path(), "whole", &resume), Load::Weights) else {
+        panic!("the other run's folder was taken");
+    };
+    assert!(error.to_string().contains("already holds a run"), "{error}");
+    assert_eq!(std::fs::read(&log).unwrap(), before);
+    let (elsewhere, _) = run(recipe(folder.path(), "elsewhere", &resume), None);
+    assert_eq!(weights(&whole.output_dir), weights(&elsewhere.output_dir));
 }
 
 #[test]

@@ -107,9 +107,9 @@ pub struct PerplexityArgs {
     /// zh: 文本文件，UTF-8 编码
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Tokens that the model sees at a time (default: its context)
+    /// Tokens that the model sees at a time (default: its context, at most 4096)
     ///
-    /// zh: 模型一次看到的词元数（默认：其上下文长度）
+    /// zh: 模型一次看到的词元数（默认：其上下文长度，至多 4096）
     #[arg(long, value_name = "N")]
     window: Option<usize>,
     /// Tokens from window to window; the others are context (default: half a window)

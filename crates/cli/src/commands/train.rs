@@ -85,6 +85,10 @@ struct Shown {
 }
 
 impl Observer for Shown {
+    fn resumed(&mut self, steps: u64) {
+        self.bar.skip(steps);
+    }
+
     fn step(&mut self, progress: &Progress) {
         let message = format!("loss {:.4}, {:.0} tokens/s", progress.loss, progress.tokens_per_second);
         self.bar.set(progress.step, message);

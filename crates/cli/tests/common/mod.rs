@@ -96,7 +96,7 @@ pub fn write_model(folder: &Path, tokenizer: Option<&Tokenizer>, context: usize)
         pad_token_id: None,
     };
     std::fs::create_dir_all(folder).unwrap();
-    let model = Model::initialize(config, Precision::F32, 7);
+    let model = Model::zeros(config, Precision::F32).initialize(7);
     save_folder(&model, tokenizer, folder, 5_000_000_000).unwrap();
 }
 

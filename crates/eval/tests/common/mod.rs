@@ -32,7 +32,7 @@ pub fn opened(context: usize, add_bos: bool) -> Opened {
         initializer_range: 0.3,
         ..Config::read(golden).unwrap()
     };
-    let model = Model::initialize(config, Precision::F32, 7);
+    let model = Model::zeros(config, Precision::F32).initialize(7);
     Opened { model, tokenizer: Some(tokenizer(add_bos)), path: "tiny".into() }
 }
 

@@ -19,7 +19,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "flash_attn", "attn_implementation", "use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "use_kt", "use_cache",
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "disable_gradient_checkpointing", "use_reentrant_gc",
     "torch_compile", "torch_empty_cache_steps", "torch_dtype", "fp16", "tf32", "pure_bf16", "half_precision_backend",
-    "upcast_layernorm", "upcast_lmhead_output", "bf16_full_eval", "fp16_full_eval", "full_determinism", "data_seed", "use_cpu",
+    "upcast_layernorm", "upcast_lmhead_output", "bf16_full_eval", "fp16_full_eval", "full_determinism", "use_cpu",
     "no_cuda", "infer_dtype", "infer_backend", "offload_folder", "print_param_status",
     "packing", "neat_packing", "ignore_pad_token_for_loss", "pad_to_multiple_of",
     "per_device_eval_batch_size", "eval_accumulation_steps", "eval_delay", "prediction_loss_only", "batch_eval_metrics",

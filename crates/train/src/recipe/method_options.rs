@@ -45,9 +45,9 @@ pub struct MethodOptions {
     ///
     /// zh: 学习什么。
     pub stage: Stage,
-    /// Which weights learn. A new model always trains all of them.
+    /// Which weights learn. A new model needs `full`.
     ///
-    /// zh: 训练哪些权重。新建的模型总是训练全部权重。
+    /// zh: 训练哪些权重。新建的模型须为 `full`。
     pub finetuning_type: FinetuningType,
     /// Rank of the adapter matrices.
     ///

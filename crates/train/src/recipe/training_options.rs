@@ -94,6 +94,10 @@ pub struct TrainingOptions {
     ///
     /// zh: 一切随机数的种子。
     pub seed: u64,
+    /// Seed of the order of samples (default: `seed`).
+    ///
+    /// zh: 样本顺序的随机种子（默认同 `seed`）。
+    pub data_seed: Option<u64>,
     /// Arithmetic of the matrix products.
     ///
     /// zh: 矩阵乘法的精度。
@@ -127,6 +131,7 @@ impl Default for TrainingOptions {
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
             seed: 42,
+            data_seed: None,
             precision: Precision::default(),
             bf16: None,
             threads: None,
@@ -139,6 +144,12 @@ impl TrainingOptions {
     #[must_use]
     pub fn samples_per_step(&self) -> usize {
         self.per_device_train_batch_size.saturating_mul(self.gradient_accumulation_steps)
+    }
+
+    /// `data_seed`, or `seed`.
+    #[must_use]
+    pub fn data_seed(&self) -> u64 {
+        self.data_seed.unwrap_or(self.seed)
     }
 
     /// `precision` joined with `bf16`.

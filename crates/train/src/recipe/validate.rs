@@ -19,6 +19,10 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
     let not_negative = |key, value: f64| within(key, value, value >= 0.0, "0 or more");
     let share = |key, value: f64| within(key, value, (0.0..=1.0).contains(&value), "from 0 to 1");
     let momentum = |key, value: f64| within(key, value, (0.0..1.0).contains(&value), "from 0 to below 1");
+    let up_to = |key, value: Option<usize>, most: usize| {
+        let value = value.filter(|value| !(1..=most).contains(value))?;
+        Some((key, format!("`{key}` must be from 1 to {most}, found `{value}`")))
+    };
     let count = |value: Option<usize>| value.map(|value| value as u64);
 
     [
@@ -32,7 +36,7 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
         positive("rope_theta", model.rope_theta),
         positive("rms_norm_eps", model.rms_norm_eps),
         not_negative("initializer_range", model.initializer_range),
-        positive_count("lora_rank", count(Some(method.lora_rank))),
+        up_to("lora_rank", Some(method.lora_rank), 1 << 14),
         positive("lora_alpha", method.lora_alpha()),
         positive_count("per_device_train_batch_size", count(Some(training.per_device_train_batch_size))),
         positive_count("gradient_accumulation_steps", count(Some(training.gradient_accumulation_steps))),
@@ -46,7 +50,7 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
         momentum("adam_beta2", training.adam_beta2),
         positive("adam_epsilon", training.adam_epsilon),
         not_negative("max_grad_norm", training.max_grad_norm),
-        positive_count("threads", count(training.threads)),
+        up_to("threads", training.threads, 1024),
         positive_count("logging_steps", Some(output.logging_steps)),
         positive_count("eval_steps", output.eval_steps),
         positive_count("save_steps", Some(output.save_steps)),
