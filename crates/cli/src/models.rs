@@ -6,8 +6,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_kernels::cpu::{Level, level};
-use danlu_model::{Opened, Precision, Rest, open, open_shape, read_adapter};
-use danlu_tokenizer::{ChatTemplate, Tokenizer};
+use danlu_model::{Opened, Precision, Rest, open, read_adapter};
 use fs_err as fs;
 use serde_json::Value;
 
@@ -125,37 +124,6 @@ impl PrecisionChoice {
             Self::Auto => Precision::F32,
         }
     }
-}
-
-/// The vocabulary of a folder, a `tokenizer.json` or a GGUF file.
-///
-/// # Errors
-/// There is none, or it is damaged.
-pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
-    if !path.exists() {
-        let expected = "a folder with tokenizer.json, the file itself, or a GGUF file";
-        return Err(wrong_input(format!("`{}` does not exist; expected {expected}", path.display())));
-    }
-    if path.extension().is_none_or(|extension| extension != "gguf") {
-        return Ok(Tokenizer::open(path)?);
-    }
-    let opened = open_shape(path, Precision::F32, Rest::Frozen)?;
-    opened.tokenizer.ok_or_else(|| wrong_input(format!("`{}` holds no tokenizer", path.display())))
-}
-
-/// A chat template by its built-in name, or from a file.
-///
-/// # Errors
-/// Neither a name nor a file, or a template that does not parse.
-pub fn open_template(name: &str) -> Result<ChatTemplate> {
-    if Path::new(name).is_file() {
-        return Ok(ChatTemplate::from_source(&fs::read_to_string(name)?)?);
-    }
-    if ChatTemplate::builtin_names().contains(&name) {
-        return Ok(ChatTemplate::builtin(name)?);
-    }
-    let known = ChatTemplate::builtin_names().join(", ");
-    Err(wrong_input(format!("`{name}` is neither a built-in chat template ({known}) nor a file")))
 }
 
 /// 134515008 → `134.5M`.

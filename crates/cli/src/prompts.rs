@@ -7,7 +7,6 @@ use danlu_model::Opened;
 use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
 
 use crate::failure::wrong_input;
-use crate::models::open_template;
 
 /// A place where a control token that was typed is broken up; from here on the first that no text uses is taken.
 const PRIVATE_USE: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
@@ -18,7 +17,7 @@ const PRIVATE_USE: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
 /// A template that is not there or does not parse.
 pub fn template_of(opened: &Opened, name: Option<&str>) -> Result<Option<ChatTemplate>> {
     match (name, opened.tokenizer.as_ref().and_then(Tokenizer::chat_template)) {
-        (Some(name), _) => open_template(name).map(Some),
+        (Some(name), _) => Ok(Some(ChatTemplate::open(name)?)),
         (None, Some(source)) => Ok(Some(ChatTemplate::from_source(source)?)),
         (None, None) => Ok(None),
     }

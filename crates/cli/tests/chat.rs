@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, SystemTime};
 
-use common::{golden, run, run_with_input, vocabulary, with_model, write_model};
+use common::{golden, run, run_with_input, shared, vocabulary, with_model, write_model};
 use serde_json::Value;
 
 const CHAT: [&str; 5] = ["chat", "--temperature", "0", "--max-new-tokens", "12"];
@@ -76,11 +76,7 @@ fn a_model_without_a_chat_template_is_refused() {
     let model = golden("gqa-tied");
     run(folder.path(), &[&CHAT[..], &["--model", model.to_str().unwrap()]].concat())
         .is_refused("has no tokenizer.json");
-    let shared = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
-    if !shared.is_dir() {
-        println!("skipped: ../shared/data is not there");
-        return;
-    }
+    let Some(shared) = shared() else { return };
     let model = shared.join("checkpoints/stories260K/stories260K.gguf");
     run(folder.path(), &[&CHAT[..], &["--model", model.to_str().unwrap()]].concat())
         .is_refused("the model has no chat template: choose one with `--template`");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{copy_folder, golden, ids, run, run_with_input, vocabulary, with_model, write_model};
+use common::{copy_folder, golden, ids, run, run_with_input, shared, vocabulary, with_model, write_model};
 use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens};
 use serde_json::Value;
 
@@ -269,11 +269,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 
 #[test]
 fn the_trained_model_answers() {
-    let shared = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
-    if !shared.is_dir() {
-        println!("skipped: ../shared/data is not there");
-        return;
-    }
+    let Some(shared) = shared() else { return };
     let model = shared.join("checkpoints/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     let folder = tempfile::tempdir().unwrap();
     let more = ["--prompt", "What is the capital of France?", "--max-new-tokens", "20"];

@@ -202,6 +202,18 @@ fn axolotl_2548_a_full_disk_is_said_and_the_checkpoint_before_it_resumes() {
 }
 
 #[test]
+fn a_new_model_takes_the_vocabulary_of_a_gguf_file() {
+    let folder = tempfile::tempdir().unwrap();
+    write_recipe(folder.path());
+    let Some(shared) = common::shared() else { return };
+    let file = shared.join("checkpoints/stories260K/stories260K.gguf");
+    let tokenizer = format!("tokenizer_name_or_path={}", file.display());
+    train(folder.path(), "run", &[&tokenizer, "max_steps=2"]).succeeded();
+    let config = std::fs::read_to_string(folder.path().join("run/config.json")).unwrap();
+    assert!(config.contains("\"vocab_size\": 512"), "{config}");
+}
+
+#[test]
 fn plan_says_what_a_run_does() {
     let folder = tempfile::tempdir().unwrap();
     write_recipe(folder.path());

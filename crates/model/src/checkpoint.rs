@@ -77,7 +77,10 @@ impl Checkpoint {
             Container::HuggingFace(_) if !self.path.join("tokenizer.json").is_file() => Ok(None),
             Container::HuggingFace(_) => Ok(Some(Tokenizer::open(&self.path)?)),
             Container::Gguf(gguf) => match gguf_vocabulary(gguf)? {
-                Some(vocabulary) => Ok(Some(Tokenizer::from_gguf(vocabulary)?)),
+                Some(vocabulary) => {
+                    let named = |error| Error::Message(format!("`{}`: {error}", self.path.display()));
+                    Ok(Some(Tokenizer::from_gguf(vocabulary).map_err(named)?))
+                }
                 None => Ok(None),
             },
         }

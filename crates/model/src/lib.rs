@@ -33,7 +33,7 @@ pub use generate::{FinishReason, Generated, GenerationOptions, Generator, TokenP
 pub use hooks::{GradientSink, ParameterSource, Resident};
 pub use lora::{LoraOptions, Module};
 pub use model::Model;
-pub use open::{Opened, Rest, open, open_shape};
+pub use open::{Opened, Rest, open, open_shape, open_tokenizer};
 pub use parameters::{Parameter, ParameterId, Parameters};
 pub use sampling::{Sampler, Sampling};
 pub use save::save_folder;

@@ -69,6 +69,22 @@ pub fn open_shape(path: &Path, precision: Precision, rest: Rest) -> Result<Opene
     open_with(path, precision, rest, false)
 }
 
+/// The vocabulary of a folder, a `tokenizer.json`, or a GGUF file, which may hold nothing else.
+///
+/// # Errors
+/// A file that is missing or damaged, or holds no vocabulary.
+pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+    if !path.exists() {
+        let expected = "a folder with tokenizer.json, the file itself, or a GGUF file";
+        return Err(Error::Message(format!("`{}` does not exist; expected {expected}", path.display())));
+    }
+    if path.extension().is_none_or(|extension| extension != "gguf") {
+        return Ok(Tokenizer::open(path)?);
+    }
+    let tokenizer = Checkpoint::open(path)?.tokenizer()?;
+    tokenizer.ok_or_else(|| Error::Message(format!("`{}` holds no tokenizer", path.display())))
+}
+
 fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) -> Result<Opened> {
     if !path.exists() {
         return Err(Error::Message(format!(

@@ -36,8 +36,8 @@ pub enum Error {
         /// The highest id of the vocabulary.
         last: usize,
     },
-    /// No built-in chat template has this name.
-    #[error("no built-in chat template is called `{name}`; there are {known}")]
+    /// No built-in chat template has this name, and no file.
+    #[error("`{name}` is neither a built-in chat template ({known}) nor a file")]
     UnknownTemplate {
         /// The name asked for.
         name: String,

@@ -3,7 +3,10 @@
 //! A rendered text has its own BOS where the format wants one: tokenize it with [`crate::SpecialTokens::Parse`] and
 //! add nothing.
 
+use std::path::Path;
+
 use crate::{Error, Result, jinja};
+use fs_err as fs;
 use minijinja::{Environment, Value, context};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +100,17 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
+    /// The template in a file, or else the built-in format of this name.
+    ///
+    /// # Errors
+    /// Neither, or a file that cannot be read or does not parse.
+    pub fn open(name: &str) -> Result<Self> {
+        if Path::new(name).is_file() {
+            return Self::from_source(&fs::read_to_string(name)?);
+        }
+        Self::builtin(name)
+    }
+
     /// A built-in format.
     ///
     /// # Errors

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use danlu_data::{Dataset, DatasetReport, Purpose, Sample, StepOrder, Task};
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
-use danlu_model::{Config, LoraOptions, Model, Module, Precision, Rest, open, open_shape, read_adapter};
+use danlu_model::{
+    Config, LoraOptions, Model, Module, Precision, Rest, open, open_shape, open_tokenizer, read_adapter,
+};
 use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
 
 use crate::checkpoint;
@@ -166,7 +168,7 @@ fn open_model(
 /// The vocabulary: named, the model's own, or learned from the dataset for a new model.
 fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>) -> Result<Tokenizer> {
     if let Some(path) = &recipe.model.tokenizer_name_or_path {
-        return Ok(Tokenizer::open(Path::new(path))?);
+        return Ok(open_tokenizer(Path::new(path))?);
     }
     if let Some(own) = own {
         return Ok(own);
@@ -290,10 +292,7 @@ fn chat_template(recipe: &Recipe, tokenizer: Tokenizer) -> Result<(Option<ChatTe
         return Ok((None, tokenizer));
     }
     let template = match (&recipe.method.template, tokenizer.chat_template()) {
-        (Some(name), _) if Path::new(name).is_file() => {
-            ChatTemplate::from_source(&fs_err::read_to_string(name)?)?
-        }
-        (Some(name), _) => ChatTemplate::builtin(name)?,
+        (Some(name), _) => ChatTemplate::open(name)?,
         (None, Some(own)) => ChatTemplate::from_source(own)?,
         (None, None) => {
             let names = ChatTemplate::builtin_names().join(", ");

@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use danlu_data::dataset_format::{Layout, Purpose, Tags};
 use danlu_data::{Columns, Content, DataOptions, Dataset, DatasetReport, Records, Sample, Task, inspect};
-use danlu_model::{Precision, Rest, open_shape};
+use danlu_model::{Precision, Rest, open_shape, open_tokenizer};
 use danlu_tokenizer::{ChatTemplate, Tokenizer};
 use danlu_train::prepare::{Load, Prepared, prepare};
 use danlu_train::recipe::{Loaded, Recipe, Stage, embedded};
 use serde_json::json;
 
-use crate::commands::tokenizer::open;
 use crate::failure::wrong_input;
-use crate::models::{ModelArgs, PrecisionChoice, open_template};
+use crate::models::{ModelArgs, PrecisionChoice};
 use crate::printer::Printer;
 
 /// What to do with data.
@@ -63,7 +62,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let loaded = recipe(&args.inputs, args.tokenizer.as_deref(), printer)?;
     loaded.notices.iter().for_each(|notice| printer.note(notice));
     let inspected = match &args.tokenizer {
-        Some(path) => cut(&loaded.recipe, open(path)?)?,
+        Some(path) => cut(&loaded.recipe, open_tokenizer(path)?)?,
         None => {
             let Prepared { tokenizer, training, validation, report, notices, .. } =
                 prepare(loaded.recipe, Load::Shapes)?;
@@ -99,7 +98,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
 fn cut(recipe: &Recipe, tokenizer: Tokenizer) -> Result<Inspected> {
     let template = match (recipe.method.stage, &recipe.method.template, tokenizer.chat_template()) {
         (Stage::Pt, ..) => None,
-        (Stage::Sft, Some(name), _) => Some(open_template(name)?),
+        (Stage::Sft, Some(name), _) => Some(ChatTemplate::open(name)?),
         (Stage::Sft, None, Some(source)) => Some(ChatTemplate::from_source(source)?),
         (Stage::Sft, None, None) => {
             let names = ChatTemplate::builtin_names().join(", ");

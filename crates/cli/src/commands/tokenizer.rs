@@ -1,7 +1,5 @@
 //! `danlu tokenizer`: training a vocabulary, and looking at what one does.
 
-mod gguf;
-
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
@@ -9,13 +7,13 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::dataset_format::{Layout, Purpose, Row, Tags};
 use danlu_data::{ColumnNames, Columns, DataError, Record, Records, RowProblem};
+use danlu_model::open_tokenizer;
 use danlu_tokenizer::{
     BpeTraining, ChatTemplate, SpecialTokens, TokenRole, Tokenizer, TrainedToken, TrainingProgress,
 };
 use serde_json::json;
 
 use crate::failure::wrong_input;
-use crate::models::open_tokenizer;
 use crate::printer::Printer;
 
 /// What to do with a vocabulary.
@@ -133,7 +131,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Train(args) => train(&args, printer),
         Args::Encode(args) => encode(&args, printer),
         Args::Decode(args) => {
-            let tokenizer = open(&args.tokenizer.tokenizer)?;
+            let tokenizer = open_tokenizer(&args.tokenizer.tokenizer)?;
             let text = tokenizer.decode(&args.ids, args.skip_special_tokens)?;
             printer.line(&text)?;
             Ok(printer.json(&json!({ "text": text }))?)
@@ -142,17 +140,8 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     }
 }
 
-/// The vocabulary of a folder, a `tokenizer.json` or a GGUF file, which need not be one of a model.
-///
-/// # Errors
-/// There is none, or it is damaged.
-pub fn open(path: &Path) -> Result<Tokenizer> {
-    let is_gguf = path.extension().is_some_and(|extension| extension == "gguf") && path.is_file();
-    if is_gguf { gguf::open(path) } else { open_tokenizer(path) }
-}
-
 fn encode(args: &EncodeArgs, printer: &Printer) -> Result<()> {
-    let tokenizer = open(&args.tokenizer.tokenizer)?;
+    let tokenizer = open_tokenizer(&args.tokenizer.tokenizer)?;
     let ids = if args.no_special_tokens {
         tokenizer.encode(&args.text, SpecialTokens::AsText)?
     } else {
@@ -185,7 +174,7 @@ fn readable(piece: &[u8]) -> String {
 }
 
 fn info(path: &Path, printer: &Printer) -> Result<()> {
-    let tokenizer = open(path)?;
+    let tokenizer = open_tokenizer(path)?;
     let token =
         |id: Option<u32>| id.and_then(|id| Some(json!({ "id": id, "text": tokenizer.token_text(id)? })));
     let ends: Vec<_> = tokenizer.end_of_turn_ids().into_iter().map(|id| token(Some(id))).collect();

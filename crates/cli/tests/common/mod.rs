@@ -111,3 +111,12 @@ pub fn with_model() -> tempfile::TempDir {
 pub fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
+
+/// The folder with real models and data, if it stands beside the project.
+pub fn shared() -> Option<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
+    if !path.exists() {
+        println!("skipped: ../shared/data is not there");
+    }
+    path.exists().then(|| path.to_owned())
+}
