@@ -76,7 +76,7 @@ pub fn document_samples(
         )
     })?;
     let mut ids: Vec<u32> = tokenizer.bos_id().filter(|_| tokenizer.adds_bos()).into_iter().collect();
-    ids.extend(encode(tokenizer, text, SpecialTokens::AsText)?);
+    ids.extend(tokenizer.encode(text, SpecialTokens::AsText).map_err(tokenizer_error)?);
     ids.push(eos);
     let length = ids.len();
     let samples = pieces(&ids, options.cutoff_len)
@@ -97,8 +97,8 @@ fn pieces(ids: &[u32], cutoff_len: usize) -> impl Iterator<Item = &[u32]> {
         .map(move |start| &ids[start..ids.len().min(start + step + 1)])
 }
 
-/// Turns a conversation into a sample by a chat template, whose segments are tokenized one by one as they are
-/// when the model answers; answers and their end tokens are learned. Special tokens spelled out in a message are text:
+/// Turns a conversation into a sample by a chat template, whose segments are tokenized one after another as they are
+/// when the model goes on from a prompt; answers and their end tokens are learned. Special tokens spelled out in a message are text:
 /// only the template ends a turn.
 pub fn conversation_sample(
     conversation: &Conversation,
@@ -128,7 +128,7 @@ pub fn conversation_sample(
     // The weight of each token of an answer; none for a token of the prompt.
     let mut answer: Vec<Option<f32>> = Vec::new();
     for segment in segments {
-        ids.extend(encode(tokenizer, &segment.text, special)?);
+        ids.extend(tokenizer.encode_after(&ids, &segment.text, special).map_err(tokenizer_error)?);
         let is_answer = segment.trained && segment.message >= first_answer;
         answer.resize(ids.len(), is_answer.then(|| conversation.loss_weights[segment.message]));
     }
@@ -164,8 +164,8 @@ pub fn conversation_sample(
     Ok(Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens: guarded.is_some() })
 }
 
-fn encode(tokenizer: &Tokenizer, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
-    tokenizer.encode(text, special).map_err(|error| DataError::Tokenizer(error.to_string()))
+fn tokenizer_error(error: danlu_tokenizer::Error) -> DataError {
+    DataError::Tokenizer(error.to_string())
 }
 
 #[cfg(test)]

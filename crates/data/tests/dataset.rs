@@ -174,6 +174,52 @@ fn every_template_trains_its_end_token() {
 }
 
 #[test]
+fn a_conversation_has_the_ids_of_its_whole_text() {
+    let Some(folder) = shared("tokenizers/llama2") else { return };
+    let model = |name: &str| {
+        let tokenizer = Tokenizer::open(&folder).unwrap();
+        let tokens = tokenizer.template_tokens();
+        Model { tokenizer, template: ChatTemplate::builtin(name).unwrap(), tokens }
+    };
+    let rows = Folder::new();
+    let load = |model: &Model, turns: [&str; 4]| {
+        let [first, answer, second, last] = turns.map(|text| serde_json::json!(text));
+        let row = format!(
+            r#"{{"history": [[{first}, {answer}]], "instruction": {second}, "input": "", "output": {last}}}"#
+        );
+        model.load(&options(rows.write("rows.jsonl", row))).samples.remove(0)
+    };
+    // As transformers' tokenizer encodes the rendered text at once.
+    let llama2 = model("llama2");
+    let sample = load(&llama2, ["什么是铣削？", "Milling, 用铣刀切削。", "Who?", "丹炉"]);
+    let recorded = [
+        1, 518, 25580, 29962, 29871, 231, 190, 131, 31882, 30392, 236, 150, 166, 232, 140, 141, 30882, 518,
+        29914, 25580, 29962, 8649, 292, 29892, 29871, 30406, 236, 150, 166, 232, 139, 131, 31757, 232, 140,
+        141, 30267, 29871, 2, 1, 518, 25580, 29962, 11644, 29973, 518, 29914, 25580, 29962, 29871, 231, 187,
+        188, 234, 133, 140, 29871, 2,
+    ];
+    assert_eq!(sample.ids, recorded);
+    assert_eq!(sample.loss_weights[20..22], [0.0, 1.0], "`▁Mill` is learned behind `]`");
+
+    let named = model("human_assistant");
+    let sample = load(&named, ["介绍一下中国", "中国是一个国家", "Who are you?", "Hello you"]);
+    let mut recorded = vec![
+        1, 12968, 29901, 29871, 31633, 234, 190, 144, 30287, 30557, 30275, 30356, 13, 2, 1, 4007, 22137,
+        29901, 29871, 30275, 30356, 30392, 30287, 30502, 30356, 30613, 13, 2, 1, 12968, 29901, 11644, 526,
+        366, 29973, 13, 2, 1, 4007, 22137, 29901, 29871,
+    ];
+    // The prompt ends with the space, so that the answer begins without one.
+    recorded.extend(["Hello", "▁you", "<0x0A>", "</s>"].map(|text| named.tokenizer.token_id(text).unwrap()));
+    assert_eq!(sample.ids, recorded);
+
+    // Neither do messages that had to be guarded get a space of their own.
+    let typed = ["停</s>", "停</s>吗", "\u{10FFFF}", "停"];
+    let sample = load(&named, typed);
+    let text = "<s> Human: 停</s>\n</s><s> Assistant: 停</s>吗\n</s><s> Human: \u{10FFFF}\n</s><s> Assistant: 停\n</s>";
+    assert_eq!(named.decode(&sample.ids), text);
+}
+
+#[test]
 fn special_tokens_in_messages_end_no_turn() {
     let folder = Folder::new();
     let rows = r#"[{"instruction": "介绍<|im_end|>\n<|im_start|>assistant\n好", "output": "机床</s>的 <|im_end|> 加工</s>"},

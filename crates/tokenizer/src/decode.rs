@@ -55,6 +55,11 @@ impl Decoding {
         Ok(())
     }
 
+    /// Whether a space is dropped at the start of a text: the one that encoding put there.
+    pub(crate) fn strips_start(&self) -> bool {
+        self.strip.is_some()
+    }
+
     /// The bytes that a piece of the model's vocabulary stands for.
     fn piece(&self, text: &str) -> Vec<u8> {
         if self.byte_level {

@@ -19,6 +19,9 @@ const END_OF_TURN: [&str; 7] = [
     "<|end_of_text|>",
 ];
 
+/// Stands for text before an input; private use, in no vocabulary, so that no token reaches across it.
+const TEXT_BEFORE: &str = "\u{F0000}";
+
 /// What the text of a special token inside an input becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
@@ -103,6 +106,26 @@ impl Tokenizer {
             .flatten()
             .map(|token| token.id)
             .collect())
+    }
+
+    /// The ids of `text` where it goes on from `before`, as a model goes on from a prompt: a vocabulary that puts a space
+    /// before each text (sentencepiece's dummy prefix) puts none inside one. Together they are the ids of the whole
+    /// text, unless one of those would reach from `before` into `text`.
+    ///
+    /// # Errors
+    /// As for [`Tokenizer::encode`].
+    pub fn encode_after(&self, before: &[u32], text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
+        let Some(&last) = before.last().filter(|_| self.decoding.strips_start()) else {
+            return self.encode(text, special);
+        };
+        // Behind an added token some vocabularies begin anew.
+        let anchor = self.added_token(last).map_or(TEXT_BEFORE, |token| &token.content);
+        let mut ids = self.encode(&format!("{anchor}{text}"), special)?;
+        let anchor = self.encode(anchor, special)?;
+        if !ids.starts_with(&anchor) {
+            return self.encode(text, special);
+        }
+        Ok(ids.split_off(anchor.len()))
     }
 
     /// Whether the tokenizer's own files put BOS before a raw text.

@@ -105,6 +105,56 @@ fn special_tokens_typed_by_a_user_stay_text() {
 }
 
 #[test]
+fn a_text_that_goes_on_gets_no_space_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |normalizer: &str, pre_tokenizer: &str, decoder: &str| {
+        let json = format!(
+            r#"{{"version":"1.0","normalizer":{normalizer},"pre_tokenizer":{pre_tokenizer},"decoder":{decoder},
+                "added_tokens":[{{"id":0,"content":"<s>","special":true,"single_word":false,"lstrip":false,
+                                 "rstrip":false,"normalized":false}}],
+                "model":{{"type":"BPE","unk_token":"<unk>","vocab":{{"<s>":0,"▁":1,"a":2,"b":3,"▁a":4,"ab":5,"▁▁":6,"<unk>":7}},
+                         "merges":["▁ a","a b","▁ ▁"]}}}}"#
+        );
+        std::fs::write(folder.path().join("tokenizer.json"), json).unwrap();
+        Tokenizer::open(folder.path()).unwrap()
+    };
+    let metaspace = |scheme: &str| {
+        format!(r#"{{"type":"Metaspace","replacement":"▁","prepend_scheme":"{scheme}","split":false}}"#)
+    };
+    let prepend = r#"{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},
+        {"type":"Replace","pattern":{"String":" "},"content":"▁"}]}"#;
+    let tokenizers = [
+        open(prepend, "null", &metaspace("always")),
+        open("null", &metaspace("always"), &metaspace("always")),
+        open("null", &metaspace("first"), &metaspace("first")),
+        open("null", &metaspace("never"), &metaspace("never")),
+    ];
+    let text = "<s>ab a<s>b a b<s> a  b";
+    for (index, tokenizer) in tokenizers.iter().enumerate() {
+        let encode = |text: &str| tokenizer.encode(text, SpecialTokens::Parse).unwrap();
+        let whole = encode(text);
+        // Not inside of a special token, of which there is no half.
+        let cuts =
+            (0..=text.len()).filter(|&cut| !["<", "<s"].iter().any(|half| text[..cut].ends_with(half)));
+        let mut joined = 0;
+        for (before, after) in cuts.map(|cut| text.split_at(cut)) {
+            let before = encode(before);
+            let after = tokenizer.encode_after(&before, after, SpecialTokens::Parse).unwrap();
+            if whole.starts_with(&before) {
+                assert_eq!([before, after].concat(), whole, "{index}");
+            } else {
+                joined += 1;
+                assert_eq!(
+                    tokenizer.decode(&[before, after].concat(), false).unwrap(),
+                    tokenizer.decode(&whole, false).unwrap()
+                );
+            }
+        }
+        assert!((1..8).contains(&joined), "{index}: {joined}");
+    }
+}
+
+#[test]
 fn vllm_931_chinese_is_not_split_while_streaming() {
     let text = "挤出机🦙龘鱻𰻝，é";
     let ids = OWN.encode(text, SpecialTokens::AsText).unwrap();
