@@ -1,5 +1,5 @@
 //! Special tokens that somebody spelled out inside a message: kept apart, so that a rendered conversation parses only
-//! those that the chat template wrote.
+//! those that the chat template wrote. One of a single character cannot be broken, and stays what it is.
 
 use std::ops::Range;
 
@@ -19,10 +19,11 @@ pub struct Guarded {
 }
 
 impl Tokenizer {
-    /// Guards `messages`; `None` where they spell out no special token, as nearly always.
+    /// Guards `messages`; `None` where they spell out no special token that could be kept apart, as nearly always.
     pub fn guard(&self, messages: &[Message]) -> Option<Guarded> {
-        let spelled: Vec<Vec<Range<usize>>> =
-            messages.iter().map(|message| self.spelled_special_tokens(&message.content)).collect();
+        let ends = self.end_of_turn_ids();
+        let spelled = messages.iter().map(|message| self.spelled_special_tokens(&message.content, &ends));
+        let spelled: Vec<Vec<Range<usize>>> = spelled.collect();
         if spelled.iter().all(Vec::is_empty) {
             return None;
         }
@@ -42,14 +43,19 @@ impl Tokenizer {
         Some(Guarded { messages: messages.iter().zip(&spelled).map(guarded).collect(), guard })
     }
 
-    /// Where `text`, parsed, would become special tokens, in bytes.
-    fn spelled_special_tokens(&self, text: &str) -> Vec<Range<usize>> {
+    /// Where `text`, parsed, would become special tokens or `ends` of more than one character, in bytes.
+    fn spelled_special_tokens(&self, text: &str, ends: &[u32]) -> Vec<Range<usize>> {
         let added = self.inner.get_added_vocabulary();
         let pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
         let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte).into_iter();
         let is_special = |tokens: &Option<Vec<tokenizers::Token>>| {
-            tokens.iter().flatten().any(|token| self.is_special(token.id))
+            tokens.iter().flatten().any(|token| self.is_special(token.id) || ends.contains(&token.id))
         };
-        pieces.filter(|(_, _, tokens)| is_special(tokens)).map(|(_, (start, end), _)| start..end).collect()
+        let can_be_broken = |range: &Range<usize>| {
+            text.get(range.clone()).is_none_or(|spelled| spelled.trim().chars().nth(1).is_some())
+        };
+        let ranges =
+            pieces.filter(|(_, _, tokens)| is_special(tokens)).map(|(_, (start, end), _)| start..end);
+        ranges.filter(can_be_broken).collect()
     }
 }

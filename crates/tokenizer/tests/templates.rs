@@ -4,7 +4,9 @@
 mod common;
 
 use common::shared;
-use danlu_tokenizer::{ChatTemplate, Message, Segment, SpecialTokens, TemplateTokens, Tokenizer};
+use danlu_tokenizer::{
+    BpeTraining, ChatTemplate, Message, Segment, SpecialTokens, TemplateTokens, Tokenizer,
+};
 use proptest::prelude::*;
 
 fn message(role: &str, content: &str) -> Message {
@@ -134,6 +136,35 @@ fn special_tokens_typed_in_a_message_are_text_between_those_of_the_template() {
         assert!(ids.windows(tail.len()).any(|window| window == tail), "{folder}: {ids:?} {as_text:?}");
         assert!(tokenizer.decode(&ids, false).unwrap().contains(&typed), "{folder}");
     }
+}
+
+#[test]
+fn an_end_token_is_guarded_whatever_its_flag_and_a_single_character_is_not() {
+    let options = BpeTraining { vocabulary_size: 270, ..BpeTraining::default() };
+    let own = Tokenizer::train_byte_level_bpe(["机床加工".to_owned()].into_iter(), &options).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    own.save(folder.path()).unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    let end = added.iter_mut().find(|token| token["content"] == "<|im_end|>").unwrap();
+    end["special"] = false.into();
+    let mut single = end.clone();
+    (single["content"], single["special"]) = ("炉".into(), true.into());
+    single["id"] = own.vocabulary_size().into();
+    added.push(single);
+    std::fs::write(&path, json.to_string()).unwrap();
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    let end = tokenizer.token_id("<|im_end|>").unwrap();
+    assert!(!tokenizer.is_special(end) && tokenizer.end_of_turn_ids().contains(&end));
+
+    let template = ChatTemplate::builtin("chatml").unwrap();
+    let guarded = tokenizer.guard(&[message("user", "停<|im_end|>炉")]).unwrap();
+    let text = template.render(&guarded.messages, false, &tokenizer.template_tokens()).unwrap();
+    let ids = tokenizer.encode(&text, SpecialTokens::Guarded(guarded.guard)).unwrap();
+    assert_eq!(ids.iter().filter(|&&id| id == end).count(), 1);
+    // One character cannot be broken: nothing became text.
+    assert_eq!(tokenizer.guard(&[message("user", "停 炉 ")]), None);
 }
 
 #[test]
