@@ -4,12 +4,9 @@
 
 use anyhow::Result;
 use danlu_model::Opened;
-use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
+use danlu_tokenizer::{ChatTemplate, Guarded, Message, SpecialTokens, Tokenizer};
 
 use crate::failure::wrong_input;
-
-/// A place where a control token that was typed is broken up; from here on the first that no text uses is taken.
-const PRIVATE_USE: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
 
 /// The template of `--template`, or the model's own.
 ///
@@ -46,49 +43,10 @@ pub fn raw_ids(opened: &Opened, text: &str) -> Result<Vec<u32>> {
 /// What the template refuses.
 pub fn chat_ids(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
     let tokens = tokenizer.template_tokens();
-    let special: Vec<String> = (0..tokenizer.vocabulary_size() as u32)
-        .filter(|&id| tokenizer.is_special(id))
-        .filter_map(|id| tokenizer.token_text(id))
-        .collect();
-    let typed = |text: &String| messages.iter().any(|message| message.content.contains(text.as_str()));
-    if !special.iter().any(typed) {
-        return Ok(tokenizer.encode(&template.render(messages, true, &tokens)?, SpecialTokens::Parse)?);
-    }
-    let is_unused = |mark: &char| {
-        !template.source().contains(*mark) && !messages.iter().any(|message| message.content.contains(*mark))
-    };
-    let mark = PRIVATE_USE
-        .into_iter()
-        .find(is_unused)
-        .ok_or_else(|| wrong_input("the prompt uses every private-use character"))?;
-    let marked: Vec<Message> = messages
-        .iter()
-        .map(|message| Message::new(&message.role, break_up(&message.content, &special, mark)))
-        .collect();
-    let rendered = template.render(&marked, true, &tokens)?;
-    let mut ids = Vec::new();
-    // Between two control tokens of the template lies text, in which nothing is parsed.
-    let mut rest = rendered.as_str();
-    while !rest.is_empty() {
-        let next = special.iter().filter_map(|text| Some((rest.find(text.as_str())?, text.len())));
-        let (start, length) =
-            next.min_by_key(|&(start, length)| (start, usize::MAX - length)).unwrap_or((rest.len(), 0));
-        let text = rest[..start].replace(mark, "");
-        ids.extend(tokenizer.encode(&text, SpecialTokens::AsText)?);
-        ids.extend(tokenizer.encode(&rest[start..start + length], SpecialTokens::Parse)?);
-        rest = &rest[start + length..];
-    }
-    Ok(ids)
-}
-
-/// Puts `mark` behind the first character of every control token that the text spells.
-fn break_up(text: &str, special: &[String], mark: char) -> String {
-    let mut text = text.to_owned();
-    for token in special {
-        let mut characters = token.chars();
-        if let Some(first) = characters.next() {
-            text = text.replace(token.as_str(), &format!("{first}{mark}{}", characters.as_str()));
+    Ok(match tokenizer.guard(messages) {
+        Some(Guarded { messages, guard }) => {
+            tokenizer.encode(&template.render(&messages, true, &tokens)?, SpecialTokens::Guarded(guard))?
         }
-    }
-    text
+        None => tokenizer.encode(&template.render(messages, true, &tokens)?, SpecialTokens::Parse)?,
+    })
 }

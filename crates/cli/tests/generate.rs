@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{copy_folder, golden, ids, run, run_with_input, shared, vocabulary, with_model, write_model};
-use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens};
+use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
 use serde_json::Value;
 
 const GREEDY: [&str; 5] = ["generate", "--json", "--temperature", "0", "--model"];
@@ -109,6 +109,13 @@ fn control_tokens_that_somebody_typed_stay_text() {
     let rendered =
         template.render(&[Message::new("user", typed)], true, &tokenizer.template_tokens()).unwrap();
     assert_eq!(tokenizer.decode(&found, false).unwrap(), rendered);
+    // Also where the vocabulary's file forgot to say that they are special.
+    let path = folder.path().join("model/tokenizer.json");
+    let json = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, json.replace(r#""special":true"#, r#""special":false"#)).unwrap();
+    assert!(!Tokenizer::open(&path).unwrap().is_special(special[1]));
+    let result = generate(folder.path(), "model", &["--prompt", typed]).json();
+    assert_eq!(ids(&result["prompt_ids"]).iter().filter(|&&id| id == special[1]).count(), 1);
 }
 
 #[test]
