@@ -186,13 +186,13 @@ pub struct DataOptions {
     ///
     /// zh: 一行无法读取或缺少列时如何处理。
     pub on_bad_row: OnBadRow,
-    /// Learn the prompt too.
+    /// Learn the prompt too; not with `mask_history`.
     ///
-    /// zh: 提示部分也参与学习。
+    /// zh: 提示部分也参与学习；不能与 `mask_history` 同用。
     pub train_on_prompt: bool,
-    /// Learn only the last answer of a conversation.
+    /// Learn only the last answer of a conversation; not with `train_on_prompt`.
     ///
-    /// zh: 只学习对话的最后一个回答。
+    /// zh: 只学习对话的最后一个回答；不能与 `train_on_prompt` 同用。
     pub mask_history: bool,
 }
 
@@ -229,6 +229,11 @@ impl DataOptions {
         if !self.val_size.is_finite() || self.val_size < 0.0 {
             let problem = format!("found {}: expected a fraction below 1 or a count", self.val_size);
             return Err(DataError::Option { option: "val_size", problem });
+        }
+        if self.mask_history && self.train_on_prompt {
+            let problem =
+                "learns only the last answer, `train_on_prompt` everything: set one of them".to_owned();
+            return Err(DataError::Option { option: "mask_history", problem });
         }
         Ok(())
     }
@@ -274,5 +279,10 @@ mod tests {
         );
         let error = DataOptions { val_size: -0.1, ..Default::default() }.validate().unwrap_err();
         assert_eq!(error.to_string(), "`val_size`: found -0.1: expected a fraction below 1 or a count");
+        let options = DataOptions { mask_history: true, train_on_prompt: true, ..Default::default() };
+        assert_eq!(
+            options.validate().unwrap_err().to_string(),
+            "`mask_history`: learns only the last answer, `train_on_prompt` everything: set one of them"
+        );
     }
 }
