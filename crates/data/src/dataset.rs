@@ -120,6 +120,7 @@ struct Loader<'a> {
     task: Task<'a>,
     samples: Vec<Sample>,
     lengths: Vec<usize>,
+    missing_ends: u64,
     report: DatasetReport,
     waiting: Vec<(Row, Source)>,
 }
@@ -132,6 +133,7 @@ impl<'a> Loader<'a> {
             task,
             samples: Vec::new(),
             lengths: Vec::new(),
+            missing_ends: 0,
             report: DatasetReport::default(),
             waiting: Vec::with_capacity(ROWS_AT_ONCE),
         }
@@ -146,7 +148,14 @@ impl<'a> Loader<'a> {
         if self.samples.is_empty() {
             return Err(DataError::NoSamples { rows: self.report.rows, reasons: self.report.losses() });
         }
-        self.notice_missing_ends();
+        // A model that never learns an end token does not stop.
+        if self.missing_ends > 0 {
+            self.report.notices.push(format!(
+                "the last trained token of {} samples is no end token of this tokenizer, the model would not learn \
+                 to stop: choose the `template` that belongs to the tokenizer",
+                self.missing_ends
+            ));
+        }
         self.report.samples = self.samples.len() as u64;
         self.report.tokens = self.samples.iter().map(|sample| sample.ids.len() as u64).sum();
         self.report.trained_tokens = self.samples.iter().map(|sample| sample.trained_tokens() as u64).sum();
@@ -193,7 +202,8 @@ impl<'a> Loader<'a> {
 
     fn account(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens } => {
+            Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens, lacks_end } => {
+                self.missing_ends += u64::from(lacks_end);
                 self.report.spelled_special_tokens += u64::from(spells_special_tokens);
                 let kept: usize = samples.iter().map(|sample| sample.ids.len()).sum();
                 if kept < length {
@@ -212,26 +222,6 @@ impl<'a> Loader<'a> {
                 self.lengths.push(length);
                 self.report.dropped_prompt_too_long += 1;
             }
-        }
-    }
-
-    /// A model that never learns an end token does not stop; a cut answer has lost its own.
-    fn notice_missing_ends(&mut self) {
-        // With `train_on_prompt`, what a template writes after the end token is learned too.
-        if matches!(self.task, Task::Pretraining) || self.options.train_on_prompt {
-            return;
-        }
-        let ends = self.tokenizer.end_of_turn_ids();
-        let lacks_end = |sample: &&Sample| {
-            let last = sample.loss_weights.iter().rposition(|&weight| weight > 0.0);
-            last.is_some_and(|last| !ends.contains(&sample.ids[last]))
-        };
-        let count = self.samples.iter().filter(lacks_end).count() as u64;
-        if count > self.report.truncated {
-            self.report.notices.push(format!(
-                "the last trained token of {count} samples is no end token of this tokenizer, the model would not \
-                 learn to stop: choose the `template` that belongs to the tokenizer"
-            ));
         }
     }
 }

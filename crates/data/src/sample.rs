@@ -42,6 +42,8 @@ pub enum Outcome {
         cut_answer_tokens: usize,
         /// Whether messages spell out special tokens, which became text.
         spells_special_tokens: bool,
+        /// Whether its answers end, uncut, with a token that is no end token of the tokenizer.
+        lacks_end: bool,
     },
     /// A document without text, or a conversation with an empty answer.
     Empty,
@@ -86,7 +88,13 @@ pub fn document_samples(
             Sample { ids: piece.to_vec(), loss_weights, source: source.clone() }
         })
         .collect();
-    Ok(Outcome::Used { samples, length, cut_answer_tokens: 0, spells_special_tokens: false })
+    Ok(Outcome::Used {
+        samples,
+        length,
+        cut_answer_tokens: 0,
+        spells_special_tokens: false,
+        lacks_end: false,
+    })
 }
 
 /// Pieces of at most `cutoff_len` ids (at least 2); each begins with the last id of the one before, as context.
@@ -135,8 +143,15 @@ pub fn conversation_sample(
     let length = ids.len();
     let is_trained = |weight: &Option<f32>| weight.is_some_and(|weight| weight > 0.0);
     let Some(prompt_length) = answer.iter().position(is_trained) else {
-        return Err(DataError::Row { at: source, problem: RowProblem::NoWeight });
+        let problem = if answer.iter().any(Option::is_some) {
+            RowProblem::NoWeight
+        } else {
+            RowProblem::Template { message: "it writes no answer that could be learned".to_owned() }
+        };
+        return Err(DataError::Row { at: source, problem });
     };
+    let last = answer.iter().rposition(is_trained).unwrap_or(prompt_length);
+    let lacks_end = !tokenizer.end_of_turn_ids().contains(&ids[last]);
     let mut cut_answer_tokens = 0;
     if length > options.cutoff_len {
         match options.overlong {
@@ -160,8 +175,13 @@ pub fn conversation_sample(
     let mut loss_weights: Vec<f32> =
         answer.into_iter().map(|weight| weight.unwrap_or(prompt_weight)).collect();
     loss_weights[0] = 0.0;
-    let samples = vec![Sample { ids, loss_weights, source }];
-    Ok(Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens: guarded.is_some() })
+    Ok(Outcome::Used {
+        samples: vec![Sample { ids, loss_weights, source }],
+        length,
+        cut_answer_tokens,
+        spells_special_tokens: guarded.is_some(),
+        lacks_end,
+    })
 }
 
 fn tokenizer_error(error: danlu_tokenizer::Error) -> DataError {

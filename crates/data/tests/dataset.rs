@@ -255,17 +255,34 @@ fn special_tokens_in_messages_end_no_turn() {
 
 #[test]
 fn answers_that_cannot_end_are_noticed() {
-    let model = Model::new("llama3");
     let folder = Folder::new();
-    let report = model.load(&options(folder.write("rows.jsonl", ROWS))).report;
-    assert_eq!(
-        report.notices,
-        [
-            "the last trained token of 2 samples is no end token of this tokenizer, the model would not learn to stop: \
-          choose the `template` that belongs to the tokenizer"
-        ]
+    let options = options(folder.write("rows.jsonl", ROWS));
+    let whole = DataOptions { train_on_prompt: true, ..options.clone() };
+    let cut = DataOptions { overlong: Overlong::Truncate, cutoff_len: 140, ..options.clone() };
+    let unfit = Model::new("llama3");
+    assert_eq!(unfit.load(&cut).report.truncated, 2);
+    for options in [&options, &whole, &cut] {
+        assert_eq!(
+            unfit.load(options).report.notices,
+            [
+                "the last trained token of 2 samples is no end token of this tokenizer, the model would not learn \
+                 to stop: choose the `template` that belongs to the tokenizer"
+            ]
+        );
+        assert!(Model::new("chatml").load(options).report.notices.is_empty());
+    }
+}
+
+#[test]
+fn a_template_without_answers_is_named_and_no_weight_blamed() {
+    let source = "{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}";
+    let model = Model { template: ChatTemplate::from_source(source).unwrap(), ..Model::new("chatml") };
+    let folder = Folder::new();
+    let error = model.error(&options(folder.write("rows.jsonl", ROWS)));
+    assert!(
+        error.contains("the chat template does not take this conversation: it writes no answer"),
+        "{error}"
     );
-    assert!(Model::new("chatml").load(&options(folder.write("rows.jsonl", ROWS))).report.notices.is_empty());
 }
 
 #[test]
