@@ -105,8 +105,10 @@ impl ChatTemplate {
     /// # Errors
     /// Neither, or a file that cannot be read or does not parse.
     pub fn open(name: &str) -> Result<Self> {
-        if Path::new(name).is_file() {
-            return Self::from_source(&fs::read_to_string(name)?);
+        let path = Path::new(name);
+        if path.is_file() {
+            let malformed = |error: Error| Error::Malformed { path: path.into(), message: error.to_string() };
+            return Self::from_source(&fs::read_to_string(path)?).map_err(malformed);
         }
         Self::builtin(name)
     }

@@ -247,6 +247,11 @@ fn jinja_errors_carry_the_line_and_the_templates_own_words() {
     assert!(message.contains("line 3") && message.contains("only one system message"), "{message}");
     let syntax = ChatTemplate::from_source("a\n{% for %}").unwrap_err().to_string();
     assert!(syntax.contains("line 2"), "{syntax}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "a\n{% for %}").unwrap();
+    let path = file.path().display().to_string();
+    let opened = ChatTemplate::open(&path).unwrap_err().to_string();
+    assert_eq!(opened, format!("`{path}`: {syntax}"));
     let unknown = ChatTemplate::builtin("alpaca").unwrap_err().to_string();
     assert!(
         unknown.contains("`alpaca`") && unknown.contains("chatml, llama2, llama3, human_assistant"),
