@@ -66,8 +66,9 @@ fn data_is_inspected_with_a_vocabulary_alone() {
     inspect(folder.path(), &["rows.json", "--tokenizer", "absent.gguf"])
         .is_refused("`absent.gguf` does not exist");
     std::fs::remove_file(vocabulary.path().join("tokenizer_config.json")).unwrap();
-    inspect(folder.path(), &["rows.json", "--tokenizer", &path])
-        .is_refused("set `template=NAME`, one of chatml");
+    inspect(folder.path(), &["rows.json", "--tokenizer", &path]).is_refused(
+        "`template`: missing: the vocabulary has no chat template of its own; set it to one of chatml",
+    );
 
     let Some(gguf) = shared("tokenizers/llama.cpp-vocabs/ggml-vocab-llama-spm.gguf") else { return };
     let gguf = gguf.display().to_string();

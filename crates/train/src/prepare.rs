@@ -96,25 +96,12 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     let adapter = adapters(&recipe, &mut model, resume_from.as_deref(), &mut notices)?;
     check_length(&recipe, &model)?;
 
-    let (task, tokenizer) = chat_template(&recipe, tokenizer)?;
-    let template_tokens = tokenizer.template_tokens();
-    let task = match &task {
-        Some(template) => Task::Conversation { template, tokens: &template_tokens },
-        None => Task::Pretraining,
-    };
-    let dataset = Dataset::load(&recipe.data, &tokenizer, task)?;
-    let evaluation = Dataset::load_eval(&recipe.data, &tokenizer, task)?;
-    let report = dataset.report.clone();
-    let split = dataset.split(recipe.data.val_size, recipe.training.seed)?;
-    let validation = match evaluation {
-        Some(evaluation) => evaluation.samples,
-        None => split.validation,
-    };
+    let Samples { tokenizer, training, validation, report } = samples(&recipe, tokenizer)?;
     let mut prepared = Prepared {
         model,
         adapter,
         tokenizer,
-        training: split.training,
+        training,
         validation,
         report,
         total_steps: 0,
@@ -130,6 +117,37 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     };
     prepared.schedule = prepared.recipe.schedule(prepared.total_steps);
     Ok(prepared)
+}
+
+/// The data of a recipe, and the vocabulary that cut it.
+pub struct Samples {
+    /// The vocabulary, with the chat template that the samples were rendered with.
+    pub tokenizer: Tokenizer,
+    /// Samples to train on.
+    pub training: Vec<Sample>,
+    /// Samples to validate with.
+    pub validation: Vec<Sample>,
+    /// How rows became samples.
+    pub report: DatasetReport,
+}
+
+/// Cuts the data of `recipe` with `tokenizer`, without the model.
+///
+/// # Errors
+/// No chat template for conversations, or data that cannot be used.
+pub fn samples(recipe: &Recipe, tokenizer: Tokenizer) -> Result<Samples> {
+    let (template, tokenizer) = chat_template(recipe, tokenizer)?;
+    let tokens = tokenizer.template_tokens();
+    let task = match &template {
+        Some(template) => Task::Conversation { template, tokens: &tokens },
+        None => Task::Pretraining,
+    };
+    let dataset = Dataset::load(&recipe.data, &tokenizer, task)?;
+    let evaluation = Dataset::load_eval(&recipe.data, &tokenizer, task)?;
+    let report = dataset.report.clone();
+    let split = dataset.split(recipe.data.val_size, recipe.training.seed)?;
+    let validation = evaluation.map_or(split.validation, |evaluation| evaluation.samples);
+    Ok(Samples { tokenizer, training: split.training, validation, report })
 }
 
 /// bf16 where the processor multiplies it, unless the recipe says otherwise.
@@ -297,7 +315,7 @@ fn chat_template(recipe: &Recipe, tokenizer: Tokenizer) -> Result<(Option<ChatTe
         (None, None) => {
             let names = ChatTemplate::builtin_names().join(", ");
             let problem =
-                format!("missing: the model has no chat template of its own; choose one of {names}");
+                format!("missing: the vocabulary has no chat template of its own; set it to one of {names}");
             return Err(TrainError::Option { key: "template", problem });
         }
     };

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_data::dataset_format::{Layout, Purpose, Tags};
-use danlu_data::{Columns, Content, DataOptions, Dataset, DatasetReport, Records, Sample, Task, inspect};
+use danlu_data::{Columns, Content, DataOptions, Records, inspect};
 use danlu_model::{Precision, Rest, open_shape, open_tokenizer};
-use danlu_tokenizer::{ChatTemplate, Tokenizer};
-use danlu_train::prepare::{Load, Prepared, prepare};
-use danlu_train::recipe::{Loaded, Recipe, Stage, embedded};
+use danlu_train::prepare::{Load, Prepared, Samples, prepare, samples};
+use danlu_train::recipe::{Loaded, Recipe, embedded};
 use serde_json::json;
 
 use crate::failure::wrong_input;
@@ -44,15 +43,6 @@ pub struct InspectArgs {
     tokenizer: Option<PathBuf>,
 }
 
-/// Samples, and what cut them.
-struct Inspected {
-    tokenizer: Tokenizer,
-    training: Vec<Sample>,
-    validation: Vec<Sample>,
-    report: DatasetReport,
-    notices: Vec<String>,
-}
-
 /// Runs `danlu data`.
 ///
 /// # Errors
@@ -61,63 +51,36 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let Args::Inspect(args) = args;
     let loaded = recipe(&args.inputs, args.tokenizer.as_deref(), printer)?;
     loaded.notices.iter().for_each(|notice| printer.note(notice));
-    let inspected = match &args.tokenizer {
-        Some(path) => cut(&loaded.recipe, open_tokenizer(path)?)?,
+    let Samples { tokenizer, training, validation, report } = match &args.tokenizer {
+        Some(path) => samples(&loaded.recipe, open_tokenizer(path)?)?,
         None => {
             let Prepared { tokenizer, training, validation, report, notices, .. } =
                 prepare(loaded.recipe, Load::Shapes)?;
-            Inspected { tokenizer, training, validation, report, notices }
+            notices.iter().for_each(|notice| printer.note(notice));
+            Samples { tokenizer, training, validation, report }
         }
     };
-    inspected.notices.iter().for_each(|notice| printer.note(notice));
-    let samples = inspected.training.iter().chain(&inspected.validation).take(args.samples);
     let mut shown = Vec::new();
-    for sample in samples {
-        printer.line(inspect::render(sample, &inspected.tokenizer, printer.color())?)?;
+    for sample in training.iter().chain(&validation).take(args.samples) {
+        printer.line(inspect::render(sample, &tokenizer, printer.color())?)?;
         shown.push(json!({
             "source": sample.source.to_string(),
             "ids": sample.ids,
             "loss_weights": sample.loss_weights,
-            "text": inspect::render(sample, &inspected.tokenizer, false)?,
+            "text": inspect::render(sample, &tokenizer, false)?,
         }));
     }
-    printer.line(&inspected.report)?;
-    if !inspected.validation.is_empty() {
-        let (training, validation) = (inspected.training.len(), inspected.validation.len());
+    printer.line(&report)?;
+    if !validation.is_empty() {
+        let (training, validation) = (training.len(), validation.len());
         printer.line(format_args!("{training} samples to train on, {validation} to validate with"))?;
     }
     Ok(printer.json(&json!({
-        "report": inspected.report,
-        "training_samples": inspected.training.len(),
-        "validation_samples": inspected.validation.len(),
+        "report": report,
+        "training_samples": training.len(),
+        "validation_samples": validation.len(),
         "samples": shown,
     }))?)
-}
-
-/// Cuts the data of a recipe with `tokenizer`, without its model.
-fn cut(recipe: &Recipe, tokenizer: Tokenizer) -> Result<Inspected> {
-    let template = match (recipe.method.stage, &recipe.method.template, tokenizer.chat_template()) {
-        (Stage::Pt, ..) => None,
-        (Stage::Sft, Some(name), _) => Some(ChatTemplate::open(name)?),
-        (Stage::Sft, None, Some(source)) => Some(ChatTemplate::from_source(source)?),
-        (Stage::Sft, None, None) => {
-            let names = ChatTemplate::builtin_names().join(", ");
-            return Err(wrong_input(format!(
-                "the vocabulary has no chat template of its own: set `template=NAME`, one of {names}"
-            )));
-        }
-    };
-    let tokens = tokenizer.template_tokens();
-    let task = match &template {
-        Some(template) => Task::Conversation { template, tokens: &tokens },
-        None => Task::Pretraining,
-    };
-    let dataset = Dataset::load(&recipe.data, &tokenizer, task)?;
-    let evaluation = Dataset::load_eval(&recipe.data, &tokenizer, task)?;
-    let report = dataset.report.clone();
-    let split = dataset.split(recipe.data.val_size, recipe.training.seed)?;
-    let validation = evaluation.map_or(split.validation, |evaluation| evaluation.samples);
-    Ok(Inspected { tokenizer, training: split.training, validation, report, notices: Vec::new() })
 }
 
 /// The recipe that is meant; for mere files one that trains the newest result on them.
