@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{TEXT, golden, ids, run, vocabulary, with_model};
+use common::{TEXT, golden, ids, run, shared, vocabulary, with_model};
 
 /// The folder of the project.
 fn project() -> &'static Path {
@@ -19,16 +19,6 @@ fn verbs_of_help() -> Vec<String> {
         help.stdout.split("Commands:\n").nth(1).unwrap().split("\n\nOptions:").next().unwrap().to_owned();
     let names = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     names.map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
-}
-
-/// A file or folder of the real data, if that is there.
-fn shared(name: &str) -> Option<PathBuf> {
-    let data = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
-    if !data.is_dir() {
-        eprintln!("skipped: ../shared/data is not there");
-        return None;
-    }
-    Some(data.join(name))
 }
 
 #[test]
@@ -153,7 +143,8 @@ fn a_vocabulary_is_trained_and_used() {
 
 #[test]
 fn a_gguf_file_that_holds_only_a_vocabulary_is_used() {
-    let Some(vocabularies) = shared("tokenizers/llama.cpp-vocabs") else { return };
+    let Some(data) = shared() else { return };
+    let vocabularies = data.join("tokenizers/llama.cpp-vocabs");
     let folder = tempfile::tempdir().unwrap();
     for name in ["llama-bpe", "llama-spm", "qwen2", "phi-3"] {
         let path = vocabularies.join(format!("ggml-vocab-{name}.gguf")).display().to_string();

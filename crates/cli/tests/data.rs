@@ -3,23 +3,13 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{run, with_model};
+use common::{run, shared, with_model};
 
 /// The folder of the project, which the recipes' paths start from.
 fn project() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-}
-
-/// A file or folder of the real data, if that is there.
-fn shared(name: &str) -> Option<PathBuf> {
-    let data = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
-    if !data.is_dir() {
-        eprintln!("skipped: ../shared/data is not there");
-        return None;
-    }
-    Some(data.join(name))
 }
 
 #[test]
@@ -70,8 +60,8 @@ fn data_is_inspected_with_a_vocabulary_alone() {
         "`template`: missing: the vocabulary has no chat template of its own; set it to one of chatml",
     );
 
-    let Some(gguf) = shared("tokenizers/llama.cpp-vocabs/ggml-vocab-llama-spm.gguf") else { return };
-    let gguf = gguf.display().to_string();
+    let Some(data) = shared() else { return };
+    let gguf = data.join("tokenizers/llama.cpp-vocabs/ggml-vocab-llama-spm.gguf").display().to_string();
     let inspected =
         inspect(folder.path(), &["rows.json", "--tokenizer", &gguf, "template=llama2", "--samples", "1"]);
     assert!(inspected.stdout.contains("机床。 </s>⟧"), "{}{}", inspected.stdout, inspected.stderr);
