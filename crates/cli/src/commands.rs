@@ -1,5 +1,6 @@
 //! The verbs. Each has its file, with its arguments and a function that runs it.
 
+mod bench;
 mod chat;
 mod data;
 mod docs;
@@ -10,8 +11,6 @@ mod quickstart;
 mod recipes;
 mod tokenizer;
 mod train;
-
-use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -27,8 +26,8 @@ pub struct Cli {
     /// Threads for computing (default: all cores)
     ///
     /// zh: 计算线程数（默认：全部核心）
-    #[arg(long, global = true, value_name = "N", display_order = 900)]
-    pub threads: Option<NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", display_order = 900, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
     /// Print the result as one JSON object, the last line of standard output
     ///
     /// zh: 以一个 JSON 对象输出结果，位于标准输出的最后一行
@@ -82,6 +81,11 @@ pub enum Command {
     ///
     /// zh: 回答或续写一段文本
     Generate(generate::Args),
+    /// Measure how near to its limit this machine runs
+    ///
+    /// zh: 测量本机离其极限有多近
+    #[command(subcommand)]
+    Bench(bench::Args),
     /// Write the reference of commands and recipe keys
     ///
     /// zh: 生成命令与配方键的参考文档
@@ -104,6 +108,7 @@ impl Command {
             Self::Eval(args) => eval::run(args, printer),
             Self::Chat(args) => chat::run(args, printer),
             Self::Generate(args) => generate::run(args, printer),
+            Self::Bench(args) => bench::run(args, printer),
             Self::Docs(args) => docs::run(args, printer),
         }
     }

@@ -45,7 +45,7 @@ fn run() -> Result<()> {
     stop::install()?;
     cpu::check_forced_level().map_err(failure::wrong_input)?;
     if let Some(threads) = cli.threads {
-        team::set_threads(threads.get());
+        team::set_threads(threads.into());
     }
     cli.command.run(&Printer::new(cli.json))
 }

@@ -13,6 +13,7 @@ mod by_cpu_level;
 pub mod adamw;
 pub mod attention;
 mod buffer;
+pub mod ceiling;
 #[cfg(test)]
 mod check;
 pub mod cpu;

@@ -117,7 +117,7 @@ impl<'m> Generator<'m> {
     /// `on_token` sees each new token and may break off.
     ///
     /// # Errors
-    /// An empty prompt, one with ids outside the vocabulary, one longer than the context, and logits that are not numbers.
+    /// An empty prompt, one with ids outside the vocabulary, one longer than the context, and logits that are not finite.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -136,10 +136,10 @@ impl<'m> Generator<'m> {
             if options.top_log_probabilities > 0 {
                 top_log_probabilities.push(most_probable(self.logits.host(), options.top_log_probabilities));
             }
-            if let Some(logit) = self.logits.host().iter().find(|logit| logit.is_nan()) {
+            if let Some(logit) = self.logits.host().iter().find(|logit| !logit.is_finite()) {
                 return Err(Error::Message(format!(
-                    "the model's logits are not numbers (`{logit}`) after {} tokens: its weights are damaged, or too \
-                     large for the precision; try `--precision f32`",
+                    "the model's logits are not finite numbers (`{logit}`) after {} tokens: its weights are damaged, or \
+                     too large for the precision; try `--precision f32`",
                     history.len()
                 )));
             }

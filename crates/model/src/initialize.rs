@@ -1,10 +1,10 @@
 //! Fresh weights: a new model, and new adapters. Every tensor has its own stream of random numbers.
 
-use danlu_kernels::Precision;
 use danlu_kernels::random::Random;
+use danlu_kernels::{Buffer, Precision, bf16};
 
 use crate::model::Stored;
-use crate::names::{self, Kind};
+use crate::names::{self, Kind, TensorSpec};
 use crate::{Config, Model, ParameterId, Parameters};
 
 /// Streams of the model's tensors and of adapters differ by this key.
@@ -39,6 +39,29 @@ impl Model {
             values(&mut self, index).iter_mut().for_each(|value| *value = random.normal() * deviation);
         }
         self
+    }
+}
+
+impl Model {
+    /// A frozen model with random weights, as large and as slow as a real one: for measurements without a file.
+    pub fn random(config: Config, precision: Precision, seed: u64) -> Self {
+        let deviation = config.initializer_range as f32;
+        let fresh = |(index, spec): (usize, &TensorSpec)| {
+            let mut random = Random::new(&[seed, MODEL, index as u64]);
+            let draw = |_| {
+                if spec.kind == Kind::Norm { 1.0 } else { (2.0 * random.uniform() as f32 - 1.0) * deviation }
+            };
+            let values = (0..spec.elements()).map(draw);
+            match precision {
+                Precision::Bf16 if spec.kind != Kind::Norm => {
+                    Stored::Bf16(Buffer::from_host(&values.map(bf16::from_f32).collect::<Vec<_>>()))
+                }
+                _ => Stored::F32(Buffer::from_host(&values.collect::<Vec<_>>())),
+            }
+        };
+        let specs = names::tensors(&config);
+        let stored = specs.iter().enumerate().map(fresh).collect();
+        Self::from_parts(config, precision, stored, Parameters::new([]))
     }
 }
 

@@ -265,7 +265,7 @@ fn a_configuration_that_asks_for_more_than_the_file_holds_is_refused_at_once() {
 }
 
 #[test]
-fn logits_that_are_not_numbers_are_an_error() {
+fn logits_that_are_not_finite_are_an_error() {
     let mut model = load("gqa-untied", Rest::Trained);
     model.parameters_mut().values_mut().host_mut().fill(f32::NAN);
     let options = GenerationOptions {
@@ -276,7 +276,7 @@ fn logits_that_are_not_numbers_are_an_error() {
     };
     let generated = Generator::new(&model, 8).generate(&[1, 2], &options, |_| ControlFlow::Continue(()));
     let error = generated.unwrap_err().to_string();
-    assert!(error.starts_with("the model's logits are not numbers"), "{error}");
+    assert!(error.starts_with("the model's logits are not finite numbers"), "{error}");
 }
 
 #[test]

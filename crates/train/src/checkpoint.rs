@@ -83,16 +83,21 @@ pub fn find(recipe: &Recipe) -> Result<Option<PathBuf>> {
 
 /// Whether the checkpoint is one of the run in `output_dir`.
 pub fn belongs_to(checkpoint: &Path, output_dir: &Path) -> bool {
-    let real = |path: &Path| path.canonicalize().ok();
-    let run = real(checkpoint).and_then(|path| path.parent().map(Path::to_owned));
-    run.is_some() && run == real(output_dir)
+    // The checkpoint itself may be a link to another disk.
+    let run = match checkpoint.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return false,
+    };
+    run.canonicalize().is_ok_and(|run| output_dir.canonicalize().is_ok_and(|output_dir| run == output_dir))
 }
 
 fn refuse_earlier_result(output_dir: &Path) -> Result<()> {
     let Some(found) = earlier_result(output_dir)? else { return Ok(()) };
+    let go_on =
+        if found.join(STATE).is_file() { "continue it with `resume_from_checkpoint=true`, " } else { "" };
     let problem = format!(
-        "`{}` already holds a run (`{}`); continue it with `resume_from_checkpoint=true`, replace it with \
-         `overwrite_output_dir=true`, or choose another folder",
+        "`{}` already holds a run (`{}`); {go_on}replace it with `overwrite_output_dir=true`, or choose another folder",
         output_dir.display(),
         found.file_name().unwrap_or_default().to_string_lossy()
     );
@@ -104,14 +109,24 @@ fn spare_sources(recipe: &Recipe) -> Result<()> {
     let real = |path: &Path| path.canonicalize().ok();
     let Some(output_dir) = real(&recipe.output.output_dir) else { return Ok(()) };
     let model = &recipe.model;
-    for source in [&model.model_name_or_path, &model.adapter_name_or_path].into_iter().flatten() {
-        if real(Path::new(source)).is_some_and(|source| source.starts_with(&output_dir)) {
+    let sources =
+        [&model.model_name_or_path, &model.adapter_name_or_path].into_iter().flatten().map(Path::new);
+    let within = sources.filter(|source| real(source).is_some_and(|source| source.starts_with(&output_dir)));
+    let checkpoint = match &recipe.output.resume_from_checkpoint {
+        Some(ResumeFrom::Folder(path)) if real(path).is_some_and(|path| path == output_dir) => {
+            Some(path.as_path())
+        }
+        _ => None,
+    };
+    match within.chain(checkpoint).next() {
+        None => Ok(()),
+        Some(source) => {
+            let source = source.display();
             let problem =
                 format!("the run would write over `{source}`, which it starts from; choose another folder");
-            return Err(TrainError::Option { key: "output_dir", problem });
+            Err(TrainError::Option { key: "output_dir", problem })
         }
     }
-    Ok(())
 }
 
 /// The newest checkpoint of an earlier run, or a file that one left.

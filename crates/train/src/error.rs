@@ -56,8 +56,10 @@ pub enum TrainError {
         /// The step, from 1.
         step: u64,
     },
-    /// A trained parameter that the backward never reached.
-    #[error("parameter `{name}` got no gradient: this is a defect of the program, not of your data")]
+    /// A trained parameter that the backward reached not once or more than once.
+    #[error(
+        "parameter `{name}` did not get its gradient exactly once: this is a defect of the program, not of your data"
+    )]
     MissingGradient {
         /// Its name.
         name: String,

@@ -102,10 +102,10 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     };
     let (mut run_folder, first_step, mut tokens_seen) = match &prepared.resume_from {
         Some(checkpoint) => {
+            let state = checkpoint::restore(checkpoint, &prepared, data_fingerprint, &mut optimizer)?;
             if !checkpoint::belongs_to(checkpoint, &output.output_dir) {
                 checkpoint::remove_earlier(&output.output_dir)?;
             }
-            let state = checkpoint::restore(checkpoint, &prepared, data_fingerprint, &mut optimizer)?;
             (RunFolder::resume(&output.output_dir, checkpoint, facts)?, state.step, state.tokens_seen)
         }
         None => {
@@ -287,7 +287,7 @@ fn evaluate(
     })
 }
 
-/// Mean negative log-likelihood per trained token.
+/// Mean negative log-likelihood of the trained tokens, weighted as they are.
 pub fn mean_loss(model: &Model, samples: &[Sample], activations: &mut Activations) -> Result<f64> {
     let slices = step_slices(samples);
     let mut sum = 0.0;

@@ -173,6 +173,16 @@ fn a_checkpoint_continued_in_another_folder_spares_the_run_there() {
     };
     assert!(error.to_string().contains("already holds a run"), "{error}");
     assert_eq!(std::fs::read(&log).unwrap(), before);
+    // Another order of samples is found out before the run there is removed.
+    let other =
+        recipe(folder.path(), "whole", &format!("{resume}overwrite_output_dir: true\ndata_seed: 9\n"));
+    train(prepare(other, Load::Weights).unwrap(), &mut Watch::default()).unwrap_err();
+    assert_eq!(std::fs::read(&log).unwrap(), before);
+    let itself = resume.trim_start_matches("resume_from_checkpoint: ").trim();
+    let Err(error) = prepare(recipe(folder.path(), itself, &resume), Load::Weights) else {
+        panic!("a checkpoint was taken for the output folder");
+    };
+    assert!(error.to_string().contains("which it starts from"), "{error}");
     let (elsewhere, _) = run(recipe(folder.path(), "elsewhere", &resume), None);
     assert_eq!(weights(&whole.output_dir), weights(&elsewhere.output_dir));
 }

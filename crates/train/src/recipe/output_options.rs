@@ -77,9 +77,10 @@ pub struct OutputOptions {
     ///
     /// zh: 只保留最新的若干个检查点（默认全部保留）。
     pub save_total_limit: Option<usize>,
-    /// Checkpoint to continue from: `true` for the newest in `output_dir` (if there is one), or its folder.
+    /// Checkpoint to continue from: `true` for the newest in `output_dir` (if there is one), or its folder, which may
+    /// be one of another run; `output_dir` then begins anew.
     ///
-    /// zh: 从检查点继续：`true` 表示 `output_dir` 中最新的（若有），或给出其文件夹。
+    /// zh: 从检查点继续：`true` 表示 `output_dir` 中最新的（若有），或给出其文件夹；若属于另一次运行，则 `output_dir` 另起新的运行。
     pub resume_from_checkpoint: Option<ResumeFrom>,
     /// Draw `training_loss.svg` and `training_loss.png`.
     ///

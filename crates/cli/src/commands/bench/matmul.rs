@@ -1,0 +1,97 @@
+//! `danlu bench matmul`: forward and both backwards of linear layers, packing included.
+
+use anyhow::Result;
+use danlu_kernels::linear::{linear, linear_backward_input, linear_backward_weight};
+use danlu_kernels::matmul::Output;
+use danlu_kernels::random::Random;
+use danlu_kernels::{Buffer, Precision, Weight, bf16, ceiling, cpu};
+use serde_json::json;
+
+use super::{Arithmetic, median_seconds};
+use crate::failure::wrong_input;
+use crate::printer::Printer;
+
+/// Shapes of the linear layers of models of 30M to 1B.
+const SHAPES: &str = "2048x512x512,2048x512x1536,2048x512x6400,1024x2048x2048,2048x2048x5632";
+
+/// Which products.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Tokens x inputs x outputs of a linear layer, separated by commas
+    ///
+    /// zh: 线性层的 词元数x输入x输出，以逗号分隔
+    #[arg(long, value_name = "TxIxO", default_value = SHAPES, value_delimiter = ',')]
+    shapes: Vec<String>,
+    /// Arithmetic
+    ///
+    /// zh: 运算精度
+    #[arg(long, value_enum, default_value = "bf16")]
+    precision: Arithmetic,
+    /// Seconds for each product
+    ///
+    /// zh: 每个乘积的测量秒数
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let precision = Precision::from(args.precision);
+    let shapes = args.shapes.iter().map(|shape| parse(shape)).collect::<Result<Vec<_>>>()?;
+    let limit = ceiling::flops_per_second(precision, 1.0) / 1e9;
+    let mut rows = Vec::new();
+    let mut results = Vec::new();
+    for (shape, [tokens, inputs, outputs]) in args.shapes.iter().zip(shapes) {
+        let flops = 2.0 * tokens as f64 * inputs as f64 * outputs as f64;
+        let gflops =
+            measure(precision, [tokens, inputs, outputs], args.seconds).map(|seconds| flops / seconds / 1e9);
+        let [forward, input, weight] = gflops;
+        let share = |gflops: f64| format!("{gflops:.0} ({:.0} %)", 100.0 * gflops / limit);
+        rows.push(vec![shape.clone(), share(forward), share(input), share(weight)]);
+        results.push(json!({
+            "shape": shape, "gflops": forward, "backward_input_gflops": input, "backward_weight_gflops": weight,
+        }));
+    }
+    printer.line(format_args!("{limit:.0} GFLOP/s at best ({})", cpu::level().name()))?;
+    printer.table(&["shape", "forward GFLOP/s", "gradient of input", "gradient of weight"], &rows)?;
+    printer.json(&json!({ "ceiling_gflops": limit, "level": cpu::level().name(), "gflops": results }))?;
+    Ok(())
+}
+
+fn parse(shape: &str) -> Result<[usize; 3]> {
+    let numbers: Option<Vec<usize>> = shape.split('x').map(|number| number.parse().ok()).collect();
+    let numbers = numbers.and_then(|numbers| <[usize; 3]>::try_from(numbers).ok());
+    numbers.filter(|numbers| numbers.iter().all(|number| (1..=1 << 17).contains(number))).ok_or_else(|| {
+        wrong_input(format!(
+            "`--shapes`: expected tokens x inputs x outputs such as `2048x512x1536`, found `{shape}`"
+        ))
+    })
+}
+
+/// Seconds of the forward, the gradient of the input and that of the weight, with the weight at rest as the precision
+/// has it.
+fn measure(precision: Precision, [tokens, inputs, outputs]: [usize; 3], seconds: f64) -> [f64; 3] {
+    let mut random = Random::new(&[1]);
+    let mut normals =
+        |count: usize| Buffer::from_host(&(0..count).map(|_| random.normal()).collect::<Vec<_>>());
+    let (x, weights, dy) = (normals(tokens * inputs), normals(outputs * inputs), normals(tokens * outputs));
+    let rounded: Vec<bf16> = weights.host().iter().map(|&value| bf16::from_f32(value)).collect();
+    let rounded = Buffer::from_host(&rounded);
+    let weight = match precision {
+        Precision::F32 => Weight::f32(weights.first(weights.len()), outputs, inputs),
+        Precision::Bf16 => Weight::bf16(rounded.first(rounded.len()), outputs, inputs),
+    };
+    let (mut y, mut dx, mut dw) =
+        (Buffer::zeros(dy.len()), Buffer::zeros(x.len()), Buffer::zeros(weights.len()));
+    let (x, dy) = (x.first(x.len()), dy.first(dy.len()));
+    let (y_len, dx_len, dw_len) = (y.len(), dx.len(), dw.len());
+    [
+        median_seconds(3, seconds, || linear(precision, x, weight, Output::Overwrite, y.first_mut(y_len))),
+        median_seconds(3, seconds, || {
+            linear_backward_input(precision, dy, weight, Output::Overwrite, dx.first_mut(dx_len))
+        }),
+        median_seconds(3, seconds, || {
+            linear_backward_weight(precision, dy, x, outputs, inputs, dw.first_mut(dw_len))
+        }),
+    ]
+}
