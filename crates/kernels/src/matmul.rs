@@ -8,11 +8,12 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
 mod few_rows;
+mod prepared;
 mod tiles;
 
 use half::bf16;
 
-pub(crate) use self::tiles::{Strided, product_here};
+pub(crate) use self::prepared::{Method, Strided};
 use crate::buffer::{View, ViewMut};
 use crate::linear::Precision;
 

@@ -183,6 +183,7 @@ impl Model {
         );
         let [dqueries, dkeys, dvalues] = &mut backward.dqkv;
         attention_backward(
+            self.precision,
             config.heads(),
             tokens.sequences(),
             [saved.queries.first(q), block.keys.first(kv), block.values.first(kv)],

@@ -107,6 +107,7 @@ impl Model {
         rope(queries.first_mut(q), rows.positions, rows.rope, Direction::Forward);
         rope(keys.view_mut(own_keys), rows.positions, rows.rope, Direction::Forward);
         attention(
+            self.precision,
             config.heads(),
             rows.sequences,
             queries.first(q),

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use half::bf16;
 
+use super::prepared::Strided;
 use super::{Data, Operand, Output};
 use crate::linear::Precision;
 use crate::team::{SharedSlice, parallel_chunks, parallel_for};
@@ -95,45 +96,9 @@ fn product(
     });
 }
 
-/// A matrix inside a slice: element (i, j) is `values[i * strides[0] + j * strides[1]]`.
-#[derive(Clone, Copy)]
-pub(crate) struct Strided<'a> {
-    values: &'a [f32],
-    strides: [usize; 2],
-}
-
-impl<'a> Strided<'a> {
-    /// Rows `stride` apart.
-    pub(crate) fn rows(values: &'a [f32], stride: usize) -> Self {
-        Self { values, strides: [stride, 1] }
-    }
-
-    pub(crate) fn transposed(self) -> Self {
-        Self { values: self.values, strides: [self.strides[1], self.strides[0]] }
-    }
-
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        (rows - 1) * self.strides[0] + (columns - 1) * self.strides[1] < self.values.len()
-    }
-}
-
-/// C [m, n] (+)= alpha · A [m, k] · B [k, n] on the calling thread, C contiguous.
-pub(crate) fn product_here(
-    [m, n, k]: [usize; 3],
-    alpha: f32,
-    a: Strided,
-    b: Strided,
-    output: Output,
-    c: &mut [f32],
-) {
-    assert!(c.len() == m * n);
-    // SAFETY: C is m · n long.
-    unsafe { gemm_tile([m, n, k], alpha, a, b, output, c.as_mut_ptr(), n) };
-}
-
 /// # Safety
 /// C must hold m rows of n values, `ldc` apart, that nothing else touches.
-unsafe fn gemm_tile(
+pub(super) unsafe fn gemm_tile(
     [m, n, k]: [usize; 3],
     alpha: f32,
     a: Strided,
