@@ -118,12 +118,12 @@ impl<'a> Asker<'a> {
         let last = segments.iter().rposition(|segment| segment.trained).unwrap_or_default();
         let mut ids = Vec::new();
         for segment in &segments[..last] {
-            ids.extend(self.tokenizer.encode(&segment.text, SpecialTokens::Parse)?);
+            ids.extend(self.tokenizer.encode_after(&ids, &segment.text, SpecialTokens::Parse)?);
         }
         let turn = segments.get(last).map_or("", |segment| &segment.text);
         let end = turn.find(answer).map_or(turn.len(), |at| at + answer.len());
         let start = ids.len().max(1);
-        ids.extend(self.tokenizer.encode(&turn[..end], SpecialTokens::Parse)?);
+        ids.extend(self.tokenizer.encode_after(&ids, &turn[..end], SpecialTokens::Parse)?);
         self.request(ids, start, question, option)
     }
 

@@ -15,7 +15,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "preprocessing_num_workers", "preprocessing_batch_size", "dataloader_num_workers", "dataloader_pin_memory",
     "dataloader_prefetch_factor", "dataloader_persistent_workers", "overwrite_cache", "cache_dir", "remove_unused_columns",
     "data_shared_file_system", "buffer_size", "group_by_length", "length_column_name",
-    "trust_remote_code", "use_fast_tokenizer", "model_revision", "low_cpu_mem_usage", "device_map",
+    "trust_remote_code", "use_fast_tokenizer", "split_special_tokens", "model_revision", "low_cpu_mem_usage", "device_map",
     "flash_attn", "attn_implementation", "use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "use_kt", "use_cache",
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "disable_gradient_checkpointing", "use_reentrant_gc",
     "torch_compile", "torch_empty_cache_steps", "torch_dtype", "fp16", "tf32", "pure_bf16", "half_precision_backend",
@@ -56,7 +56,6 @@ const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
     ("resize_vocab", &["false"], "the vocabulary stays as it is"),
     ("add_tokens", &[], "the vocabulary stays as it is"),
     ("new_special_tokens", &[], "the vocabulary stays as it is"),
-    ("split_special_tokens", &["true"], "special tokens spelled in messages are always text"),
     ("streaming", &["false"], "the dataset is read before training"),
     ("tokenized_path", &[], "the dataset is tokenized for every run"),
     ("mix_strategy", &["\"concat\""], "several datasets are joined"),
@@ -86,20 +85,5 @@ pub(super) fn judge(key: &str, value: &Value) -> Foreign {
         Some((_, neutral, _)) if neutral.contains(&value.to_string().as_str()) => Foreign::WithoutEffect,
         Some((_, _, reason)) => Foreign::Refused(reason),
         None => Foreign::Unknown,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spelled_special_tokens_cannot_be_asked_for() {
-        let judged = |value: bool| judge("split_special_tokens", &value.into());
-        assert!(matches!(judged(true), Foreign::WithoutEffect));
-        assert!(matches!(
-            judged(false),
-            Foreign::Refused("special tokens spelled in messages are always text")
-        ));
     }
 }
