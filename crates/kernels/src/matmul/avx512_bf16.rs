@@ -161,6 +161,12 @@ struct Tile {
 unsafe fn micro_kernel(pairs: usize, a: *const u32, b: *const u32, c: *mut f32, tile: Tile) {
     // SAFETY: the caller gives panels of `pairs` steps and a tile of C within bounds; masks cut partial columns.
     unsafe {
+        // C comes from far away, and its values are wanted last.
+        for row in 0..tile.rows {
+            let address = c.wrapping_add(row * tile.row_stride);
+            _mm_prefetch::<_MM_HINT_ET0>(address.cast());
+            _mm_prefetch::<_MM_HINT_ET0>(address.wrapping_add(16).cast());
+        }
         let mut sums = [[_mm512_setzero_ps(); 2]; A_WIDTH];
         for step in 0..pairs {
             let b_step = b.add(step * B_WIDTH);

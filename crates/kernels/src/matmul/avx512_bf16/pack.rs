@@ -14,9 +14,6 @@ use crate::team::{SharedSlice, parallel_for};
 /// Panels, and pairs, of one task where rows of memory are interleaved.
 const TASK_PANELS: usize = 8;
 const TASK_PAIRS: usize = 32;
-/// Values, or rows of memory, that are asked for ahead of their use.
-const AHEAD: usize = 128;
-const AHEAD_ROWS: usize = 8;
 
 /// Packs a matrix, making room for it, on all threads.
 pub(super) fn pack<const WIDTH: usize>(matrix: Operand, packed: &mut Buffer<u32>) {
@@ -65,20 +62,6 @@ impl<'a> Source<'a> {
             rows == 0 || columns == 0 || (rows - 1) * row_stride + (columns - 1) * column_stride < length
         );
         Self { matrix, transposes: column_stride == 1 }
-    }
-
-    /// Asks for the cache line of the value at `offset`, which need not exist.
-    #[inline(always)]
-    fn prefetch(self, offset: usize) {
-        // SAFETY: a prefetch reads nothing, wherever it points.
-        unsafe {
-            match self.matrix.data {
-                Data::F32(values) => _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(offset).cast()),
-                Data::Bf16(values) => {
-                    _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(offset).cast())
-                }
-            }
-        }
     }
 
     /// The first `count` ≤ 32 values from `offset` on as bf16, in order, zeros beyond.
@@ -176,8 +159,6 @@ unsafe fn transposing<const WIDTH: usize>(
                 words.iter_mut().enumerate().take(rows.saturating_sub(row).min(WIDTH - group))
             {
                 let offset = (row + index) * row_stride + 2 * first;
-                source.prefetch(offset + AHEAD);
-                source.prefetch(offset + AHEAD + 16);
                 *word = source.load_32(offset, count);
             }
             transpose(&mut words);
@@ -215,8 +196,6 @@ unsafe fn interleaving<const WIDTH: usize>(
                 let row = panel * WIDTH + group;
                 let width = (WIDTH - group).min(16);
                 let count = rows.saturating_sub(row).min(width);
-                source.prefetch(first + AHEAD_ROWS * column_stride + row);
-                source.prefetch(first + (AHEAD_ROWS + 1) * column_stride + row);
                 let words = match count {
                     0 => _mm512_setzero_si512(),
                     _ => source.load_2_x_16(first + row, second.map(|second| second + row), count),
