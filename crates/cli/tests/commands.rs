@@ -207,6 +207,32 @@ fn mistakes_with_a_vocabulary_are_named() {
 }
 
 #[test]
+fn a_new_vocabulary_replaces_neither_a_model_nor_a_vocabulary() {
+    let folder = with_model();
+    let folder = folder.path();
+    std::fs::write(folder.join("a.txt"), TEXT).unwrap();
+    std::fs::create_dir(folder.join("empty")).unwrap();
+    let train =
+        |out: &str| run(folder, &["tokenizer", "train", "a.txt", "--out", out, "--vocab-size", "280"]);
+    let contents = |name: &str| -> Vec<(std::ffi::OsString, Vec<u8>)> {
+        let entries = std::fs::read_dir(folder.join(name)).unwrap().map(Result::unwrap);
+        let mut files: Vec<_> =
+            entries.map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap())).collect();
+        files.sort();
+        files
+    };
+    assert_eq!(train("vocabulary").code, 0);
+    assert_eq!(train("empty").code, 0);
+    for (name, held) in [("model", "a model"), ("vocabulary", "a vocabulary")] {
+        let before = contents(name);
+        train(name).is_refused(&format!("`{name}` holds {held}; choose another folder with `--out`"));
+        assert!(contents(name) == before, "`{name}` was changed");
+    }
+    train(".").is_refused("`.` holds other files; choose another folder");
+    train("a.txt").is_refused("a.txt");
+}
+
+#[test]
 fn unsloth_2095_inspection_marks_what_is_trained() {
     let folder = with_model();
     let rows = "[{\"instruction\": \"车床？\", \"output\": \"机床。\"}, {\"instruction\": \"铣\", \"output\": \"切削\"}]";

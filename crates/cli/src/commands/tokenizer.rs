@@ -1,5 +1,6 @@
 //! `danlu tokenizer`: training a vocabulary, and looking at what one does.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
@@ -11,6 +12,7 @@ use danlu_model::open_tokenizer;
 use danlu_tokenizer::{
     BpeTraining, ChatTemplate, SpecialTokens, TokenRole, Tokenizer, TrainedToken, TrainingProgress,
 };
+use fs_err as fs;
 use serde_json::json;
 
 use crate::failure::wrong_input;
@@ -55,9 +57,9 @@ pub struct TrainArgs {
     /// zh: .txt、.jsonl、.json、.csv 文件或文件夹
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Folder for the tokenizer files
+    /// New or empty folder for the tokenizer files
     ///
-    /// zh: 存放分词器文件的文件夹
+    /// zh: 存放分词器文件的文件夹，须为新建或空文件夹
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Tokens in all; a small text gives fewer
@@ -219,6 +221,7 @@ fn info(path: &Path, printer: &Printer) -> Result<()> {
 }
 
 fn train(args: &TrainArgs, printer: &Printer) -> Result<()> {
+    refuse_occupied(&args.out)?;
     let (name, special_tokens) = args.template.tokens();
     let options = BpeTraining {
         vocabulary_size: args.vocab_size,
@@ -250,6 +253,27 @@ fn train(args: &TrainArgs, printer: &Printer) -> Result<()> {
     }
     printer.line(format_args!("{} · {size} tokens", args.out.display()))?;
     Ok(printer.json(&json!({ "tokenizer": args.out, "vocabulary_size": size }))?)
+}
+
+/// Refuses a folder that holds anything: a model would be lost with the vocabulary that it was trained with.
+fn refuse_occupied(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    let names: Vec<PathBuf> = entries.iter().map(|entry| entry.file_name().into()).collect();
+    let is_any = |known: &[&str]| names.iter().any(|name| known.iter().any(|known| name == Path::new(known)));
+    let is_weights = |name: &PathBuf| name.extension().is_some_and(|end| end == "safetensors" || end == "gguf");
+    let held = if is_any(&["config.json", "adapter_config.json"]) || names.iter().any(is_weights) {
+        "a model"
+    } else if is_any(&["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"]) {
+        "a vocabulary"
+    } else if !names.is_empty() {
+        "other files"
+    } else {
+        return Ok(());
+    };
+    Err(wrong_input(format!("`{}` holds {held}; choose another folder with `--out`", folder.display())))
 }
 
 /// Sends the text of every row; a receiver that is gone has seen enough.
