@@ -66,3 +66,57 @@ fn data_is_inspected_with_a_vocabulary_alone() {
         inspect(folder.path(), &["rows.json", "--tokenizer", &gguf, "template=llama2", "--samples", "1"]);
     assert!(inspected.stdout.contains("机床。 </s>⟧"), "{}{}", inspected.stdout, inspected.stderr);
 }
+
+#[test]
+fn rows_of_preference_learning_are_not_imitated() {
+    let folder = with_model();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let inspect = |dataset: &str, more: &[&str]| {
+        let fixed = [
+            "data",
+            "inspect",
+            "sft-lora",
+            "--json",
+            "model_name_or_path=model",
+            "dataset_dir=.",
+            "cutoff_len=256",
+        ];
+        let dataset = format!("dataset={dataset}");
+        run(folder.path(), &[&fixed[..], &["val_size=0", &dataset], more].concat())
+    };
+    let judged = "says whether the answer is wanted, as KTO learns it: expected wanted answers only";
+    let ask = r#"{"role": "user", "content": "铣？"}"#;
+    let answer = r#"{"role": "assistant", "content": "切削"}"#;
+    write("kto.jsonl", &format!("{{\"messages\": [{ask}, {answer}], \"label\": false}}\n"));
+    inspect("kto.jsonl", &[]).is_refused(&format!("kto.jsonl:1: field `label` {judged}"));
+    inspect("kto.jsonl", &["on_bad_row=skip"]).is_refused(judged);
+    write("kto.csv", "prompt,completion,label\n铣,切削,True\n");
+    inspect("kto.csv", &[]).is_refused(&format!("kto.csv:2: field `label` {judged}"));
+    write(
+        "dataset_info.json",
+        r#"{"kto": {"file_name": "kto.jsonl", "columns": {"messages": "messages", "kto_tag": "label"}}}"#,
+    );
+    inspect("kto", &[]).is_refused("dataset `kto`: `kto_tag` marks answers as wanted or unwanted");
+
+    let pair = r#""chosen": {"from": "gpt", "value": "切削"}, "rejected": {"from": "gpt", "value": "车"}"#;
+    write("turns.json", &format!(r#"[{{"conversations": [{{"from": "human", "value": "铣"}}], {pair}}}]"#));
+    write("earlier.json", &format!("[{{\"messages\": [{ask}, {answer}, {ask}], {pair}}}]"));
+    write("text.json", r#"[{"prompt": "铣", "chosen": "切削", "rejected": "车"}]"#);
+    for name in ["turns.json", "earlier.json", "text.json"] {
+        inspect(name, &[]).is_refused("`chosen` and `rejected` mark a preference pair");
+        run(folder.path(), &["data", "inspect", name, "--tokenizer", "model"])
+            .is_refused("`chosen` and `rejected` mark a preference pair");
+    }
+
+    // What `columns` names is an answer, and a label that is no verdict is nothing to this program.
+    let chosen = inspect("text.json", &["columns.response=chosen", "columns.prompt=prompt"]).json();
+    assert!(chosen["samples"][0]["text"].as_str().unwrap().contains("⟦切削"), "{chosen}");
+    write(
+        "class.json",
+        r#"[{"prompt": "铣", "answer": "切削", "label": "good"}, {"prompt": "铣", "answer": "a"}]"#,
+    );
+    assert_eq!(inspect("class.json", &[]).json()["report"]["samples"], 2);
+    write("true.json", r#"[{"prompt": "铣是切削？", "label": true}]"#);
+    let named = inspect("true.json", &["columns.response=label", "columns.prompt=prompt"]).json();
+    assert_eq!(named["report"]["samples"], 1);
+}

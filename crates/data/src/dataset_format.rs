@@ -100,6 +100,10 @@ const TURN_COLUMNS: [(&str, Option<&str>, &str); 7] = [
     ("query", None, "response"),
 ];
 const MESSAGE_COLUMNS: [&str; 2] = ["messages", "conversations"];
+/// The wanted and the unwanted answer of DPO and its relatives.
+const PAIR_COLUMNS: [&str; 2] = ["chosen", "rejected"];
+/// Whether the answer is wanted, in KTO.
+const VERDICT_COLUMNS: [&str; 2] = ["label", "kto_tag"];
 const EXPECTED_COLUMNS: &str = "`instruction` and `output`, `prompt` and `answer`, \
                                 `instruct`, `query` and `answer`, or `messages`";
 
@@ -157,6 +161,9 @@ impl Layout {
             let system = optional(&columns.system, "system");
             return Ok(Self::Messages { column: column.to_owned(), system, tags: tags.clone() });
         }
+        if is_preference_pair(fields) {
+            return Err(RowProblem::PreferencePair);
+        }
         let known: Vec<String> = TURN_COLUMNS
             .iter()
             .flat_map(|(prompt, _, response)| [*prompt, *response])
@@ -178,6 +185,7 @@ impl Layout {
             Content::Text(_) => return Err(RowProblem::PlainText),
             Content::Fields(fields) => fields,
         };
+        self.refuse_preferences(&fields)?;
         let (system, mut turns) = match self {
             Self::Document { columns } => return document(&fields, columns).map(Row::Document),
             Self::Turns { prompt, query, response, history, system } => {
@@ -214,6 +222,38 @@ impl Layout {
         let (messages, loss_weights) = turns.into_iter().unzip();
         Ok(Row::Conversation(Conversation { messages, loss_weights }))
     }
+
+    /// Refuses rows of preference learning, whose answers are not all to be imitated, unless `columns` names the
+    /// column that would tell.
+    fn refuse_preferences(&self, fields: &Fields) -> Result<()> {
+        let named: Vec<&String> = match self {
+            Self::Document { .. } => return Ok(()),
+            Self::Turns { prompt, query, response, history, system } => {
+                let optional = [query, history, system].into_iter().flatten();
+                [prompt, response].into_iter().chain(optional).collect()
+            }
+            Self::Messages { column, system, .. } => [column].into_iter().chain(system).collect(),
+        };
+        let is_named = |name: &str| named.iter().any(|named| *named == name);
+        if is_preference_pair(fields) && !PAIR_COLUMNS.into_iter().any(is_named) {
+            return Err(RowProblem::PreferencePair);
+        }
+        let is_verdict = |name: &&str| !is_named(name) && fields.get(*name).is_some_and(is_boolean);
+        match VERDICT_COLUMNS.into_iter().find(is_verdict) {
+            Some(field) => Err(RowProblem::JudgedAnswer { field }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_preference_pair(fields: &Fields) -> bool {
+    PAIR_COLUMNS.iter().all(|name| fields.get(*name).is_some_and(|value| !value.is_null()))
+}
+
+/// Whether a value is true or false; CSV has them as text.
+fn is_boolean(value: &Value) -> bool {
+    let is_word = |text: &str| ["true", "false"].iter().any(|word| text.eq_ignore_ascii_case(word));
+    value.is_boolean() || value.as_str().is_some_and(is_word)
 }
 
 /// A message and the usual weight of its loss.

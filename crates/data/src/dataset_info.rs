@@ -86,6 +86,13 @@ fn from_entry(entry: serde_json::Value, dataset_dir: &Path) -> Result<Located, S
     if entry.ranking {
         return Err("`ranking` marks preference pairs: expected rows with one answer each".to_owned());
     }
+    if entry.columns.get("kto_tag").is_some_and(Option::is_some) {
+        return Err(
+            "`kto_tag` marks answers as wanted or unwanted: expected rows with wanted answers only, \
+                    without `kto_tag`"
+                .to_owned(),
+        );
+    }
     let path = dataset_dir.join(&file_name);
     if !path.exists() {
         return Err(format!("`file_name`: `{}` is not there", path.display()));

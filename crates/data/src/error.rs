@@ -247,6 +247,20 @@ pub enum RowProblem {
     )]
     NoAnswer,
 
+    /// Two answers of which one is to be preferred.
+    #[error("`chosen` and `rejected` mark a preference pair: expected one answer, keep only the chosen one")]
+    PreferencePair,
+
+    /// An answer that the row says is wanted or unwanted.
+    #[error(
+        "field `{field}` says whether the answer is wanted, as KTO learns it: expected wanted answers only, \
+         remove the rows where it is false, then the field"
+    )]
+    JudgedAnswer {
+        /// The column.
+        field: &'static str,
+    },
+
     /// The chat template refused the conversation.
     #[error("the chat template does not take this conversation: {message}")]
     Template {
@@ -256,9 +270,16 @@ pub enum RowProblem {
 }
 
 impl RowProblem {
-    /// Whether `on_bad_row: skip` may step over the row: not if the rows after it cannot be found.
+    /// Whether `on_bad_row: skip` may step over the row: not if the rows after it cannot be found, nor if the
+    /// whole file is of the wrong kind.
     pub fn can_be_skipped(&self) -> bool {
-        !matches!(self, Self::InvalidJson { rest_is_readable: false, .. } | Self::DuplicateColumn { .. })
+        !matches!(
+            self,
+            Self::InvalidJson { rest_is_readable: false, .. }
+                | Self::DuplicateColumn { .. }
+                | Self::PreferencePair
+                | Self::JudgedAnswer { .. }
+        )
     }
 
     /// The reason under which skipped rows are counted.
@@ -277,6 +298,8 @@ impl RowProblem {
             Self::LossWeight { .. } => "wrong `loss_weight`".to_owned(),
             Self::NoWeight => "every `loss_weight` is 0".to_owned(),
             Self::NoAnswer => "no answer".to_owned(),
+            Self::PreferencePair => "preference pair".to_owned(),
+            Self::JudgedAnswer { field } => format!("`{field}` says whether the answer is wanted"),
             Self::Template { .. } => "refused by the chat template".to_owned(),
         }
     }

@@ -263,7 +263,8 @@ fn refuse_occupied(folder: &Path) -> Result<()> {
     let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
     let names: Vec<PathBuf> = entries.iter().map(|entry| entry.file_name().into()).collect();
     let is_any = |known: &[&str]| names.iter().any(|name| known.iter().any(|known| name == Path::new(known)));
-    let is_weights = |name: &PathBuf| name.extension().is_some_and(|end| end == "safetensors" || end == "gguf");
+    let is_weights =
+        |name: &PathBuf| name.extension().is_some_and(|end| end == "safetensors" || end == "gguf");
     let held = if is_any(&["config.json", "adapter_config.json"]) || names.iter().any(is_weights) {
         "a model"
     } else if is_any(&["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"]) {
