@@ -233,6 +233,40 @@ fn a_new_vocabulary_replaces_neither_a_model_nor_a_vocabulary() {
 }
 
 #[test]
+fn a_full_disk_leaves_neither_half_a_recipe_nor_half_a_vocabulary() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("a.txt"), TEXT).unwrap();
+    std::fs::create_dir(folder.join("small")).unwrap();
+    // No page is left for the recipe, and one for a vocabulary of several.
+    let script = format!(
+        "mount -t tmpfs -o size=64k none small || exit 77\n\
+         head -c 64k /dev/zero > small/full\n\
+         '{danlu}' recipes copy sft-lora small/r.yaml; echo $?\n\
+         truncate -s 60k small/full\n\
+         '{danlu}' tokenizer train a.txt --out small/v --vocab-size 300; echo $?\n\
+         ls -A small",
+        danlu = env!("CARGO_BIN_EXE_danlu")
+    );
+    let output =
+        std::process::Command::new("unshare").args(["-rm", "sh", "-c", &script]).current_dir(folder).output();
+    let Ok(output) = output else {
+        println!("skipped: `unshare` is not there");
+        return;
+    };
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code() == Some(77) || stderr.contains("unshare:") {
+        println!("skipped: a small file system cannot be mounted here");
+        return;
+    }
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n1\nfull\n", "{stderr}");
+    for name in ["small/r.yaml", "small/v"] {
+        let sentence = format!("{name}`: the disk is full");
+        assert!(stderr.contains(&sentence), "{stderr}");
+    }
+}
+
+#[test]
 fn unsloth_2095_inspection_marks_what_is_trained() {
     let folder = with_model();
     let rows = "[{\"instruction\": \"车床？\", \"output\": \"机床。\"}, {\"instruction\": \"铣\", \"output\": \"切削\"}]";

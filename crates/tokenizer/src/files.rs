@@ -246,8 +246,11 @@ fn pretty(value: &Value) -> Result<Vec<u8>> {
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
-    fs::write(&name, bytes)?;
-    Ok(fs::rename(&name, path)?)
+    let written = fs::write(&name, bytes).and_then(|()| fs::rename(&name, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&name);
+    }
+    Ok(written?)
 }
 
 /// Parses `tokenizer.json`; truncation and padding, which some files ask for, are not applied here.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use danlu_formats::write_file_atomically;
 use danlu_train::recipe::{EmbeddedRecipe, Recipe, embedded};
-use fs_err as fs;
 use serde_json::json;
 
 use crate::failure::wrong_input;
@@ -88,7 +88,7 @@ fn copy(recipe: EmbeddedRecipe, destination: Option<PathBuf>, printer: &Printer)
             path.display()
         )));
     }
-    fs::write(&path, recipe.text)?;
+    write_file_atomically(&path, recipe.text.as_bytes())?;
     printer.line(path.display())?;
     Ok(printer.json(&json!({ "name": recipe.name, "path": path }))?)
 }

@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::dataset_format::{Layout, Purpose, Row, Tags};
 use danlu_data::{ColumnNames, Columns, DataError, Record, Records, RowProblem};
+use danlu_formats::AtomicFolder;
 use danlu_model::open_tokenizer;
 use danlu_tokenizer::{
     BpeTraining, ChatTemplate, SpecialTokens, TokenRole, Tokenizer, TrainedToken, TrainingProgress,
@@ -243,7 +244,13 @@ fn train(args: &TrainArgs, printer: &Printer) -> Result<()> {
         reader.join().map_err(|_| anyhow::anyhow!("reading the texts failed"))??;
         Ok::<_, anyhow::Error>(tokenizer?)
     })?;
-    tokenizer.save(&args.out)?;
+    let folder = AtomicFolder::create(&args.out)?;
+    tokenizer.save(folder.path()).map_err(|error| match error {
+        // Named by where the vocabulary goes, not by where it is made.
+        danlu_tokenizer::Error::File(error) => danlu_formats::Error::io(&args.out, error).into(),
+        error => anyhow::Error::from(error),
+    })?;
+    folder.commit()?;
     let size = tokenizer.vocabulary_size();
     if size < args.vocab_size {
         printer.note(format_args!(
