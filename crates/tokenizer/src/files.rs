@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -102,6 +103,9 @@ impl Tokenizer {
             None
         };
         let main = folder.as_ref().map_or_else(|| path.to_path_buf(), |folder| folder.join(TOKENIZER));
+        if let Some(folder) = folder.as_ref().filter(|_| !main.exists()) {
+            refuse_foreign(folder)?;
+        }
         let mut files = vec![(TOKENIZER.to_owned(), fs::read(&main)?)];
         if let Some(folder) = &folder {
             for name in [CONFIG, SPECIAL_TOKENS, TEMPLATE].into_iter().chain(COMPANIONS) {
@@ -111,7 +115,8 @@ impl Tokenizer {
                 }
             }
         }
-        let inner = parse_tokenizer(&files[0].1).map_err(|message| malformed(&main, message))?;
+        let inner = parse_tokenizer(&files[0].1)
+            .map_err(|message| malformed(&main, foreign_format(&files[0].1).unwrap_or(message)))?;
         let beside = |name: &str| main.with_file_name(name);
         let object = |name: &str| -> Result<Map<String, Value>> {
             match file(&files, name) {
@@ -251,6 +256,47 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&name);
     }
     Ok(written?)
+}
+
+/// What to say of a vocabulary in a format of another program, known by how the file begins.
+fn foreign_format(bytes: &[u8]) -> Option<String> {
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    let name = match (bytes, line.iter().position(|&byte| byte == b' ')) {
+        // A piece (field 1) with a text (field 1), behind which its score (field 2, four bytes) stands.
+        ([0x0a, _, 0x0a, length, text @ ..], _) if text.get(usize::from(*length)) == Some(&0x15) => {
+            "sentencepiece"
+        }
+        // The token in base64, and its rank.
+        (_, Some(space @ 1..))
+            if line[..space].iter().all(is_base64)
+                && line.len() > space + 1
+                && line[space + 1..].trim_ascii_end().iter().all(u8::is_ascii_digit) =>
+        {
+            "tiktoken"
+        }
+        _ => return None,
+    };
+    Some(format!(
+        "a {name} vocabulary, which is not read yet: give a folder with tokenizer.json, that file, or a GGUF file"
+    ))
+}
+
+/// Names a vocabulary of another format in a folder without `tokenizer.json`.
+fn refuse_foreign(folder: &Path) -> Result<()> {
+    const HEAD: u64 = 4096;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if !path.extension().is_some_and(|end| end == "model" || end == "tiktoken") || !path.is_file() {
+            continue;
+        }
+        let mut head = Vec::new();
+        fs::File::open(&path)?.take(HEAD).read_to_end(&mut head)?;
+        if let Some(message) = foreign_format(&head) {
+            return Err(malformed(&path, message));
+        }
+    }
+    Ok(())
 }
 
 /// Parses `tokenizer.json`; truncation and padding, which some files ask for, are not applied here.
