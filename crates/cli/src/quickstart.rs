@@ -46,6 +46,13 @@ pub struct Settings {
     pub seed: u64,
 }
 
+impl Settings {
+    /// Whether there is less training than it takes to learn to answer.
+    fn is_short(&self) -> bool {
+        self.minutes < FULL_MINUTES
+    }
+}
+
 /// What came of it.
 pub struct Outcome {
     /// Share of right answers of the pretrained model, by the text of the options.
@@ -60,6 +67,8 @@ pub struct Outcome {
 
 /// Everything that the report tells.
 struct Figures {
+    /// The minutes asked for, where they may be too few.
+    short_minutes: Option<f64>,
     seconds: f64,
     facts: usize,
     documents: usize,
@@ -89,6 +98,12 @@ struct Scores {
 pub fn run(settings: &Settings, printer: &Printer) -> Result<Outcome> {
     let start = Instant::now();
     let folder = Folder::create(settings)?;
+    if settings.is_short() {
+        let minutes = settings.minutes;
+        printer.note(format_args!(
+            "`--minutes {minutes}` may be too short to learn to answer; the default is {FULL_MINUTES} minutes"
+        ));
+    }
     let mut steps = Steps { printer, number: 0, start };
 
     steps.begin("corpus: facts of mechanical and process engineering as text, in Chinese");
@@ -153,6 +168,7 @@ pub fn run(settings: &Settings, printer: &Printer) -> Result<Outcome> {
 
     steps.begin("report: curves, scores, samples, what to run next");
     let mut figures = Figures {
+        short_minutes: settings.is_short().then_some(settings.minutes),
         seconds: start.elapsed().as_secs_f64(),
         facts: data.facts,
         documents: data.corpus_documents,

@@ -33,6 +33,8 @@ fn a_tiny_run_leaves_everything_and_its_score_is_that_of_eval_mcq() {
     for step in 1..=8 {
         assert!(ran.stderr.contains(&format!("[{step}/8] ")), "{}", ran.stderr);
     }
+    let warning = "`--minutes 0.04` may be too short to learn to answer; the default is 4 minutes";
+    assert_eq!(ran.stderr.matches(warning).count(), 1, "{}", ran.stderr);
     assert!(result["score_before"].as_f64().unwrap() <= 0.4, "{result}");
 
     assert!(made.join("my-notes.txt").is_file() && !made.join("model/checkpoint-9").exists());
@@ -57,6 +59,8 @@ fn a_tiny_run_leaves_everything_and_its_score_is_that_of_eval_mcq() {
         "损失曲线",
         "Loss curves",
         "danlu chat --model",
+        "可能太短，来不及学会回答；默认为 4 分钟",
+        "which may be too short to learn to answer; the default is 4 minutes",
     ] {
         assert!(report.contains(part), "the report lacks `{part}`");
     }

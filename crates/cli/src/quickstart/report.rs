@@ -4,7 +4,7 @@ use danlu_eval::multiple_choice::Summary;
 use danlu_report::{LineChart, Page, Series, Table, Text};
 
 use super::folder::Folder;
-use super::{Figures, Sample, percent};
+use super::{FULL_MINUTES, Figures, Sample, percent};
 use crate::models::count;
 
 /// Subjects of the multiple-choice items by the names of their files, in Chinese and English.
@@ -56,6 +56,17 @@ fn summary(page: &mut Page, figures: &Figures) {
         (duration(figures.seconds), Text::new("总用时", "time in all")),
         (vocabulary.to_string(), Text::new("词表大小", "tokens in the vocabulary")),
     ]);
+    if let Some(minutes) = figures.short_minutes {
+        page.paragraph(&Text::new(
+            format!(
+                "这次运行用了 `--minutes {minutes}`，可能太短，来不及学会回答；默认为 {FULL_MINUTES} 分钟。"
+            ),
+            format!(
+                "This run had `--minutes {minutes}`, which may be too short to learn to answer; the default is \
+                 {FULL_MINUTES} minutes."
+            ),
+        ));
+    }
 }
 
 fn scores(page: &mut Page, figures: &Figures) {
