@@ -2,16 +2,48 @@
 //!
 //! `-h` shows the English line, `--help` both; the reference takes each language apart with [`languages`].
 
+use anyhow::Result;
 use clap::builder::StyledStr;
-use clap::{Arg, Command, CommandFactory};
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Arg, ArgMatches, Command, CommandFactory};
+use danlu_train::reference::recipe_schema;
 
 use crate::commands::Cli;
+use crate::failure::wrong_input;
 
 const CHINESE: &str = "zh: ";
 
 /// The command line with its help as it is shown.
-pub fn command() -> Command {
-    shown(Cli::command())
+pub fn command() -> CommandLine {
+    CommandLine(shown(Cli::command()))
+}
+
+/// A command line whose errors know that keys of a recipe are no options.
+pub struct CommandLine(Command);
+
+impl CommandLine {
+    /// Parses the arguments of the process.
+    ///
+    /// # Errors
+    /// Arguments that cannot be used, a request for help among them.
+    pub fn try_get_matches(self) -> Result<ArgMatches> {
+        self.0.try_get_matches().map_err(|error| match key_as_option(&error) {
+            Some(key) => wrong_input(format!(
+                "`--{key}` is no option of this command: keys of a recipe are written `{key}=VALUE`, without dashes"
+            )),
+            None => error.into(),
+        })
+    }
+}
+
+/// The key of a recipe that was written as an option, behind a command that takes keys.
+fn key_as_option(error: &clap::Error) -> Option<String> {
+    let text = |kind| error.get(kind).map(ToString::to_string);
+    let takes_keys = text(ContextKind::Usage)?.contains("KEY=VALUE");
+    let name = text(ContextKind::InvalidArg)?.strip_prefix("--")?.replace('-', "_");
+    let first = name.split('.').next().unwrap_or_default();
+    let is_key = recipe_schema()["properties"].get(first).is_some();
+    (error.kind() == ErrorKind::UnknownArgument && takes_keys && is_key).then_some(name)
 }
 
 /// English and Chinese of a help text.

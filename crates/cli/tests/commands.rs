@@ -77,6 +77,17 @@ fn usage_errors_exit_with_2_and_help_with_0() {
         let ran = run(folder.path(), arguments);
         assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{}", ran.stderr);
     }
+    let written = |key: &str| format!("keys of a recipe are written `{key}=VALUE`, without dashes");
+    for (arguments, key) in [
+        (&["train", "sft-lora", "--output_dir", "x"][..], "output_dir"),
+        (&["train", "--learning-rate=1e-4", "sft-lora"], "learning_rate"),
+        (&["plan", "sft-lora", "--dataset_placeholders.name", "x"], "dataset_placeholders.name"),
+        (&["data", "inspect", "rows.json", "--cutoff_len", "5"], "cutoff_len"),
+    ] {
+        run(folder.path(), arguments).is_refused(&written(key));
+    }
+    let other = run(folder.path(), &["generate", "--output_dir", "x"]);
+    assert!(other.code == 2 && !other.stderr.contains("keys of a recipe"), "{}", other.stderr);
     let version = run(folder.path(), &["--version"]);
     assert_eq!((version.code, version.stdout), (0, format!("danlu {}\n", env!("CARGO_PKG_VERSION"))));
     let short = run(folder.path(), &["generate", "-h"]);

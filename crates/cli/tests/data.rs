@@ -46,6 +46,9 @@ fn data_is_inspected_with_a_vocabulary_alone() {
     let path = vocabulary.path().display().to_string();
     let inspect = |folder: &Path, more: &[&str]| run(folder, &[&["data", "inspect"], more].concat());
     let with_model = inspect(folder.path(), &["rows.json", "--json", "model_name_or_path=m"]).json();
+    assert_eq!(inspect(folder.path(), &["rows.json", "--json", "--model", "m"]).json(), with_model);
+    inspect(folder.path(), &["rows.json", "--model", "m", "--tokenizer", &path])
+        .is_refused("cannot be used with");
     let alone = inspect(folder.path(), &["rows.json", "--json", "--tokenizer", &path]).json();
     assert_eq!(with_model, alone);
     let split = inspect(folder.path(), &["rows.json", "--json", "--tokenizer", &path, "val_size=1"]).json();

@@ -39,8 +39,13 @@ pub struct InspectArgs {
     /// Vocabulary that cuts the data, in place of a model's: a folder, tokenizer.json, or GGUF file
     ///
     /// zh: 用于切分数据的词表，代替模型的词表：文件夹、tokenizer.json，或 GGUF 文件
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "model")]
     tokenizer: Option<PathBuf>,
+    /// Model whose vocabulary cuts the data and whose context limits it, as `model_name_or_path=PATH`
+    ///
+    /// zh: 以其词表切分数据、以其上下文长度为限的模型，同 `model_name_or_path=PATH`
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
 }
 
 /// Runs `danlu data`.
@@ -49,7 +54,9 @@ pub struct InspectArgs {
 /// A recipe, model or dataset that cannot be used.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let Args::Inspect(args) = args;
-    let loaded = recipe(&args.inputs, args.tokenizer.as_deref(), printer)?;
+    let mut inputs = args.inputs;
+    inputs.extend(args.model.map(|model| format!("model_name_or_path={}", model.display())));
+    let loaded = recipe(&inputs, args.tokenizer.as_deref(), printer)?;
     loaded.notices.iter().for_each(|notice| printer.note(notice));
     let Samples { tokenizer, training, validation, report } = match &args.tokenizer {
         Some(path) => samples(&loaded.recipe, open_tokenizer(path)?)?,
