@@ -103,7 +103,9 @@ fn of_train(error: &TrainError) -> Option<u8> {
         TrainError::RunFolder(error) => code(error),
         TrainError::Recipe(error) => code(error),
         TrainError::Io(error) => code(error),
-        TrainError::Option { .. } | TrainError::Resume { .. } => Some(WRONG_INPUT),
+        TrainError::Option { .. } | TrainError::Resume { .. } | TrainError::Memory { .. } => {
+            Some(WRONG_INPUT)
+        }
         TrainError::NotFinite { .. } | TrainError::MissingGradient { .. } => Some(FAILED),
     }
 }

@@ -1,6 +1,8 @@
 //! Ctrl-C: the first one asks work that polls to come to an orderly end, the second ends the program at once.
 
 use std::fmt;
+use std::io::Write;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -10,6 +12,8 @@ pub const INTERRUPTED: u8 = 130;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static POLLED: AtomicBool = AtomicBool::new(false);
+/// What the first Ctrl-C is answered with.
+static ANSWER: Mutex<Option<&str>> = Mutex::new(None);
 
 /// Takes over Ctrl-C and a polite request to terminate.
 ///
@@ -20,8 +24,18 @@ pub fn install() -> anyhow::Result<()> {
         if REQUESTED.swap(true, Ordering::Relaxed) || !POLLED.load(Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }
+        if let Ok(Some(answer)) = ANSWER.lock().as_deref() {
+            _ = writeln!(std::io::stderr(), "\n{answer}");
+        }
     };
     ctrlc::set_handler(handler).context("cannot take over Ctrl-C")
+}
+
+/// Answers the first Ctrl-C at once, for work that takes a while to come to its end.
+pub fn answer_with(text: &'static str) {
+    if let Ok(mut answer) = ANSWER.lock() {
+        *answer = Some(text);
+    }
 }
 
 /// Whether the user wants the work to end. The first call says that the work polls; until then Ctrl-C ends the

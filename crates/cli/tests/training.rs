@@ -90,7 +90,10 @@ fn transformers_33336_kill_9_and_resume_give_the_bits_of_an_uninterrupted_run() 
         let mut child = start(folder, &output, &[]);
         killed +=
             u32::from(kill_after(&mut child, &folder.join(&output), point, Duration::from_millis(delay)));
-        train(folder, &output, &["resume_from_checkpoint=true", "overwrite_output_dir=true"]).succeeded();
+        let nothing_saved = checkpoints(&folder.join(&output)).is_empty();
+        let resumed = train(folder, &output, &["resume_from_checkpoint=true", "overwrite_output_dir=true"]);
+        assert!(resumed.stderr.contains("no checkpoint in") == nothing_saved, "{}", resumed.stderr);
+        resumed.succeeded();
         assert!(weights(folder, &output) == whole, "killed after checkpoint {point}");
         let log = std::fs::read_to_string(folder.join(&output).join("trainer_log.jsonl")).unwrap();
         let steps: Vec<u64> = log
@@ -144,7 +147,7 @@ fn ctrl_c_saves_a_checkpoint_that_goes_on_and_exits_with_130() {
     let folder = folder.path();
     write_recipe(folder);
     let long = ["max_steps=100000", "save_steps=100000"];
-    let mut child = start(folder, "stopped", &long);
+    let child = start(folder, "stopped", &long);
     let log = folder.join("stopped/train.log");
     let deadline = Instant::now() + Duration::from_secs(60);
     while !std::fs::read_to_string(&log).is_ok_and(|text| text.contains("'loss'"))
@@ -154,8 +157,10 @@ fn ctrl_c_saves_a_checkpoint_that_goes_on_and_exits_with_130() {
     }
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(130));
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130));
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert!(told.contains("stopping after this step"), "{told}");
     let saved = checkpoints(&folder.join("stopped"));
     assert_eq!(saved.len(), 1);
     let ran = train(folder, "stopped", &["max_steps=100000", "save_steps=100000"]);
@@ -238,6 +243,13 @@ fn mistakes_are_named_before_anything_runs() {
         .is_refused("must be a multiple of `num_key_value_heads`");
     train(folder, "run", &["finetuning_type=lora"]).is_refused("a new model has nothing to adapt");
     train(folder, "run", &["model_name_or_path=nowhere"]).is_refused("`nowhere` does not exist");
+    train(folder, ".", &[]).is_refused("`.` is not empty (`corpus.jsonl`)");
+    train(folder, "corpus.jsonl/run", &[]).is_refused("`corpus.jsonl` is a file; expected a folder");
+    train(folder, "run", &["resume_from_checkpoint=nowhere"]).is_refused("there is no such folder");
+    let vast = ["hidden_size=16384", "intermediate_size=65536", "num_hidden_layers=200"];
+    train(folder, "run", &vast).is_refused("GB of memory, and this machine has");
+    let plan = run(folder, &[&["plan", "recipe.yaml", "output_dir=run"], &vast[..]].concat());
+    assert!(plan.stdout.contains("a run would stop: training this takes"), "{}", plan.stdout);
     run(folder, &["train", "no-such-recipe"]).is_refused("no-such-recipe");
     assert!(!folder.join("run").exists(), "nothing was written");
 }

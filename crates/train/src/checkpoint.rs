@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, TrainError};
 use crate::optimizer::Adamw;
 use crate::prepare::Prepared;
-use crate::recipe::{Recipe, ResumeFrom};
+use crate::recipe::{FinetuningType, Recipe, ResumeFrom};
 use crate::run_folder::RunFolder;
 
 const STATE: &str = "training_state.json";
@@ -26,12 +26,15 @@ const OPTIMIZER: &str = "optimizer";
 const CHUNK: usize = 1 << 16;
 
 /// How far the run was, and what the run was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingState {
     /// Finished optimizer steps.
     pub step: u64,
     /// Tokens read so far.
     pub tokens_seen: u64,
+    /// Sum of the losses of the finished steps.
+    #[serde(default)]
+    pub loss_sum: f64,
     /// Seed of the order of samples.
     pub seed: u64,
     /// Samples of one step.
@@ -42,11 +45,18 @@ pub struct TrainingState {
 
 impl TrainingState {
     /// The state of this run after `step` steps.
-    pub fn new(prepared: &Prepared, data_fingerprint: u64, step: u64, tokens_seen: u64) -> Self {
+    pub fn new(
+        prepared: &Prepared,
+        data_fingerprint: u64,
+        step: u64,
+        tokens_seen: u64,
+        loss_sum: f64,
+    ) -> Self {
         let training = &prepared.recipe.training;
         Self {
             step,
             tokens_seen,
+            loss_sum,
             seed: training.data_seed(),
             samples_per_step: training.samples_per_step() as u64,
             data_fingerprint,
@@ -61,12 +71,12 @@ impl TrainingState {
 /// overwrites.
 pub fn find(recipe: &Recipe) -> Result<Option<PathBuf>> {
     let output = &recipe.output;
+    check_place(&output.output_dir)?;
     spare_sources(recipe)?;
     match &output.resume_from_checkpoint {
         Some(ResumeFrom::Folder(path)) => {
             AtomicFolder::recover(path)?;
-            if !path.join(STATE).is_file() {
-                let problem = format!("it has no `{STATE}`; expected a `checkpoint-N` folder of danlu");
+            if let Some(problem) = problem_of(path, recipe.method.finetuning_type) {
                 return Err(TrainError::Resume { path: path.clone(), problem });
             }
             // Going on elsewhere is a new run there.
@@ -78,6 +88,23 @@ pub fn find(recipe: &Recipe) -> Result<Option<PathBuf>> {
         Some(ResumeFrom::Newest(true)) => Ok(list(&output.output_dir)?.pop().map(|(_, path)| path)),
         _ if output.overwrite_output_dir => Ok(None),
         _ => refuse_earlier_result(&output.output_dir).map(|()| None),
+    }
+}
+
+/// Why a folder is no checkpoint to continue this kind of training from.
+fn problem_of(path: &Path, finetuning_type: FinetuningType) -> Option<String> {
+    if !path.is_dir() {
+        return Some("there is no such folder; expected a `checkpoint-N` folder of danlu".into());
+    }
+    if !path.join(STATE).is_file() {
+        return Some(format!("it has no `{STATE}`; expected a `checkpoint-N` folder of danlu"));
+    }
+    match (path.join("adapter_config.json").is_file(), finetuning_type) {
+        (true, FinetuningType::Full) => Some("it holds an adapter; expected `finetuning_type: lora`".into()),
+        (false, FinetuningType::Lora) => {
+            Some("it holds a whole model; expected `finetuning_type: full`".into())
+        }
+        _ => None,
     }
 }
 
@@ -94,13 +121,18 @@ pub fn belongs_to(checkpoint: &Path, output_dir: &Path) -> bool {
 
 fn refuse_earlier_result(output_dir: &Path) -> Result<()> {
     let Some(found) = earlier_result(output_dir)? else { return Ok(()) };
-    let go_on =
-        if found.join(STATE).is_file() { "continue it with `resume_from_checkpoint=true`, " } else { "" };
-    let problem = format!(
-        "`{}` already holds a run (`{}`); {go_on}replace it with `overwrite_output_dir=true`, or choose another folder",
-        output_dir.display(),
-        found.file_name().unwrap_or_default().to_string_lossy()
-    );
+    let (folder, name) = (output_dir.display(), found.file_name().unwrap_or_default().to_string_lossy());
+    let problem = if found.join(STATE).is_file() {
+        format!(
+            "`{folder}` already holds a run (`{name}`); continue it with `resume_from_checkpoint=true`, replace it with \
+             `overwrite_output_dir=true`, or choose another folder"
+        )
+    } else {
+        format!(
+            "`{folder}` is not empty (`{name}`); choose another folder, or write into it with \
+             `overwrite_output_dir=true`"
+        )
+    };
     Err(TrainError::Option { key: "output_dir", problem })
 }
 
@@ -129,13 +161,28 @@ fn spare_sources(recipe: &Recipe) -> Result<()> {
     }
 }
 
-/// The newest checkpoint of an earlier run, or a file that one left.
+/// The newest checkpoint of an earlier run, or else the first of whatever lies in the folder.
 fn earlier_result(output_dir: &Path) -> Result<Option<PathBuf>> {
     if let Some((_, newest)) = list(output_dir)?.pop() {
         return Ok(Some(newest));
     }
-    let results = ["config.json", "adapter_config.json", "trainer_state.json", "trainer_log.jsonl"];
-    Ok(results.into_iter().map(|name| output_dir.join(name)).find(|path| path.exists()))
+    if !output_dir.is_dir() {
+        return Ok(None);
+    }
+    let entries =
+        fs::read_dir(output_dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    Ok(entries.into_iter().min())
+}
+
+/// Refuses a place where no folder can be.
+fn check_place(output_dir: &Path) -> Result<()> {
+    match output_dir.ancestors().find(|path| path.exists() && !path.as_os_str().is_empty()) {
+        Some(file) if !file.is_dir() => {
+            let problem = format!("`{}` is a file; expected a folder", file.display());
+            Err(TrainError::Option { key: "output_dir", problem })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes the checkpoints, logs and results that an earlier run left, so that none is taken for this run's.
@@ -261,7 +308,7 @@ pub fn restore(
     let text = fs::read_to_string(checkpoint.join(STATE))?;
     let state: TrainingState =
         serde_json::from_str(&text).map_err(|cause| error(format!("`{STATE}`: {cause}")))?;
-    let now = TrainingState::new(prepared, data_fingerprint, state.step, state.tokens_seen);
+    let now = TrainingState::new(prepared, data_fingerprint, state.step, state.tokens_seen, state.loss_sum);
     for (what, before, now) in [
         (
             "the training samples are not the same: data, tokenizer, template or `cutoff_len`",

@@ -56,6 +56,17 @@ pub enum TrainError {
         /// The step, from 1.
         step: u64,
     },
+    /// More memory than there is.
+    #[error(
+        "training this takes at least {needed} GB of memory, and this machine has {memory} GB; choose a smaller model, \
+         or `finetuning_type: lora` for one that exists"
+    )]
+    Memory {
+        /// Weights, gradients and moments, in GB.
+        needed: u64,
+        /// What the machine has, in GB.
+        memory: u64,
+    },
     /// A trained parameter that the backward reached not once or more than once.
     #[error(
         "parameter `{name}` did not get its gradient exactly once: this is a defect of the program, not of your data"

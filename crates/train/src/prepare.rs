@@ -12,7 +12,8 @@ use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
 
 use crate::checkpoint;
 use crate::error::{Result, TrainError};
-use crate::recipe::{self, FinetuningType, Recipe, Stage};
+use crate::machine;
+use crate::recipe::{self, FinetuningType, Recipe, ResumeFrom, Stage};
 use crate::schedule::Schedule;
 
 /// Whether weights are read, or only their shapes.
@@ -78,16 +79,27 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         }
         (found, _) => found?,
     };
+    if resume_from.is_none() && recipe.output.resume_from_checkpoint == Some(ResumeFrom::Newest(true)) {
+        notices.push(format!(
+            "no checkpoint in `{}`: the run starts at step 1",
+            recipe.output.output_dir.display()
+        ));
+    }
     let precision = precision(&recipe);
     let (model, own_tokenizer) = open_model(&recipe, resume_from.as_deref(), precision, load)?;
     let tokenizer = tokenizer(&recipe, own_tokenizer, &mut notices)?;
+    let is_new = model.is_none();
     let mut model = match model {
         Some(model) => model,
-        None => {
-            let model = new_model(&recipe, &tokenizer, precision)?;
-            if load == Load::Weights { model.initialize(recipe.training.seed) } else { model }
-        }
+        None => new_model(&recipe, &tokenizer, precision)?,
     };
+    match (check_memory(&model), load) {
+        (Err(error), Load::Shapes) => notices.push(format!("a run would stop: {error}")),
+        (checked, _) => checked?,
+    }
+    if is_new && load == Load::Weights {
+        model = model.initialize(recipe.training.seed);
+    }
     if tokenizer.vocabulary_size() > model.config().vocab_size {
         let path = recipe.model.model_name_or_path.clone().unwrap_or_default();
         let (highest, rows) = (tokenizer.vocabulary_size() - 1, model.config().vocab_size);
@@ -181,6 +193,18 @@ fn open_model(
         Load::Shapes => open_shape(path, precision, rest)?,
     };
     Ok((Some(opened.model), opened.tokenizer))
+}
+
+/// Refuses a training whose weights, gradients and moments alone are more than the machine's memory.
+fn check_memory(model: &Model) -> Result<()> {
+    let needed = model.weight_bytes() as u64 + 3 * 4 * model.parameters().len() as u64;
+    match machine::memory() {
+        Some(memory) if needed > memory => {
+            let [needed, memory] = [needed, memory].map(|bytes| bytes.div_ceil(1_000_000_000));
+            Err(TrainError::Memory { needed, memory })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The vocabulary: named, the model's own, or learned from the dataset for a new model.

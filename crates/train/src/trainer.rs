@@ -69,7 +69,7 @@ pub struct Outcome {
     pub output_dir: PathBuf,
     /// Finished steps.
     pub steps: u64,
-    /// Mean loss of this process's steps; none if a resumed run was finished already.
+    /// Mean loss of the run's steps; none if a resumed run was finished already.
     pub train_loss: Option<f64>,
     /// Loss of the last validation.
     pub eval_loss: Option<f64>,
@@ -100,20 +100,23 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         save_steps: output.save_steps,
         plot_loss: output.plot_loss,
     };
-    let (mut run_folder, first_step, mut tokens_seen) = match &prepared.resume_from {
+    let (mut run_folder, first_step, mut tokens_seen, mut loss_sum) = match &prepared.resume_from {
         Some(checkpoint) => {
             let state = checkpoint::restore(checkpoint, &prepared, data_fingerprint, &mut optimizer)?;
             if !checkpoint::belongs_to(checkpoint, &output.output_dir) {
                 checkpoint::remove_earlier(&output.output_dir)?;
             }
-            (RunFolder::resume(&output.output_dir, checkpoint, facts)?, state.step, state.tokens_seen)
+            let run_folder = RunFolder::resume(&output.output_dir, checkpoint, facts)?;
+            (run_folder, state.step, state.tokens_seen, state.loss_sum)
         }
         None => {
             checkpoint::remove_earlier(&output.output_dir)?;
-            (RunFolder::create(&output.output_dir, facts)?, 0, 0)
+            (RunFolder::create(&output.output_dir, facts)?, 0, 0, 0.0)
         }
     };
-    write_file_atomically(output.output_dir.join("recipe.yaml"), recipe.to_yaml()?.as_bytes())?;
+    let mut own_recipe = recipe.clone();
+    own_recipe.output.resume_from_checkpoint = None;
+    write_file_atomically(output.output_dir.join("recipe.yaml"), own_recipe.to_yaml()?.as_bytes())?;
 
     if first_step > 0 {
         observer.resumed(first_step);
@@ -122,7 +125,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let mut gradients = Buffer::zeros(elements);
     let mut activations = Activations::new(&prepared.model, capacity(&prepared), Keep::ForBackward);
     let mut since_log = SinceLog::default();
-    let (mut loss_sum, mut samples_seen, mut steps) = (0.0, 0, 0);
+    let (mut samples_seen, mut steps) = (0, 0);
     let mut last_eval = None;
     let mut interrupted = None;
     for step in first_step..total_steps {
@@ -179,7 +182,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             last_eval = Some(log);
         }
         if due(output.save_strategy, output.save_steps) || stops && !last {
-            let state = TrainingState::new(&prepared, data_fingerprint, done, tokens_seen);
+            let state = TrainingState::new(&prepared, data_fingerprint, done, tokens_seen, loss_sum);
             let path = checkpoint::save(&prepared, &optimizer, &run_folder, state, epoch_at(done))?;
             observer.saved(&path);
             if stops && !last {
@@ -192,7 +195,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let outcome = Outcome {
         output_dir: output.output_dir.clone(),
         steps: first_step + steps,
-        train_loss: (steps > 0).then(|| loss_sum / steps as f64),
+        train_loss: (steps > 0).then(|| loss_sum / (first_step + steps) as f64),
         eval_loss: last_eval.map(|log| log.eval_loss),
         interrupted,
     };

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use danlu_model::{Precision, Rest, open};
+use danlu_train::recipe::ResumeFrom;
 use danlu_train::{Load, Observer, Outcome, Plan, Progress, Recipe, prepare, train};
 
 /// A text that a tiny model learns quickly.
@@ -105,6 +106,7 @@ fn transformers_34191_accumulation_gives_the_result_of_the_batch() {
 fn transformers_33336_a_resumed_run_gives_the_bits_of_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, _) = run(recipe(folder.path(), "whole", ""), None);
+    let mean = whole.train_loss.unwrap();
     for stop_at in [1, 4, 6] {
         let output = format!("stopped-{stop_at}");
         let (stopped, _) = run(recipe(folder.path(), &output, ""), Some(stop_at));
@@ -113,6 +115,7 @@ fn transformers_33336_a_resumed_run_gives_the_bits_of_an_uninterrupted_one() {
         let (resumed, _) = run(recipe(folder.path(), &output, "resume_from_checkpoint: true\n"), None);
         let same = weights(&whole.output_dir) == weights(&resumed.output_dir);
         assert!(same, "stopped at {stop_at}");
+        assert!((resumed.train_loss.unwrap() - mean).abs() < 1e-9, "the mean is over all steps");
     }
 }
 
@@ -140,6 +143,13 @@ fn lora_trains_only_its_adapter_and_resumes_with_its_own_rank() {
     let adapter =
         |outcome: &Outcome| std::fs::read(outcome.output_dir.join("adapter_model.safetensors")).unwrap();
     run(lora("cut", ""), Some(7));
+    let mut full = lora("cut", "resume_from_checkpoint: true\n");
+    full.output.resume_from_checkpoint = Some(ResumeFrom::Folder(folder.path().join("base/checkpoint-4")));
+    let Err(error) = prepare(full, Load::Weights) else { panic!("a whole model was taken for an adapter") };
+    assert!(
+        error.to_string().contains("it holds a whole model; expected `finetuning_type: full`"),
+        "{error}"
+    );
     let mut again = lora("cut", "resume_from_checkpoint: true\n");
     again.method.lora_rank = 2;
     let prepared = prepare(again, Load::Weights).unwrap();

@@ -1,6 +1,6 @@
 //! `danlu plan`: what a recipe would do, before anything runs.
 
-use danlu_train::{Plan, Recipe, plan};
+use danlu_train::{Plan, Recipe, machine, plan};
 
 use crate::printer::Printer;
 
@@ -63,6 +63,10 @@ pub fn describe(plan: &Plan) -> Vec<String> {
         megabytes(memory.logits),
         megabytes(memory.samples)
     ));
+    if let Some(machine) = machine::memory().map(|bytes| bytes as usize).filter(|bytes| memory.peak > *bytes)
+    {
+        lines.push(format!("warning: this machine has {} MB", megabytes(machine)));
+    }
     if let Some(checkpoint) = &plan.resume_from {
         lines.push(format!("continues from `{}`", checkpoint.display()));
     }
