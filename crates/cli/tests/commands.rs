@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{TEXT, golden, ids, run, shared, vocabulary, with_model};
+use common::{TEXT, golden, ids, run, shared, vocabulary, with_model, with_own_mounts};
 
 /// The folder of the project.
 fn project() -> &'static Path {
@@ -259,17 +259,8 @@ fn a_full_disk_leaves_neither_half_a_recipe_nor_half_a_vocabulary() {
          ls -A small",
         danlu = env!("CARGO_BIN_EXE_danlu")
     );
-    let output =
-        std::process::Command::new("unshare").args(["-rm", "sh", "-c", &script]).current_dir(folder).output();
-    let Ok(output) = output else {
-        println!("skipped: `unshare` is not there");
-        return;
-    };
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.code() == Some(77) || stderr.contains("unshare:") {
-        println!("skipped: a small file system cannot be mounted here");
-        return;
-    }
+    let Some(output) = with_own_mounts(folder, &script) else { return };
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n1\nfull\n", "{stderr}");
     for name in ["small/r.yaml", "small/v"] {
         let sentence = format!("{name}`: the disk is full");

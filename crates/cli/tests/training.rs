@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Ran, run};
+use common::{Ran, run, with_own_mounts};
 
 const STEPS: u64 = 24;
 
@@ -185,16 +185,8 @@ fn axolotl_2548_a_full_disk_is_said_and_the_checkpoint_before_it_resumes() {
          ls -A small/run; cp -r small/run saved; exit $code",
         danlu = env!("CARGO_BIN_EXE_danlu")
     );
-    let output = Command::new("unshare").args(["-rm", "sh", "-c", &script]).current_dir(folder).output();
-    let Ok(output) = output else {
-        println!("skipped: `unshare` is not there");
-        return;
-    };
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.code() == Some(77) || stderr.contains("unshare:") {
-        println!("skipped: a small file system cannot be mounted here");
-        return;
-    }
+    let Some(output) = with_own_mounts(folder, &script) else { return };
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("the disk is full"), "{stderr}");
     let saved = checkpoints(&folder.join("saved"));

@@ -120,3 +120,16 @@ pub fn shared() -> Option<PathBuf> {
     }
     path.exists().then(|| path.to_owned())
 }
+
+/// Runs a shell script that may mount file systems of its own and exits with 77 where it cannot.
+pub fn with_own_mounts(folder: &Path, script: &str) -> Option<std::process::Output> {
+    let output =
+        std::process::Command::new("unshare").args(["-rm", "sh", "-c", script]).current_dir(folder).output();
+    let could = output.ok().filter(|output| {
+        output.status.code() != Some(77) && !String::from_utf8_lossy(&output.stderr).contains("unshare:")
+    });
+    if could.is_none() {
+        println!("skipped: a small file system cannot be mounted here");
+    }
+    could
+}
