@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_kernels::cpu::{Level, level};
 use danlu_model::{Opened, Precision, Rest, open, read_adapter};
+use danlu_train::machine;
 use fs_err as fs;
 use serde_json::Value;
 
@@ -138,10 +139,7 @@ pub fn count(number: usize) -> String {
 
 /// Memory of this process, where the system tells it.
 fn resident() -> String {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kilobytes.map_or_else(|| "unknown".into(), |kilobytes| format!("{} MB", kilobytes / 1024))
+    machine::resident().map_or_else(|| "unknown".into(), |bytes| format!("{} MB", bytes >> 20))
 }
 
 /// The model that an adapter was trained on.

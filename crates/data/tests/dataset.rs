@@ -562,10 +562,12 @@ fn identity_is_found_by_name_and_filled() {
     assert_eq!(dataset.report.rows, 91 + 1000);
     assert_eq!(dataset.report.samples + dataset.report.empty, dataset.report.rows);
     assert!(dataset.report.unfilled_placeholders.is_empty());
-    assert_eq!(
-        model.trained(&dataset.samples[2]),
-        ["I am 丹炉, an AI assistant developed by 一家工厂. How can I assist you today?<|im_end|>"]
-    );
+    let rows = std::fs::read_to_string(options.dataset_dir.join("identity.json")).unwrap();
+    let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
+    let row = rows[2]["output"].as_str().unwrap();
+    let filled = row.replace("{{name}}", "丹炉").replace("{{author}}", "一家工厂");
+    assert!(filled != row && !filled.contains("{{"));
+    assert_eq!(model.trained(&dataset.samples[2]), [filled + "<|im_end|>"]);
     let error = model.error(&DataOptions { dataset: vec!["identty".to_owned()], ..options });
     assert!(error.ends_with("did you mean `identity`?"), "{error}");
 }

@@ -10,10 +10,10 @@ use danlu_kernels::elementwise::clear;
 use danlu_kernels::random::Random;
 use danlu_kernels::{Buffer, ceiling};
 use danlu_model::{Activations, Config, Keep, LoraOptions, Model, Module, Precision};
+use danlu_train::machine;
 use danlu_train::optimizer::Adamw;
 use danlu_train::recipe::TrainingOptions;
 use danlu_train::trainer::accumulate;
-use fs_err as fs;
 use serde_json::json;
 
 use super::{Arithmetic, median};
@@ -117,9 +117,9 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         args.seq
     ));
     let flops = args.flops_per_token(&model);
+    let peak_mb = || machine::peak().unwrap_or(0) >> 20;
     let set_up_peak = peak_mb();
-    // Where this is not Linux, or not allowed, the peak of the whole process stands.
-    _ = fs::write("/proc/self/clear_refs", "5");
+    machine::forget_peak();
     let Steps { mut seconds, loss } = steps(args, model)?;
     let step = median(&mut seconds[1..]);
     let tokens_per_second = (args.batch * args.seq) as f64 / step;
@@ -216,11 +216,4 @@ fn steps(args: &Args, mut model: Model) -> Result<Steps> {
         seconds.push(start.elapsed().as_secs_f64());
     }
     Ok(Steps { seconds, loss })
-}
-
-/// Highest memory so far in MB, as Linux counts it.
-fn peak_mb() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
