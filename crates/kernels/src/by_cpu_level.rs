@@ -1,27 +1,32 @@
 //! `by_cpu_level!`: one plain Rust body, compiled once for each level of [`crate::cpu`] and chosen at run time.
 //!
-//! The compiler vectorises the same source for each instruction set; kernels that need intrinsics do not use it.
+//! The compiler vectorises the same source for each instruction set; kernels that need intrinsics do not use it. The
+//! function may be generic in types: `fn name<[T: Value]>(…)`.
 
 macro_rules! by_cpu_level {
-    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident $(<[$($generic:ident: $bound:path),+]>)?
+        ($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
+    ) => {
         $(#[$attribute])*
         #[allow(clippy::too_many_arguments)]
-        $visibility fn $name($($argument: $type),*) $(-> $result)? {
+        $visibility fn $name $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $result)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn portable($($argument: $type),*) $(-> $result)? $body
+            fn portable $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
             #[allow(clippy::too_many_arguments)]
-            fn avx2($($argument: $type),*) $(-> $result)? {
+            fn avx2 $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $result)? {
                 portable($($argument),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
             #[allow(clippy::too_many_arguments)]
-            fn avx512($($argument: $type),*) $(-> $result)? {
+            fn avx512 $(<$($generic: $bound),+>)? ($($argument: $type),*) $(-> $result)? {
                 portable($($argument),*)
             }
 

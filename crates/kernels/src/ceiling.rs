@@ -12,8 +12,6 @@ use crate::team::{parallel_for, threads};
 const STEPS: usize = 100_000;
 /// Independent accumulators: enough to hide the latency of a multiply-add on every processor so far.
 const ACCUMULATORS: usize = 16;
-/// f32 values of an accumulator.
-const LANES: usize = 16;
 
 /// Floating-point operations per second of all threads, measured for about `seconds`: the best of several rounds.
 pub fn flops_per_second(precision: Precision, seconds: f64) -> f64 {
@@ -35,27 +33,65 @@ pub fn flops_per_second(precision: Precision, seconds: f64) -> f64 {
 /// One round on this thread; returns its operations.
 fn round(precision: Precision) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if precision == Precision::Bf16 && crate::cpu::level() == crate::cpu::Level::Avx512Bf16 {
-        // SAFETY: the level says that the processor has AVX-512 BF16.
-        return unsafe { bf16_dot_products() };
+    {
+        use crate::cpu::Level;
+        match (crate::cpu::level(), precision) {
+            // SAFETY: the level says that the processor has the instructions.
+            (Level::Avx512Bf16, Precision::Bf16) => return unsafe { bf16_dot_products() },
+            // SAFETY: the level says that the processor has the instructions.
+            (Level::Avx512 | Level::Avx512Bf16, _) => return unsafe { avx512_multiply_adds() },
+            // SAFETY: the level says that the processor has the instructions.
+            (Level::Avx2, _) => return unsafe { avx2_multiply_adds() },
+            (Level::Portable, _) => {}
+        }
     }
     _ = precision;
-    multiply_adds(black_box(0.5));
-    2 * LANES * ACCUMULATORS * STEPS
+    multiplies_and_adds()
 }
 
-by_cpu_level! {
-    fn multiply_adds(factor: f32) {
-        let mut sums = [[0.0f32; LANES]; ACCUMULATORS];
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                for value in sum {
-                    *value = value.mul_add(factor, factor);
-                }
+/// In twelve vectors of four, which every processor of today has.
+fn multiplies_and_adds() -> usize {
+    let factors = black_box([0.5f32; 8]);
+    let mut sums = [[0.0f32; 8]; 6];
+    for _ in 0..STEPS {
+        for row in &mut sums {
+            for (sum, factor) in row.iter_mut().zip(&factors) {
+                *sum = *sum * factor + factor;
             }
         }
-        black_box(sums);
     }
+    black_box(sums);
+    2 * 6 * 8 * STEPS
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2_multiply_adds() -> usize {
+    use std::arch::x86_64::*;
+    let factor = _mm256_set1_ps(black_box(0.5));
+    let mut sums = [_mm256_setzero_ps(); ACCUMULATORS - 4];
+    for _ in 0..STEPS {
+        for sum in &mut sums {
+            *sum = _mm256_fmadd_ps(*sum, factor, factor);
+        }
+    }
+    black_box(sums);
+    2 * 8 * sums.len() * STEPS
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn avx512_multiply_adds() -> usize {
+    use std::arch::x86_64::*;
+    let factor = _mm512_set1_ps(black_box(0.5));
+    let mut sums = [_mm512_setzero_ps(); ACCUMULATORS];
+    for _ in 0..STEPS {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(*sum, factor, factor);
+        }
+    }
+    black_box(sums);
+    2 * 16 * sums.len() * STEPS
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -71,7 +107,7 @@ fn bf16_dot_products() -> usize {
         }
     }
     black_box(sums);
-    4 * LANES * ACCUMULATORS * STEPS
+    4 * 16 * sums.len() * STEPS
 }
 
 #[cfg(test)]

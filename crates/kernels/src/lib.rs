@@ -30,7 +30,9 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 pub mod team;
+mod value;
 
 pub use buffer::{Buffer, Element, View, ViewMut};
 pub use half::bf16;
 pub use linear::{Precision, Weight};
+pub use value::Value;

@@ -5,7 +5,7 @@
 use half::bf16;
 
 use crate::buffer::{View, ViewMut};
-use crate::matmul::{Operand, Output, matmul};
+use crate::matmul::{Operand, Output, Right, matmul};
 
 /// How operands of matrix products are rounded. Sums, norms, softmax, the residual stream and optimizer state are f32
 /// in both.
@@ -26,12 +26,12 @@ pub struct Weight<'a> {
 impl<'a> Weight<'a> {
     /// A weight of f32 values.
     pub fn f32(view: View<'a, f32>, outputs: usize, inputs: usize) -> Self {
-        Self { operand: Operand::f32(view, outputs, inputs) }
+        Self { operand: Operand::new(view, outputs, inputs) }
     }
 
     /// A weight of bf16 values.
     pub fn bf16(view: View<'a, bf16>, outputs: usize, inputs: usize) -> Self {
-        Self { operand: Operand::bf16(view, outputs, inputs) }
+        Self { operand: Operand::new(view, outputs, inputs) }
     }
 
     /// Number of outputs.
@@ -47,7 +47,7 @@ impl<'a> Weight<'a> {
 
 /// y [T, outputs] (+)= x [T, inputs] · Wᵀ.
 pub fn linear(precision: Precision, x: View<f32>, weight: Weight, output: Output, y: ViewMut<f32>) {
-    let x = Operand::f32(x, x.0.len() / weight.inputs(), weight.inputs());
+    let x = Operand::new(x, x.0.len() / weight.inputs(), weight.inputs());
     matmul(precision, 1.0, x, weight.operand.transposed(), output, y);
 }
 
@@ -59,7 +59,7 @@ pub fn linear_backward_input(
     output: Output,
     dx: ViewMut<f32>,
 ) {
-    let dy = Operand::f32(dy, dy.0.len() / weight.outputs(), weight.outputs());
+    let dy = Operand::new(dy, dy.0.len() / weight.outputs(), weight.outputs());
     matmul(precision, 1.0, dy, weight.operand, output, dx);
 }
 
@@ -72,9 +72,9 @@ pub fn linear_backward_weight(
     inputs: usize,
     dweight: ViewMut<f32>,
 ) {
-    let dy = Operand::f32(dy, dy.0.len() / outputs, outputs);
-    let x = Operand::f32(x, x.0.len() / inputs, inputs);
-    matmul(precision, 1.0, dy.transposed(), x, Output::Add, dweight);
+    let dy = Operand::new(dy, dy.0.len() / outputs, outputs);
+    let x = Operand::new(x, x.0.len() / inputs, inputs);
+    Right::new(precision, x).product(1.0, dy.transposed(), Output::Add, dweight);
 }
 
 /// A low-rank adapter (Hu et al. 2021, arXiv:2106.09685): y += scale · (x · Aᵀ) · Bᵀ.
@@ -92,20 +92,20 @@ pub struct Lora<'a> {
 
 impl Lora<'_> {
     fn a_operand(&self) -> Operand<'_> {
-        Operand::f32(self.a, self.rank, self.a.0.len() / self.rank)
+        Operand::new(self.a, self.rank, self.a.0.len() / self.rank)
     }
 
     fn b_operand(&self) -> Operand<'_> {
-        Operand::f32(self.b, self.b.0.len() / self.rank, self.rank)
+        Operand::new(self.b, self.b.0.len() / self.rank, self.rank)
     }
 
     /// low [T, R] = x · Aᵀ, kept for the backward; y [T, outputs] += scale · low · Bᵀ.
     pub fn forward(&self, precision: Precision, x: View<f32>, mut low: ViewMut<f32>, y: ViewMut<f32>) {
         let a = self.a_operand();
-        let x = Operand::f32(x, x.0.len() / a.columns, a.columns);
+        let x = Operand::new(x, x.0.len() / a.columns, a.columns);
         let tokens = x.rows;
         matmul(precision, 1.0, x, a.transposed(), Output::Overwrite, low.reborrow());
-        let low = Operand::f32(low.as_view(), tokens, self.rank);
+        let low = Operand::new(low.as_view(), tokens, self.rank);
         matmul(precision, self.scale, low, self.b_operand().transposed(), Output::Add, y);
     }
 
@@ -124,12 +124,12 @@ impl Lora<'_> {
     ) {
         let (a, b) = (self.a_operand(), self.b_operand());
         let tokens = low.0.len() / self.rank;
-        let dy = Operand::f32(dy, tokens, b.rows);
-        let low = Operand::f32(low, tokens, self.rank);
+        let dy = Operand::new(dy, tokens, b.rows);
+        let low = Operand::new(low, tokens, self.rank);
         matmul(precision, self.scale, dy.transposed(), low, Output::Add, db);
         matmul(precision, self.scale, dy, b, Output::Overwrite, dlow.reborrow());
-        let dlow = Operand::f32(dlow.as_view(), tokens, self.rank);
-        let x = Operand::f32(x, tokens, a.columns);
+        let dlow = Operand::new(dlow.as_view(), tokens, self.rank);
+        let x = Operand::new(x, tokens, a.columns);
         matmul(precision, 1.0, dlow.transposed(), x, Output::Add, da);
         if let Some(dx) = dx {
             matmul(precision, 1.0, dlow, a, Output::Add, dx);

@@ -1,21 +1,24 @@
 //! Matrix products: C = alpha · A · B, or added to C.
 //!
-//! Operands are f32 or bf16 in memory with either index contiguous. In [`Precision::Bf16`] they are rounded to bf16
-//! and products are summed in f32; with AVX-512 BF16 that runs on this room's own micro-kernel, elsewhere the rounded
-//! values go through the `gemm` crate, single-threaded on tiles cut by shape. A few rows against a large weight take
-//! a path that reads the weight once ([`few_rows`]).
+//! Operands rest as f32 or bf16 with either index contiguous, and are packed into panels for the [`kernel`] of the CPU
+//! level. In [`Precision::Bf16`] their values are rounded to bf16 and products are summed in f32. A few rows against a
+//! large weight take a path that reads the weight once ([`few_rows`]).
 
 #[cfg(target_arch = "x86_64")]
-mod avx512_bf16;
+mod avx512;
 mod few_rows;
+mod kernel;
+mod packed;
+mod plain;
 mod prepared;
-mod tiles;
 
 use half::bf16;
 
+pub use self::packed::{Left, Right, sum_of_products};
 pub(crate) use self::prepared::{Method, Strided};
 use crate::buffer::{View, ViewMut};
 use crate::linear::Precision;
+use crate::value::Value;
 
 /// A matrix operand in memory.
 #[derive(Clone, Copy)]
@@ -27,23 +30,40 @@ pub struct Operand<'a> {
     pub(crate) column_stride: usize,
 }
 
+/// Values at rest, to read.
+#[doc(hidden)]
 #[derive(Clone, Copy)]
-pub(crate) enum Data<'a> {
+pub enum Data<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
 }
 
+impl Data<'_> {
+    fn len(self) -> usize {
+        match self {
+            Data::F32(values) => values.len(),
+            Data::Bf16(values) => values.len(),
+        }
+    }
+}
+
+/// Values at rest, to write.
+#[doc(hidden)]
+pub enum DataMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+}
+
 impl<'a> Operand<'a> {
     /// A row-major matrix [`rows`, `columns`].
-    pub fn f32(view: View<'a, f32>, rows: usize, columns: usize) -> Self {
+    pub fn new<T: Value>(view: View<'a, T>, rows: usize, columns: usize) -> Self {
         assert_eq!(view.0.len(), rows * columns);
-        Self { data: Data::F32(view.0), rows, columns, row_stride: columns, column_stride: 1 }
+        Self { data: T::data(view.0), rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// A row-major bf16 matrix [`rows`, `columns`].
-    pub fn bf16(view: View<'a, bf16>, rows: usize, columns: usize) -> Self {
-        assert_eq!(view.0.len(), rows * columns);
-        Self { data: Data::Bf16(view.0), rows, columns, row_stride: columns, column_stride: 1 }
+    /// Row-major rows of `columns` values, as many as there are.
+    pub fn rows_of<T: Value>(view: View<'a, T>, columns: usize) -> Self {
+        Self::new(view, view.0.len() / columns, columns)
     }
 
     /// The transposed matrix, without moving anything.
@@ -87,31 +107,19 @@ pub enum Output {
     Add,
 }
 
-/// C [M, N] = (C +) alpha · A [M, K] · B [K, N]; C is row-major f32.
+/// C [M, N] = (C +) alpha · A [M, K] · B [K, N]; C is row-major.
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn matmul(precision: Precision, alpha: f32, a: Operand, b: Operand, output: Output, c: ViewMut<f32>) {
-    let (m, n, k) = (a.rows, b.columns, a.columns);
-    assert_eq!(b.rows, k, "inner dimensions of a matrix product");
-    assert_eq!(c.0.len(), m * n, "output of a matrix product");
-    if m == 0 || n == 0 {
-        return;
-    }
-    if k == 0 {
-        if output == Output::Overwrite {
-            c.0.fill(0.0);
-        }
-        return;
-    }
-    if few_rows::suits(&a, &b) {
-        return few_rows::matmul(precision, alpha, a, b, output, c.0);
-    }
-    #[cfg(target_arch = "x86_64")]
-    if precision == Precision::Bf16 && crate::cpu::level() == crate::cpu::Level::Avx512Bf16 {
-        return avx512_bf16::matmul(alpha, a, b, output, c.0);
-    }
-    tiles::matmul(precision, alpha, a, b, output, c.0);
+pub fn matmul<T: Value>(
+    precision: Precision,
+    alpha: f32,
+    a: Operand,
+    b: Operand,
+    output: Output,
+    c: ViewMut<T>,
+) {
+    sum_of_products(alpha, &[(&Left::new(precision, a), b)], output, c);
 }
 
 #[cfg(test)]
@@ -148,14 +156,14 @@ mod tests {
         for precision in [Precision::F32, Precision::Bf16] {
             for layout in 0..5 {
                 let a_operand = match layout {
-                    0 | 1 | 4 => Operand::f32(View(&a), m, k),
-                    _ => Operand::f32(View(&a), k, m).transposed(),
+                    0 | 1 | 4 => Operand::new(View(&a), m, k),
+                    _ => Operand::new(View(&a), k, m).transposed(),
                 };
                 let b_operand = match layout {
-                    0 => Operand::f32(View(&b), n, k).transposed(),
-                    1 | 2 => Operand::f32(View(&b), k, n),
-                    3 => Operand::bf16(View(&b16), k, n),
-                    _ => Operand::bf16(View(&b16), n, k).transposed(),
+                    0 => Operand::new(View(&b), n, k).transposed(),
+                    1 | 2 => Operand::new(View(&b), k, n),
+                    3 => Operand::new(View(&b16), k, n),
+                    _ => Operand::new(View(&b16), n, k).transposed(),
                 };
                 for output in [Output::Overwrite, Output::Add] {
                     let (mut fast, mut plain) = (start.clone(), start.clone());
@@ -193,7 +201,7 @@ mod tests {
     fn an_empty_inner_dimension_gives_zero() {
         let mut c = [1.0; 6];
         let empty: [f32; 0] = [];
-        let (a, b) = (Operand::f32(View(&empty), 2, 0), Operand::f32(View(&empty), 0, 3));
+        let (a, b) = (Operand::new(View(&empty), 2, 0), Operand::new(View(&empty), 0, 3));
         matmul(Precision::F32, 1.0, a, b, Output::Add, ViewMut(&mut c));
         assert_eq!(c, [1.0; 6]);
         matmul(Precision::F32, 1.0, a, b, Output::Overwrite, ViewMut(&mut c));

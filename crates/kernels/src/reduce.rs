@@ -2,6 +2,7 @@
 
 use crate::buffer::View;
 use crate::team::parallel_chunks;
+use crate::value::Value;
 
 const CHUNK: usize = 1 << 16;
 
@@ -33,16 +34,16 @@ by_cpu_level! {
 
 /// Σ xᵢ yᵢ in lanes, for rows inside other operations.
 #[inline(always)]
-pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+pub(crate) fn dot<X: Value, Y: Value>(x: &[X], y: &[Y]) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (x_chunks, x_rest) = x.as_chunks::<LANES>();
     let (y_chunks, y_rest) = y.as_chunks::<LANES>();
     for (x, y) in x_chunks.iter().zip(y_chunks) {
         for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
+            sums[lane] += x[lane].to_f32() * y[lane].to_f32();
         }
     }
-    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
+    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x.to_f32() * y.to_f32()).sum();
     sums.iter().sum::<f32>() + rest
 }
 

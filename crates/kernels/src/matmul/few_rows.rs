@@ -8,6 +8,7 @@ use half::bf16;
 use super::{Data, Operand, Output};
 use crate::linear::Precision;
 use crate::team::{SharedSlice, parallel_for};
+use crate::value::{Value, round_to_bf16};
 
 /// More rows than this reuse the weight enough for the packed product to win.
 const MOST_ROWS: usize = 4;
@@ -20,27 +21,29 @@ thread_local! {
 
 /// Whether A is a few contiguous rows and B is a transposed row-major weight.
 pub(super) fn suits(a: &Operand, b: &Operand) -> bool {
-    a.rows <= MOST_ROWS && a.column_stride == 1 && b.row_stride == 1 && matches!(a.data, Data::F32(_))
+    a.rows <= MOST_ROWS && a.column_stride == 1 && b.row_stride == 1
 }
 
-pub(super) fn matmul(
+pub(super) fn matmul<T: Value>(
     precision: Precision,
     alpha: f32,
     a: Operand,
     b: Operand,
     output: Output,
-    c: &mut [f32],
+    c: &mut [T],
 ) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
-    let Data::F32(a_values) = a.data else { return };
     let shared = SharedSlice::new(c);
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
         for row in 0..m {
-            let values = &a_values[row * a.row_stride..][..k];
-            match precision {
-                Precision::F32 => scratch.extend_from_slice(values),
-                Precision::Bf16 => scratch.extend(values.iter().map(|&value| bf16::from_f32(value).to_f32())),
+            let range = row * a.row_stride..row * a.row_stride + k;
+            match (a.data, precision) {
+                (Data::F32(values), Precision::F32) => scratch.extend_from_slice(&values[range]),
+                (Data::F32(values), Precision::Bf16) => {
+                    scratch.extend(values[range].iter().map(|&value| round_to_bf16(value)));
+                }
+                (Data::Bf16(values), _) => scratch.extend(values[range].iter().map(|value| value.to_f32())),
             }
         }
         let rows: &[f32] = scratch;
@@ -56,7 +59,8 @@ pub(super) fn matmul(
                     };
                     // SAFETY: element (row, column) belongs to this task alone.
                     let value = unsafe { &mut shared.range(row * n + column, 1)[0] };
-                    *value = if output == Output::Add { *value } else { 0.0 } + alpha * dot;
+                    let old = if output == Output::Add { value.to_f32() } else { 0.0 };
+                    *value = T::from_f32(old + alpha * dot);
                 }
             }
         });
@@ -97,13 +101,6 @@ by_cpu_level! {
 
 by_cpu_level! {
     fn dot_bf16(x: &[f32], weight: &[bf16]) -> f32 {
-        dot(x, weight, |value: bf16| f32::from_bits(u32::from(value.to_bits()) << 16))
+        dot(x, weight, <bf16 as Value>::to_f32)
     }
-}
-
-/// Round to nearest, ties to even, without a branch for the vectoriser (finite values).
-#[inline(always)]
-fn round_to_bf16(value: f32) -> f32 {
-    let bits = value.to_bits();
-    f32::from_bits(bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
 }

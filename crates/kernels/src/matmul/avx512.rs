@@ -1,0 +1,203 @@
+//! AVX-512 kernels: 14 × 32 sums in 28 registers, over bf16 pairs where the processor multiplies them, else over f32.
+//!
+//! One step of a tile multiplies 14 broadcast words of A with two vectors of 16 words of B.
+
+mod pack;
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use half::bf16;
+
+use self::pack::{Pairs, Values, pack_words};
+use super::kernel::{Kernel, Place, Segment, Source, Tile};
+
+const ROWS: usize = 14;
+const COLUMNS: usize = 32;
+
+/// Dot products of bf16 pairs, summed in f32.
+pub(super) struct Bf16;
+
+impl Kernel for Bf16 {
+    const A_WIDTH: usize = ROWS;
+    const B_WIDTH: usize = COLUMNS;
+    const DEPTH: usize = 2;
+
+    unsafe fn pack_a(a: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+        // SAFETY: the caller's promise.
+        unsafe { pack_pairs::<ROWS>(a, panels, words, packed) };
+    }
+
+    unsafe fn pack_b(b: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+        // SAFETY: the caller's promise.
+        unsafe { pack_pairs::<COLUMNS>(b, panels, words, packed) };
+    }
+
+    unsafe fn tile(segments: &[Segment], tile: Tile) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+        unsafe fn run(segments: &[Segment], tile: Tile) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                prefetch(tile);
+                let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+                for segment in segments {
+                    for step in 0..segment.words {
+                        let b = segment.b.add(step * COLUMNS);
+                        let b0: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.cast()));
+                        let b1: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.add(16).cast()));
+                        let a = segment.a.add(step * ROWS);
+                        for (row, sum) in sums.iter_mut().enumerate() {
+                            let pair: __m512bh = std::mem::transmute(_mm512_set1_epi32(*a.add(row) as i32));
+                            sum[0] = _mm512_dpbf16_ps(sum[0], pair, b0);
+                            sum[1] = _mm512_dpbf16_ps(sum[1], pair, b1);
+                        }
+                    }
+                }
+                store(&sums, tile);
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { run(segments, tile) };
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn pack_pairs<const WIDTH: usize>(
+    source: Source,
+    panels: Range<usize>,
+    words: Range<usize>,
+    packed: *mut u32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { pack_words::<Pairs, WIDTH>(source, panels, words, packed) };
+}
+
+/// Fused multiply-adds of f32, operands rounded to bf16 or not.
+pub(super) struct F32<const ROUND: bool>;
+
+impl<const ROUND: bool> Kernel for F32<ROUND> {
+    const A_WIDTH: usize = ROWS;
+    const B_WIDTH: usize = COLUMNS;
+    const DEPTH: usize = 1;
+
+    unsafe fn pack_a(a: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+        // SAFETY: the caller's promise.
+        unsafe { pack_f32::<ROWS, ROUND>(a, panels, words, packed) };
+    }
+
+    unsafe fn pack_b(b: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+        // SAFETY: the caller's promise.
+        unsafe { pack_f32::<COLUMNS, ROUND>(b, panels, words, packed) };
+    }
+
+    unsafe fn tile(segments: &[Segment], tile: Tile) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn run(segments: &[Segment], tile: Tile) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                prefetch(tile);
+                let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+                for segment in segments {
+                    for step in 0..segment.words {
+                        let b = segment.b.add(step * COLUMNS).cast::<f32>();
+                        let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+                        let a = segment.a.add(step * ROWS).cast::<f32>();
+                        for (row, sum) in sums.iter_mut().enumerate() {
+                            let value = _mm512_set1_ps(*a.add(row));
+                            sum[0] = _mm512_fmadd_ps(value, b0, sum[0]);
+                            sum[1] = _mm512_fmadd_ps(value, b1, sum[1]);
+                        }
+                    }
+                }
+                store(&sums, tile);
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { run(segments, tile) };
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn pack_f32<const WIDTH: usize, const ROUND: bool>(
+    source: Source,
+    panels: Range<usize>,
+    words: Range<usize>,
+    packed: *mut u32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { pack_words::<Values<ROUND>, WIDTH>(source, panels, words, packed) };
+}
+
+/// C comes from far away, and its values are wanted last.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+fn prefetch(tile: Tile) {
+    let (c, bytes) = match tile.c {
+        Place::F32(c) => (c.cast::<i8>(), size_of::<f32>()),
+        Place::Bf16(c) => (c.cast::<i8>(), size_of::<bf16>()),
+    };
+    for row in 0..tile.rows {
+        let address = c.wrapping_add(row * tile.row_stride * bytes);
+        _mm_prefetch::<_MM_HINT_ET0>(address);
+        _mm_prefetch::<_MM_HINT_ET0>(address.wrapping_add(COLUMNS / 2 * bytes));
+    }
+}
+
+/// The lowest `count` of 16 lanes.
+#[inline(always)]
+fn mask(count: usize) -> __mmask16 {
+    if count >= 16 { !0 } else { (1 << count) - 1 }
+}
+
+/// Every index is static, so that the sums stay in registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn store(sums: &[[__m512; 2]; ROWS], tile: Tile) {
+    let masks = [mask(tile.columns), mask(tile.columns.saturating_sub(16))];
+    let alpha = _mm512_set1_ps(tile.alpha);
+    // SAFETY: rows and masks cut what is not the tile's.
+    unsafe {
+        match tile.c {
+            Place::F32(c) => {
+                for (row, sums) in sums.iter().enumerate() {
+                    for half in 0..2 {
+                        let c = c.wrapping_add(row * tile.row_stride + half * 16);
+                        let lanes = if row < tile.rows { masks[half] } else { 0 };
+                        let old = _mm512_maskz_loadu_ps(if tile.add { lanes } else { 0 }, c);
+                        _mm512_mask_storeu_ps(c, lanes, _mm512_fmadd_ps(alpha, sums[half], old));
+                    }
+                }
+            }
+            Place::Bf16(c) => {
+                for (row, sums) in sums.iter().enumerate() {
+                    for half in 0..2 {
+                        let c = c.wrapping_add(row * tile.row_stride + half * 16);
+                        let lanes = if row < tile.rows { masks[half] } else { 0 };
+                        let old = _mm256_maskz_loadu_epi16(if tile.add { lanes } else { 0 }, c.cast());
+                        let value = round(_mm512_fmadd_ps(alpha, sums[half], widen(old)));
+                        let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(value));
+                        _mm256_mask_storeu_epi16(c.cast(), lanes, halves);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// bf16 to f32.
+#[inline(always)]
+unsafe fn widen(values: __m256i) -> __m512 {
+    // SAFETY: the caller's level.
+    unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(values))) }
+}
+
+/// Rounds to the nearest bf16, ties to even; the lower halves of the words are unspecified.
+#[inline(always)]
+unsafe fn round(values: __m512) -> __m512i {
+    // SAFETY: the caller's level.
+    unsafe {
+        let bits = _mm512_castps_si512(values);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)))
+    }
+}
