@@ -2,6 +2,7 @@
 //!
 //! Frozen weights get no gradient, and it stops below the lowest block that trains something.
 
+use danlu_kernels::View;
 use danlu_kernels::attention::attention_backward;
 use danlu_kernels::cross_entropy::{Score, linear_cross_entropy_backward};
 use danlu_kernels::elementwise::{clear, scatter_rows};
@@ -10,59 +11,54 @@ use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::{rms_norm_again, rms_norm_backward};
 use danlu_kernels::rope::{Direction, RopeTable, rope};
 use danlu_kernels::swiglu::{swiglu, swiglu_backward};
-use danlu_kernels::{Buffer, View};
 
 use crate::activations::{Activations, BlockActivations, Scratch};
-use crate::names::{self, Part, TensorId, block_tensor};
-use crate::{GradientSink, Model, Module, PackedTokens, ParameterSource, Target};
+use crate::names::{self, Part, block_tensor};
+use crate::{GradientSink, Gradients, Model, Module, PackedTokens, ParameterSource, Target};
 
 impl Model {
-    /// Adds the gradients of this slice to `gradients` (laid out as [`crate::Parameters`]) after [`Model::forward`]
-    /// on the same tokens with the same activations.
+    /// Adds the gradients of this slice to `gradients` after [`Model::forward`] on the same tokens with the same
+    /// activations.
     ///
-    /// `coefficients[i]` = ∂loss / ∂log p(target i). `sink` hears of every parameter once its gradient is complete;
-    /// give it only with the last slice of a step.
+    /// `coefficients[i]` = ∂loss / ∂log p(target i). `sink` hears of every parameter once, when nothing of this slice
+    /// will be added to its gradient any more; it may change the parameter then.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
-        &self,
+        &mut self,
         tokens: &PackedTokens,
         targets: &[Target],
         coefficients: &[f32],
         activations: &mut Activations,
-        gradients: &mut Buffer<f32>,
+        gradients: &mut Gradients,
         sink: &mut impl GradientSink,
         source: &mut impl ParameterSource,
     ) -> Vec<Score> {
-        let config = &self.config;
-        let width = tokens.len() * config.hidden_size;
+        let (width, layers) = (tokens.len() * self.config.hidden_size, self.config.num_hidden_layers);
         let scores = self.head_backward(tokens.len(), targets, coefficients, activations, gradients);
-        if !config.tie_word_embeddings
-            && let Some(head) = self.trained(names::head(config))
+        if !self.config.tie_word_embeddings
+            && let Some(head) = self.trained(names::head(&self.config))
         {
-            sink.ready(head);
+            self.complete(head, gradients, sink);
         }
-        if let Some(norm) = self.trained(names::final_norm(config)) {
-            sink.ready(norm);
+        if let Some(norm) = self.trained(names::final_norm(&self.config)) {
+            self.complete(norm, gradients, sink);
         }
         let embedding = self.trained(names::EMBEDDING);
-        let lowest =
-            (0..config.num_hidden_layers).find(|&layer| embedding.is_some() || self.trains_in(layer));
-        let lowest = lowest.unwrap_or(config.num_hidden_layers);
+        let lowest = (0..layers).find(|&layer| embedding.is_some() || self.trains_in(layer));
+        let lowest = lowest.unwrap_or(layers);
         let Activations { residual, blocks, scratch, rope, .. } = activations;
-        for layer in (lowest..config.num_hidden_layers).rev() {
+        for layer in (lowest..layers).rev() {
             source.need(layer);
             let below = layer > lowest || embedding.is_some();
             let x = residual[layer].first(width);
-            self.block_backward(layer, tokens, rope, x, &mut blocks[layer], scratch, below, gradients);
-            self.report(layer, sink);
+            self.block_backward(layer, tokens, rope, x, &mut blocks[layer], scratch, below, gradients, sink);
             source.done(layer);
         }
         if let Some(id) = embedding
             && let Some(backward) = &scratch.backward
         {
-            let dtable = self.parameters.part_mut(gradients, id);
-            embedding_backward(tokens.ids(), backward.dresidual.first(width), dtable);
-            sink.ready(id);
+            embedding_backward(tokens.ids(), backward.dresidual.first(width), gradients.add_to(id));
+            self.complete(id, gradients, sink);
         }
         scores
     }
@@ -74,7 +70,7 @@ impl Model {
         targets: &[Target],
         coefficients: &[f32],
         activations: &mut Activations,
-        gradients: &mut Buffer<f32>,
+        gradients: &mut Gradients,
     ) -> Vec<Score> {
         let config = &self.config;
         self.head_input(tokens, targets, activations);
@@ -92,7 +88,7 @@ impl Model {
             coefficients,
             &mut scores,
             head.dhidden.first_mut(width),
-            self.trained(weight).map(|id| self.parameters.part_mut(gradients, id)),
+            self.trained(weight).map(|id| gradients.add_to(id)),
         );
         clear(head.dresidual.first_mut(width));
         let norm = names::final_norm(config);
@@ -102,7 +98,7 @@ impl Model {
             head.inverse_rms.first(ids.len()),
             head.dhidden.first(width),
             head.dresidual.first_mut(width),
-            self.trained(norm).map(|id| self.parameters.part_mut(gradients, id)),
+            self.trained(norm).map(|id| gradients.add_to(id)),
         );
         if let Some(backward) = &mut scratch.backward {
             let dresidual = backward.dresidual.first_mut(tokens * config.hidden_size);
@@ -114,7 +110,7 @@ impl Model {
     /// One block: the gradient of its output in the scratch becomes that of its input, if something `below` needs it.
     #[allow(clippy::too_many_arguments)]
     fn block_backward(
-        &self,
+        &mut self,
         layer: usize,
         tokens: &PackedTokens,
         table: &RopeTable,
@@ -122,14 +118,15 @@ impl Model {
         block: &mut BlockActivations,
         scratch: &mut Scratch,
         below: bool,
-        gradients: &mut Buffer<f32>,
+        gradients: &mut Gradients,
+        sink: &mut impl GradientSink,
     ) {
         let config = &self.config;
+        let heads = config.heads();
         let count = tokens.len();
         let (d, q, f) =
             (count * config.hidden_size, count * config.query_size(), count * config.intermediate_size);
         let kv = count * config.key_value_size();
-        let linear = |module| self.projection(layer, module);
         let Scratch { normed, product, backward: Some(backward) } = scratch else {
             unreachable!("a backward needs activations that were kept");
         };
@@ -141,7 +138,7 @@ impl Model {
         let dout = backward.dresidual.first(d);
         swiglu(saved.gate.first(f), saved.up.first(f), product.first_mut(f));
         let dx = Some((Output::Overwrite, backward.dproduct.first_mut(f)));
-        linear(Module::Down).backward(
+        self.projection(layer, Module::Down).backward(
             product.first(f),
             &low[Module::Down as usize],
             dout,
@@ -149,6 +146,7 @@ impl Model {
             dx,
             gradients,
         );
+        self.complete_stage(layer, 0, gradients, sink);
         swiglu_backward(backward.dproduct.first(f), saved.gate.first_mut(f), saved.up.first_mut(f));
         let post_norm = block_tensor(layer, Part::PostNorm);
         let scales = saved.post_inverse_rms.first(count);
@@ -158,7 +156,14 @@ impl Model {
             (Module::Up, saved.up.first(f), Output::Add),
         ] {
             let dx = Some((output, backward.dnormed.first_mut(d)));
-            linear(module).backward(normed.first(d), &low[module as usize], dy, dlow, dx, gradients);
+            self.projection(layer, module).backward(
+                normed.first(d),
+                &low[module as usize],
+                dy,
+                dlow,
+                dx,
+                gradients,
+            );
         }
         rms_norm_backward(
             saved.middle.first(d),
@@ -166,14 +171,15 @@ impl Model {
             scales,
             backward.dnormed.first(d),
             backward.dresidual.first_mut(d),
-            self.gradient_of(post_norm, gradients),
+            self.trained(post_norm).map(|id| gradients.add_to(id)),
         );
+        self.complete_stage(layer, 1, gradients, sink);
 
         // Attention: dresidual is now the gradient of middle = x + Wo · attention.
         let dmiddle = backward.dresidual.first(d);
         let attended = saved.attention.first(q);
         let dx = Some((Output::Overwrite, backward.dattention.first_mut(q)));
-        linear(Module::Output).backward(
+        self.projection(layer, Module::Output).backward(
             attended,
             &low[Module::Output as usize],
             dmiddle,
@@ -181,14 +187,15 @@ impl Model {
             dx,
             gradients,
         );
+        self.complete_stage(layer, 2, gradients, sink);
         let [dqueries, dkeys, dvalues] = &mut backward.dqkv;
         attention_backward(
             self.precision,
-            config.heads(),
+            heads,
             tokens.sequences(),
             [saved.queries.first(q), block.keys.first(kv), block.values.first(kv)],
             attended,
-            saved.log_sum_exp.first(count * config.num_attention_heads),
+            saved.log_sum_exp.first(count * heads.query_heads),
             backward.dattention.first(q),
             [dqueries.first_mut(q), dkeys.first_mut(kv), dvalues.first_mut(kv)],
             backward.heads.first_mut(2 * q),
@@ -205,7 +212,14 @@ impl Model {
             (Module::Value, dvalues.first(kv), Output::Add),
         ] {
             let dx = through.then(|| (output, backward.dnormed.first_mut(d)));
-            linear(module).backward(normed.first(d), &low[module as usize], dy, dlow, dx, gradients);
+            self.projection(layer, module).backward(
+                normed.first(d),
+                &low[module as usize],
+                dy,
+                dlow,
+                dx,
+                gradients,
+            );
         }
         if through {
             rms_norm_backward(
@@ -214,34 +228,15 @@ impl Model {
                 scales,
                 backward.dnormed.first(d),
                 backward.dresidual.first_mut(d),
-                self.gradient_of(input_norm, gradients),
+                self.trained(input_norm).map(|id| gradients.add_to(id)),
             );
         }
-    }
-
-    fn gradient_of<'a>(
-        &self,
-        id: TensorId,
-        gradients: &'a mut Buffer<f32>,
-    ) -> Option<danlu_kernels::ViewMut<'a, f32>> {
-        self.trained(id).map(|id| self.parameters.part_mut(gradients, id))
+        self.complete_stage(layer, 3, gradients, sink);
     }
 
     fn trains_in(&self, layer: usize) -> bool {
         let norms = [Part::InputNorm, Part::PostNorm];
         norms.iter().any(|&part| self.trained(block_tensor(layer, part)).is_some())
-            || Module::ALL.iter().any(|&module| self.projection(layer, module).is_trained())
-    }
-
-    /// Tells the sink that the gradients of a block are complete.
-    fn report(&self, layer: usize, sink: &mut impl GradientSink) {
-        for part in [Part::PostNorm, Part::InputNorm] {
-            if let Some(id) = self.trained(block_tensor(layer, part)) {
-                sink.ready(id);
-            }
-        }
-        for module in Module::ALL.into_iter().rev() {
-            self.projection(layer, module).parameters().for_each(|id| sink.ready(id));
-        }
+            || Module::ALL.iter().any(|&module| self.trained_in(layer, module).iter().any(Option::is_some))
     }
 }

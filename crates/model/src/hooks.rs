@@ -1,12 +1,14 @@
 //! The two hooks that keep optimizers out of the model: when a parameter is needed, and when its gradient is complete.
 
-use crate::ParameterId;
+use danlu_kernels::View;
 
-/// Told by the backward when a parameter's gradient of this step is complete: exactly once per step and parameter,
+use crate::{ParameterId, Parameters};
+
+/// Told by a backward when it will not add to a parameter's gradient again: exactly once per backward and parameter,
 /// a tied matrix last. Clipping, fused updates and the check for missing gradients are sinks.
 pub trait GradientSink {
-    /// The gradient of `parameter` will not change again in this step.
-    fn ready(&mut self, parameter: ParameterId);
+    /// This backward is done with the gradient of parameter `id`, and with its values, which the sink may change.
+    fn ready(&mut self, id: ParameterId, parameters: &mut Parameters, gradient: View<f32>);
 }
 
 /// Asked before a block's weights are used and told afterwards, in both directions, so that weights can live elsewhere.

@@ -24,6 +24,11 @@ impl Parameter {
     pub fn decays(&self) -> bool {
         self.shape.len() >= 2
     }
+
+    /// Whether it is a matrix of a block, which maps hidden states to hidden states: no norm, no embedding, no head.
+    pub fn is_hidden_matrix(&self) -> bool {
+        self.shape.len() == 2 && self.name.contains(".layers.")
+    }
 }
 
 /// All trained parameters.
@@ -77,8 +82,8 @@ impl Parameters {
         self.values.view(self.list[id.0].range.clone())
     }
 
-    /// The elements of parameter `id` in `memory`, which has this layout.
-    pub(crate) fn part_mut<'a>(&self, memory: &'a mut Buffer<f32>, id: ParameterId) -> ViewMut<'a, f32> {
-        memory.view_mut(self.list[id.0].range.clone())
+    /// One parameter's elements, to change.
+    pub fn view_mut(&mut self, id: ParameterId) -> ViewMut<'_, f32> {
+        self.values.view_mut(self.list[id.0].range.clone())
     }
 }

@@ -6,7 +6,7 @@ use danlu_kernels::{Buffer, Precision, View, ViewMut, Weight};
 
 use crate::lora::Adapter;
 use crate::names::block_tensor;
-use crate::{Model, Module, ParameterId, Parameters};
+use crate::{Gradients, Model, Module, ParameterId};
 
 /// A linear layer of one block.
 pub(crate) struct Projection<'a> {
@@ -14,10 +14,16 @@ pub(crate) struct Projection<'a> {
     weight: Weight<'a>,
     trained: Option<ParameterId>,
     adapter: Option<(&'a Adapter, Lora<'a>)>,
-    parameters: &'a Parameters,
 }
 
 impl Model {
+    /// What is trained of a layer: its weight, or A and B of its adapter.
+    pub(crate) fn trained_in(&self, layer: usize, module: Module) -> [Option<ParameterId>; 3] {
+        let adapter = self.adapters.get(layer, module);
+        let weight = self.trained(block_tensor(layer, module.part()));
+        [weight, adapter.map(|adapter| adapter.a), adapter.map(|adapter| adapter.b)]
+    }
+
     pub(crate) fn projection(&self, layer: usize, module: Module) -> Projection<'_> {
         let id = block_tensor(layer, module.part());
         Projection {
@@ -28,7 +34,6 @@ impl Model {
                 .adapters
                 .get(layer, module)
                 .map(|adapter| (adapter, adapter.matrices(&self.parameters))),
-            parameters: &self.parameters,
         }
     }
 }
@@ -51,34 +56,20 @@ impl Projection<'_> {
         dy: View<f32>,
         dlow: &mut Buffer<f32>,
         mut dx: Option<(Output, ViewMut<f32>)>,
-        gradients: &mut Buffer<f32>,
+        gradients: &mut Gradients,
     ) {
         let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
         if let Some(id) = self.trained {
-            let dweight = self.parameters.part_mut(gradients, id);
-            linear_backward_weight(self.precision, dy, x, outputs, inputs, dweight);
+            linear_backward_weight(self.precision, dy, x, outputs, inputs, gradients.add_to(id));
         }
         if let Some((output, dx)) = &mut dx {
             linear_backward_input(self.precision, dy, self.weight, *output, dx.reborrow());
         }
         let Some((adapter, lora)) = &self.adapter else { return };
         let elements = tokens(x, inputs) * adapter.rank;
-        let (a, b) = (&self.parameters.list()[adapter.a.0].range, &self.parameters.list()[adapter.b.0].range);
-        // B follows A in the flat memory.
-        let both = gradients.view_mut(a.start..b.end);
-        let (da, db) = both.split_at(a.len());
+        let (da, db) = gradients.add_to_both([adapter.a, adapter.b]);
         let (low, dlow) = (low.first(elements), dlow.first_mut(elements));
         lora.backward(self.precision, x, low, dy, dlow, da, db, dx.map(|(_, dx)| dx));
-    }
-
-    /// The parameters whose gradients this layer completes.
-    pub(crate) fn parameters(&self) -> impl Iterator<Item = ParameterId> {
-        let adapter = self.adapter.as_ref().map(|(adapter, _)| [adapter.a, adapter.b]);
-        self.trained.into_iter().chain(adapter.into_iter().flatten())
-    }
-
-    pub(crate) fn is_trained(&self) -> bool {
-        self.parameters().next().is_some()
     }
 }
 

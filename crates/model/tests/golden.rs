@@ -5,10 +5,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::SafetensorsFolder;
-use danlu_kernels::Buffer;
+use danlu_kernels::elementwise::copy;
+use danlu_kernels::{Buffer, View};
 use danlu_model::{
-    Activations, GenerationOptions, Generator, GradientSink, Keep, Model, PackedTokens, ParameterId,
-    Precision, Resident, Rest, Sampling, Target, open, open_shape, read_adapter, save_adapter, save_folder,
+    Activations, GenerationOptions, Generator, GradientSink, Gradients, Keep, Model, PackedTokens,
+    ParameterId, Parameters, Precision, Resident, Rest, Sampling, Target, open, open_shape, read_adapter,
+    save_adapter, save_folder,
 };
 use serde_json::Value;
 
@@ -155,17 +157,37 @@ fn batch(sequences: &Value) -> (PackedTokens, Vec<Target>, Vec<f32>) {
 
 /// Loss and gradients of the mean negative log-likelihood.
 fn gradients(
-    model: &Model,
+    model: &mut Model,
+    tokens: &PackedTokens,
+    targets: &[Target],
+    weights: &[f32],
+) -> (f32, Buffer<f32>) {
+    let whole = Gradients::whole(model);
+    let (loss, gradients) = gradients_in(whole, model, tokens, targets, weights);
+    let passing = Gradients::passing(model);
+    let (same_loss, same) = gradients_in(passing, model, tokens, targets, weights);
+    assert!(
+        loss == same_loss && gradients.host() == same.host(),
+        "places that are used again change nothing"
+    );
+    (loss, gradients)
+}
+
+fn gradients_in(
+    mut gradients: Gradients,
+    model: &mut Model,
     tokens: &PackedTokens,
     targets: &[Target],
     weights: &[f32],
 ) -> (f32, Buffer<f32>) {
     let mut activations = Activations::new(model, tokens.len(), Keep::ForBackward);
-    let mut gradients = Buffer::zeros(model.parameters().len());
     model.forward(tokens, &mut activations, &mut Resident).unwrap();
     let total: f32 = weights.iter().sum();
     let coefficients: Vec<f32> = weights.iter().map(|weight| -weight / total).collect();
-    let mut seen = Seen(vec![0; model.parameters().list().len()]);
+    let mut seen = Seen {
+        times: vec![0; model.parameters().list().len()],
+        gradients: Buffer::zeros(model.parameters().len()),
+    };
     let scores = model.backward(
         tokens,
         targets,
@@ -175,20 +197,25 @@ fn gradients(
         &mut seen,
         &mut Resident,
     );
-    assert!(seen.0.iter().all(|&count| count == 1), "every gradient is reported once: {:?}", seen.0);
+    assert!(seen.times.iter().all(|&times| times == 1), "every gradient is reported once: {:?}", seen.times);
     let loss = scores.iter().zip(&coefficients).map(|(score, c)| score.log_probability * c).sum();
-    (loss, gradients)
+    (loss, seen.gradients)
 }
 
-struct Seen(Vec<u32>);
+/// Keeps every gradient as it is reported.
+struct Seen {
+    times: Vec<u32>,
+    gradients: Buffer<f32>,
+}
 
 impl GradientSink for Seen {
-    fn ready(&mut self, parameter: ParameterId) {
-        self.0[parameter.0] += 1;
+    fn ready(&mut self, id: ParameterId, parameters: &mut Parameters, gradient: View<f32>) {
+        self.times[id.0] += 1;
+        copy(gradient, self.gradients.view_mut(parameters.list()[id.0].range.clone()));
     }
 }
 
-fn check_gradients(model: &Model, name: &str) {
+fn check_gradients(model: &mut Model, name: &str) {
     let recorded = json(&golden("gradients").join(format!("{name}.json")));
     let (tokens, targets, weights) = batch(&recorded["sequences"]);
     let (loss, gradients) = gradients(model, &tokens, &targets, &weights);
@@ -207,7 +234,7 @@ fn check_gradients(model: &Model, name: &str) {
 #[test]
 fn every_gradient_equals_that_of_pytorch() {
     for name in ["gqa-untied", "mha-tied"] {
-        check_gradients(&load(name, Rest::Trained), name);
+        check_gradients(&mut load(name, Rest::Trained), name);
     }
 }
 
@@ -216,7 +243,7 @@ fn an_adapter_of_peft_gives_its_logits_and_gradients() {
     let mut model = load("gqa-untied", Rest::Frozen);
     read_adapter(&mut model, &golden("gqa-untied-lora")).unwrap();
     check_logits(&model, &json(&golden("gqa-untied-lora").join("golden.json")));
-    check_gradients(&model, "gqa-untied-lora");
+    check_gradients(&mut model, "gqa-untied-lora");
 }
 
 /// What an adapter says of itself changes its arithmetic, so it must survive being saved again.
@@ -281,15 +308,15 @@ fn logits_that_are_not_finite_are_an_error() {
 
 #[test]
 fn lf_7318_packing_gives_each_sample_the_loss_and_gradients_it_has_alone() {
-    let model = load("gqa-untied", Rest::Trained);
+    let mut model = load("gqa-untied", Rest::Trained);
     let recorded = json(&golden("gradients/gqa-untied.json"));
     let sequences = recorded["sequences"].as_array().unwrap();
     let mut sum = vec![0.0; model.parameters().len()];
     let mut loss = 0.0;
-    let run = |sequences: &Value| {
+    let mut run = |sequences: &Value| {
         let (tokens, targets, weights) = batch(sequences);
         let share = weights.iter().sum::<f32>();
-        let (loss, gradients) = gradients(&model, &tokens, &targets, &weights);
+        let (loss, gradients) = gradients(&mut model, &tokens, &targets, &weights);
         (loss * share, gradients.host().iter().map(|gradient| gradient * share).collect::<Vec<_>>())
     };
     for sequence in sequences {
@@ -317,8 +344,8 @@ fn bf16_stays_near_f32() {
 
 #[test]
 fn a_slice_without_targets_reports_its_gradients_too() {
-    let model = load("mha-tied", Rest::Trained);
-    let (loss, gradients) = gradients(&model, &PackedTokens::new([&[1, 2, 3][..]]), &[], &[]);
+    let mut model = load("mha-tied", Rest::Trained);
+    let (loss, gradients) = gradients(&mut model, &PackedTokens::new([&[1, 2, 3][..]]), &[], &[]);
     assert_eq!(loss, 0.0);
     assert!(gradients.host().iter().all(|&gradient| gradient == 0.0));
 }

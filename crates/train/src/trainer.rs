@@ -9,9 +9,10 @@ use std::time::Instant;
 use danlu_data::Sample;
 use danlu_data::slices::{SLICE_TOKENS, Slice, StepSlices, step_slices};
 use danlu_formats::write_file_atomically;
-use danlu_kernels::Buffer;
-use danlu_kernels::elementwise::clear;
-use danlu_model::{Activations, GradientSink, Keep, Model, PackedTokens, ParameterId, Resident, Target};
+use danlu_kernels::View;
+use danlu_model::{
+    Activations, GradientSink, Gradients, Keep, Model, PackedTokens, ParameterId, Parameters, Resident, Target,
+};
 
 use crate::checkpoint::{self, TrainingState, fingerprint};
 use crate::error::{Result, TrainError};
@@ -122,7 +123,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         observer.resumed(first_step);
     }
     let start = Instant::now();
-    let mut gradients = Buffer::zeros(elements);
+    let mut gradients = Gradients::whole(&prepared.model);
     let mut activations = Activations::new(&prepared.model, capacity(&prepared), Keep::ForBackward);
     let mut since_log = SinceLog::default();
     let (mut samples_seen, mut steps) = (0, 0);
@@ -133,14 +134,14 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         let indices = order.step(step);
         samples_seen += indices.len() as u64;
         let slices = step_slices(indices.iter().map(|&index| &prepared.training[index]));
-        clear(gradients.first_mut(elements));
-        let loss = accumulate(&prepared.model, &slices, &mut activations, &mut gradients)?;
+        gradients.clear();
+        let loss = accumulate(&mut prepared.model, &slices, &mut activations, &mut gradients)?;
         let done = step + 1;
         if !loss.is_finite() {
             return Err(TrainError::NotFinite { what: "loss", step: done });
         }
         let learning_rate = prepared.schedule.learning_rate(step);
-        let grad_norm = optimizer.step(prepared.model.parameters_mut(), &gradients, learning_rate, done);
+        let grad_norm = optimizer.step(prepared.model.parameters_mut(), gradients.values(), learning_rate, done);
         if !grad_norm.is_finite() {
             return Err(TrainError::NotFinite { what: "gradient norm", step: done });
         }
@@ -228,10 +229,10 @@ pub(crate) fn capacity(prepared: &Prepared) -> usize {
 /// # Errors
 /// If a trained parameter did not get its gradient exactly once.
 pub fn accumulate(
-    model: &Model,
+    model: &mut Model,
     slices: &StepSlices,
     activations: &mut Activations,
-    gradients: &mut Buffer<f32>,
+    gradients: &mut Gradients,
 ) -> Result<f64> {
     let mut sum = 0.0;
     let mut ready = Ready { last_slice: false, times: vec![0; model.parameters().list().len()] };
@@ -259,8 +260,8 @@ struct Ready {
 }
 
 impl GradientSink for Ready {
-    fn ready(&mut self, parameter: ParameterId) {
-        self.times[parameter.0] += u8::from(self.last_slice);
+    fn ready(&mut self, id: ParameterId, _: &mut Parameters, _: View<f32>) {
+        self.times[id.0] += u8::from(self.last_slice);
     }
 }
 

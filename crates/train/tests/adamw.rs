@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use danlu_data::{Sample, Source, step_slices};
 use danlu_formats::SafetensorsFolder;
-use danlu_kernels::Buffer;
-use danlu_model::{Activations, Keep, Model, Precision, Rest, open, read_adapter};
+use danlu_model::{Activations, Gradients, Keep, Model, Precision, Rest, open, read_adapter};
 use danlu_train::optimizer::Adamw;
 use danlu_train::recipe::{LrSchedulerType, TrainingOptions};
 use danlu_train::schedule::Schedule;
@@ -57,11 +56,11 @@ fn follow(name: &str, mut model: Model) {
     let mut optimizer = Adamw::new(elements, &options);
     let mut activations = Activations::new(&model, 64, Keep::ForBackward);
     for (step, expected) in steps.iter().enumerate() {
-        let mut gradients = Buffer::zeros(elements);
+        let mut gradients = Gradients::whole(&model);
         let slices = step_slices(&batches[step % batches.len()]);
-        let loss = accumulate(&model, &slices, &mut activations, &mut gradients).unwrap();
+        let loss = accumulate(&mut model, &slices, &mut activations, &mut gradients).unwrap();
         let learning_rate = schedule.learning_rate(step as u64);
-        let norm = optimizer.step(model.parameters_mut(), &gradients, learning_rate, step as u64 + 1);
+        let norm = optimizer.step(model.parameters_mut(), gradients.values(), learning_rate, step as u64 + 1);
         for (what, found, expected) in [
             ("loss", loss, &expected["loss"]),
             ("gradient norm", norm, &expected["grad_norm"]),

@@ -6,10 +6,9 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::{Sample, Source, step_slices};
-use danlu_kernels::elementwise::clear;
 use danlu_kernels::random::Random;
-use danlu_kernels::{Buffer, ceiling};
-use danlu_model::{Activations, Config, Keep, LoraOptions, Model, Module, Precision};
+use danlu_kernels::ceiling;
+use danlu_model::{Activations, Config, Gradients, Keep, LoraOptions, Model, Module, Precision};
 use danlu_train::machine;
 use danlu_train::optimizer::Adamw;
 use danlu_train::recipe::TrainingOptions;
@@ -204,15 +203,15 @@ fn steps(args: &Args, mut model: Model) -> Result<Steps> {
     let elements = model.parameters().len();
     let mut optimizer =
         Adamw::new(elements, &TrainingOptions { learning_rate: 1e-4, ..TrainingOptions::default() });
-    let mut gradients = Buffer::zeros(elements);
+    let mut gradients = Gradients::whole(&model);
     let mut activations = Activations::new(&model, longest, Keep::ForBackward);
     let mut seconds = Vec::new();
     let mut loss = 0.0;
     for step in 1..=args.steps as u64 {
         let start = Instant::now();
-        clear(gradients.first_mut(elements));
-        loss = accumulate(&model, &slices, &mut activations, &mut gradients)?;
-        optimizer.step(model.parameters_mut(), &gradients, 1e-4, step);
+        gradients.clear();
+        loss = accumulate(&mut model, &slices, &mut activations, &mut gradients)?;
+        optimizer.step(model.parameters_mut(), gradients.values(), 1e-4, step);
         seconds.push(start.elapsed().as_secs_f64());
     }
     Ok(Steps { seconds, loss })
