@@ -17,6 +17,7 @@ pub trait Element: bytemuck::Pod + Send + Sync {}
 impl Element for f32 {}
 impl Element for half::bf16 {}
 impl Element for u32 {}
+impl Element for u8 {}
 
 /// Owned, zero-initialised memory of `len` elements.
 pub struct Buffer<T: Element> {

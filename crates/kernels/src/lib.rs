@@ -10,7 +10,6 @@
 #[macro_use]
 mod by_cpu_level;
 
-pub mod adamw;
 pub mod attention;
 mod buffer;
 pub mod ceiling;
@@ -24,6 +23,7 @@ pub mod embedding;
 pub mod exp;
 pub mod linear;
 pub mod matmul;
+pub mod optimizer;
 pub mod random;
 pub mod reduce;
 pub mod rms_norm;

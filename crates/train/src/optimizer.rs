@@ -1,6 +1,6 @@
 //! AdamW over the flat memory of trained parameters: norm, clipping, update.
 
-use danlu_kernels::adamw::{AdamwStep, adamw_step};
+use danlu_kernels::optimizer::adamw::{AdamwStep, adamw_step};
 use danlu_kernels::reduce::sum_of_squares;
 use danlu_kernels::{Buffer, View};
 use danlu_model::Parameters;
