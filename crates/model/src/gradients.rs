@@ -60,11 +60,6 @@ impl Gradients {
         }
     }
 
-    /// The memory.
-    pub fn values(&self) -> &Buffer<f32> {
-        &self.memory
-    }
-
     /// The gradient of a parameter; empty if it is not in memory.
     pub fn view(&self, id: ParameterId) -> View<'_, f32> {
         self.memory.view(self.places[id.0].clone().unwrap_or_default())

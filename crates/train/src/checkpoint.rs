@@ -1,6 +1,6 @@
 //! `checkpoint-N/`: everything that a run needs to go on exactly where it stopped.
 //!
-//! It holds the weights (or the adapter) as any tool loads them, `optimizer.safetensors` with both moments,
+//! It holds the weights (or the adapter) as any tool loads them, `optimizer.safetensors` with its state,
 //! `trainer_state.json`, and `training_state.json` with what must not change in between. Random numbers and the order of
 //! the samples are functions of the seed and the step, so the step is all that is kept of them. The folder is written
 //! beside and renamed: a kill or a full disk leaves the checkpoints before it as they were.
@@ -15,9 +15,9 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::optimizer::Adamw;
+use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
-use crate::recipe::{FinetuningType, Recipe, ResumeFrom};
+use crate::recipe::{FinetuningType, Optim, Recipe, ResumeFrom};
 use crate::run_folder::RunFolder;
 
 const STATE: &str = "training_state.json";
@@ -35,6 +35,9 @@ pub struct TrainingState {
     /// Sum of the losses of the finished steps.
     #[serde(default)]
     pub loss_sum: f64,
+    /// The optimizer whose state it is.
+    #[serde(default)]
+    pub optim: Optim,
     /// Seed of the order of samples.
     pub seed: u64,
     /// Samples of one step.
@@ -57,6 +60,7 @@ impl TrainingState {
             step,
             tokens_seen,
             loss_sum,
+            optim: training.optim,
             seed: training.data_seed(),
             samples_per_step: training.samples_per_step() as u64,
             data_fingerprint,
@@ -244,7 +248,7 @@ pub fn list(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
 /// Writes `checkpoint-N` and then removes the oldest beyond `save_total_limit`.
 pub fn save(
     prepared: &Prepared,
-    optimizer: &Adamw,
+    optimizer: &Optimizer,
     run_folder: &RunFolder,
     state: TrainingState,
     epoch: f64,
@@ -253,17 +257,7 @@ pub fn save(
     let path = output.output_dir.join(format!("checkpoint-{}", state.step));
     let folder = AtomicFolder::create(&path)?;
     save_weights(prepared, folder.path())?;
-    let elements = optimizer.first_moment.len();
-    let info = |name: &str| TensorInfo { name: name.into(), dtype: Dtype::F32, shape: vec![elements] };
-    let options = WriteOptions { base_name: OPTIMIZER.into(), max_shard_bytes: usize::MAX };
-    let moments = [info("first_moment"), info("second_moment")];
-    let values = [&optimizer.first_moment, &optimizer.second_moment];
-    write_safetensors(folder.path(), &options, &moments, |place, sink| -> danlu_formats::Result<()> {
-        values[place].host().chunks(CHUNK).try_for_each(|values| {
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            sink.write(&bytes)
-        })
-    })?;
+    save_optimizer(optimizer, folder.path())?;
     run_folder.save_state(folder.path(), state.step, epoch)?;
     let text = serde_json::to_vec_pretty(&state).map_err(std::io::Error::from)?;
     danlu_formats::write_file_atomically(folder.path().join(STATE), &text)?;
@@ -280,6 +274,30 @@ pub fn save(
     Ok(path)
 }
 
+/// Writes the state of the optimizer; one without state has no file.
+fn save_optimizer(optimizer: &Optimizer, folder: &Path) -> Result<()> {
+    let (floats, codes): (Vec<_>, Vec<_>) =
+        (optimizer.state.floats().collect(), optimizer.state.codes().collect());
+    let info = |name: &str, dtype, elements| TensorInfo { name: name.into(), dtype, shape: vec![elements] };
+    let mut tensors: Vec<TensorInfo> =
+        floats.iter().map(|(name, values)| info(name, Dtype::F32, values.len())).collect();
+    tensors.extend(codes.iter().map(|(name, values)| info(name, Dtype::U8, values.len())));
+    if tensors.is_empty() {
+        return Ok(());
+    }
+    let options = WriteOptions { base_name: OPTIMIZER.into(), max_shard_bytes: usize::MAX };
+    write_safetensors(folder, &options, &tensors, |place, sink| -> danlu_formats::Result<()> {
+        match floats.get(place) {
+            Some((_, values)) => values.host().chunks(CHUNK).try_for_each(|values| {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                sink.write(&bytes)
+            }),
+            None => sink.write(codes[place - floats.len()].1.host()),
+        }
+    })?;
+    Ok(())
+}
+
 /// Writes what is trained: the model with its tokenizer, or the adapter with its tokenizer.
 pub fn save_weights(prepared: &Prepared, folder: &Path) -> Result<()> {
     let Prepared { model, tokenizer, recipe, .. } = prepared;
@@ -294,15 +312,15 @@ pub fn save_weights(prepared: &Prepared, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads the state and the moments of a checkpoint whose weights are already in the model.
+/// Reads the state and the optimizer of a checkpoint whose weights are already in the model.
 ///
 /// # Errors
-/// A checkpoint that is damaged, or that other data, another seed or another batch size made.
+/// A checkpoint that is damaged, or that other data, another seed, batch size or optimizer made.
 pub fn restore(
     checkpoint: &Path,
     prepared: &Prepared,
     data_fingerprint: u64,
-    optimizer: &mut Adamw,
+    optimizer: &mut Optimizer,
 ) -> Result<TrainingState> {
     let error = |problem: String| TrainError::Resume { path: checkpoint.into(), problem };
     let text = fs::read_to_string(checkpoint.join(STATE))?;
@@ -326,21 +344,35 @@ pub fn restore(
             return Err(error(format!("{what} ({before} then, {now} now); restore it, or start a new run")));
         }
     }
+    if state.optim != now.optim {
+        let (before, now) = (state.optim.name(), now.optim.name());
+        return Err(error(format!(
+            "it holds the state of `optim: {before}`, and the recipe says `optim: {now}`; restore it, or start a new run"
+        )));
+    }
     if state.step > prepared.total_steps {
         let total = prepared.total_steps;
         return Err(error(format!("it is at step {}, but the run ends at step {total}", state.step)));
     }
+    if optimizer.state.floats().next().is_none() {
+        return Ok(state);
+    }
     let tensors = SafetensorsFolder::open_named(checkpoint, OPTIMIZER)?;
-    for (name, moment) in
-        [("first_moment", &mut optimizer.first_moment), ("second_moment", &mut optimizer.second_moment)]
-    {
-        let bytes = tensors.tensor(name).map(|tensor| tensor.bytes).unwrap_or_default();
-        if !read_f32(bytes, moment) {
-            let expected = moment.len();
-            return Err(error(format!(
-                "`{OPTIMIZER}.safetensors`: `{name}` does not hold {expected} values"
-            )));
+    let bytes = |name: &str| tensors.tensor(name).map(|tensor| tensor.bytes).unwrap_or_default();
+    let wrong = |name: &str, expected: usize| {
+        error(format!("`{OPTIMIZER}.safetensors`: `{name}` does not hold {expected} values"))
+    };
+    for (name, values) in optimizer.state.floats_mut() {
+        if !read_f32(bytes(name), values) {
+            return Err(wrong(name, values.len()));
         }
+    }
+    for (name, values) in optimizer.state.codes_mut() {
+        let bytes = bytes(name);
+        if bytes.len() != values.len() {
+            return Err(wrong(name, values.len()));
+        }
+        values.host_mut().copy_from_slice(bytes);
     }
     Ok(state)
 }

@@ -3,12 +3,13 @@
 use danlu_data::DatasetReport;
 use danlu_data::slices::step_slices;
 use danlu_kernels::cross_entropy::positions_at_once;
-use danlu_model::{Activations, Keep, Precision};
+use danlu_model::{Activations, Keep, Model, Precision};
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::optimizer::optimizer_bytes;
 use crate::prepare::{Load, Prepared, prepare};
-use crate::recipe::Recipe;
+use crate::recipe::{Optim, Recipe};
 use crate::trainer::capacity;
 
 /// Program, libraries, thread stacks and packed panels of the matrix product.
@@ -39,6 +40,8 @@ pub struct Plan {
     pub warmup_steps: u64,
     /// Predicted memory by part, in bytes.
     pub memory: Memory,
+    /// What the choice of optimizer costs.
+    pub choices: Choices,
     /// How rows became samples.
     pub data: DatasetReport,
     /// The step that the run continues from.
@@ -47,14 +50,34 @@ pub struct Plan {
     pub notices: Vec<String>,
 }
 
+/// What gradients and optimizers would take for this model, in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Choices {
+    /// All gradients at once.
+    pub gradients: usize,
+    /// Gradients with `fused_backward`.
+    pub gradients_fused_backward: usize,
+    /// State and scratch of each optimizer.
+    pub optimizers: Vec<OptimizerChoice>,
+}
+
+/// What one optimizer would take.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OptimizerChoice {
+    /// Its name in recipes.
+    pub optim: Optim,
+    /// Bytes.
+    pub bytes: usize,
+}
+
 /// Predicted memory of a run, in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Memory {
     /// Weights, as they rest.
     pub weights: usize,
-    /// Gradients of what is trained.
+    /// Gradients of what is trained, as far as they exist at once.
     pub gradients: usize,
-    /// Moments of the optimizer.
+    /// State of the optimizer, and its scratch.
     pub optimizer: usize,
     /// What the backward keeps of the largest slice.
     pub activations: usize,
@@ -98,6 +121,7 @@ impl Plan {
             total_steps: prepared.total_steps,
             warmup_steps: prepared.schedule.warmup_steps,
             memory: memory(prepared),
+            choices: choices(prepared),
             data: prepared.report.clone(),
             resume_from: prepared.resume_from.clone(),
             notices: prepared.notices.clone(),
@@ -105,9 +129,28 @@ impl Plan {
     }
 }
 
+fn choices(prepared: &Prepared) -> Choices {
+    let model = &prepared.model;
+    let choice = |optim| OptimizerChoice { optim, bytes: optimizer_bytes(optim, model.parameters()) };
+    Choices {
+        gradients: model.parameters().len() * size_of::<f32>(),
+        gradients_fused_backward: model.passing_gradient_elements() * size_of::<f32>(),
+        optimizers: Optim::ALL.map(choice).to_vec(),
+    }
+}
+
+/// Bytes of the gradients and of the optimizer that the recipe asks for.
+pub(crate) fn training_bytes(recipe: &Recipe, model: &Model) -> [usize; 2] {
+    let elements = match recipe.training.fused_backward {
+        true => model.passing_gradient_elements(),
+        false => model.parameters().len(),
+    };
+    [elements * size_of::<f32>(), optimizer_bytes(recipe.training.optim, model.parameters())]
+}
+
 fn memory(prepared: &Prepared) -> Memory {
     let model = &prepared.model;
-    let trained = model.parameters().len() * size_of::<f32>();
+    let [gradients, optimizer] = training_bytes(&prepared.recipe, model);
     let mut order = prepared.order();
     let (mut slice_tokens, mut slice_targets) = (0, 0);
     for step in 0..order.steps_per_epoch() {
@@ -121,8 +164,8 @@ fn memory(prepared: &Prepared) -> Memory {
     let samples = prepared.training.iter().chain(&prepared.validation);
     let mut memory = Memory {
         weights: model.weight_bytes(),
-        gradients: trained,
-        optimizer: 2 * trained,
+        gradients,
+        optimizer,
         activations: Activations::new(model, tokens, Keep::ForBackward).bytes(),
         logits: slice_targets.min(positions_at_once(vocabulary)) * vocabulary * size_of::<f32>(),
         samples: samples.map(|sample| sample.ids.len() * 8 + 64).sum(),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use danlu_data::slices::{SLICE_TOKENS, step_slices};
 use danlu_data::{Dataset, DatasetReport, Purpose, Sample, StepOrder, Task};
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
@@ -13,6 +14,7 @@ use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
 use crate::checkpoint;
 use crate::error::{Result, TrainError};
 use crate::machine;
+use crate::plan::training_bytes;
 use crate::recipe::{self, FinetuningType, Recipe, ResumeFrom, Stage};
 use crate::schedule::Schedule;
 
@@ -93,7 +95,7 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         Some(model) => model,
         None => new_model(&recipe, &tokenizer, precision)?,
     };
-    match (check_memory(&model), load) {
+    match (check_memory(&recipe, &model), load) {
         (Err(error), Load::Shapes) => notices.push(format!("a run would stop: {error}")),
         (checked, _) => checked?,
     }
@@ -128,7 +130,34 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         _ => (prepared.order().steps_per_epoch() as f64 * training.num_train_epochs).ceil().max(1.0) as u64,
     };
     prepared.schedule = prepared.recipe.schedule(prepared.total_steps);
+    match (check_slices(&prepared), load) {
+        (Err(error), Load::Shapes) => prepared.notices.push(format!("a run would stop: {error}")),
+        (checked, _) => checked?,
+    }
     Ok(prepared)
+}
+
+/// With `fused_backward` a gradient is gone after one backward, so that a step can have one slice only.
+fn check_slices(prepared: &Prepared) -> Result<()> {
+    if !prepared.recipe.training.fused_backward {
+        return Ok(());
+    }
+    let mut order = prepared.order();
+    for step in 0..prepared.total_steps {
+        let samples = order.step(step).iter().map(|&index| &prepared.training[index]);
+        let count = step_slices(samples).slices.len();
+        if count > 1 {
+            let problem = format!(
+                "step {} has {count} slices (of {SLICE_TOKENS} tokens, or one longer sample), and a gradient that is used \
+                 at once cannot be summed over them; lower `per_device_train_batch_size` times \
+                 `gradient_accumulation_steps` (now {}) or `cutoff_len`, or set `fused_backward: false`",
+                step + 1,
+                prepared.recipe.training.samples_per_step()
+            );
+            return Err(TrainError::Option { key: "fused_backward", problem });
+        }
+    }
+    Ok(())
 }
 
 /// The data of a recipe, and the vocabulary that cut it.
@@ -195,9 +224,10 @@ fn open_model(
     Ok((Some(opened.model), opened.tokenizer))
 }
 
-/// Refuses a training whose weights, gradients and moments alone are more than the machine's memory.
-fn check_memory(model: &Model) -> Result<()> {
-    let needed = model.weight_bytes() as u64 + 3 * 4 * model.parameters().len() as u64;
+/// Refuses a training whose weights, gradients and optimizer alone are more than the machine's memory.
+fn check_memory(recipe: &Recipe, model: &Model) -> Result<()> {
+    let [gradients, optimizer] = training_bytes(recipe, model);
+    let needed = (model.weight_bytes() + gradients + optimizer) as u64;
     match machine::memory() {
         Some(memory) if needed > memory => {
             let [needed, memory] = [needed, memory].map(|bytes| bytes.div_ceil(1_000_000_000));

@@ -28,7 +28,7 @@ pub use self::error::{Place, RecipeError};
 pub use self::method_options::{FinetuningType, MethodOptions, NameList, Stage};
 pub use self::model_options::ModelOptions;
 pub use self::output_options::{IntervalStrategy, OutputOptions, ResumeFrom};
-pub use self::training_options::{Precision, TrainingOptions};
+pub use self::training_options::{Clip, Optim, Precision, TrainingOptions};
 pub use crate::schedule::LrSchedulerType;
 
 use self::entries::Entry;
@@ -181,8 +181,29 @@ impl Recipe {
     }
 }
 
-/// Other spellings of the same option: an older key, a nested one, and `no` that YAML 1.1 reads as false.
+/// The Hugging Face Trainer's names of optimizers, and the nearest of those that there are.
+#[rustfmt::skip]
+const OPTIMIZERS: [(Optim, &[&str]); 3] = [
+    (Optim::Adamw, &[
+        "adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_apex_fused",
+        "adamw_anyprecision", "adamw_hf", "paged_adamw", "paged_adamw_32bit",
+    ]),
+    (Optim::Adamw8bit, &["adamw_bnb_8bit", "adamw_torch_8bit", "paged_adamw_8bit"]),
+    (Optim::Lion, &["lion_32bit", "paged_lion_32bit", "lion_8bit", "paged_lion_8bit"]),
+];
+
+/// Other spellings of the same option: an older key, a nested one, an optimizer's other name, LLaMA-Factory's `use_muon`,
+/// and `no` that YAML 1.1 reads as false.
 fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
+    if entry.key == "optim"
+        && let Some((optim, _)) =
+            OPTIMIZERS.iter().find(|(_, names)| names.iter().any(|name| entry.value == **name))
+    {
+        entry.value = optim.name().into();
+    }
+    if entry.key == "use_muon" && entry.value == Value::Bool(true) {
+        (entry.key, entry.value) = ("optim".into(), Optim::Muon.name().into());
+    }
     if entry.key == "evaluation_strategy" {
         entry.key = "eval_strategy".into();
     }

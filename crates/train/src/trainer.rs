@@ -11,13 +11,14 @@ use danlu_data::slices::{SLICE_TOKENS, Slice, StepSlices, step_slices};
 use danlu_formats::write_file_atomically;
 use danlu_kernels::View;
 use danlu_model::{
-    Activations, GradientSink, Gradients, Keep, Model, PackedTokens, ParameterId, Parameters, Resident, Target,
+    Activations, GradientSink, Gradients, Keep, Model, PackedTokens, ParameterId, Parameters, Resident,
+    Target,
 };
 
 use crate::checkpoint::{self, TrainingState, fingerprint};
 use crate::error::{Result, TrainError};
 use crate::objective::language_modelling::{coefficients, weighted_loss};
-use crate::optimizer::Adamw;
+use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
 use crate::recipe::IntervalStrategy;
 use crate::run_folder::{EvalLog, FinishLog, RunFacts, RunFolder, StepLog};
@@ -90,8 +91,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let total_steps = prepared.total_steps;
     let epoch_at = |step: u64| step as f64 / steps_per_epoch as f64;
     let data_fingerprint = fingerprint(&prepared.training);
-    let elements = prepared.model.parameters().len();
-    let mut optimizer = Adamw::new(elements, training);
+    let mut optimizer = Optimizer::new(&prepared.model, training);
     let facts = RunFacts {
         total_steps,
         num_train_epochs: training.num_train_epochs,
@@ -123,7 +123,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         observer.resumed(first_step);
     }
     let start = Instant::now();
-    let mut gradients = Gradients::whole(&prepared.model);
+    let mut gradients = optimizer.gradients(&prepared.model);
     let mut activations = Activations::new(&prepared.model, capacity(&prepared), Keep::ForBackward);
     let mut since_log = SinceLog::default();
     let (mut samples_seen, mut steps) = (0, 0);
@@ -134,17 +134,12 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         let indices = order.step(step);
         samples_seen += indices.len() as u64;
         let slices = step_slices(indices.iter().map(|&index| &prepared.training[index]));
-        gradients.clear();
-        let loss = accumulate(&mut prepared.model, &slices, &mut activations, &mut gradients)?;
         let done = step + 1;
-        if !loss.is_finite() {
-            return Err(TrainError::NotFinite { what: "loss", step: done });
-        }
         let learning_rate = prepared.schedule.learning_rate(step);
-        let grad_norm = optimizer.step(prepared.model.parameters_mut(), gradients.values(), learning_rate, done);
-        if !grad_norm.is_finite() {
-            return Err(TrainError::NotFinite { what: "gradient norm", step: done });
-        }
+        optimizer.begin(learning_rate, done);
+        let model = &mut prepared.model;
+        let StepResult { loss, grad_norm } =
+            take_step(model, &slices, &mut activations, &mut gradients, &mut optimizer)?;
         loss_sum += loss;
         steps += 1;
         tokens_seen += slices.tokens() as u64;
@@ -224,44 +219,69 @@ pub(crate) fn capacity(prepared: &Prepared) -> usize {
     samples.map(|sample| sample.ids.len()).max().unwrap_or(0).max(SLICE_TOKENS)
 }
 
-/// Forward and backward of every slice of a step, in order; returns the step's loss.
+/// What a step came to.
+#[derive(Clone, Copy, Debug)]
+pub struct StepResult {
+    /// Loss before the update.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+}
+
+/// Forward and backward of every slice of a step, in order, and the update, after [`Optimizer::begin`].
 ///
 /// # Errors
-/// If a trained parameter did not get its gradient exactly once.
-pub fn accumulate(
+/// A loss or gradient that is not finite, or a trained parameter that did not get its gradient exactly once.
+pub fn take_step(
     model: &mut Model,
     slices: &StepSlices,
     activations: &mut Activations,
     gradients: &mut Gradients,
-) -> Result<f64> {
+    optimizer: &mut Optimizer,
+) -> Result<StepResult> {
+    gradients.clear();
     let mut sum = 0.0;
-    let mut ready = Ready { last_slice: false, times: vec![0; model.parameters().list().len()] };
+    let times = vec![0; model.parameters().list().len()];
+    let mut sink = LastSlice { is_last: false, times, optimizer };
     for (index, slice) in slices.slices.iter().enumerate() {
         let (tokens, targets) = model_input(slice);
         model.forward(&tokens, activations, &mut Resident)?;
         let coefficients = coefficients(slice, slices);
-        ready.last_slice = index + 1 == slices.slices.len();
-        let (sink, source) = (&mut ready, &mut Resident);
-        let scores = model.backward(&tokens, &targets, &coefficients, activations, gradients, sink, source);
+        sink.is_last = index + 1 == slices.slices.len();
+        let source = &mut Resident;
+        let scores =
+            model.backward(&tokens, &targets, &coefficients, activations, gradients, &mut sink, source);
         sum += weighted_loss(slice, &scores);
     }
-    match ready.times.iter().position(|&times| times != 1) {
-        Some(missing) if !slices.slices.is_empty() => {
-            Err(TrainError::MissingGradient { name: model.parameters().list()[missing].name.clone() })
-        }
-        _ => Ok(if slices.step_weight > 0.0 { sum / slices.step_weight } else { 0.0 }),
+    if let Some(missing) = sink.times.iter().position(|&times| times != 1)
+        && !slices.slices.is_empty()
+    {
+        return Err(TrainError::MissingGradient { name: model.parameters().list()[missing].name.clone() });
     }
+    let loss = if slices.step_weight > 0.0 { sum / slices.step_weight } else { 0.0 };
+    if !loss.is_finite() {
+        return Err(TrainError::NotFinite { what: "loss", step: optimizer.current_step() });
+    }
+    let grad_norm = optimizer.finish(model.parameters_mut(), gradients);
+    if !grad_norm.is_finite() {
+        return Err(TrainError::NotFinite { what: "gradient norm", step: optimizer.current_step() });
+    }
+    Ok(StepResult { loss, grad_norm })
 }
 
-/// Counts how often each gradient was reported complete with the last slice.
-struct Ready {
-    last_slice: bool,
+/// Passes on to the optimizer what is complete with the last slice, and counts it.
+struct LastSlice<'a> {
+    is_last: bool,
     times: Vec<u8>,
+    optimizer: &'a mut Optimizer,
 }
 
-impl GradientSink for Ready {
-    fn ready(&mut self, id: ParameterId, _: &mut Parameters, _: View<f32>) {
-        self.times[id.0] += u8::from(self.last_slice);
+impl GradientSink for LastSlice<'_> {
+    fn ready(&mut self, id: ParameterId, parameters: &mut Parameters, gradient: View<f32>) {
+        if self.is_last {
+            self.times[id.0] += 1;
+            self.optimizer.ready(id, parameters, gradient);
+        }
     }
 }
 

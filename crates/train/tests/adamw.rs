@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use danlu_data::{Sample, Source, step_slices};
 use danlu_formats::SafetensorsFolder;
-use danlu_model::{Activations, Gradients, Keep, Model, Precision, Rest, open, read_adapter};
-use danlu_train::optimizer::Adamw;
+use danlu_model::{Activations, Keep, Model, Precision, Rest, open, read_adapter};
+use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::{LrSchedulerType, TrainingOptions};
 use danlu_train::schedule::Schedule;
-use danlu_train::trainer::accumulate;
+use danlu_train::trainer::{StepResult, take_step};
 use serde_json::Value;
 
 fn model_folder(name: &str) -> PathBuf {
@@ -36,7 +36,7 @@ fn follow(name: &str, mut model: Model) {
     let options = TrainingOptions {
         learning_rate: number("learning_rate"),
         adam_beta1: settings["betas"][0].as_f64().unwrap(),
-        adam_beta2: settings["betas"][1].as_f64().unwrap(),
+        adam_beta2: settings["betas"][1].as_f64(),
         adam_epsilon: number("eps"),
         weight_decay: number("weight_decay"),
         max_grad_norm: number("max_grad_norm"),
@@ -52,18 +52,18 @@ fn follow(name: &str, mut model: Model) {
     let batches: Vec<Vec<Sample>> = golden["batches"].as_array().unwrap().iter().map(samples).collect();
     let steps = golden["steps"].as_array().unwrap();
     assert!(steps.len() >= 10);
-    let elements = model.parameters().len();
-    let mut optimizer = Adamw::new(elements, &options);
+    let mut optimizer = Optimizer::new(&model, &options);
+    let mut gradients = optimizer.gradients(&model);
     let mut activations = Activations::new(&model, 64, Keep::ForBackward);
     for (step, expected) in steps.iter().enumerate() {
-        let mut gradients = Gradients::whole(&model);
         let slices = step_slices(&batches[step % batches.len()]);
-        let loss = accumulate(&mut model, &slices, &mut activations, &mut gradients).unwrap();
         let learning_rate = schedule.learning_rate(step as u64);
-        let norm = optimizer.step(model.parameters_mut(), gradients.values(), learning_rate, step as u64 + 1);
+        optimizer.begin(learning_rate, step as u64 + 1);
+        let StepResult { loss, grad_norm } =
+            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer).unwrap();
         for (what, found, expected) in [
             ("loss", loss, &expected["loss"]),
-            ("gradient norm", norm, &expected["grad_norm"]),
+            ("gradient norm", grad_norm, &expected["grad_norm"]),
             ("learning rate", learning_rate, &expected["learning_rate"]),
         ] {
             let expected = expected.as_f64().unwrap();

@@ -231,7 +231,7 @@ mod tests {
     /// The steps in f64, the moment of a matrix of `rows` rows factored, that of a vector (no rows) whole.
     fn twin(inputs: &[&[f64]], rows: usize) -> Vec<f64> {
         let mut p = inputs[0].to_vec();
-        let columns = if rows == 0 { p.len() } else { p.len() / rows };
+        let columns = p.len().checked_div(rows).unwrap_or(p.len());
         let (mut row, mut column) = (vec![0.0; rows.max(1)], vec![0.0; columns]);
         for (number, gradient) in (1..).zip(&inputs[1..]) {
             let beta2 = 1.0 - f64::from(number).powf(-0.8);

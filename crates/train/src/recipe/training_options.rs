@@ -26,6 +26,77 @@ pub enum Precision {
     Bf16,
 }
 
+/// How gradients become changes of the weights.
+///
+/// zh: 由梯度得出权重更新的方法。
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Optim {
+    /// AdamW: two f32 moments, 8 bytes per trained element.
+    ///
+    /// zh: AdamW：两个 f32 动量，每个被训练的元素 8 字节。
+    #[default]
+    Adamw,
+    /// AdamW with moments in 8 bits, about 2 bytes; parameters of fewer than 4,096 elements keep f32.
+    ///
+    /// zh: 动量以 8 位保存的 AdamW，约 2 字节；不足 4096 个元素的参数仍用 f32。
+    #[serde(rename = "adamw_8bit")]
+    Adamw8bit,
+    /// Adafactor: a mean per row and column, next to nothing; no first moment, the schedule's learning rate.
+    ///
+    /// zh: Adafactor：每行每列各一个均值，几乎不占内存；没有一阶动量，用调度给出的学习率。
+    Adafactor,
+    /// Lion: one f32 moment, 4 bytes; wants about a third to a tenth of AdamW's `learning_rate`.
+    ///
+    /// zh: Lion：一个 f32 动量，4 字节；`learning_rate` 宜取 AdamW 的三分之一到十分之一。
+    Lion,
+    /// Muon for the matrices of the blocks, 4 bytes and more time; AdamW for embedding, head and norms, with the same
+    /// `learning_rate`.
+    ///
+    /// zh: 对各层的矩阵用 Muon，4 字节但更费时；词嵌入、输出头和归一化用 AdamW，`learning_rate` 相同。
+    Muon,
+    /// Plain gradient descent: no state, no momentum.
+    ///
+    /// zh: 朴素梯度下降：没有状态，也没有动量。
+    Sgd,
+}
+
+impl Optim {
+    /// All of them.
+    pub const ALL: [Optim; 6] =
+        [Self::Adamw, Self::Adamw8bit, Self::Adafactor, Self::Lion, Self::Muon, Self::Sgd];
+
+    /// Its name in recipes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adamw => "adamw",
+            Self::Adamw8bit => "adamw_8bit",
+            Self::Adafactor => "adafactor",
+            Self::Lion => "lion",
+            Self::Muon => "muon",
+            Self::Sgd => "sgd",
+        }
+    }
+}
+
+/// What `max_grad_norm` limits.
+///
+/// zh: `max_grad_norm` 限制的对象。
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Clip {
+    /// The norm of the whole gradient.
+    ///
+    /// zh: 整个梯度的范数。
+    #[default]
+    Global,
+    /// The norm of each parameter's gradient by itself.
+    ///
+    /// zh: 每个参数各自梯度的范数。
+    PerTensor,
+}
+
 /// Batches, optimizer, schedule, precision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -70,18 +141,28 @@ pub struct TrainingOptions {
     ///
     /// zh: 同上，以占 `learning_rate` 的比例给出。
     pub min_lr_rate: Option<f64>,
-    /// AdamW weight decay; norms and biases are exempt.
+    /// The optimizer. Spellings of the Hugging Face Trainer count as the nearest of these: `adamw_torch`,
+    /// `adamw_torch_fused`, `adamw_hf`, `paged_adamw` … as `adamw`; `adamw_bnb_8bit`, `adamw_torch_8bit`,
+    /// `paged_adamw_8bit` as `adamw_8bit` (nothing is paged, the 8-bit format is danlu's own); `lion_32bit`,
+    /// `paged_lion_32bit`, and also `lion_8bit`, `paged_lion_8bit`, as `lion` (its moment stays f32).
     ///
-    /// zh: AdamW 的权重衰减；归一化与偏置除外。
+    /// zh: 优化器。Hugging Face Trainer 的写法视作其中最接近的一个：`adamw_torch`、`adamw_torch_fused`、`adamw_hf`、
+    /// `paged_adamw` 等即 `adamw`；`adamw_bnb_8bit`、`adamw_torch_8bit`、`paged_adamw_8bit` 即 `adamw_8bit`
+    /// （不分页，8 位格式为 danlu 自有）；`lion_32bit`、`paged_lion_32bit`，以及 `lion_8bit`、`paged_lion_8bit`，
+    /// 都即 `lion`（动量仍为 f32）。
+    pub optim: Optim,
+    /// Decoupled weight decay of every optimizer; norms and biases are exempt.
+    ///
+    /// zh: 权重衰减（与梯度解耦，适用于所有优化器）；归一化与偏置除外。
     pub weight_decay: f64,
-    /// AdamW: memory of the mean gradient.
+    /// AdamW: memory of the mean gradient. Lion: share of the moment in a step.
     ///
-    /// zh: AdamW：梯度均值的衰减率。
+    /// zh: AdamW：梯度均值的衰减率。Lion：动量在每步方向中所占的份额。
     pub adam_beta1: f64,
-    /// AdamW: memory of the mean squared gradient.
+    /// AdamW: memory of the mean squared gradient (default: 0.999). Lion: memory of the moment (default: 0.99).
     ///
-    /// zh: AdamW：梯度平方均值的衰减率。
-    pub adam_beta2: f64,
+    /// zh: AdamW：梯度平方均值的衰减率（默认 0.999）。Lion：动量的衰减率（默认 0.99）。
+    pub adam_beta2: Option<f64>,
     /// AdamW: added to the denominator.
     ///
     /// zh: AdamW：加在分母上的小量。
@@ -90,6 +171,16 @@ pub struct TrainingOptions {
     ///
     /// zh: 梯度范数的上限，超出则按比例缩小；0 表示不限制。
     pub max_grad_norm: f64,
+    /// Which vector `max_grad_norm` measures.
+    ///
+    /// zh: `max_grad_norm` 衡量哪个向量。
+    pub clip: Clip,
+    /// Update each parameter as soon as the backward has its gradient, so that all gradients never exist at once. Needs
+    /// steps of one slice (1,024 tokens, or one longer sample), and `clip: per_tensor` or `max_grad_norm: 0`.
+    ///
+    /// zh: 反向传播一得出某参数的梯度就更新该参数，全部梯度不会同时存在。要求每步只有一片（1024 个词元，或一条更长的样本），
+    /// 并设 `clip: per_tensor` 或 `max_grad_norm: 0`。
+    pub fused_backward: bool,
     /// Seed of everything random.
     ///
     /// zh: 一切随机数的种子。
@@ -125,11 +216,14 @@ impl Default for TrainingOptions {
             warmup_steps: 0,
             min_lr: None,
             min_lr_rate: None,
+            optim: Optim::default(),
             weight_decay: 0.0,
             adam_beta1: 0.9,
-            adam_beta2: 0.999,
+            adam_beta2: None,
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
+            clip: Clip::default(),
+            fused_backward: false,
             seed: 42,
             data_seed: None,
             precision: Precision::default(),
@@ -144,6 +238,12 @@ impl TrainingOptions {
     #[must_use]
     pub fn samples_per_step(&self) -> usize {
         self.per_device_train_batch_size.saturating_mul(self.gradient_accumulation_steps)
+    }
+
+    /// `adam_beta2`, or what the authors of the optimizer advise.
+    #[must_use]
+    pub fn adam_beta2(&self) -> f64 {
+        self.adam_beta2.unwrap_or(if self.optim == Optim::Lion { 0.99 } else { 0.999 })
     }
 
     /// `data_seed`, or `seed`.

@@ -1,6 +1,6 @@
 //! Ranges of values, and values that must fit each other.
 
-use super::{LrSchedulerType, Recipe};
+use super::{Clip, LrSchedulerType, Recipe};
 
 /// The first problem: the key to blame, and a sentence.
 pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
@@ -47,7 +47,7 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
         training.min_lr_rate.and_then(|value| share("min_lr_rate", value)),
         not_negative("weight_decay", training.weight_decay),
         momentum("adam_beta1", training.adam_beta1),
-        momentum("adam_beta2", training.adam_beta2),
+        momentum("adam_beta2", training.adam_beta2()),
         positive("adam_epsilon", training.adam_epsilon),
         not_negative("max_grad_norm", training.max_grad_norm),
         up_to("threads", training.threads, 1024),
@@ -151,6 +151,14 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
             training.min_lr.is_some_and(|min| min > training.learning_rate),
             "min_lr",
             "`min_lr` is above `learning_rate`",
+        )
+    })
+    .or_else(|| {
+        problem(
+            training.fused_backward && training.clip == Clip::Global && training.max_grad_norm > 0.0,
+            "fused_backward",
+            "`fused_backward` updates parameters before the norm of the whole gradient is known: set \
+             `clip: per_tensor` or `max_grad_norm: 0`",
         )
     })
 }

@@ -6,13 +6,13 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::{Sample, Source, step_slices};
-use danlu_kernels::random::Random;
 use danlu_kernels::ceiling;
-use danlu_model::{Activations, Config, Gradients, Keep, LoraOptions, Model, Module, Precision};
+use danlu_kernels::random::Random;
+use danlu_model::{Activations, Config, Keep, LoraOptions, Model, Module, Precision};
 use danlu_train::machine;
-use danlu_train::optimizer::Adamw;
+use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::TrainingOptions;
-use danlu_train::trainer::accumulate;
+use danlu_train::trainer::{StepResult, take_step};
 use serde_json::json;
 
 use super::{Arithmetic, median};
@@ -200,18 +200,16 @@ fn steps(args: &Args, mut model: Model) -> Result<Steps> {
     let samples: Vec<Sample> = (0..args.batch).map(&mut sample).collect();
     let slices = step_slices(&samples);
     let longest = slices.slices.iter().map(|slice| slice.ids.len()).max().unwrap_or(1);
-    let elements = model.parameters().len();
-    let mut optimizer =
-        Adamw::new(elements, &TrainingOptions { learning_rate: 1e-4, ..TrainingOptions::default() });
-    let mut gradients = Gradients::whole(&model);
+    let mut optimizer = Optimizer::new(&model, &TrainingOptions::default());
+    let mut gradients = optimizer.gradients(&model);
     let mut activations = Activations::new(&model, longest, Keep::ForBackward);
     let mut seconds = Vec::new();
     let mut loss = 0.0;
     for step in 1..=args.steps as u64 {
         let start = Instant::now();
-        gradients.clear();
-        loss = accumulate(&mut model, &slices, &mut activations, &mut gradients)?;
-        optimizer.step(model.parameters_mut(), gradients.values(), 1e-4, step);
+        optimizer.begin(1e-4, step);
+        StepResult { loss, .. } =
+            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer)?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     Ok(Steps { seconds, loss })
