@@ -12,6 +12,7 @@ use crate::linear::Precision;
 use crate::matmul::{Method, Output, Strided};
 use crate::reduce::{dot, exponentials, maximum};
 use crate::team::{SharedSlice, parallel_chunks, parallel_for};
+use crate::value::Value;
 
 /// Queries of one tile: four panels of the AVX-512 BF16 product.
 const TILE: usize = 56;
@@ -61,14 +62,14 @@ thread_local! {
 /// # Panics
 /// If the shapes disagree, sequences overlap or are out of order, or one has fewer keys than queries.
 #[allow(clippy::too_many_arguments)]
-pub fn attention(
+pub fn attention<T: Value>(
     precision: Precision,
     heads: Heads,
     sequences: &[Sequence],
-    q: View<f32>,
-    k: View<f32>,
-    v: View<f32>,
-    output: ViewMut<f32>,
+    q: View<T>,
+    k: View<T>,
+    v: View<T>,
+    output: ViewMut<T>,
     log_sum_exp: ViewMut<f32>,
 ) {
     let Heads { query_heads, key_value_heads, head_dim } = heads;
@@ -120,7 +121,7 @@ pub fn attention(
                 for (index, result) in result.chunks_exact(head_dim).enumerate() {
                     // SAFETY: this head's columns of this tile's rows belong to this task.
                     let target = unsafe { output.range((row + index) * q_width + head * head_dim, head_dim) };
-                    target.copy_from_slice(result);
+                    narrow(result, target);
                 }
             }
         });
@@ -133,15 +134,15 @@ pub fn attention(
 /// With P the probabilities and δ = Σ dO · O per row: dV = Pᵀ·dO, dS = P · (dO·Vᵀ − δ) / √E, dQ = dS·K, dK = dSᵀ·Q.
 /// Every query head writes its own dK and dV to `scratch` [2, T, H · E]; heads of a group are then added in order.
 #[allow(clippy::too_many_arguments)]
-pub fn attention_backward(
+pub fn attention_backward<T: Value>(
     precision: Precision,
     heads: Heads,
     sequences: &[Sequence],
-    [q, k, v]: [View<f32>; 3],
-    output: View<f32>,
+    [q, k, v]: [View<T>; 3],
+    output: View<T>,
     log_sum_exp: View<f32>,
-    doutput: View<f32>,
-    [dq, dk, dv]: [ViewMut<f32>; 3],
+    doutput: View<T>,
+    [dq, dk, dv]: [ViewMut<T>; 3],
     scratch: ViewMut<f32>,
 ) {
     let Heads { query_heads, key_value_heads, head_dim } = heads;
@@ -201,7 +202,7 @@ pub fn attention_backward(
                     v_across.product([rows, keys, head_dim], 1.0, d_o, Output::Overwrite, ds, left);
                     for index in 0..rows {
                         let at = at + index * q_width;
-                        let delta = dot(&doutput.0[at..at + head_dim], &output.0[at..at + head_dim]);
+                        let delta = row_dot(&doutput.0[at..at + head_dim], &output.0[at..at + head_dim]);
                         let kept = log_sum_exp.0[head * tokens + row + index];
                         let range = index * keys..(index + 1) * keys;
                         let seen = tile.start + index + 1;
@@ -218,7 +219,7 @@ pub fn attention_backward(
                     for (index, result) in result.chunks_exact(head_dim).enumerate() {
                         // SAFETY: this head's columns of this tile's rows belong to this task.
                         let target = unsafe { dq.range(at + index * q_width, head_dim) };
-                        target.copy_from_slice(result);
+                        narrow(result, target);
                     }
                 }
             });
@@ -226,12 +227,9 @@ pub fn attention_backward(
     }
     for (sum, heads) in [(dk, &*dk_heads), (dv, &*dv_heads)] {
         parallel_chunks(sum.0, k_width, |token, row| {
-            row.fill(0.0);
-            for (head, part) in heads.chunks_exact(tokens * head_dim).enumerate() {
-                let target = &mut row[head / group * head_dim..][..head_dim];
-                for (sum, value) in target.iter_mut().zip(&part[token * head_dim..]) {
-                    *sum += value;
-                }
+            for (key_head, sum) in row.chunks_exact_mut(head_dim).enumerate() {
+                let first = key_head * group * tokens * head_dim + token * head_dim;
+                add_heads(&heads[first..], tokens * head_dim, group, sum);
             }
         });
     }
@@ -257,6 +255,40 @@ fn with_scratch<const N: usize>(lengths: [usize; N], work: impl FnOnce([&mut [f3
             part
         }));
     });
+}
+
+by_cpu_level! {
+    fn narrow<[T: Value]>(values: &[f32], target: &mut [T]) {
+        for (target, &value) in target.iter_mut().zip(values) {
+            *target = T::from_f32(value);
+        }
+    }
+}
+
+by_cpu_level! {
+    /// The sum over `group` heads, `stride` apart, in order.
+    fn add_heads<[T: Value]>(heads: &[f32], stride: usize, group: usize, sum: &mut [T]) {
+        const LANES: usize = 16;
+        for (index, sum) in sum.chunks_mut(LANES).enumerate() {
+            let mut totals = [0.0f32; LANES];
+            for head in 0..group {
+                let values = &heads[head * stride + index * LANES..][..sum.len()];
+                for (total, value) in totals.iter_mut().zip(values) {
+                    *total += value;
+                }
+            }
+            for (sum, total) in sum.iter_mut().zip(totals) {
+                *sum = T::from_f32(total);
+            }
+        }
+    }
+}
+
+by_cpu_level! {
+    /// Σ x · y of a head's row.
+    fn row_dot<[T: Value]>(x: &[T], y: &[T]) -> f32 {
+        dot(x, y)
+    }
 }
 
 by_cpu_level! {

@@ -10,6 +10,7 @@ use crate::linear::{Precision, Weight, linear, linear_backward_input, linear_bac
 use crate::matmul::Output;
 use crate::reduce::{exponentials, maximum};
 use crate::team::{SharedSlice, parallel_chunks};
+use crate::value::Value;
 
 /// Logits in memory at a time: 64 MiB, unless 32 positions need more.
 const LOGITS: usize = 1 << 24;
@@ -36,9 +37,9 @@ pub fn positions_at_once(vocabulary: usize) -> usize {
 ///
 /// # Panics
 /// If the shapes disagree or a target is not below V.
-pub fn linear_cross_entropy(
+pub fn linear_cross_entropy<T: Value>(
     precision: Precision,
-    hidden: View<f32>,
+    hidden: View<T>,
     weight: Weight,
     targets: &[u32],
     scores: &mut [Score],
@@ -60,9 +61,9 @@ pub fn linear_cross_entropy(
 /// dhidden [N, D] is overwritten; the weight's gradient is added to `dweight` if it is trained.
 /// ∂loss/∂logits = coefficient · (one-hot(target) − softmax).
 #[allow(clippy::too_many_arguments)]
-pub fn linear_cross_entropy_backward(
+pub fn linear_cross_entropy_backward<T: Value>(
     precision: Precision,
-    hidden: View<f32>,
+    hidden: View<T>,
     weight: Weight,
     targets: &[u32],
     coefficients: &[f32],
@@ -89,18 +90,18 @@ pub fn linear_cross_entropy_backward(
         let dhidden = ViewMut(&mut dhidden.0[start * width..(start + count) * width]);
         linear_backward_input(precision, dlogits, weight, Output::Overwrite, dhidden);
         if let Some(dweight) = &mut dweight {
-            linear_backward_weight(precision, dlogits, hidden, vocabulary, width, dweight.reborrow());
+            linear_backward_weight(precision, dlogits, hidden, [vocabulary, width], dweight.reborrow());
         }
     });
 }
 
 /// Calls `work(first position, logits, hidden)` for each chunk of positions.
-fn chunks(
+fn chunks<T: Value>(
     precision: Precision,
-    hidden: View<f32>,
+    hidden: View<T>,
     weight: Weight,
     positions: usize,
-    mut work: impl FnMut(usize, &mut [f32], View<f32>),
+    mut work: impl FnMut(usize, &mut [f32], View<T>),
 ) {
     let (vocabulary, width) = (weight.outputs(), weight.inputs());
     assert_eq!(hidden.0.len(), positions * width);
@@ -160,7 +161,7 @@ mod tests {
         let (hidden, weight) = (normals(1, N * WIDTH), normals(2, VOCABULARY * WIDTH));
         let targets: Vec<u32> = (0..N as u32).map(|n| n * 4).collect();
         let coefficients = normals(3, N);
-        let head = Weight::f32(View(&weight), VOCABULARY, WIDTH);
+        let head = Weight::new(View(&weight), VOCABULARY, WIDTH);
         let twin = |inputs: &[&[f64]]| twin(&targets, inputs[0], inputs[1]);
         let mut scores = vec![Score::default(); N];
         linear_cross_entropy(Precision::F32, View(&hidden), head, &targets, &mut scores);
@@ -188,7 +189,7 @@ mod tests {
         let positions = positions_at_once(VOCABULARY) + 5;
         let (hidden, weight) = (normals(1, positions * WIDTH), normals(2, VOCABULARY * WIDTH));
         let targets: Vec<u32> = (0..positions as u32).map(|n| n % VOCABULARY as u32).collect();
-        let head = Weight::f32(View(&weight), VOCABULARY, WIDTH);
+        let head = Weight::new(View(&weight), VOCABULARY, WIDTH);
         let mut scores = vec![Score::default(); positions];
         linear_cross_entropy(Precision::F32, View(&hidden), head, &targets, &mut scores);
         let log_probabilities: Vec<f32> = scores.iter().map(|score| score.log_probability).collect();

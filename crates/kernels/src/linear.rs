@@ -1,11 +1,11 @@
 //! Linear layers: Y = X · Wᵀ, their gradients, and low-rank adapters beside them.
 //!
-//! A weight is [outputs, inputs], as every checkpoint of the family stores it; no layer has a bias.
-
-use half::bf16;
+//! A weight is [outputs, inputs], as every checkpoint of the family stores it; no layer has a bias. Layers that share
+//! their input (queries, keys and values; gate and up) pack it once, and the gradient of that input is one sum.
 
 use crate::buffer::{View, ViewMut};
-use crate::matmul::{Operand, Output, Right, matmul};
+use crate::matmul::{Left, Operand, Output, Right, matmul, sum_of_products};
+use crate::value::Value;
 
 /// How operands of matrix products are rounded. Sums, norms, softmax, the residual stream and optimizer state are f32
 /// in both.
@@ -24,13 +24,8 @@ pub struct Weight<'a> {
 }
 
 impl<'a> Weight<'a> {
-    /// A weight of f32 values.
-    pub fn f32(view: View<'a, f32>, outputs: usize, inputs: usize) -> Self {
-        Self { operand: Operand::new(view, outputs, inputs) }
-    }
-
-    /// A weight of bf16 values.
-    pub fn bf16(view: View<'a, bf16>, outputs: usize, inputs: usize) -> Self {
+    /// A weight of values in row-major order.
+    pub fn new<T: Value>(view: View<'a, T>, outputs: usize, inputs: usize) -> Self {
         Self { operand: Operand::new(view, outputs, inputs) }
     }
 
@@ -46,35 +41,38 @@ impl<'a> Weight<'a> {
 }
 
 /// y [T, outputs] (+)= x [T, inputs] · Wᵀ.
-pub fn linear(precision: Precision, x: View<f32>, weight: Weight, output: Output, y: ViewMut<f32>) {
-    let x = Operand::new(x, x.0.len() / weight.inputs(), weight.inputs());
+pub fn linear<X: Value, Y: Value>(
+    precision: Precision,
+    x: View<X>,
+    weight: Weight,
+    output: Output,
+    y: ViewMut<Y>,
+) {
+    let x = Operand::rows_of(x, weight.inputs());
     matmul(precision, 1.0, x, weight.operand.transposed(), output, y);
 }
 
 /// dx [T, inputs] (+)= dy [T, outputs] · W.
-pub fn linear_backward_input(
+pub fn linear_backward_input<X: Value, Y: Value>(
     precision: Precision,
-    dy: View<f32>,
+    dy: View<Y>,
     weight: Weight,
     output: Output,
-    dx: ViewMut<f32>,
+    dx: ViewMut<X>,
 ) {
-    let dy = Operand::new(dy, dy.0.len() / weight.outputs(), weight.outputs());
-    matmul(precision, 1.0, dy, weight.operand, output, dx);
+    matmul(precision, 1.0, Operand::rows_of(dy, weight.outputs()), weight.operand, output, dx);
 }
 
 /// dW [outputs, inputs] += dyᵀ · x, for dy [T, outputs] and x [T, inputs].
-pub fn linear_backward_weight(
+pub fn linear_backward_weight<X: Value, Y: Value>(
     precision: Precision,
-    dy: View<f32>,
-    x: View<f32>,
-    outputs: usize,
-    inputs: usize,
+    dy: View<Y>,
+    x: View<X>,
+    [outputs, inputs]: [usize; 2],
     dweight: ViewMut<f32>,
 ) {
-    let dy = Operand::new(dy, dy.0.len() / outputs, outputs);
-    let x = Operand::new(x, x.0.len() / inputs, inputs);
-    Right::new(precision, x).product(1.0, dy.transposed(), Output::Add, dweight);
+    let dy = Operand::rows_of(dy, outputs);
+    Right::new(precision, Operand::rows_of(x, inputs)).product(1.0, dy.transposed(), Output::Add, dweight);
 }
 
 /// A low-rank adapter (Hu et al. 2021, arXiv:2106.09685): y += scale · (x · Aᵀ) · Bᵀ.
@@ -90,51 +88,112 @@ pub struct Lora<'a> {
     pub scale: f32,
 }
 
-impl Lora<'_> {
-    fn a_operand(&self) -> Operand<'_> {
+impl<'a> Lora<'a> {
+    fn a_operand(&self) -> Operand<'a> {
         Operand::new(self.a, self.rank, self.a.0.len() / self.rank)
     }
 
-    fn b_operand(&self) -> Operand<'_> {
+    fn b_operand(&self) -> Operand<'a> {
         Operand::new(self.b, self.b.0.len() / self.rank, self.rank)
     }
+}
 
-    /// low [T, R] = x · Aᵀ, kept for the backward; y [T, outputs] += scale · low · Bᵀ.
-    pub fn forward(&self, precision: Precision, x: View<f32>, mut low: ViewMut<f32>, y: ViewMut<f32>) {
-        let a = self.a_operand();
-        let x = Operand::new(x, x.0.len() / a.columns, a.columns);
-        let tokens = x.rows;
-        matmul(precision, 1.0, x, a.transposed(), Output::Overwrite, low.reborrow());
-        let low = Operand::new(low.as_view(), tokens, self.rank);
-        matmul(precision, self.scale, low, self.b_operand().transposed(), Output::Add, y);
+/// A weight and the adapter beside it.
+#[derive(Clone, Copy)]
+pub struct Layer<'a> {
+    /// The weight [outputs, inputs].
+    pub weight: Weight<'a>,
+    /// Its adapter, if it has one.
+    pub adapter: Option<Lora<'a>>,
+}
+
+/// What layers share: x [T, inputs], packed once for their outputs and once for their gradients.
+pub struct Input<'a> {
+    precision: Precision,
+    left: Left<'a>,
+    right: Right<'a>,
+}
+
+impl<'a> Input<'a> {
+    /// The input of layers with so many inputs.
+    pub fn new<X: Value>(precision: Precision, x: View<'a, X>, inputs: usize) -> Self {
+        let x = Operand::rows_of(x, inputs);
+        Self { precision, left: Left::new(precision, x), right: Right::new(precision, x) }
     }
 
-    /// Adds the gradients of A and B, and of x if it is wanted; `dlow` [T, R] is scratch.
-    #[allow(clippy::too_many_arguments)]
-    pub fn backward(
+    /// y [T, outputs] (+)= x · Wᵀ + low · Bᵀ, where low [T, R] = scale · x · Aᵀ is kept for the backward.
+    pub fn forward<Y: Value>(&self, layer: Layer, mut low: ViewMut<f32>, output: Output, y: ViewMut<Y>) {
+        let weight = layer.weight.operand.transposed();
+        let Some(lora) = layer.adapter else {
+            return sum_of_products(1.0, &[(&self.left, weight)], output, y);
+        };
+        let a = lora.a_operand().transposed();
+        sum_of_products(lora.scale, &[(&self.left, a)], Output::Overwrite, low.reborrow());
+        let low = Left::new(self.precision, Operand::rows_of(low.as_view(), lora.rank));
+        sum_of_products(1.0, &[(&self.left, weight), (&low, lora.b_operand().transposed())], output, y);
+    }
+
+    /// dW [outputs, inputs] += dyᵀ · x.
+    pub fn weight_gradient(&self, dy: &OutputGradient, dweight: ViewMut<f32>) {
+        self.right.product(1.0, dy.operand.transposed(), Output::Add, dweight);
+    }
+
+    /// dB [outputs, R] += dyᵀ · low and dA [R, inputs] += dlowᵀ · x, where dlow [T, R] = scale · dy · B is kept for
+    /// [`input_gradient`].
+    pub fn adapter_gradient(
         &self,
-        precision: Precision,
-        x: View<f32>,
+        dy: &OutputGradient,
         low: View<f32>,
-        dy: View<f32>,
         mut dlow: ViewMut<f32>,
         da: ViewMut<f32>,
         db: ViewMut<f32>,
-        dx: Option<ViewMut<f32>>,
     ) {
-        let (a, b) = (self.a_operand(), self.b_operand());
-        let tokens = low.0.len() / self.rank;
-        let dy = Operand::new(dy, tokens, b.rows);
-        let low = Operand::new(low, tokens, self.rank);
-        matmul(precision, self.scale, dy.transposed(), low, Output::Add, db);
-        matmul(precision, self.scale, dy, b, Output::Overwrite, dlow.reborrow());
-        let dlow = Operand::new(dlow.as_view(), tokens, self.rank);
-        let x = Operand::new(x, tokens, a.columns);
-        matmul(precision, 1.0, dlow.transposed(), x, Output::Add, da);
-        if let Some(dx) = dx {
-            matmul(precision, 1.0, dlow, a, Output::Add, dx);
-        }
+        let Some(lora) = dy.layer.adapter else { return };
+        let low = Right::new(self.precision, Operand::rows_of(low, lora.rank));
+        low.product(1.0, dy.operand.transposed(), Output::Add, db);
+        sum_of_products(lora.scale, &[(&dy.left, lora.b_operand())], Output::Overwrite, dlow.reborrow());
+        let dlow = Operand::rows_of(dlow.as_view(), lora.rank);
+        self.right.product(1.0, dlow.transposed(), Output::Add, da);
     }
+}
+
+/// The gradient dy [T, outputs] of a layer's output, packed once for its input and its adapter.
+pub struct OutputGradient<'a> {
+    layer: Layer<'a>,
+    operand: Operand<'a>,
+    left: Left<'a>,
+}
+
+impl<'a> OutputGradient<'a> {
+    /// dy of a layer.
+    pub fn new<Y: Value>(precision: Precision, layer: Layer<'a>, dy: View<'a, Y>) -> Self {
+        let operand = Operand::rows_of(dy, layer.weight.outputs());
+        Self { layer, operand, left: Left::new(precision, operand) }
+    }
+}
+
+/// dx [T, inputs] (+)= Σ dy · W + dlow · A over layers with one input; `dlow` is what
+/// [`Input::adapter_gradient`] left, empty without an adapter.
+pub fn input_gradient<X: Value, const N: usize>(
+    precision: Precision,
+    members: [(&OutputGradient, View<f32>); N],
+    output: Output,
+    dx: ViewMut<X>,
+) {
+    let rows = members[0].0.operand.rows;
+    let lows = members.map(|(dy, dlow)| match dy.layer.adapter {
+        Some(lora) => (Operand::rows_of(dlow, lora.rank), lora.a_operand()),
+        None => {
+            let none = View::<f32>(&[]);
+            (Operand::new(none, rows, 0), Operand::new(none, 0, dy.layer.weight.inputs()))
+        }
+    });
+    let packed = lows.map(|(low, _)| Left::new(precision, low));
+    let terms: [_; N] = std::array::from_fn(|index| {
+        let dy = members[index].0;
+        [(&dy.left, dy.layer.weight.operand), (&packed[index], lows[index].1)]
+    });
+    sum_of_products(1.0, terms.as_flattened(), output, dx);
 }
 
 #[cfg(test)]
@@ -159,13 +218,13 @@ mod tests {
     fn linear_and_its_gradients() {
         let (x, w, dy) = (normals(1, T * INPUTS), normals(2, OUTPUTS * INPUTS), normals(3, T * OUTPUTS));
         let twin = |inputs: &[&[f64]]| product(inputs[0], inputs[1], INPUTS);
-        let weight = Weight::f32(View(&w), OUTPUTS, INPUTS);
+        let weight = Weight::new(View(&w), OUTPUTS, INPUTS);
         let mut y = vec![0.0; T * OUTPUTS];
         linear(Precision::F32, View(&x), weight, Output::Overwrite, ViewMut(&mut y));
         close(&y, twin, &[&x, &w], 1e-6);
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
         linear_backward_input(Precision::F32, View(&dy), weight, Output::Overwrite, ViewMut(&mut dx));
-        linear_backward_weight(Precision::F32, View(&dy), View(&x), OUTPUTS, INPUTS, ViewMut(&mut dw));
+        linear_backward_weight(Precision::F32, View(&dy), View(&x), [OUTPUTS, INPUTS], ViewMut(&mut dw));
         finite_difference(twin, &[&x, &w], &dy, &[&dx, &dw], 1e-5);
     }
 
@@ -178,22 +237,56 @@ mod tests {
             let low = product(inputs[0], inputs[1], INPUTS);
             product(&low, inputs[2], RANK).iter().map(|y| y * f64::from(scale)).collect()
         };
-        let lora = Lora { a: View(&a), b: View(&b), rank: RANK, scale };
+        let frozen = vec![0.0; OUTPUTS * INPUTS];
+        let adapter = Some(Lora { a: View(&a), b: View(&b), rank: RANK, scale });
+        let layer = Layer { weight: Weight::new(View(&frozen), OUTPUTS, INPUTS), adapter };
         let (mut low, mut y) = (vec![0.0; T * RANK], vec![0.0; T * OUTPUTS]);
-        lora.forward(Precision::F32, View(&x), ViewMut(&mut low), ViewMut(&mut y));
+        let input = Input::new(Precision::F32, View(&x), INPUTS);
+        input.forward(layer, ViewMut(&mut low), Output::Overwrite, ViewMut(&mut y));
         close(&y, twin, &[&x, &a, &b], 1e-6);
         let (mut dx, mut da, mut db) = (vec![0.0; x.len()], vec![0.0; a.len()], vec![0.0; b.len()]);
         let mut dlow = vec![0.0; low.len()];
-        lora.backward(
-            Precision::F32,
-            View(&x),
-            View(&low),
-            View(&dy),
-            ViewMut(&mut dlow),
-            ViewMut(&mut da),
-            ViewMut(&mut db),
-            Some(ViewMut(&mut dx)),
-        );
+        let dy_of = OutputGradient::new(Precision::F32, layer, View(&dy));
+        let (da_view, db_view) = (ViewMut(&mut da), ViewMut(&mut db));
+        input.adapter_gradient(&dy_of, View(&low), ViewMut(&mut dlow), da_view, db_view);
+        let members = [(&dy_of, View(dlow.as_slice()))];
+        input_gradient(Precision::F32, members, Output::Overwrite, ViewMut(&mut dx));
         finite_difference(twin, &[&x, &a, &b], &dy, &[&dx, &da, &db], 1e-5);
+    }
+
+    #[test]
+    fn layers_that_share_their_input_sum_its_gradient() {
+        for tokens in [1, 3, 40] {
+            let x = normals(1, tokens * INPUTS);
+            let weights = [normals(2, OUTPUTS * INPUTS), normals(3, 5 * INPUTS)];
+            let dys = [normals(4, tokens * OUTPUTS), normals(5, tokens * 5)];
+            let layer = |index: usize, outputs| Layer {
+                weight: Weight::new(View(&weights[index]), outputs, INPUTS),
+                adapter: None,
+            };
+            let input = Input::new(Precision::F32, View(&x), INPUTS);
+            let dy = [(0, OUTPUTS), (1, 5)].map(|(index, outputs)| {
+                OutputGradient::new(Precision::F32, layer(index, outputs), View(&dys[index]))
+            });
+            let (mut both, mut one_by_one) = (vec![1.0; x.len()], vec![1.0; x.len()]);
+            let none = View::<f32>(&[]);
+            let members = [(&dy[0], none), (&dy[1], none)];
+            input_gradient(Precision::F32, members, Output::Add, ViewMut(&mut both));
+            for (index, outputs) in [(0, OUTPUTS), (1, 5)] {
+                let weight = layer(index, outputs).weight;
+                let dy_view = View(dys[index].as_slice());
+                linear_backward_input(Precision::F32, dy_view, weight, Output::Add, ViewMut(&mut one_by_one));
+                let mut shared = vec![0.0; outputs * INPUTS];
+                let mut alone = shared.clone();
+                input.weight_gradient(&dy[index], ViewMut(&mut shared));
+                let shape = [outputs, INPUTS];
+                linear_backward_weight(Precision::F32, dy_view, View(&x), shape, ViewMut(&mut alone));
+                assert_eq!(shared, alone);
+            }
+            let largest = one_by_one.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            for (both, one_by_one) in both.iter().zip(&one_by_one) {
+                assert!((both - one_by_one).abs() <= 1e-6 * largest);
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 use crate::buffer::{View, ViewMut};
 use crate::reduce::dot;
 use crate::team::{SharedSlice, parallel_chunks, parallel_for};
+use crate::value::Value;
 
 /// Rows of one task.
 const ROWS: usize = 16;
@@ -12,7 +13,13 @@ const ROWS: usize = 16;
 const COLUMNS: usize = 64;
 
 /// y [T, D] from x [T, D] and weight [D]; keeps s in `inverse_rms` [T] for the backward.
-pub fn rms_norm(x: View<f32>, weight: View<f32>, epsilon: f32, y: ViewMut<f32>, inverse_rms: ViewMut<f32>) {
+pub fn rms_norm<T: Value>(
+    x: View<f32>,
+    weight: View<f32>,
+    epsilon: f32,
+    y: ViewMut<T>,
+    inverse_rms: ViewMut<f32>,
+) {
     let width = weight.0.len();
     assert!(x.0.len() == y.0.len() && x.0.len() == inverse_rms.0.len() * width);
     let y = SharedSlice::new(y.0);
@@ -27,7 +34,7 @@ pub fn rms_norm(x: View<f32>, weight: View<f32>, epsilon: f32, y: ViewMut<f32>, 
 }
 
 /// The forward again, from the kept s: y = x · s · w.
-pub fn rms_norm_again(x: View<f32>, weight: View<f32>, inverse_rms: View<f32>, y: ViewMut<f32>) {
+pub fn rms_norm_again<T: Value>(x: View<f32>, weight: View<f32>, inverse_rms: View<f32>, y: ViewMut<T>) {
     let width = weight.0.len();
     assert!(x.0.len() == y.0.len() && x.0.len() == inverse_rms.0.len() * width);
     parallel_chunks(y.0, ROWS * width, |task, y| {
@@ -73,19 +80,19 @@ pub fn rms_norm_backward(
 }
 
 by_cpu_level! {
-    fn forward_row(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) -> f32 {
+    fn forward_row<[T: Value]>(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [T]) -> f32 {
         let scale = 1.0 / (dot(x, x) / x.len() as f32 + epsilon).sqrt();
         for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * scale * weight;
+            *y = T::from_f32(x * scale * weight);
         }
         scale
     }
 }
 
 by_cpu_level! {
-    fn scale_row(x: &[f32], weight: &[f32], scale: f32, y: &mut [f32]) {
+    fn scale_row<[T: Value]>(x: &[f32], weight: &[f32], scale: f32, y: &mut [T]) {
         for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * scale * weight;
+            *y = T::from_f32(x * scale * weight);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::buffer::ViewMut;
 use crate::team::parallel_chunks;
+use crate::value::Value;
 
 /// Tokens of one task.
 const ROWS: usize = 16;
@@ -41,7 +42,7 @@ impl RopeTable {
 ///
 /// # Panics
 /// If a position lies beyond the table.
-pub fn rope(x: ViewMut<f32>, positions: &[u32], table: &RopeTable, direction: Direction) {
+pub fn rope<T: Value>(x: ViewMut<T>, positions: &[u32], table: &RopeTable, direction: Direction) {
     if positions.is_empty() {
         return;
     }
@@ -57,13 +58,14 @@ pub fn rope(x: ViewMut<f32>, positions: &[u32], table: &RopeTable, direction: Di
 }
 
 by_cpu_level! {
-    fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], direction: Direction) {
+    fn rotate<[T: Value]>(x: &mut [T], cos: &[f32], sin: &[f32], direction: Direction) {
         let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
         for head in x.chunks_exact_mut(2 * cos.len()) {
             let (first, second) = head.split_at_mut(cos.len());
             for (((first, second), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
                 let sin = sin * sign;
-                (*first, *second) = (*first * cos - *second * sin, *second * cos + *first * sin);
+                let (a, b) = (first.to_f32(), second.to_f32());
+                (*first, *second) = (T::from_f32(a * cos - b * sin), T::from_f32(b * cos + a * sin));
             }
         }
     }

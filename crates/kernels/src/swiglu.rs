@@ -4,12 +4,13 @@
 use crate::buffer::{View, ViewMut};
 use crate::exp::exp;
 use crate::team::{SharedSlice, parallel_chunks};
+use crate::value::Value;
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 13;
 
 /// y = silu(gate) · up.
-pub fn swiglu(gate: View<f32>, up: View<f32>, y: ViewMut<f32>) {
+pub fn swiglu<T: Value>(gate: View<T>, up: View<T>, y: ViewMut<T>) {
     assert!(gate.0.len() == y.0.len() && up.0.len() == y.0.len());
     parallel_chunks(y.0, CHUNK, |task, y| {
         let range = task * CHUNK..task * CHUNK + y.len();
@@ -20,7 +21,7 @@ pub fn swiglu(gate: View<f32>, up: View<f32>, y: ViewMut<f32>) {
 /// Replaces gate and up by their gradients.
 ///
 /// dgate = dy · up · σ(g) · (1 + g · (1 − σ(g))); dup = dy · silu(g).
-pub fn swiglu_backward(dy: View<f32>, gate: ViewMut<f32>, up: ViewMut<f32>) {
+pub fn swiglu_backward<T: Value>(dy: View<T>, gate: ViewMut<T>, up: ViewMut<T>) {
     assert!(gate.0.len() == dy.0.len() && up.0.len() == dy.0.len());
     let gate = SharedSlice::new(gate.0);
     parallel_chunks(up.0, CHUNK, |task, up| {
@@ -32,20 +33,21 @@ pub fn swiglu_backward(dy: View<f32>, gate: ViewMut<f32>, up: ViewMut<f32>) {
 }
 
 by_cpu_level! {
-    fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    fn forward<[T: Value]>(gate: &[T], up: &[T], y: &mut [T]) {
         for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-            *y = gate / (1.0 + exp(-gate)) * up;
+            let gate = gate.to_f32();
+            *y = T::from_f32(gate / (1.0 + exp(-gate)) * up.to_f32());
         }
     }
 }
 
 by_cpu_level! {
-    fn backward(dy: &[f32], gate: &mut [f32], up: &mut [f32]) {
+    fn backward<[T: Value]>(dy: &[T], gate: &mut [T], up: &mut [T]) {
         for ((dy, gate), up) in dy.iter().zip(gate).zip(up) {
-            let sigmoid = 1.0 / (1.0 + exp(-*gate));
-            let silu = *gate * sigmoid;
-            *gate = dy * *up * sigmoid * (1.0 + *gate * (1.0 - sigmoid));
-            *up = dy * silu;
+            let (dy, g) = (dy.to_f32(), gate.to_f32());
+            let sigmoid = 1.0 / (1.0 + exp(-g));
+            *gate = T::from_f32(dy * up.to_f32() * sigmoid * (1.0 + g * (1.0 - sigmoid)));
+            *up = T::from_f32(dy * g * sigmoid);
         }
     }
 }

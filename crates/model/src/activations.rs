@@ -2,9 +2,10 @@
 //!
 //! What the backward keeps is `recompute: cheap`: norm outputs and the SwiGLU product are computed again.
 
-use danlu_kernels::Buffer;
 use danlu_kernels::rope::RopeTable;
+use danlu_kernels::{Buffer, Precision, Value, bf16};
 
+use crate::projection::LowRank;
 use crate::{Model, Module};
 
 /// Whether the backward will follow.
@@ -16,80 +17,115 @@ pub enum Keep {
     Nothing,
 }
 
-/// Buffers for slices of up to `capacity` tokens.
-pub struct Activations {
+/// Buffers for slices of up to so many tokens of one model.
+pub struct Activations(pub(crate) Typed);
+
+/// The same by what operands of matrix products rest in.
+pub(crate) enum Typed {
+    F32(Buffers<f32>),
+    Bf16(Buffers<bf16>),
+}
+
+/// Runs `$body` with `$buffers` as the typed buffers.
+macro_rules! with_buffers {
+    ($activations:expr, $buffers:ident => $body:expr) => {
+        match $activations {
+            $crate::activations::Typed::F32($buffers) => $body,
+            $crate::activations::Typed::Bf16($buffers) => $body,
+        }
+    };
+}
+pub(crate) use with_buffers;
+
+/// Buffers for slices of up to `capacity` tokens. What only enters matrix products, or is rounded for them, is a T; the
+/// residual stream and its gradient are f32.
+pub(crate) struct Buffers<T: Value> {
     pub(crate) capacity: usize,
     /// The residual stream before each block and after the last; two in turn when nothing is kept.
     pub(crate) residual: Vec<Buffer<f32>>,
-    pub(crate) blocks: Vec<BlockActivations>,
-    pub(crate) scratch: Scratch,
-    pub(crate) head: HeadActivations,
+    pub(crate) blocks: Vec<BlockActivations<T>>,
+    pub(crate) scratch: Scratch<T>,
+    pub(crate) head: HeadActivations<T>,
     pub(crate) rope: RopeTable,
 }
 
 /// The rows whose next token is predicted, [N ≤ T, …] each.
-pub(crate) struct HeadActivations {
+pub(crate) struct HeadActivations<T: Value> {
     /// [N, D]: the residual stream after the last block.
     pub(crate) residual: Buffer<f32>,
     pub(crate) inverse_rms: Buffer<f32>,
     /// [N, D]: after the last norm.
-    pub(crate) hidden: Buffer<f32>,
+    pub(crate) hidden: Buffer<T>,
     /// [N, D]: gradients of the two above; empty when nothing is kept.
     pub(crate) dhidden: Buffer<f32>,
     pub(crate) dresidual: Buffer<f32>,
 }
 
 /// What one block keeps, [T, …] each.
-pub(crate) struct BlockActivations {
-    pub(crate) saved: Saved,
-    pub(crate) keys: Buffer<f32>,
-    pub(crate) values: Buffer<f32>,
+pub(crate) struct BlockActivations<T: Value> {
+    pub(crate) saved: Saved<T>,
+    pub(crate) keys: Buffer<T>,
+    pub(crate) values: Buffer<T>,
 }
 
-pub(crate) struct Saved {
+pub(crate) struct Saved<T: Value> {
     pub(crate) input_inverse_rms: Buffer<f32>,
-    pub(crate) queries: Buffer<f32>,
-    pub(crate) attention: Buffer<f32>,
+    pub(crate) queries: Buffer<T>,
+    pub(crate) attention: Buffer<T>,
     /// [H, T]
     pub(crate) log_sum_exp: Buffer<f32>,
     /// The residual stream between attention and feed-forward.
     pub(crate) middle: Buffer<f32>,
     pub(crate) post_inverse_rms: Buffer<f32>,
-    pub(crate) gate: Buffer<f32>,
-    pub(crate) up: Buffer<f32>,
+    pub(crate) gate: Buffer<T>,
+    pub(crate) up: Buffer<T>,
     /// x · Aᵀ of each module's adapter.
-    pub(crate) low: [Buffer<f32>; Module::ALL.len()],
+    pub(crate) low: LowRank,
 }
 
 /// What every block uses and none keeps.
-pub(crate) struct Scratch {
+pub(crate) struct Scratch<T: Value> {
     /// [T, D]: norm output.
-    pub(crate) normed: Buffer<f32>,
+    pub(crate) normed: Buffer<T>,
     /// [T, F]: SwiGLU product.
-    pub(crate) product: Buffer<f32>,
-    pub(crate) backward: Option<BackwardScratch>,
+    pub(crate) product: Buffer<T>,
+    pub(crate) backward: Option<BackwardScratch<T>>,
 }
 
-pub(crate) struct BackwardScratch {
+pub(crate) struct BackwardScratch<T: Value> {
     /// [T, D]: gradient of the residual stream.
     pub(crate) dresidual: Buffer<f32>,
     /// [T, D]: gradient of a norm's output.
     pub(crate) dnormed: Buffer<f32>,
     /// [T, F]
-    pub(crate) dproduct: Buffer<f32>,
+    pub(crate) dproduct: Buffer<T>,
     /// [T, H · E]
-    pub(crate) dattention: Buffer<f32>,
+    pub(crate) dattention: Buffer<T>,
     /// [T, H · E], [T, K · E], [T, K · E]
-    pub(crate) dqkv: [Buffer<f32>; 3],
+    pub(crate) dqkv: [Buffer<T>; 3],
     /// [2, T, H · E]
     pub(crate) heads: Buffer<f32>,
-    /// [T, R]
-    pub(crate) dlow: Buffer<f32>,
+    /// [T, R], of layers with the same input
+    pub(crate) dlow: [Buffer<f32>; 3],
 }
 
 impl Activations {
     /// Memory for slices of up to `capacity` tokens of this model.
     pub fn new(model: &Model, capacity: usize, keep: Keep) -> Self {
+        Self(match model.precision {
+            Precision::F32 => Typed::F32(Buffers::new(model, capacity, keep)),
+            Precision::Bf16 => Typed::Bf16(Buffers::new(model, capacity, keep)),
+        })
+    }
+
+    /// Bytes of all buffers, as far as slices of full capacity use them.
+    pub fn bytes(&self) -> usize {
+        with_buffers!(&self.0, buffers => buffers.bytes())
+    }
+}
+
+impl<T: Value> Buffers<T> {
+    fn new(model: &Model, capacity: usize, keep: Keep) -> Self {
         let config = &model.config;
         let layers = config.num_hidden_layers;
         let (d, f, q) = (config.hidden_size, config.intermediate_size, config.query_size());
@@ -98,55 +134,72 @@ impl Activations {
             Keep::ForBackward => (layers + 1, layers),
             Keep::Nothing => (2, 1),
         };
+        let (kv, rank) = (config.key_value_size(), model.adapters.largest_rank());
         let backward = (keep == Keep::ForBackward).then(|| BackwardScratch {
             dresidual: zeros(d),
             dnormed: zeros(d),
-            dproduct: zeros(f),
-            dattention: zeros(q),
-            dqkv: [zeros(q), zeros(config.key_value_size()), zeros(config.key_value_size())],
+            dproduct: Buffer::zeros(capacity * f),
+            dattention: Buffer::zeros(capacity * q),
+            dqkv: [q, kv, kv].map(|width| Buffer::zeros(capacity * width)),
             heads: zeros(2 * q),
-            dlow: zeros(model.adapters.largest_rank()),
+            dlow: [zeros(rank), zeros(rank), zeros(rank)],
         });
+        let dhead = if keep == Keep::ForBackward { d } else { 0 };
         Self {
             capacity,
             residual: (0..residuals).map(|_| zeros(d)).collect(),
             blocks: (0..blocks).map(|layer| BlockActivations::new(model, layer, capacity, keep)).collect(),
-            scratch: Scratch { normed: zeros(d), product: zeros(f), backward },
+            scratch: Scratch {
+                normed: Buffer::zeros(capacity * d),
+                product: Buffer::zeros(capacity * f),
+                backward,
+            },
             head: HeadActivations {
                 residual: zeros(d),
                 inverse_rms: zeros(1),
-                hidden: zeros(d),
-                dhidden: zeros(if keep == Keep::ForBackward { d } else { 0 }),
-                dresidual: zeros(if keep == Keep::ForBackward { d } else { 0 }),
+                hidden: Buffer::zeros(capacity * d),
+                dhidden: zeros(dhead),
+                dresidual: zeros(dhead),
             },
             rope: config.rope_table(capacity.min(config.max_position_embeddings)),
         }
     }
-}
 
-impl Activations {
-    /// Bytes of all buffers, as far as slices of full capacity use them.
-    pub fn bytes(&self) -> usize {
-        let head = &self.head;
-        let shared = [&self.scratch.normed, &self.scratch.product];
-        let head = [&head.residual, &head.inverse_rms, &head.hidden, &head.dhidden, &head.dresidual];
-        let blocks = self.blocks.iter().flat_map(BlockActivations::buffers);
-        let backward = self.scratch.backward.iter().flat_map(BackwardScratch::buffers);
-        let all = self.residual.iter().chain(shared).chain(head).chain(blocks).chain(backward);
-        all.map(|buffer| buffer.len() * size_of::<f32>()).sum()
+    fn bytes(&self) -> usize {
+        let Self { residual, blocks, scratch, head, .. } = self;
+        let head_f32 = [&head.residual, &head.inverse_rms, &head.dhidden, &head.dresidual];
+        let blocks: usize = blocks.iter().map(BlockActivations::bytes).sum();
+        let backward = scratch.backward.as_ref().map_or(0, BackwardScratch::bytes);
+        bytes(residual.iter().chain(head_f32))
+            + bytes([&scratch.normed, &scratch.product, &head.hidden])
+            + blocks
+            + backward
     }
 }
 
-impl BackwardScratch {
-    fn buffers(&self) -> impl Iterator<Item = &Buffer<f32>> {
-        let single =
-            [&self.dresidual, &self.dnormed, &self.dproduct, &self.dattention, &self.heads, &self.dlow];
-        single.into_iter().chain(&self.dqkv)
+fn bytes<'b, T: Value>(buffers: impl IntoIterator<Item = &'b Buffer<T>>) -> usize {
+    buffers.into_iter().map(|buffer| buffer.len() * size_of::<T>()).sum()
+}
+
+impl<T: Value> BackwardScratch<T> {
+    fn bytes(&self) -> usize {
+        let Self { dresidual, dnormed, dproduct, dattention, dqkv, heads, dlow } = self;
+        bytes([dresidual, dnormed, heads].into_iter().chain(dlow))
+            + bytes([dproduct, dattention].into_iter().chain(dqkv))
     }
 }
 
-impl BlockActivations {
-    fn buffers(&self) -> impl Iterator<Item = &Buffer<f32>> {
+impl<T: Value> BlockActivations<T> {
+    fn new(model: &Model, layer: usize, capacity: usize, keep: Keep) -> Self {
+        let key_value_size = model.config.key_value_size();
+        Self {
+            saved: Saved::new(model, layer, capacity, keep),
+            keys: Buffer::zeros(capacity * key_value_size),
+            values: Buffer::zeros(capacity * key_value_size),
+        }
+    }
+
+    fn bytes(&self) -> usize {
         let Saved {
             input_inverse_rms,
             queries,
@@ -158,37 +211,29 @@ impl BlockActivations {
             up,
             low,
         } = &self.saved;
-        let single = [input_inverse_rms, queries, attention, log_sum_exp, middle, post_inverse_rms, gate, up];
-        single.into_iter().chain(low).chain([&self.keys, &self.values])
-    }
-
-    fn new(model: &Model, layer: usize, capacity: usize, keep: Keep) -> Self {
-        let key_value_size = model.config.key_value_size();
-        Self {
-            saved: Saved::new(model, layer, capacity, keep),
-            keys: Buffer::zeros(capacity * key_value_size),
-            values: Buffer::zeros(capacity * key_value_size),
-        }
+        bytes([input_inverse_rms, log_sum_exp, middle, post_inverse_rms].into_iter().chain(low))
+            + bytes([queries, attention, gate, up, &self.keys, &self.values])
     }
 }
 
-impl Saved {
+impl<T: Value> Saved<T> {
     pub(crate) fn new(model: &Model, layer: usize, capacity: usize, keep: Keep) -> Self {
         let config = &model.config;
         let zeros = |width: usize| Buffer::zeros(capacity * width);
+        let operand = |width: usize| Buffer::zeros(capacity * width);
         let rank = |module: Module| match keep {
             Keep::ForBackward => model.adapters.get(layer, module).map_or(0, |adapter| adapter.rank),
             Keep::Nothing => model.adapters.largest_rank(),
         };
         Self {
             input_inverse_rms: zeros(1),
-            queries: zeros(config.query_size()),
-            attention: zeros(config.query_size()),
+            queries: operand(config.query_size()),
+            attention: operand(config.query_size()),
             log_sum_exp: zeros(config.num_attention_heads),
             middle: zeros(config.hidden_size),
             post_inverse_rms: zeros(1),
-            gate: zeros(config.intermediate_size),
-            up: zeros(config.intermediate_size),
+            gate: operand(config.intermediate_size),
+            up: operand(config.intermediate_size),
             low: Module::ALL.map(|module| zeros(rank(module))),
         }
     }

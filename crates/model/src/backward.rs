@@ -2,17 +2,16 @@
 //!
 //! Frozen weights get no gradient, and it stops below the lowest block that trains something.
 
-use danlu_kernels::View;
 use danlu_kernels::attention::attention_backward;
 use danlu_kernels::cross_entropy::{Score, linear_cross_entropy_backward};
 use danlu_kernels::elementwise::{clear, scatter_rows};
 use danlu_kernels::embedding::embedding_backward;
-use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::{rms_norm_again, rms_norm_backward};
 use danlu_kernels::rope::{Direction, RopeTable, rope};
 use danlu_kernels::swiglu::{swiglu, swiglu_backward};
+use danlu_kernels::{Value, View};
 
-use crate::activations::{Activations, BlockActivations, Scratch};
+use crate::activations::{Activations, BlockActivations, Buffers, Scratch, with_buffers};
 use crate::names::{self, Part, block_tensor};
 use crate::{GradientSink, Gradients, Model, Module, PackedTokens, ParameterSource, Target};
 
@@ -33,8 +32,24 @@ impl Model {
         sink: &mut impl GradientSink,
         source: &mut impl ParameterSource,
     ) -> Vec<Score> {
+        with_buffers!(&mut activations.0, buffers => {
+            self.backward_in(tokens, targets, coefficients, buffers, gradients, sink, source)
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn backward_in<T: Value>(
+        &mut self,
+        tokens: &PackedTokens,
+        targets: &[Target],
+        coefficients: &[f32],
+        buffers: &mut Buffers<T>,
+        gradients: &mut Gradients,
+        sink: &mut impl GradientSink,
+        source: &mut impl ParameterSource,
+    ) -> Vec<Score> {
         let (width, layers) = (tokens.len() * self.config.hidden_size, self.config.num_hidden_layers);
-        let scores = self.head_backward(tokens.len(), targets, coefficients, activations, gradients);
+        let scores = self.head_backward(tokens.len(), targets, coefficients, buffers, gradients);
         if !self.config.tie_word_embeddings
             && let Some(head) = self.trained(names::head(&self.config))
         {
@@ -46,7 +61,7 @@ impl Model {
         let embedding = self.trained(names::EMBEDDING);
         let lowest = (0..layers).find(|&layer| embedding.is_some() || self.trains_in(layer));
         let lowest = lowest.unwrap_or(layers);
-        let Activations { residual, blocks, scratch, rope, .. } = activations;
+        let Buffers { residual, blocks, scratch, rope, .. } = buffers;
         for layer in (lowest..layers).rev() {
             source.need(layer);
             let below = layer > lowest || embedding.is_some();
@@ -64,17 +79,17 @@ impl Model {
     }
 
     /// Head and last norm; leaves the gradient of the residual stream behind the last block in the scratch.
-    fn head_backward(
+    fn head_backward<T: Value>(
         &self,
         tokens: usize,
         targets: &[Target],
         coefficients: &[f32],
-        activations: &mut Activations,
+        buffers: &mut Buffers<T>,
         gradients: &mut Gradients,
     ) -> Vec<Score> {
         let config = &self.config;
-        self.head_input(tokens, targets, activations);
-        let Activations { head, scratch, .. } = activations;
+        self.head_input(tokens, targets, buffers);
+        let Buffers { head, scratch, .. } = buffers;
         let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
         let rows: Vec<u32> = targets.iter().map(|target| target.position).collect();
         let mut scores = vec![Score::default(); ids.len()];
@@ -109,14 +124,14 @@ impl Model {
 
     /// One block: the gradient of its output in the scratch becomes that of its input, if something `below` needs it.
     #[allow(clippy::too_many_arguments)]
-    fn block_backward(
+    fn block_backward<T: Value>(
         &mut self,
         layer: usize,
         tokens: &PackedTokens,
         table: &RopeTable,
         x: View<f32>,
-        block: &mut BlockActivations,
-        scratch: &mut Scratch,
+        block: &mut BlockActivations<T>,
+        scratch: &mut Scratch<T>,
         below: bool,
         gradients: &mut Gradients,
         sink: &mut impl GradientSink,
@@ -137,34 +152,16 @@ impl Model {
         // Feed-forward: dresidual is the gradient of out = middle + Wdown · product.
         let dout = backward.dresidual.first(d);
         swiglu(saved.gate.first(f), saved.up.first(f), product.first_mut(f));
-        let dx = Some((Output::Overwrite, backward.dproduct.first_mut(f)));
-        self.projection(layer, Module::Down).backward(
-            product.first(f),
-            &low[Module::Down as usize],
-            dout,
-            dlow,
-            dx,
-            gradients,
-        );
+        let dx = Some(backward.dproduct.first_mut(f));
+        self.backward_together(layer, product.first(f), [(Module::Down, dout)], low, dlow, dx, gradients);
         self.complete_stage(layer, 0, gradients, sink);
         swiglu_backward(backward.dproduct.first(f), saved.gate.first_mut(f), saved.up.first_mut(f));
         let post_norm = block_tensor(layer, Part::PostNorm);
         let scales = saved.post_inverse_rms.first(count);
         rms_norm_again(saved.middle.first(d), self.norm(post_norm), scales, normed.first_mut(d));
-        for (module, dy, output) in [
-            (Module::Gate, saved.gate.first(f), Output::Overwrite),
-            (Module::Up, saved.up.first(f), Output::Add),
-        ] {
-            let dx = Some((output, backward.dnormed.first_mut(d)));
-            self.projection(layer, module).backward(
-                normed.first(d),
-                &low[module as usize],
-                dy,
-                dlow,
-                dx,
-                gradients,
-            );
-        }
+        let members = [(Module::Gate, saved.gate.first(f)), (Module::Up, saved.up.first(f))];
+        let dx = Some(backward.dnormed.first_mut(d));
+        self.backward_together(layer, normed.first(d), members, low, dlow, dx, gradients);
         rms_norm_backward(
             saved.middle.first(d),
             self.norm(post_norm),
@@ -178,15 +175,8 @@ impl Model {
         // Attention: dresidual is now the gradient of middle = x + Wo · attention.
         let dmiddle = backward.dresidual.first(d);
         let attended = saved.attention.first(q);
-        let dx = Some((Output::Overwrite, backward.dattention.first_mut(q)));
-        self.projection(layer, Module::Output).backward(
-            attended,
-            &low[Module::Output as usize],
-            dmiddle,
-            dlow,
-            dx,
-            gradients,
-        );
+        let dx = Some(backward.dattention.first_mut(q));
+        self.backward_together(layer, attended, [(Module::Output, dmiddle)], low, dlow, dx, gradients);
         self.complete_stage(layer, 2, gradients, sink);
         let [dqueries, dkeys, dvalues] = &mut backward.dqkv;
         attention_backward(
@@ -206,21 +196,13 @@ impl Model {
         let scales = saved.input_inverse_rms.first(count);
         rms_norm_again(x, self.norm(input_norm), scales, normed.first_mut(d));
         let through = below || self.trained(input_norm).is_some();
-        for (module, dy, output) in [
-            (Module::Query, dqueries.first(q), Output::Overwrite),
-            (Module::Key, dkeys.first(kv), Output::Add),
-            (Module::Value, dvalues.first(kv), Output::Add),
-        ] {
-            let dx = through.then(|| (output, backward.dnormed.first_mut(d)));
-            self.projection(layer, module).backward(
-                normed.first(d),
-                &low[module as usize],
-                dy,
-                dlow,
-                dx,
-                gradients,
-            );
-        }
+        let members = [
+            (Module::Query, dqueries.first(q)),
+            (Module::Key, dkeys.first(kv)),
+            (Module::Value, dvalues.first(kv)),
+        ];
+        let dx = through.then(|| backward.dnormed.first_mut(d));
+        self.backward_together(layer, normed.first(d), members, low, dlow, dx, gradients);
         if through {
             rms_norm_backward(
                 x,

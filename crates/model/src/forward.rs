@@ -7,9 +7,9 @@ use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::rms_norm;
 use danlu_kernels::rope::{Direction, RopeTable, rope};
 use danlu_kernels::swiglu::swiglu;
-use danlu_kernels::{Buffer, View, ViewMut};
+use danlu_kernels::{Buffer, Value, View, ViewMut};
 
-use crate::activations::{Activations, Saved, Scratch};
+use crate::activations::{Activations, Buffers, Saved, Scratch, with_buffers};
 use crate::model::Stored;
 use crate::names::{self, Part, block_tensor};
 use crate::{Error, Model, Module, PackedTokens, ParameterSource, Result, Target};
@@ -35,13 +35,23 @@ impl Model {
         activations: &mut Activations,
         source: &mut impl ParameterSource,
     ) -> Result<()> {
-        assert!(tokens.len() <= activations.capacity, "a slice longer than its activations");
         self.check_ids(tokens.ids())?;
         for sequence in tokens.sequences() {
             self.check_length("a sequence", sequence.keys.len(), "lower `cutoff_len`")?;
         }
+        with_buffers!(&mut activations.0, buffers => self.run_blocks(tokens, buffers, source));
+        Ok(())
+    }
+
+    fn run_blocks<T: Value>(
+        &self,
+        tokens: &PackedTokens,
+        buffers: &mut Buffers<T>,
+        source: &mut impl ParameterSource,
+    ) {
+        let Buffers { capacity, residual, blocks, scratch, rope, .. } = buffers;
+        assert!(tokens.len() <= *capacity, "a slice longer than its activations");
         let width = tokens.len() * self.config.hidden_size;
-        let Activations { residual, blocks, scratch, rope, .. } = activations;
         let rows = Rows { rope, positions: tokens.positions(), sequences: tokens.sequences(), first_key: 0 };
         self.embed(tokens.ids(), residual[0].first_mut(width));
         for layer in 0..self.config.num_hidden_layers {
@@ -63,7 +73,6 @@ impl Model {
             );
             source.done(layer);
         }
-        Ok(())
     }
 
     /// One decoder block, pre-norm:
@@ -71,14 +80,14 @@ impl Model {
     /// middle = x + Wo · attention(rope(Wq · n), rope(Wk · n), Wv · n) with n = norm(x);
     /// out = middle + Wdown · (silu(Wgate · m) · Wup · m) with m = norm(middle).
     #[allow(clippy::too_many_arguments)]
-    pub(crate) fn block(
+    pub(crate) fn block<T: Value>(
         &self,
         layer: usize,
         rows: Rows,
         x: View<f32>,
-        saved: &mut Saved,
-        [keys, values]: [&mut Buffer<f32>; 2],
-        scratch: &mut Scratch,
+        saved: &mut Saved<T>,
+        [keys, values]: [&mut Buffer<T>; 2],
+        scratch: &mut Scratch<T>,
         mut out: ViewMut<f32>,
     ) {
         let config = &self.config;
@@ -90,20 +99,17 @@ impl Model {
         let all_keys = (rows.first_key + tokens) * kv_size;
         let epsilon = config.rms_norm_eps as f32;
         let norm = |part| self.norm(block_tensor(layer, part));
-        let linear = |module| self.projection(layer, module);
         let Scratch { normed, product, .. } = scratch;
         let Saved { queries, attention: attended, log_sum_exp, middle, gate, up, low, .. } = saved;
 
         let inverse_rms = saved.input_inverse_rms.first_mut(tokens);
         rms_norm(x, norm(Part::InputNorm), epsilon, normed.first_mut(d), inverse_rms);
-        let n = normed.first(d);
-        for (module, y) in [
+        let members = [
             (Module::Query, queries.first_mut(q)),
             (Module::Key, keys.view_mut(own_keys.clone())),
             (Module::Value, values.view_mut(own_keys.clone())),
-        ] {
-            linear(module).forward(n, &mut low[module as usize], Output::Overwrite, y);
-        }
+        ];
+        self.forward_together(layer, normed.first(d), members, low, Output::Overwrite);
         rope(queries.first_mut(q), rows.positions, rows.rope, Direction::Forward);
         rope(keys.view_mut(own_keys), rows.positions, rows.rope, Direction::Forward);
         attention(
@@ -117,22 +123,16 @@ impl Model {
             log_sum_exp.first_mut(tokens * config.num_attention_heads),
         );
         copy(x, middle.first_mut(d));
-        let low_output = &mut low[Module::Output as usize];
-        linear(Module::Output).forward(attended.first(q), low_output, Output::Add, middle.first_mut(d));
+        let member = [(Module::Output, middle.first_mut(d))];
+        self.forward_together(layer, attended.first(q), member, low, Output::Add);
 
         let inverse_rms = saved.post_inverse_rms.first_mut(tokens);
         rms_norm(middle.first(d), norm(Part::PostNorm), epsilon, normed.first_mut(d), inverse_rms);
-        let m = normed.first(d);
-        linear(Module::Gate).forward(
-            m,
-            &mut low[Module::Gate as usize],
-            Output::Overwrite,
-            gate.first_mut(f),
-        );
-        linear(Module::Up).forward(m, &mut low[Module::Up as usize], Output::Overwrite, up.first_mut(f));
+        let members = [(Module::Gate, gate.first_mut(f)), (Module::Up, up.first_mut(f))];
+        self.forward_together(layer, normed.first(d), members, low, Output::Overwrite);
         swiglu(gate.first(f), up.first(f), product.first_mut(f));
         copy(middle.first(d), out.reborrow());
-        linear(Module::Down).forward(product.first(f), &mut low[Module::Down as usize], Output::Add, out);
+        self.forward_together(layer, product.first(f), [(Module::Down, out)], low, Output::Add);
     }
 
     /// x [T, D] = the embeddings of `ids`.
@@ -145,7 +145,12 @@ impl Model {
     }
 
     /// Gathers the rows of `targets` behind the last block and norms them: what the head sees.
-    pub(crate) fn head_input(&self, tokens: usize, targets: &[Target], activations: &mut Activations) {
+    pub(crate) fn head_input<T: Value>(
+        &self,
+        tokens: usize,
+        targets: &[Target],
+        activations: &mut Buffers<T>,
+    ) {
         let d = self.config.hidden_size;
         let rows: Vec<u32> = targets.iter().map(|target| target.position).collect();
         let last = self.config.num_hidden_layers % activations.residual.len();

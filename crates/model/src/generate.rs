@@ -24,8 +24,8 @@ pub struct Generator<'m> {
     ids: Vec<u32>,
     /// Keys and values of each block, [context, K · E].
     cache: Vec<[Buffer<f32>; 2]>,
-    saved: Saved,
-    scratch: Scratch,
+    saved: Saved<f32>,
+    scratch: Scratch<f32>,
     /// The residual stream before and after a block.
     residual: [Buffer<f32>; 2],
     logits: Buffer<f32>,

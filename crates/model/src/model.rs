@@ -121,9 +121,9 @@ impl Model {
             unreachable!("matrices have two dimensions")
         };
         match &self.stored[id] {
-            Stored::F32(values) => Weight::f32(values.first(values.len()), outputs, inputs),
-            Stored::Bf16(values) => Weight::bf16(values.first(values.len()), outputs, inputs),
-            Stored::Trained(parameter) => Weight::f32(self.parameters.view(*parameter), outputs, inputs),
+            Stored::F32(values) => Weight::new(values.first(values.len()), outputs, inputs),
+            Stored::Bf16(values) => Weight::new(values.first(values.len()), outputs, inputs),
+            Stored::Trained(parameter) => Weight::new(self.parameters.view(*parameter), outputs, inputs),
         }
     }
 

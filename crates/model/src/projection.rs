@@ -1,20 +1,15 @@
-//! One linear layer of a block with its adapter, forward and backward, whatever of it is trained.
+//! The linear layers of a block with their adapters, forward and backward, whatever of them is trained. Layers with the
+//! same input run together.
 
-use danlu_kernels::linear::{Lora, linear, linear_backward_input, linear_backward_weight};
+use danlu_kernels::linear::{Input, Layer, OutputGradient, input_gradient};
 use danlu_kernels::matmul::Output;
-use danlu_kernels::{Buffer, Precision, View, ViewMut, Weight};
+use danlu_kernels::{Buffer, Value, View, ViewMut};
 
-use crate::lora::Adapter;
 use crate::names::block_tensor;
 use crate::{Gradients, Model, Module, ParameterId};
 
-/// A linear layer of one block.
-pub(crate) struct Projection<'a> {
-    precision: Precision,
-    weight: Weight<'a>,
-    trained: Option<ParameterId>,
-    adapter: Option<(&'a Adapter, Lora<'a>)>,
-}
+/// x · Aᵀ of each module's adapter, [T, R] each.
+pub(crate) type LowRank = [Buffer<f32>; Module::ALL.len()];
 
 impl Model {
     /// What is trained of a layer: its weight, or A and B of its adapter.
@@ -24,55 +19,72 @@ impl Model {
         [weight, adapter.map(|adapter| adapter.a), adapter.map(|adapter| adapter.b)]
     }
 
-    pub(crate) fn projection(&self, layer: usize, module: Module) -> Projection<'_> {
-        let id = block_tensor(layer, module.part());
-        Projection {
-            precision: self.precision,
-            weight: self.matrix(id),
-            trained: self.trained(id),
-            adapter: self
-                .adapters
-                .get(layer, module)
-                .map(|adapter| (adapter, adapter.matrices(&self.parameters))),
-        }
-    }
-}
-
-impl Projection<'_> {
-    /// y (+)= W·x + scale · B·A·x; `low` [T, R] keeps A·x.
-    pub(crate) fn forward(&self, x: View<f32>, low: &mut Buffer<f32>, output: Output, mut y: ViewMut<f32>) {
-        linear(self.precision, x, self.weight, output, y.reborrow());
-        if let Some((adapter, lora)) = &self.adapter {
-            let tokens = tokens(x, self.weight.inputs());
-            lora.forward(self.precision, x, low.first_mut(tokens * adapter.rank), y);
+    fn layer(&self, layer: usize, module: Module) -> Layer<'_> {
+        let adapter = self.adapters.get(layer, module);
+        Layer {
+            weight: self.matrix(block_tensor(layer, module.part())),
+            adapter: adapter.map(|adapter| adapter.matrices(&self.parameters)),
         }
     }
 
-    /// Adds the gradients of what is trained to `gradients`, and writes or adds that of x to `dx` if it is wanted.
-    pub(crate) fn backward(
+    /// y (+)= W·x + B·low for each module, with its low [T, R] = scale · A·x kept.
+    pub(crate) fn forward_together<X: Value, Y: Value, const N: usize>(
         &self,
-        x: View<f32>,
-        low: &Buffer<f32>,
-        dy: View<f32>,
-        dlow: &mut Buffer<f32>,
-        mut dx: Option<(Output, ViewMut<f32>)>,
+        layer: usize,
+        x: View<X>,
+        members: [(Module, ViewMut<Y>); N],
+        low: &mut LowRank,
+        output: Output,
+    ) {
+        let inputs = self.layer(layer, members[0].0).weight.inputs();
+        let tokens = x.len() / inputs;
+        let input = Input::new(self.precision, x, inputs);
+        for (module, y) in members {
+            let member = self.layer(layer, module);
+            let low = low[module as usize].first_mut(tokens * rank(member));
+            input.forward(member, low, output, y);
+        }
+    }
+
+    /// Adds the gradients of what is trained in each module, given those of its outputs, to `gradients`, and writes that
+    /// of their input x to `dx` if it is wanted; `dlow` is scratch.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn backward_together<X: Value, Y: Value, D: Value, const N: usize>(
+        &self,
+        layer: usize,
+        x: View<X>,
+        members: [(Module, View<Y>); N],
+        low: &LowRank,
+        dlow: &mut [Buffer<f32>; 3],
+        dx: Option<ViewMut<D>>,
         gradients: &mut Gradients,
     ) {
-        let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
-        if let Some(id) = self.trained {
-            linear_backward_weight(self.precision, dy, x, outputs, inputs, gradients.add_to(id));
+        let layers = members.map(|(module, _)| self.layer(layer, module));
+        let inputs = layers[0].weight.inputs();
+        let tokens = x.len() / inputs;
+        let input = Input::new(self.precision, x, inputs);
+        let dys: [_; N] =
+            std::array::from_fn(|index| OutputGradient::new(self.precision, layers[index], members[index].1));
+        for (index, dy) in dys.iter().enumerate() {
+            let module = members[index].0;
+            if let Some(weight) = self.trained(block_tensor(layer, module.part())) {
+                input.weight_gradient(dy, gradients.add_to(weight));
+            }
+            if let Some(adapter) = self.adapters.get(layer, module) {
+                let (da, db) = gradients.add_to_both([adapter.a, adapter.b]);
+                let elements = tokens * adapter.rank;
+                let low = low[module as usize].first(elements);
+                input.adapter_gradient(dy, low, dlow[index].first_mut(elements), da, db);
+            }
         }
-        if let Some((output, dx)) = &mut dx {
-            linear_backward_input(self.precision, dy, self.weight, *output, dx.reborrow());
+        if let Some(dx) = dx {
+            let members: [_; N] =
+                std::array::from_fn(|index| (&dys[index], dlow[index].first(tokens * rank(layers[index]))));
+            input_gradient(self.precision, members, Output::Overwrite, dx);
         }
-        let Some((adapter, lora)) = &self.adapter else { return };
-        let elements = tokens(x, inputs) * adapter.rank;
-        let (da, db) = gradients.add_to_both([adapter.a, adapter.b]);
-        let (low, dlow) = (low.first(elements), dlow.first_mut(elements));
-        lora.backward(self.precision, x, low, dy, dlow, da, db, dx.map(|(_, dx)| dx));
     }
 }
 
-fn tokens(x: View<f32>, inputs: usize) -> usize {
-    x.len() / inputs
+fn rank(layer: Layer) -> usize {
+    layer.adapter.map_or(0, |lora| lora.rank)
 }

@@ -2,6 +2,7 @@
 
 use danlu_kernels::cross_entropy::{Score, linear_cross_entropy};
 
+use crate::activations::with_buffers;
 use crate::names;
 use crate::{Activations, Model, PackedTokens, Target};
 
@@ -13,12 +14,14 @@ impl Model {
         targets: &[Target],
         activations: &mut Activations,
     ) -> Vec<Score> {
-        self.head_input(tokens.len(), targets, activations);
         let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
         let mut scores = vec![Score::default(); ids.len()];
-        let hidden = activations.head.hidden.first(ids.len() * self.config.hidden_size);
         let head = self.matrix(names::head(&self.config));
-        linear_cross_entropy(self.precision, hidden, head, &ids, &mut scores);
+        with_buffers!(&mut activations.0, buffers => {
+            self.head_input(tokens.len(), targets, buffers);
+            let hidden = buffers.head.hidden.first(ids.len() * self.config.hidden_size);
+            linear_cross_entropy(self.precision, hidden, head, &ids, &mut scores);
+        });
         scores
     }
 }

@@ -63,7 +63,7 @@ pub fn sum_of_products<T: Value>(alpha: f32, terms: &[(&Left, Operand)], output:
         return;
     }
     if terms.iter().all(|(a, b)| few_rows::suits(&a.operand, b)) {
-        for (index, (a, b)) in terms.iter().enumerate() {
+        for (index, (a, b)) in terms.iter().enumerate().filter(|(index, (_, b))| *index == 0 || b.rows > 0) {
             let output = if index == 0 { output } else { Output::Add };
             few_rows::matmul(precision, alpha, a.operand, *b, output, &mut *c.0);
         }

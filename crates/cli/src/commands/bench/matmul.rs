@@ -4,7 +4,7 @@ use anyhow::Result;
 use danlu_kernels::linear::{linear, linear_backward_input, linear_backward_weight};
 use danlu_kernels::matmul::Output;
 use danlu_kernels::random::Random;
-use danlu_kernels::{Buffer, Precision, Weight, bf16, ceiling, cpu};
+use danlu_kernels::{Buffer, Precision, Value, Weight, bf16, ceiling, cpu};
 use serde_json::json;
 
 use super::{Arithmetic, median_seconds};
@@ -43,8 +43,12 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let mut results = Vec::new();
     for (shape, [tokens, inputs, outputs]) in args.shapes.iter().zip(shapes) {
         let flops = 2.0 * tokens as f64 * inputs as f64 * outputs as f64;
-        let gflops =
-            measure(precision, [tokens, inputs, outputs], args.seconds).map(|seconds| flops / seconds / 1e9);
+        let shape_of = [tokens, inputs, outputs];
+        let seconds = match precision {
+            Precision::F32 => measure::<f32>(precision, shape_of, args.seconds),
+            Precision::Bf16 => measure::<bf16>(precision, shape_of, args.seconds),
+        };
+        let gflops = seconds.map(|seconds| flops / seconds / 1e9);
         let [forward, input, weight] = gflops;
         let share = |gflops: f64| format!("{gflops:.0} ({:.0} %)", 100.0 * gflops / limit);
         rows.push(vec![shape.clone(), share(forward), share(input), share(weight)]);
@@ -68,21 +72,17 @@ fn parse(shape: &str) -> Result<[usize; 3]> {
     })
 }
 
-/// Seconds of the forward, the gradient of the input and that of the weight, with the weight at rest as the precision
-/// has it.
-fn measure(precision: Precision, [tokens, inputs, outputs]: [usize; 3], seconds: f64) -> [f64; 3] {
+/// Seconds of the forward, the gradient of the input and that of the weight; everything but the gradient of the weight
+/// rests in T, as in training.
+fn measure<T: Value>(precision: Precision, [tokens, inputs, outputs]: [usize; 3], seconds: f64) -> [f64; 3] {
     let mut random = Random::new(&[1]);
-    let mut normals =
-        |count: usize| Buffer::from_host(&(0..count).map(|_| random.normal()).collect::<Vec<_>>());
-    let (x, weights, dy) = (normals(tokens * inputs), normals(outputs * inputs), normals(tokens * outputs));
-    let rounded: Vec<bf16> = weights.host().iter().map(|&value| bf16::from_f32(value)).collect();
-    let rounded = Buffer::from_host(&rounded);
-    let weight = match precision {
-        Precision::F32 => Weight::f32(weights.first(weights.len()), outputs, inputs),
-        Precision::Bf16 => Weight::bf16(rounded.first(rounded.len()), outputs, inputs),
+    let mut normals = |count: usize| {
+        Buffer::from_host(&(0..count).map(|_| T::from_f32(random.normal())).collect::<Vec<_>>())
     };
-    let (mut y, mut dx, mut dw) =
-        (Buffer::zeros(dy.len()), Buffer::zeros(x.len()), Buffer::zeros(weights.len()));
+    let (x, weight, dy) = (normals(tokens * inputs), normals(outputs * inputs), normals(tokens * outputs));
+    let weight = Weight::new(weight.first(weight.len()), outputs, inputs);
+    let (mut y, mut dx) = (Buffer::<T>::zeros(dy.len()), Buffer::<T>::zeros(x.len()));
+    let mut dw = Buffer::zeros(outputs * inputs);
     let (x, dy) = (x.first(x.len()), dy.first(dy.len()));
     let (y_len, dx_len, dw_len) = (y.len(), dx.len(), dw.len());
     [
@@ -91,7 +91,7 @@ fn measure(precision: Precision, [tokens, inputs, outputs]: [usize; 3], seconds:
             linear_backward_input(precision, dy, weight, Output::Overwrite, dx.first_mut(dx_len))
         }),
         median_seconds(3, seconds, || {
-            linear_backward_weight(precision, dy, x, outputs, inputs, dw.first_mut(dw_len))
+            linear_backward_weight(precision, dy, x, [outputs, inputs], dw.first_mut(dw_len))
         }),
     ]
 }
