@@ -1,5 +1,6 @@
 //! `danlu plan`: what a recipe would do, before anything runs.
 
+use danlu_train::plan::{Choices, OptimizerChoice};
 use danlu_train::{Plan, Recipe, machine, plan};
 
 use crate::printer::Printer;
@@ -26,6 +27,9 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     loaded.notices.iter().for_each(|notice| printer.note(notice));
     let plan = plan(loaded.recipe)?;
     describe(&plan).iter().try_for_each(|line| printer.line(line))?;
+    let (header, rows) = choices(&plan.choices);
+    printer.line("")?;
+    printer.table(&header, &rows)?;
     printer.json(&serde_json::to_value(&plan)?)?;
     Ok(())
 }
@@ -71,6 +75,17 @@ pub fn describe(plan: &Plan) -> Vec<String> {
         lines.push(format!("continues from `{}`", checkpoint.display()));
     }
     lines
+}
+
+/// What each optimizer would cost, in MB.
+fn choices(choices: &Choices) -> ([&'static str; 4], Vec<Vec<String>>) {
+    let row = |choice: &OptimizerChoice| {
+        let gradients = [0, choices.gradients, choices.gradients_fused_backward];
+        let costs = gradients.map(|gradients| grouped(megabytes(choice.bytes + gradients)));
+        [choice.optim.name().to_owned()].into_iter().chain(costs).collect()
+    };
+    let header = ["optim", "optimizer MB", "and gradients MB", "the same with fused_backward MB"];
+    (header, choices.optimizers.iter().map(row).collect())
 }
 
 /// 1,234,567

@@ -95,6 +95,47 @@ fn hugging_face_spellings() {
 }
 
 #[test]
+fn optimizers_have_the_names_of_the_trainer_too() {
+    let optim = |text: &str| recipe(text, &[]).training.optim;
+    assert_eq!(optim(""), Optim::Adamw);
+    for (name, expected) in [
+        ("adamw_torch", Optim::Adamw),
+        ("adamw_torch_fused", Optim::Adamw),
+        ("paged_adamw", Optim::Adamw),
+        ("adamw_bnb_8bit", Optim::Adamw8bit),
+        ("paged_adamw_8bit", Optim::Adamw8bit),
+        ("lion_32bit", Optim::Lion),
+    ] {
+        assert_eq!(optim(&format!("optim: {name}\n")), expected, "{name}");
+    }
+    for optim_here in Optim::ALL {
+        assert_eq!(optim(&format!("optim: {}\n", optim_here.name())), optim_here);
+    }
+    assert_eq!(recipe("", &["optim=paged_lion_8bit"]).training.optim, Optim::Lion);
+    assert_eq!(optim("use_muon: true\n"), Optim::Muon);
+    assert_eq!(optim("use_muon: false\n"), Optim::Adamw);
+    let unknown = error("optim: adam_w\n", &[]);
+    assert!(
+        unknown.contains("one of `adamw`, `adamw_8bit`, `adafactor`, `lion`, `muon`, `sgd`"),
+        "{unknown}"
+    );
+    assert!(unknown.ends_with("did you mean `adamw`?"), "{unknown}");
+    assert_eq!(recipe("optim: lion\n", &[]).training.adam_beta2(), 0.99);
+    assert_eq!(recipe("optim: lion\nadam_beta2: 0.999\n", &[]).training.adam_beta2(), 0.999);
+}
+
+#[test]
+fn fused_backward_cannot_know_the_norm_of_the_whole_gradient() {
+    assert_eq!(
+        error("fused_backward: true\n", &[]),
+        "`r.yaml` line 4: `fused_backward` updates parameters before the norm of the whole gradient is known: set \
+         `clip: per_tensor` or `max_grad_norm: 0`"
+    );
+    assert!(recipe("fused_backward: true\nclip: per_tensor\n", &[]).training.fused_backward);
+    assert!(recipe("fused_backward: true\nmax_grad_norm: 0\n", &[]).training.fused_backward);
+}
+
+#[test]
 fn an_unknown_key_names_its_line_and_the_nearest_one() {
     assert_eq!(
         error("learning_rat: 1e-4\n", &[]),
