@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use danlu_kernels::optimizer::adafactor::{AdafactorStep, adafactor_matrix_step, adafactor_vector_step};
+use danlu_kernels::optimizer::adafactor::{
+    AdafactorStep, adafactor_matrix_step, adafactor_scratch, adafactor_vector_step,
+};
 use danlu_kernels::optimizer::adamw::{AdamwStep, adamw_step};
 use danlu_kernels::optimizer::adamw_8bit::{self, Codes, adamw_8bit_step};
 use danlu_kernels::optimizer::lion::{LionStep, lion_step};
@@ -97,6 +99,7 @@ impl Layout {
             (Optim::Sgd, _) => Rule::Sgd,
             (Optim::Lion, _) => Rule::Lion { moment: take(first, elements) },
             (Optim::Adafactor, &[outputs, inputs]) => {
+                self.scratch = self.scratch.max(adafactor_scratch(outputs, inputs));
                 Rule::AdafactorMatrix { rows: take(rows, outputs), columns: take(columns, inputs) }
             }
             (Optim::Adafactor, _) => Rule::AdafactorVector { moment: take(second, elements) },
@@ -223,8 +226,9 @@ impl Optimizer {
                 adamw_8bit_step(&adamw, gradient, first, second, parameter);
             }
             Rule::AdafactorMatrix { rows, columns } => {
+                let scratch = self.scratch.first_mut(adafactor_scratch(rows.len(), columns.len()));
                 let (rows, columns) = (row_means.view_mut(rows), column_means.view_mut(columns));
-                adafactor_matrix_step(&adafactor, gradient, rows, columns, parameter);
+                adafactor_matrix_step(&adafactor, gradient, rows, columns, scratch, parameter);
             }
             Rule::AdafactorVector { moment } => {
                 adafactor_vector_step(&adafactor, gradient, second.view_mut(moment), parameter);

@@ -13,10 +13,10 @@ const EPSILON: f32 = 1e-30;
 const DECAY_RATE: f64 = -0.8;
 /// Largest root mean square of an update, before the learning rate.
 const CLIP_THRESHOLD: f64 = 1.0;
-/// Columns of one task, and of one pass over its rows.
-const COLUMNS: usize = 128;
+/// Columns of one pass over the rows of a task: long enough for the processor to fetch ahead.
+const COLUMNS: usize = 1024;
 /// Rows of one task.
-const ROWS: usize = 32;
+const ROWS: usize = 64;
 
 /// The numbers of one step.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,11 @@ impl AdafactorStep {
     }
 }
 
+/// Elements of scratch that the step of a matrix [N, M] takes: sums over the rows of each task.
+pub fn adafactor_scratch(rows: usize, columns: usize) -> usize {
+    rows.div_ceil(ROWS) * columns
+}
+
 /// The update of a matrix [N, M] with the means of its squared gradients, `row_means` [N] and `column_means` [M]:
 /// parameter ← parameter · (1 − lr · decay) − lr · u / max(1, rms(u)), u = gradient / √(row · column / mean(row)).
 pub fn adafactor_matrix_step(
@@ -54,6 +59,7 @@ pub fn adafactor_matrix_step(
     gradient: View<f32>,
     row_means: ViewMut<f32>,
     column_means: ViewMut<f32>,
+    scratch: ViewMut<f32>,
     parameter: ViewMut<f32>,
 ) {
     let (rows, columns) = (row_means.0.len(), column_means.0.len());
@@ -62,19 +68,20 @@ pub fn adafactor_matrix_step(
         return;
     }
     let (beta2, scale, gradient) = (step.beta2(), step.gradient_scale, gradient.0);
-    parallel_chunks(row_means.0, ROWS, |task, means| {
-        for (mean, gradient) in means.iter_mut().zip(gradient[task * ROWS * columns..].chunks_exact(columns))
-        {
-            let now = scale * scale * squares(gradient) / columns as f32 + EPSILON;
-            *mean = *mean * beta2 + now * (1.0 - beta2);
-        }
+    let tasks = rows.div_ceil(ROWS);
+    let task_sums = &mut scratch.0[..tasks * columns];
+    let shared_means = SharedSlice::new(&mut *row_means.0);
+    parallel_chunks(task_sums, columns, |task, column_sums| {
+        let (start, count) = (task * ROWS, ROWS.min(rows - task * ROWS));
+        // SAFETY: each group of rows belongs to one task.
+        let row_means = unsafe { shared_means.range(start, count) };
+        let gradient = &gradient[start * columns..(start + count) * columns];
+        sum_squares(beta2, scale, gradient, row_means, column_sums);
     });
-    parallel_chunks(column_means.0, COLUMNS, |task, means| {
-        let mut sums = [0.0f64; COLUMNS];
-        for row in gradient.chunks_exact(columns) {
-            add_squares(&row[task * COLUMNS..][..means.len()], &mut sums);
-        }
-        for (mean, sum) in means.iter_mut().zip(sums) {
+    let task_sums = &*task_sums;
+    parallel_chunks(column_means.0, 256, |block, means| {
+        for (column, mean) in (block * 256..).zip(means) {
+            let sum: f64 = task_sums[column..].iter().step_by(columns).map(|&sum| f64::from(sum)).sum();
             let now = (f64::from(scale * scale) * sum / rows as f64) as f32 + EPSILON;
             *mean = *mean * beta2 + now * (1.0 - beta2);
         }
@@ -82,7 +89,7 @@ pub fn adafactor_matrix_step(
     let (row_means, column_means) = (&*row_means.0, &*column_means.0);
     let mean = (row_means.iter().map(|&mean| f64::from(mean)).sum::<f64>() / rows as f64) as f32;
 
-    let mut sums = vec![0.0f64; rows.div_ceil(ROWS)];
+    let mut sums = vec![0.0f64; tasks];
     parallel_chunks(&mut sums, 1, |task, sum| {
         let range = task * ROWS..rows.min((task + 1) * ROWS);
         let gradient = &gradient[range.start * columns..range.end * columns];
@@ -90,7 +97,7 @@ pub fn adafactor_matrix_step(
     });
     let rate = step.rate(sums.iter().sum(), rows * columns) * scale;
     let parameter = SharedSlice::new(parameter.0);
-    parallel_for(rows.div_ceil(ROWS), |task| {
+    parallel_for(tasks, |task| {
         let range = task * ROWS..rows.min((task + 1) * ROWS);
         let start = range.start * columns;
         // SAFETY: each group of rows belongs to one task.
@@ -128,15 +135,28 @@ pub fn adafactor_vector_step(
 }
 
 by_cpu_level! {
-    fn squares(x: &[f32]) -> f32 {
-        dot(x, x)
-    }
-}
-
-by_cpu_level! {
-    fn add_squares(x: &[f32], sums: &mut [f64; COLUMNS]) {
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum += f64::from(*x) * f64::from(*x);
+    /// Updates the means of some rows; writes Σ g² of their columns.
+    fn sum_squares(beta2: f32, scale: f32, gradient: &[f32], row_means: &mut [f32], column_sums: &mut [f32]) {
+        const LANES: usize = 16;
+        column_sums.fill(0.0);
+        let columns = column_sums.len();
+        let (sums, sums_rest) = column_sums.as_chunks_mut::<LANES>();
+        for (mean, row) in row_means.iter_mut().zip(gradient.chunks_exact(columns)) {
+            let mut lanes = [0.0f32; LANES];
+            let (row, row_rest) = row.as_chunks::<LANES>();
+            for (sums, row) in sums.iter_mut().zip(row) {
+                for lane in 0..LANES {
+                    let square = row[lane] * row[lane];
+                    lanes[lane] += square;
+                    sums[lane] += square;
+                }
+            }
+            for ((lane, sum), gradient) in lanes.iter_mut().zip(&mut *sums_rest).zip(row_rest) {
+                *lane += gradient * gradient;
+                *sum += gradient * gradient;
+            }
+            let now = scale * scale * lanes.iter().sum::<f32>() / columns as f32 + EPSILON;
+            *mean = *mean * beta2 + now * (1.0 - beta2);
         }
     }
 }
@@ -147,17 +167,16 @@ by_cpu_level! {
         let columns = column_means.len();
         let mut sum = 0.0;
         for start in (0..columns).step_by(COLUMNS) {
-            let mut factors = [0.0f32; COLUMNS];
-            let factors = &mut factors[..COLUMNS.min(columns - start)];
-            inverse_roots(&column_means[start..], factors);
+            let (mut factors, mut update) = ([0.0f32; COLUMNS], [0.0f32; COLUMNS]);
+            let count = COLUMNS.min(columns - start);
+            inverse_roots(&column_means[start..], &mut factors[..count]);
             for (row_mean, row) in row_means.iter().zip(gradient.chunks_exact(columns)) {
                 let row_factor = scale / (row_mean / mean).sqrt();
-                let mut lanes = [0.0f32; 16];
-                for (index, (gradient, factor)) in row[start..].iter().zip(&*factors).enumerate() {
-                    let update = row_factor * factor * gradient;
-                    lanes[index % 16] += update * update;
+                let elements = update.iter_mut().zip(&factors).zip(&row[start..start + count]);
+                for ((update, factor), gradient) in elements {
+                    *update = row_factor * factor * gradient;
                 }
-                sum += f64::from(lanes.iter().sum::<f32>());
+                sum += f64::from(dot(&update[..count], &update[..count]));
             }
         }
         sum
@@ -259,13 +278,15 @@ mod tests {
 
     #[test]
     fn three_steps_of_matrices_follow_the_formula() {
-        for (rows, columns) in [(1, 1), (1, 7), (9, 1), (2 * ROWS + 5, 2 * COLUMNS + 19)] {
+        for (rows, columns) in [(1, 1), (1, 7), (9, 1), (2 * ROWS + 5, COLUMNS + 19)] {
             let start = normals(1, rows * columns);
             let gradients: Vec<Vec<f32>> = (2..5).map(|key| normals(key, rows * columns)).collect();
             let (mut p, mut row, mut column) = (start.clone(), vec![0.0; rows], vec![0.0; columns]);
+            let mut scratch = vec![f32::NAN; adafactor_scratch(rows, columns)];
             for (number, gradient) in (1..).zip(&gradients) {
-                let means = (ViewMut(&mut row), ViewMut(&mut column));
-                adafactor_matrix_step(&step(number), View(gradient), means.0, means.1, ViewMut(&mut p));
+                let (row, column) = (ViewMut(&mut row), ViewMut(&mut column));
+                let (scratch, p) = (ViewMut(&mut scratch), ViewMut(&mut p));
+                adafactor_matrix_step(&step(number), View(gradient), row, column, scratch, p);
             }
             let twin = |inputs: &[&[f64]]| twin(inputs, rows);
             close(&p, twin, &[&start, &gradients[0], &gradients[1], &gradients[2]], 2e-6);
@@ -289,8 +310,9 @@ mod tests {
     #[test]
     fn a_matrix_without_gradient_only_decays() {
         let (mut p, mut row, mut column) = ([1.0; 6], [0.0; 2], [0.0; 3]);
-        let means = (ViewMut(&mut row), ViewMut(&mut column));
-        adafactor_matrix_step(&step(1), View(&[0.0; 6]), means.0, means.1, ViewMut(&mut p));
+        let (row, column) = (ViewMut(&mut row), ViewMut(&mut column));
+        let (mut scratch, p_view) = ([0.0; 3], ViewMut(&mut p));
+        adafactor_matrix_step(&step(1), View(&[0.0; 6]), row, column, ViewMut(&mut scratch), p_view);
         assert!(p.iter().all(|&p| (p - 0.999).abs() < 1e-6), "{p:?}");
     }
 }

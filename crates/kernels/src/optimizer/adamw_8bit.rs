@@ -100,7 +100,7 @@ fn signed_share(code: u8) -> f32 {
 
 #[inline(always)]
 fn signed_code(share: f32) -> u8 {
-    (128.5 + (127.0 * share.abs().sqrt()).copysign(share)) as u8
+    rounded(128.0 + (127.0 * share.abs().sqrt()).copysign(share))
 }
 
 #[inline(always)]
@@ -112,7 +112,14 @@ fn share(code: u8) -> f32 {
 
 #[inline(always)]
 fn unsigned_code(share: f32) -> u8 {
-    (256.0 * share.sqrt().sqrt() - 0.5) as u8
+    rounded((256.0 * share.sqrt().sqrt() - 1.0).max(0.0))
+}
+
+/// The nearest integer to a number from 0 to 255: behind 2²³ a float's last bits count ones. A conversion would not
+/// vectorise.
+#[inline(always)]
+fn rounded(value: f32) -> u8 {
+    (value + 8_388_608.0).to_bits() as u8
 }
 
 /// 1 / scale; zero where that is not finite, so that a block of zeros stays one.
