@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod data;
 mod docs;
+mod doctor;
 mod eval;
 mod generate;
 mod plan;
@@ -81,6 +82,10 @@ pub enum Command {
     ///
     /// zh: 回答或续写一段文本
     Generate(generate::Args),
+    /// Say what this machine can do: which models and methods fit, and how fast
+    ///
+    /// zh: 说明本机的能力：哪些模型与方法可行，速度如何
+    Doctor(doctor::Args),
     /// Measure how near to its limit this machine runs
     ///
     /// zh: 测量本机离其极限有多近
@@ -108,6 +113,7 @@ impl Command {
             Self::Eval(args) => eval::run(args, printer),
             Self::Chat(args) => chat::run(args, printer),
             Self::Generate(args) => generate::run(args, printer),
+            Self::Doctor(args) => doctor::run(&args, printer),
             Self::Bench(args) => bench::run(args, printer),
             Self::Docs(args) => docs::run(args, printer),
         }

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::run;
+use common::{run, vocabulary};
 
 const TINY: [&str; 16] = [
     "bench",
@@ -37,6 +37,84 @@ fn training_steps_are_measured_for_all_weights_and_for_adapters() {
         }
         // Random tokens: the loss is near ln 33.
         assert!((result["loss"].as_f64().unwrap() - 33f64.ln()).abs() < 0.5, "{result}");
+        let parts = result["step_s_by_operation"].as_object().unwrap();
+        for name in ["linear forward", "attention backward", "norms", "head and loss", "optimizer"] {
+            assert!(parts[name].as_f64().unwrap() > 0.0, "{name} of {result}");
+        }
+        let has = |name: &str| parts.contains_key(name);
+        let lora = mode == "lora";
+        assert_eq!((has("adapters"), has("linear gradient of weight")), (lora, !lora), "{result}");
+    }
+}
+
+#[test]
+fn the_parts_of_a_step_are_a_whole_step() {
+    let result = run(Path::new("."), &[&TINY[..], &["--json", "--intermediate", "40"]].concat()).json();
+    let parts = result["step_s_by_operation"].as_object().unwrap();
+    let sum: f64 = parts.values().map(|seconds| seconds.as_f64().unwrap()).sum();
+    // The parts are a mean, the step is a median of two.
+    let step = result["step_s"].as_f64().unwrap();
+    assert!(sum > 0.3 * step && sum < 3.0 * step, "{sum} of {step}: {result}");
+    assert!(parts["other"].as_f64().unwrap() < 0.5 * sum, "{result}");
+}
+
+#[test]
+fn rows_of_a_file_are_trained_at_their_real_lengths() {
+    let folder = tempfile::tempdir().unwrap();
+    vocabulary(false).save(&folder.path().join("vocabulary")).unwrap();
+    std::fs::write(
+        folder.path().join("rows.json"),
+        r#"[{"instruction": "车削", "input": "", "output": "工件旋转"},
+            {"instruction": "铣削", "input": "平面", "output": "铣刀旋转"},
+            {"instruction": "never", "input": "", "output": "read"}]"#,
+    )
+    .unwrap();
+    let model =
+        ["--hidden", "16", "--layers", "1", "--heads", "2", "--kv-heads", "1", "--intermediate", "24"];
+    for (mode, precision) in [("full", "f32"), ("lora", "bf16")] {
+        let args = ["bench", "sft", "--data", "rows.json", "--tokenizer", "vocabulary", "--rows", "2"];
+        let more = ["--batch", "1", "--mode", mode, "--precision", precision, "--rank", "2", "--json"];
+        let result = run(folder.path(), &[&args[..], &model, &more].concat()).json();
+        for key in ["rows_per_s", "tokens_per_s", "peak_rss_mb", "seconds", "loss"] {
+            assert!(result[key].as_f64().unwrap() > 0.0, "{key} of {result}");
+        }
+        let encoded = |text: &str| {
+            let args = ["tokenizer", "encode", "--tokenizer", "vocabulary", "--json", "--text", text];
+            run(folder.path(), &args).json()["ids"].as_array().unwrap().len() as u64
+        };
+        // Each part is cut on its own, and the end of the text is one token more.
+        let tokens: u64 = ["车削\n", "工件旋转", "铣削\n平面\n", "铣刀旋转"].into_iter().map(encoded).sum();
+        assert_eq!((result["rows"].as_u64(), result["tokens"].as_u64()), (Some(2), Some(tokens + 2)));
+    }
+    let args = ["bench", "sft", "--data", "absent.json", "--tokenizer", "vocabulary"];
+    run(folder.path(), &args).is_refused("absent.json");
+}
+
+#[test]
+fn attention_is_measured_by_packing() {
+    let args = ["bench", "attention", "--packings", "1x70,3x9", "--heads", "4", "--kv-heads", "2"];
+    for precision in ["f32", "bf16"] {
+        let more = ["--head-dim", "6", "--seconds", "0.01", "--precision", precision, "--json"];
+        let result = run(Path::new("."), &[&args[..], &more].concat()).json();
+        let measured = result["attention"].as_array().unwrap();
+        assert_eq!(measured.len(), 2);
+        for (packing, name) in measured.iter().zip(["1x70", "3x9"]) {
+            assert_eq!(packing["packing"], name);
+            let keys = ["forward_ms", "forward_gflops", "forward_share", "backward_ms", "backward_gflops"];
+            for key in [&keys[..], &["backward_share", "token_us"]].concat() {
+                assert!(packing[key].as_f64().unwrap() > 0.0, "{key} of {packing}");
+            }
+        }
+    }
+}
+
+#[test]
+fn reading_is_measured_for_one_thread_and_for_all() {
+    let args = ["bench", "bandwidth", "--megabytes", "8", "--seconds", "0.01", "--threads", "2", "--json"];
+    let result = run(Path::new("."), &args).json();
+    assert_eq!(result["threads"], 2);
+    for key in ["one_thread_gb_per_s", "all_threads_gb_per_s"] {
+        assert!(result[key].as_f64().unwrap() > 0.0, "{result}");
     }
 }
 
@@ -59,4 +137,9 @@ fn impossible_shapes_are_refused() {
     run(Path::new("."), &["bench", "train", "--kv-heads", "3"]).is_refused("expected a divisor");
     run(Path::new("."), &["bench", "train", "--heads", "0"]).is_refused("num_attention_heads");
     run(Path::new("."), &["bench", "train", "--steps", "1"]).is_refused("2 or more steps");
+    let lora = ["bench", "train", "--hidden", "16", "--vocab", "9", "--mode", "lora", "--rank", "0"];
+    run(Path::new("."), &lora).is_refused("`--rank`");
+    run(Path::new("."), &["bench", "attention", "--packings", "8x"]).is_refused("found `8x`");
+    run(Path::new("."), &["bench", "attention", "--kv-heads", "3"]).is_refused("divides");
+    run(Path::new("."), &["bench", "bandwidth", "--megabytes", "0"]).is_refused("`--megabytes`");
 }

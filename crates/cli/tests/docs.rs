@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use common::run;
 
 /// Documents in English, and the same in Chinese.
-const PAIRS: [(&str, &str); 4] = [
+const PAIRS: [(&str, &str); 5] = [
     ("README.md", "README.zh.md"),
     ("docs/en/guide.md", "docs/zh/guide.md"),
     ("docs/en/faq.md", "docs/zh/faq.md"),
+    ("docs/en/engine.md", "docs/zh/engine.md"),
     ("examples/data/README.md", "examples/data/README.zh.md"),
 ];
 const ENGLISH_ONLY: [&str; 4] =

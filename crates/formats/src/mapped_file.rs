@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 
 use crate::{Error, Result};
 
@@ -48,9 +48,12 @@ impl MappedFile {
         if range.is_empty() || range.end > self.map.len() {
             return;
         }
-        // SAFETY: the map is a shared, read-only map of a file, so dropped pages come back with the file's
-        // bytes at the next access; borrowed slices keep their content.
-        let _ =
-            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        #[cfg(unix)]
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is a shared, read-only map of a file, so dropped pages come back with the file's
+            // bytes at the next access; borrowed slices keep their content.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, range.start, range.len()) };
+        }
     }
 }

@@ -72,6 +72,7 @@ pub fn attention<T: Value>(
     output: ViewMut<T>,
     log_sum_exp: ViewMut<f32>,
 ) {
+    let _timer = crate::timing::Operation::AttentionForward.start();
     let Heads { query_heads, key_value_heads, head_dim } = heads;
     let (q_width, k_width) = (query_heads * head_dim, key_value_heads * head_dim);
     let tokens = q.0.len() / q_width;
@@ -145,6 +146,7 @@ pub fn attention_backward<T: Value>(
     [dq, dk, dv]: [ViewMut<T>; 3],
     scratch: ViewMut<f32>,
 ) {
+    let _timer = crate::timing::Operation::AttentionBackward.start();
     let Heads { query_heads, key_value_heads, head_dim } = heads;
     let (q_width, k_width) = (query_heads * head_dim, key_value_heads * head_dim);
     let tokens = q.0.len() / q_width;

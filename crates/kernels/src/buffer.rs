@@ -8,7 +8,9 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 /// From this size on a buffer is mapped on its own, aligned for 2 MiB pages.
+#[cfg(target_os = "linux")]
 const LARGE: usize = 1 << 20;
+#[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 const CACHE_LINE: usize = 64;
 

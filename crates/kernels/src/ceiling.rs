@@ -11,6 +11,7 @@ use crate::team::{parallel_for, threads};
 /// Steps of the loop between two looks at the clock.
 const STEPS: usize = 100_000;
 /// Independent accumulators: enough to hide the latency of a multiply-add on every processor so far.
+#[cfg(target_arch = "x86_64")]
 const ACCUMULATORS: usize = 16;
 
 /// Floating-point operations per second of all threads, measured for about `seconds`: the best of several rounds.
@@ -115,10 +116,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn something_is_measured() {
+    fn the_loop_runs_in_vector_registers() {
         for precision in [Precision::F32, Precision::Bf16] {
-            let measured = flops_per_second(precision, 0.001);
-            assert!(measured.is_finite() && measured > 1e6, "{measured}");
+            let measured = flops_per_second(precision, 0.01);
+            // A loop that falls back to memory or to one value at a time stays below.
+            let least = if crate::cpu::level().name() == "portable" { 1e6 } else { 8e9 };
+            assert!(measured.is_finite() && measured > least, "{measured}");
         }
     }
 }

@@ -103,6 +103,7 @@ fn chunks<T: Value>(
     positions: usize,
     mut work: impl FnMut(usize, &mut [f32], View<T>),
 ) {
+    let _timer = crate::timing::Operation::Head.start();
     let (vocabulary, width) = (weight.outputs(), weight.inputs());
     assert_eq!(hidden.0.len(), positions * width);
     let at_once = positions_at_once(vocabulary);

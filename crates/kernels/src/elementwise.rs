@@ -10,23 +10,27 @@ const CHUNK: usize = 1 << 14;
 
 /// y = x.
 pub fn copy(x: View<f32>, y: ViewMut<f32>) {
+    let _timer = crate::timing::Operation::Copy.start();
     assert_eq!(x.0.len(), y.0.len());
     parallel_chunks(y.0, CHUNK, |task, y| y.copy_from_slice(&x.0[task * CHUNK..][..y.len()]));
 }
 
 /// y += x.
 pub fn add(x: View<f32>, y: ViewMut<f32>) {
+    let _timer = crate::timing::Operation::Copy.start();
     assert_eq!(x.0.len(), y.0.len());
     parallel_chunks(y.0, CHUNK, |task, y| add_slice(&x.0[task * CHUNK..][..y.len()], y));
 }
 
 /// y = 0.
 pub fn clear(y: ViewMut<f32>) {
+    let _timer = crate::timing::Operation::Copy.start();
     parallel_chunks(y.0, CHUNK, |_, y| y.fill(0.0));
 }
 
 /// y = x, rounded to nearest even.
 pub fn round_to_bf16(x: View<f32>, y: ViewMut<bf16>) {
+    let _timer = crate::timing::Operation::Copy.start();
     assert_eq!(x.0.len(), y.0.len());
     parallel_chunks(y.0, CHUNK, |task, y| {
         for (y, x) in y.iter_mut().zip(&x.0[task * CHUNK..]) {
@@ -37,6 +41,7 @@ pub fn round_to_bf16(x: View<f32>, y: ViewMut<bf16>) {
 
 /// y [N, D] = the rows `rows` of x [T, D].
 pub fn gather_rows(x: View<f32>, rows: &[u32], y: ViewMut<f32>) {
+    let _timer = crate::timing::Operation::Copy.start();
     if rows.is_empty() {
         return;
     }
@@ -47,6 +52,7 @@ pub fn gather_rows(x: View<f32>, rows: &[u32], y: ViewMut<f32>) {
 
 /// y [T, D], cleared, gets x [N, D] at the distinct rows `rows`.
 pub fn scatter_rows(x: View<f32>, rows: &[u32], mut y: ViewMut<f32>) {
+    let _timer = crate::timing::Operation::Copy.start();
     clear(y.reborrow());
     if rows.is_empty() {
         return;

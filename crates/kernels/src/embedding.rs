@@ -23,6 +23,7 @@ pub fn embedding_bf16(ids: &[u32], table: View<bf16>, x: ViewMut<f32>) {
 }
 
 fn rows(ids: &[u32], x: ViewMut<f32>, read: impl Fn(usize, &mut [f32]) + Sync) {
+    let _timer = crate::timing::Operation::Embedding.start();
     if ids.is_empty() {
         return;
     }
@@ -33,6 +34,7 @@ fn rows(ids: &[u32], x: ViewMut<f32>, read: impl Fn(usize, &mut [f32]) + Sync) {
 
 /// Adds dx [T, D] to the rows `ids` of dtable [V, D], in token order.
 pub fn embedding_backward(ids: &[u32], dx: View<f32>, dtable: ViewMut<f32>) {
+    let _timer = crate::timing::Operation::Embedding.start();
     if ids.is_empty() {
         return;
     }

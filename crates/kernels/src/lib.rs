@@ -11,6 +11,7 @@
 mod by_cpu_level;
 
 pub mod attention;
+pub mod bandwidth;
 mod buffer;
 pub mod ceiling;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 pub mod team;
+pub mod timing;
 mod value;
 
 pub use buffer::{Buffer, Element, View, ViewMut};

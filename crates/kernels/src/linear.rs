@@ -48,6 +48,7 @@ pub fn linear<X: Value, Y: Value>(
     output: Output,
     y: ViewMut<Y>,
 ) {
+    let _timer = crate::timing::Operation::LinearForward.start();
     let x = Operand::rows_of(x, weight.inputs());
     matmul(precision, 1.0, x, weight.operand.transposed(), output, y);
 }
@@ -60,6 +61,7 @@ pub fn linear_backward_input<X: Value, Y: Value>(
     output: Output,
     dx: ViewMut<X>,
 ) {
+    let _timer = crate::timing::Operation::LinearInputGradient.start();
     matmul(precision, 1.0, Operand::rows_of(dy, weight.outputs()), weight.operand, output, dx);
 }
 
@@ -71,6 +73,7 @@ pub fn linear_backward_weight<X: Value, Y: Value>(
     [outputs, inputs]: [usize; 2],
     dweight: ViewMut<f32>,
 ) {
+    let _timer = crate::timing::Operation::LinearWeightGradient.start();
     let dy = Operand::rows_of(dy, outputs);
     Right::new(precision, Operand::rows_of(x, inputs)).product(1.0, dy.transposed(), Output::Add, dweight);
 }
@@ -117,12 +120,14 @@ pub struct Input<'a> {
 impl<'a> Input<'a> {
     /// The input of layers with so many inputs.
     pub fn new<X: Value>(precision: Precision, x: View<'a, X>, inputs: usize) -> Self {
+        let _timer = crate::timing::Operation::LinearForward.start();
         let x = Operand::rows_of(x, inputs);
         Self { precision, left: Left::new(precision, x), right: Right::new(precision, x) }
     }
 
     /// y [T, outputs] (+)= x · Wᵀ + low · Bᵀ, where low [T, R] = scale · x · Aᵀ is kept for the backward.
     pub fn forward<Y: Value>(&self, layer: Layer, mut low: ViewMut<f32>, output: Output, y: ViewMut<Y>) {
+        let _timer = crate::timing::Operation::LinearForward.start();
         let weight = layer.weight.operand.transposed();
         let Some(lora) = layer.adapter else {
             return sum_of_products(1.0, &[(&self.left, weight)], output, y);
@@ -135,6 +140,7 @@ impl<'a> Input<'a> {
 
     /// dW [outputs, inputs] += dyᵀ · x.
     pub fn weight_gradient(&self, dy: &OutputGradient, dweight: ViewMut<f32>) {
+        let _timer = crate::timing::Operation::LinearWeightGradient.start();
         self.right.product(1.0, dy.operand.transposed(), Output::Add, dweight);
     }
 
@@ -148,6 +154,7 @@ impl<'a> Input<'a> {
         da: ViewMut<f32>,
         db: ViewMut<f32>,
     ) {
+        let _timer = crate::timing::Operation::Adapter.start();
         let Some(lora) = dy.layer.adapter else { return };
         let low = Right::new(self.precision, Operand::rows_of(low, lora.rank));
         low.product(1.0, dy.operand.transposed(), Output::Add, db);
@@ -167,6 +174,7 @@ pub struct OutputGradient<'a> {
 impl<'a> OutputGradient<'a> {
     /// dy of a layer.
     pub fn new<Y: Value>(precision: Precision, layer: Layer<'a>, dy: View<'a, Y>) -> Self {
+        let _timer = crate::timing::Operation::LinearInputGradient.start();
         let operand = Operand::rows_of(dy, layer.weight.outputs());
         Self { layer, operand, left: Left::new(precision, operand) }
     }
@@ -180,6 +188,7 @@ pub fn input_gradient<X: Value, const N: usize>(
     output: Output,
     dx: ViewMut<X>,
 ) {
+    let _timer = crate::timing::Operation::LinearInputGradient.start();
     let rows = members[0].0.operand.rows;
     let lows = members.map(|(dy, dlow)| match dy.layer.adapter {
         Some(lora) => (Operand::rows_of(dlow, lora.rank), lora.a_operand()),

@@ -8,6 +8,7 @@ const CHUNK: usize = 1 << 16;
 
 /// Σ x².
 pub fn sum_of_squares(x: View<f32>) -> f64 {
+    let _timer = crate::timing::Operation::Optimizer.start();
     let mut sums = vec![0.0f64; x.0.len().div_ceil(CHUNK)];
     parallel_chunks(&mut sums, 1, |task, sum| {
         let start = task * CHUNK;

@@ -20,6 +20,7 @@ pub fn rms_norm<T: Value>(
     y: ViewMut<T>,
     inverse_rms: ViewMut<f32>,
 ) {
+    let _timer = crate::timing::Operation::Norm.start();
     let width = weight.0.len();
     assert!(x.0.len() == y.0.len() && x.0.len() == inverse_rms.0.len() * width);
     let y = SharedSlice::new(y.0);
@@ -35,6 +36,7 @@ pub fn rms_norm<T: Value>(
 
 /// The forward again, from the kept s: y = x · s · w.
 pub fn rms_norm_again<T: Value>(x: View<f32>, weight: View<f32>, inverse_rms: View<f32>, y: ViewMut<T>) {
+    let _timer = crate::timing::Operation::Norm.start();
     let width = weight.0.len();
     assert!(x.0.len() == y.0.len() && x.0.len() == inverse_rms.0.len() * width);
     parallel_chunks(y.0, ROWS * width, |task, y| {
@@ -56,6 +58,7 @@ pub fn rms_norm_backward(
     dx: ViewMut<f32>,
     dweight: Option<ViewMut<f32>>,
 ) {
+    let _timer = crate::timing::Operation::Norm.start();
     let width = weight.0.len();
     assert!(x.0.len() == dy.0.len() && x.0.len() == dx.0.len() && x.0.len() == inverse_rms.0.len() * width);
     parallel_chunks(dx.0, ROWS * width, |task, dx| {

@@ -43,6 +43,7 @@ impl RopeTable {
 /// # Panics
 /// If a position lies beyond the table.
 pub fn rope<T: Value>(x: ViewMut<T>, positions: &[u32], table: &RopeTable, direction: Direction) {
+    let _timer = crate::timing::Operation::Rope.start();
     if positions.is_empty() {
         return;
     }

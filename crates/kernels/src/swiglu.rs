@@ -11,6 +11,7 @@ const CHUNK: usize = 1 << 13;
 
 /// y = silu(gate) · up.
 pub fn swiglu<T: Value>(gate: View<T>, up: View<T>, y: ViewMut<T>) {
+    let _timer = crate::timing::Operation::Swiglu.start();
     assert!(gate.0.len() == y.0.len() && up.0.len() == y.0.len());
     parallel_chunks(y.0, CHUNK, |task, y| {
         let range = task * CHUNK..task * CHUNK + y.len();
@@ -22,6 +23,7 @@ pub fn swiglu<T: Value>(gate: View<T>, up: View<T>, y: ViewMut<T>) {
 ///
 /// dgate = dy · up · σ(g) · (1 + g · (1 − σ(g))); dup = dy · silu(g).
 pub fn swiglu_backward<T: Value>(dy: View<T>, gate: ViewMut<T>, up: ViewMut<T>) {
+    let _timer = crate::timing::Operation::Swiglu.start();
     assert!(gate.0.len() == dy.0.len() && up.0.len() == dy.0.len());
     let gate = SharedSlice::new(gate.0);
     parallel_chunks(up.0, CHUNK, |task, up| {

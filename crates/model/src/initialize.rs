@@ -43,6 +43,18 @@ impl Model {
 }
 
 impl Model {
+    /// A frozen model whose weights are zero: for plans, which need shapes only. The weights take no memory, because
+    /// their pages are never touched.
+    pub fn frozen_zeros(config: Config, precision: Precision) -> Self {
+        let specs = names::tensors(&config);
+        let zeros = |spec: &TensorSpec| match precision {
+            Precision::Bf16 if spec.kind != Kind::Norm => Stored::Bf16(Buffer::zeros(spec.elements())),
+            _ => Stored::F32(Buffer::zeros(spec.elements())),
+        };
+        let stored = specs.iter().map(zeros).collect();
+        Self::from_parts(config, precision, stored, Parameters::new([]))
+    }
+
     /// A frozen model with random weights, as large and as slow as a real one: for measurements without a file.
     pub fn random(config: Config, precision: Precision, seed: u64) -> Self {
         let deviation = config.initializer_range as f32;

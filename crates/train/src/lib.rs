@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod flops;
 pub mod machine;
 pub mod objective;
 pub mod optimizer;

@@ -5,6 +5,37 @@ pub fn memory() -> Option<u64> {
     field_in_bytes("/proc/meminfo", "MemTotal:")
 }
 
+/// Bytes of main memory that programs can still take without moving others out.
+pub fn available_memory() -> Option<u64> {
+    field_in_bytes("/proc/meminfo", "MemAvailable:")
+}
+
+/// Name of the processor.
+pub fn processor() -> Option<String> {
+    let text = fs_err::read_to_string("/proc/cpuinfo").ok()?;
+    text.lines().find_map(|line| value(line, "model name")).map(str::to_owned)
+}
+
+/// Cores, each counted once however many threads it runs.
+pub fn cores() -> Option<usize> {
+    let text = fs_err::read_to_string("/proc/cpuinfo").ok()?;
+    let mut cores = std::collections::HashSet::new();
+    let mut package = "";
+    for line in text.lines() {
+        if let Some(id) = value(line, "physical id") {
+            package = id;
+        } else if let Some(id) = value(line, "core id") {
+            cores.insert((package, id));
+        }
+    }
+    (!cores.is_empty()).then_some(cores.len())
+}
+
+/// The value of a line `name : value`.
+fn value<'l>(line: &'l str, name: &str) -> Option<&'l str> {
+    Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim())
+}
+
 /// Bytes of memory that this process has now.
 pub fn resident() -> Option<u64> {
     field_in_bytes("/proc/self/status", "VmRSS:")

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::optimizer::optimizer_bytes;
 use crate::prepare::{Load, Prepared, prepare};
-use crate::recipe::{Optim, Recipe};
+use crate::recipe::{Optim, Recipe, TrainingOptions};
 use crate::trainer::capacity;
 
 /// Program, libraries, thread stacks and packed panels of the matrix product.
@@ -139,18 +139,16 @@ fn choices(prepared: &Prepared) -> Choices {
     }
 }
 
-/// Bytes of the gradients and of the optimizer that the recipe asks for.
-pub(crate) fn training_bytes(recipe: &Recipe, model: &Model) -> [usize; 2] {
-    let elements = match recipe.training.fused_backward {
+/// Bytes of the gradients and of the optimizer that the options ask for.
+pub(crate) fn training_bytes(options: &TrainingOptions, model: &Model) -> [usize; 2] {
+    let elements = match options.fused_backward {
         true => model.passing_gradient_elements(),
         false => model.parameters().len(),
     };
-    [elements * size_of::<f32>(), optimizer_bytes(recipe.training.optim, model.parameters())]
+    [elements * size_of::<f32>(), optimizer_bytes(options.optim, model.parameters())]
 }
 
 fn memory(prepared: &Prepared) -> Memory {
-    let model = &prepared.model;
-    let [gradients, optimizer] = training_bytes(&prepared.recipe, model);
     let mut order = prepared.order();
     let (mut slice_tokens, mut slice_targets) = (0, 0);
     for step in 0..order.steps_per_epoch() {
@@ -160,18 +158,25 @@ fn memory(prepared: &Prepared) -> Memory {
         }
     }
     let tokens = slice_tokens.min(capacity(prepared));
-    let vocabulary = model.config().vocab_size;
     let samples = prepared.training.iter().chain(&prepared.validation);
-    let mut memory = Memory {
-        weights: model.weight_bytes(),
-        gradients,
-        optimizer,
-        activations: Activations::new(model, tokens, Keep::ForBackward).bytes(),
-        logits: slice_targets.min(positions_at_once(vocabulary)) * vocabulary * size_of::<f32>(),
-        samples: samples.map(|sample| sample.ids.len() * 8 + 64).sum(),
-        peak: 0,
-    };
-    let Memory { weights, gradients, optimizer, activations, logits, samples, .. } = memory;
-    memory.peak = PROGRAM_BYTES + weights + gradients + optimizer + activations + logits + samples;
-    memory
+    let samples = samples.map(|sample| sample.ids.len() * 8 + 64).sum();
+    Memory::of(&prepared.model, &prepared.recipe.training, [tokens, slice_targets], samples)
+}
+
+impl Memory {
+    /// Memory to train `model` on slices of at most so many tokens and targets, beside so many bytes of samples.
+    pub fn of(
+        model: &Model,
+        options: &TrainingOptions,
+        [tokens, targets]: [usize; 2],
+        samples: usize,
+    ) -> Self {
+        let vocabulary = model.config().vocab_size;
+        let [gradients, optimizer] = training_bytes(options, model);
+        let weights = model.weight_bytes();
+        let activations = Activations::new(model, tokens, Keep::ForBackward).bytes();
+        let logits = targets.min(positions_at_once(vocabulary)) * vocabulary * size_of::<f32>();
+        let peak = PROGRAM_BYTES + weights + gradients + optimizer + activations + logits + samples;
+        Self { weights, gradients, optimizer, activations, logits, samples, peak }
+    }
 }

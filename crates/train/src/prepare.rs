@@ -226,7 +226,7 @@ fn open_model(
 
 /// Refuses a training whose weights, gradients and optimizer alone are more than the machine's memory.
 fn check_memory(recipe: &Recipe, model: &Model) -> Result<()> {
-    let [gradients, optimizer] = training_bytes(recipe, model);
+    let [gradients, optimizer] = training_bytes(&recipe.training, model);
     let needed = (model.weight_bytes() + gradients + optimizer) as u64;
     match machine::memory() {
         Some(memory) if needed > memory => {

@@ -2,7 +2,11 @@
 //!
 //! It measures the program's own code on random weights and data; peers are measured by their own scripts, in turn.
 
+mod attention;
+mod bandwidth;
 mod matmul;
+mod sft;
+pub mod steps;
 mod train;
 
 use std::time::Instant;
@@ -16,14 +20,26 @@ use crate::printer::Printer;
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
 pub enum Args {
+    /// Reading of main memory, by one thread and by all
+    ///
+    /// zh: 主内存的读取，单线程与全部线程
+    Bandwidth(bandwidth::Args),
     /// Matrix products of a linear layer, by shape
     ///
     /// zh: 线性层的矩阵乘法，按形状
     Matmul(matmul::Args),
+    /// Attention, by the sequences that are packed together
+    ///
+    /// zh: 注意力，按打包在一起的序列
+    Attention(attention::Args),
     /// Steps of training on random data
     ///
     /// zh: 随机数据上的训练步
     Train(train::Args),
+    /// Fine-tuning on the rows of a real file, at their real lengths
+    ///
+    /// zh: 在真实文件的各行上微调，按其真实长度
+    Sft(sft::Args),
 }
 
 /// Arithmetic that is measured.
@@ -46,7 +62,10 @@ impl From<Arithmetic> for Precision {
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     match args {
         Args::Matmul(args) => matmul::run(&args, printer),
+        Args::Bandwidth(args) => bandwidth::run(&args, printer),
+        Args::Attention(args) => attention::run(&args, printer),
         Args::Train(args) => train::run(&args, printer),
+        Args::Sft(args) => sft::run(&args, printer),
     }
 }
 

@@ -62,6 +62,7 @@ pub fn adafactor_matrix_step(
     scratch: ViewMut<f32>,
     parameter: ViewMut<f32>,
 ) {
+    let _timer = crate::timing::Operation::Optimizer.start();
     let (rows, columns) = (row_means.0.len(), column_means.0.len());
     assert!(gradient.0.len() == rows * columns && parameter.0.len() == rows * columns);
     if parameter.0.is_empty() {
@@ -114,6 +115,7 @@ pub fn adafactor_vector_step(
     second_moment: ViewMut<f32>,
     parameter: ViewMut<f32>,
 ) {
+    let _timer = crate::timing::Operation::Optimizer.start();
     let length = parameter.0.len();
     assert!(gradient.0.len() == length && second_moment.0.len() == length);
     let (beta2, scale, gradient) = (step.beta2(), step.gradient_scale, gradient.0);

@@ -31,6 +31,7 @@ pub fn adamw_step(
     second_moment: ViewMut<f32>,
     parameter: ViewMut<f32>,
 ) {
+    let _timer = crate::timing::Operation::Optimizer.start();
     let length = parameter.0.len();
     assert!(gradient.0.len() == length && first_moment.0.len() == length && second_moment.0.len() == length);
     let rates = Rates::of(step);

@@ -37,6 +37,7 @@ pub fn adamw_8bit_step(
     second_moment: Codes,
     parameter: ViewMut<f32>,
 ) {
+    let _timer = crate::timing::Operation::Optimizer.start();
     let length = parameter.0.len();
     assert_eq!(gradient.0.len(), length);
     for moment in [&first_moment, &second_moment] {

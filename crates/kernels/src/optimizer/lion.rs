@@ -21,6 +21,7 @@ pub struct LionStep {
 
 /// parameter ← parameter · (1 − lr · decay) − lr · sign(β₁ m + (1 − β₁) g), then m ← β₂ m + (1 − β₂) g.
 pub fn lion_step(step: &LionStep, gradient: View<f32>, moment: ViewMut<f32>, parameter: ViewMut<f32>) {
+    let _timer = crate::timing::Operation::Optimizer.start();
     let length = parameter.0.len();
     assert!(gradient.0.len() == length && moment.0.len() == length);
     let moment = SharedSlice::new(moment.0);

@@ -49,6 +49,7 @@ pub fn muon_step(
     scratch: ViewMut<f32>,
     parameter: ViewMut<f32>,
 ) {
+    let _timer = crate::timing::Operation::Optimizer.start();
     let ([rows, columns], elements) = (shape, parameter.0.len());
     assert!(elements == rows * columns && gradient.0.len() == elements && momentum.0.len() == elements);
     assert!(scratch.0.len() >= muon_scratch(rows, columns));

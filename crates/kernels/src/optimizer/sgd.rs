@@ -17,6 +17,7 @@ pub struct SgdStep {
 
 /// parameter ← parameter · (1 − lr · decay) − lr · gradient.
 pub fn sgd_step(step: &SgdStep, gradient: View<f32>, parameter: ViewMut<f32>) {
+    let _timer = crate::timing::Operation::Optimizer.start();
     assert_eq!(gradient.0.len(), parameter.0.len());
     parallel_chunks(parameter.0, CHUNK, |task, parameter| {
         update(step, &gradient.0[task * CHUNK..][..parameter.len()], parameter);

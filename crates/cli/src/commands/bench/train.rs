@@ -4,17 +4,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use clap::ValueEnum;
-use danlu_data::{Sample, Source, step_slices};
-use danlu_kernels::ceiling;
+use danlu_data::{Sample, Source, StepSlices, step_slices};
 use danlu_kernels::random::Random;
-use danlu_model::{Activations, Config, Keep, LoraOptions, Model, Module, Precision};
+use danlu_kernels::timing::{Times, measured};
+use danlu_kernels::{Precision, ceiling};
+use danlu_model::Model;
+use danlu_train::flops::flops_per_token;
 use danlu_train::machine;
-use danlu_train::optimizer::Optimizer;
-use danlu_train::recipe::TrainingOptions;
-use danlu_train::trainer::{StepResult, take_step};
-use serde_json::json;
+use serde_json::{Map, json};
 
+use super::steps::{Mode, Shape, Training, peak_megabytes};
 use super::{Arithmetic, median};
 use crate::failure::wrong_input;
 use crate::models::count;
@@ -85,29 +84,16 @@ pub struct Args {
     rank: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// All weights
-    Full,
-    /// An adapter on every linear layer of frozen weights
-    Lora,
-}
-
 /// Runs the command.
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let config = args.config()?;
+    if args.batch == 0 || args.seq < 2 || args.steps < 2 {
+        return Err(wrong_input("expected a batch of 1 or more, 2 or more tokens, and 2 or more steps"));
+    }
     let precision = Precision::from(args.precision);
+    let shape = args.shape();
+    shape.config()?;
     let limit = ceiling::flops_per_second(precision, 1.0);
-    let model = match args.mode {
-        Mode::Full => Model::zeros(config, precision).initialize(1),
-        Mode::Lora => {
-            let mut model = Model::random(config, precision, 1);
-            let options =
-                LoraOptions { rank: args.rank, alpha: 2.0 * args.rank as f64, modules: Module::ALL.to_vec() };
-            model.add_adapters(&options, 1)?;
-            model
-        }
-    };
+    let model = shape.model(args.mode, precision, args.rank)?;
     printer.note(format_args!(
         "{} parameters, {} of them trained, {} × {} tokens a step",
         count(model.parameter_count()),
@@ -115,102 +101,89 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         args.batch,
         args.seq
     ));
-    let flops = args.flops_per_token(&model);
-    let peak_mb = || machine::peak().unwrap_or(0) >> 20;
-    let set_up_peak = peak_mb();
+    let flops = flops_per_token(&model, args.seq);
+    let set_up_peak = peak_megabytes();
     machine::forget_peak();
-    let Steps { mut seconds, loss } = steps(args, model)?;
-    let step = median(&mut seconds[1..]);
+    let Steps { mut seconds, times, loss } = steps(args, model)?;
+    let counted = seconds.len() as f64;
+    let mean = seconds.iter().sum::<f64>() / counted;
+    let step = median(&mut seconds);
     let tokens_per_second = (args.batch * args.seq) as f64 / step;
     let share = flops * tokens_per_second / limit;
-    let train_peak = peak_mb();
+    let train_peak = peak_megabytes();
     printer.line(format_args!(
         "{tokens_per_second:.0} tokens/s, {step:.3} s a step, {:.0} % of the {:.0} GFLOP/s that the processor could do, \
          {train_peak} MB",
         100.0 * share,
         limit / 1e9
     ))?;
+    let parts: Vec<(&str, f64)> = times
+        .iter()
+        .map(|(operation, seconds)| (operation.name(), seconds / counted))
+        .chain([("other", mean - times.total() / counted)])
+        .filter(|(_, seconds)| *seconds > 0.0)
+        .collect();
+    let row = |&(name, seconds): &(&str, f64)| {
+        vec![name.to_owned(), format!("{:.1}", 1e3 * seconds), format!("{:.1} %", 100.0 * seconds / mean)]
+    };
+    printer.line("")?;
+    printer
+        .table(&["where a step's time goes", "ms", "share"], &parts.iter().map(row).collect::<Vec<_>>())?;
+    let parts: Map<_, _> =
+        parts.into_iter().map(|(name, seconds)| (name.to_owned(), json!(seconds))).collect();
     printer.json(&json!({
         "tokens_per_s": tokens_per_second, "step_s": step, "peak_rss_mb": train_peak.max(set_up_peak), "train_peak_mb": train_peak,
-        "loss": loss, "share_of_ceiling": share,
+        "loss": loss, "share_of_ceiling": share, "ceiling_gflops": limit / 1e9, "step_s_by_operation": parts,
     }))?;
     Ok(())
 }
 
 impl Args {
-    fn config(&self) -> Result<Config> {
-        let config = Config {
-            vocab_size: self.vocab,
-            hidden_size: self.hidden,
-            intermediate_size: self.intermediate,
-            num_hidden_layers: self.layers,
-            num_attention_heads: self.heads,
-            num_key_value_heads: self.kv_heads,
-            head_dim: self.hidden / self.heads.max(1),
-            max_position_embeddings: self.seq.max(4096),
-            rope_theta: 10_000.0,
-            rms_norm_eps: 1e-6,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-            bos_token_id: None,
-            eos_token_ids: Vec::new(),
-            pad_token_id: None,
-        };
-        config.check(Path::new("bench"))?;
-        if self.batch == 0 || self.seq < 2 || self.steps < 2 || self.rank == 0 {
-            return Err(wrong_input(
-                "expected a batch and a rank of 1 or more, 2 or more tokens, and 2 or more steps",
-            ));
+    fn shape(&self) -> Shape {
+        Shape {
+            vocab: self.vocab,
+            hidden: self.hidden,
+            layers: self.layers,
+            intermediate: self.intermediate,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            tied: false,
+            context: self.seq,
         }
-        Ok(config)
     }
 
-    /// What the method needs for a token, forward and backward: each linear layer's products once, and the seven of
-    /// causal attention (two forward, five backward) on half a square. Nothing that is computed again counts.
-    fn flops_per_token(&self, model: &Model) -> f64 {
-        let config = model.config();
-        let block = |name: &str| name.ends_with("proj.weight");
-        let matrices = model.tensors().filter(|(name, _)| block(name) || name.starts_with("lm_head"));
-        let base: usize = matrices.map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        let linear = match self.mode {
-            // forward, gradient of the input, gradient of the weight
-            Mode::Full => 6.0 * base as f64,
-            // frozen weights have no gradient
-            Mode::Lora => 4.0 * base as f64 + 6.0 * model.parameters().len() as f64,
+    /// One step of random tokens, every one of them learned.
+    fn slices(&self) -> StepSlices {
+        let mut random = Random::new(&[2]);
+        let mut sample = |_| Sample {
+            ids: (0..self.seq).map(|_| random.below(self.vocab as u64) as u32).collect(),
+            loss_weights: vec![1.0; self.seq],
+            source: Source { path: Path::new("bench").into(), line: 0 },
         };
-        let attention = 2.0 * config.query_size() as f64 * (self.seq + 1) as f64 / 2.0;
-        linear + 7.0 * attention * config.num_hidden_layers as f64
+        step_slices(&(0..self.batch).map(&mut sample).collect::<Vec<Sample>>())
     }
 }
 
+/// What the steps after the first took.
 struct Steps {
     seconds: Vec<f64>,
+    times: Times,
+    /// Of the last step.
     loss: f64,
 }
 
-fn steps(args: &Args, mut model: Model) -> Result<Steps> {
-    let mut random = Random::new(&[2]);
-    let mut sample = |_| Sample {
-        ids: (0..args.seq)
-            .map(|_| ((random.uniform() * args.vocab as f64) as u32).min(args.vocab as u32 - 1))
-            .collect(),
-        loss_weights: vec![1.0; args.seq],
-        source: Source { path: Path::new("bench").into(), line: 0 },
-    };
-    let samples: Vec<Sample> = (0..args.batch).map(&mut sample).collect();
-    let slices = step_slices(&samples);
+fn steps(args: &Args, model: Model) -> Result<Steps> {
+    let slices = args.slices();
     let longest = slices.slices.iter().map(|slice| slice.ids.len()).max().unwrap_or(1);
-    let mut optimizer = Optimizer::new(&model, &TrainingOptions::default());
-    let mut gradients = optimizer.gradients(&model);
-    let mut activations = Activations::new(&model, longest, Keep::ForBackward);
-    let mut seconds = Vec::new();
-    let mut loss = 0.0;
-    for step in 1..=args.steps as u64 {
+    let mut training = Training::new(model, longest);
+    training.step(&slices)?;
+    let mut steps = Steps { seconds: Vec::new(), times: Times::default(), loss: 0.0 };
+    for _ in 1..args.steps {
         let start = Instant::now();
-        optimizer.begin(1e-4, step);
-        StepResult { loss, .. } =
-            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer)?;
-        seconds.push(start.elapsed().as_secs_f64());
+        let (loss, times) = measured(|| training.step(&slices));
+        steps.seconds.push(start.elapsed().as_secs_f64());
+        steps.times.add(&times);
+        steps.loss = loss?;
     }
-    Ok(Steps { seconds, loss })
+    Ok(steps)
 }

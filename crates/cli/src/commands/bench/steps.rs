@@ -1,0 +1,132 @@
+//! Models and optimizer steps that are measured: what `danlu bench train` and `danlu bench sft` have in common.
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use danlu_data::StepSlices;
+use danlu_model::{Activations, Config, Gradients, Keep, LoraOptions, Model, Module, Precision};
+use danlu_train::machine;
+use danlu_train::optimizer::Optimizer;
+use danlu_train::recipe::TrainingOptions;
+use danlu_train::trainer::take_step;
+
+use crate::failure::wrong_input;
+
+const LEARNING_RATE: f64 = 1e-4;
+
+/// What learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// All weights
+    Full,
+    /// An adapter on every linear layer of frozen weights
+    Lora,
+}
+
+/// The shape of a Llama.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub vocab: usize,
+    pub hidden: usize,
+    pub layers: usize,
+    pub intermediate: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Whether the embedding is the head too.
+    pub tied: bool,
+    /// Tokens of the longest sequence.
+    pub context: usize,
+}
+
+impl Shape {
+    /// A configuration of this shape.
+    ///
+    /// # Errors
+    /// Numbers that make no model.
+    pub fn config(&self) -> Result<Config> {
+        let config = Config {
+            vocab_size: self.vocab,
+            hidden_size: self.hidden,
+            intermediate_size: self.intermediate,
+            num_hidden_layers: self.layers,
+            num_attention_heads: self.heads,
+            num_key_value_heads: self.kv_heads,
+            head_dim: self.hidden / self.heads.max(1),
+            max_position_embeddings: self.context.max(4096),
+            rope_theta: 10_000.0,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: self.tied,
+            initializer_range: 0.02,
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+            pad_token_id: None,
+        };
+        config.check(Path::new("bench"))?;
+        Ok(config)
+    }
+
+    /// A model with random weights, of which `mode` says what is trained.
+    ///
+    /// # Errors
+    /// As [`config`](Self::config), or a rank of 0.
+    pub fn model(&self, mode: Mode, precision: Precision, rank: usize) -> Result<Model> {
+        let config = self.config()?;
+        Ok(match mode {
+            Mode::Full => Model::zeros(config, precision).initialize(1),
+            Mode::Lora => with_adapters(Model::random(config, precision, 1), rank)?,
+        })
+    }
+}
+
+/// `model`, frozen until now, with a fresh adapter on every linear layer.
+///
+/// # Errors
+/// A rank of 0.
+pub fn with_adapters(mut model: Model, rank: usize) -> Result<Model> {
+    if rank == 0 {
+        return Err(wrong_input("`--rank`: expected at least 1, found 0"));
+    }
+    let options = LoraOptions { rank, alpha: 2.0 * rank as f64, modules: Module::ALL.to_vec() };
+    model.add_adapters(&options, 1)?;
+    Ok(model)
+}
+
+/// A model in training.
+pub struct Training {
+    model: Model,
+    optimizer: Optimizer,
+    gradients: Gradients,
+    activations: Activations,
+    step: u64,
+}
+
+impl Training {
+    /// Trains `model` on slices of up to `capacity` tokens.
+    pub fn new(model: Model, capacity: usize) -> Self {
+        let optimizer = Optimizer::new(&model, &TrainingOptions::default());
+        Self {
+            gradients: optimizer.gradients(&model),
+            optimizer,
+            activations: Activations::new(&model, capacity, Keep::ForBackward),
+            model,
+            step: 0,
+        }
+    }
+
+    /// One optimizer step: forward, loss, backward, clipping, AdamW; returns the loss.
+    ///
+    /// # Errors
+    /// A token that is not in the vocabulary, or a loss that is not finite.
+    pub fn step(&mut self, slices: &StepSlices) -> Result<f64> {
+        self.step += 1;
+        let Self { model, optimizer, gradients, activations, .. } = self;
+        optimizer.begin(LEARNING_RATE, self.step);
+        Ok(take_step(model, slices, activations, gradients, optimizer)?.loss)
+    }
+}
+
+/// Megabytes that this process had at most; 0 where the system does not tell.
+pub fn peak_megabytes() -> u64 {
+    machine::peak().unwrap_or(0) >> 20
+}
