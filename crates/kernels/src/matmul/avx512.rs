@@ -150,13 +150,12 @@ fn mask(count: usize) -> __mmask16 {
 }
 
 /// Every index is static, so that the sums stay in registers.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
+#[inline(always)]
 unsafe fn store(sums: &[[__m512; 2]; ROWS], tile: Tile) {
     let masks = [mask(tile.columns), mask(tile.columns.saturating_sub(16))];
-    let alpha = _mm512_set1_ps(tile.alpha);
-    // SAFETY: rows and masks cut what is not the tile's.
+    // SAFETY: the caller's level; rows and masks cut what is not the tile's.
     unsafe {
+        let alpha = _mm512_set1_ps(tile.alpha);
         match tile.c {
             Place::F32(c) => {
                 for (row, sums) in sums.iter().enumerate() {
