@@ -108,13 +108,56 @@ fn transformers_33336_kill_9_and_resume_give_the_bits_of_an_uninterrupted_run() 
 }
 
 #[test]
-fn the_number_of_threads_changes_no_bit() {
+fn threads_and_accumulation_change_no_bit_at_any_cpu_level() {
     let folder = tempfile::tempdir().unwrap();
-    write_recipe(folder.path());
-    for threads in ["1", "2", "3"] {
-        train(folder.path(), threads, &["--threads", threads]).succeeded();
-        assert!(weights(folder.path(), threads) == weights(folder.path(), "1"), "{threads} threads");
+    let folder = folder.path();
+    write_recipe(folder);
+    let ways = [("1", 8, 1), ("2", 4, 2), ("3", 1, 8)];
+    for (level, precision) in
+        [("portable", "f32"), ("avx2", "bf16"), ("avx512", "bf16"), ("avx512bf16", "bf16")]
+    {
+        let mut models = Vec::new();
+        for (threads, batch, accumulation) in ways {
+            let output = format!("{level}-{threads}");
+            let ran = common::danlu(folder)
+                .env("DANLU_ISA", level)
+                .args(["train", "recipe.yaml", "max_steps=6", "--threads", threads])
+                .args([format!("output_dir={output}"), format!("precision={precision}")])
+                .arg(format!("per_device_train_batch_size={batch}"))
+                .arg(format!("gradient_accumulation_steps={accumulation}"))
+                .output()
+                .unwrap();
+            let stderr = String::from_utf8_lossy(&ran.stderr);
+            if stderr.contains("asks for more than this processor has") {
+                println!("skipped: this processor has no {level}");
+                break;
+            }
+            assert!(ran.status.success(), "{stderr}");
+            models.push(weights(folder, &output));
+        }
+        assert!(models.iter().all(|model| *model == models[0]), "{level}");
     }
+}
+
+#[test]
+fn a_killed_run_goes_on_with_the_same_bits_at_a_lower_cpu_level() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_recipe(folder);
+    let train = |output: &str, extra: &[&str]| {
+        let ran = common::danlu(folder)
+            .env("DANLU_ISA", "portable")
+            .args(["train", "recipe.yaml", "max_steps=9", &format!("output_dir={output}")])
+            .args(extra)
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    };
+    train("whole", &[]);
+    let checkpoint = folder.join("whole/checkpoint-6");
+    assert!(checkpoint.is_dir());
+    train("resumed", &[&format!("resume_from_checkpoint={}", checkpoint.display())]);
+    assert!(weights(folder, "resumed") == weights(folder, "whole"));
 }
 
 #[test]

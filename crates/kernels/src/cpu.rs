@@ -44,8 +44,10 @@ pub fn check_forced_level() -> Result<(), String> {
 }
 
 fn forced() -> Result<Option<Level>, String> {
-    let Ok(name) = std::env::var("DANLU_ISA") else { return Ok(None) };
-    let best = detected();
+    std::env::var("DANLU_ISA").ok().map(|name| parse(&name, detected())).transpose()
+}
+
+fn parse(name: &str, best: Level) -> Result<Level, String> {
     match Level::ALL.into_iter().find(|level| level.name() == name) {
         None => {
             Err(format!("`DANLU_ISA={name}` is not a level: expected portable, avx2, avx512 or avx512bf16"))
@@ -54,7 +56,7 @@ fn forced() -> Result<Option<Level>, String> {
             "`DANLU_ISA={name}` asks for more than this processor has: its best is `{}`",
             best.name()
         )),
-        Some(level) => Ok(Some(level)),
+        Some(level) => Ok(level),
     }
 }
 
@@ -79,4 +81,33 @@ fn detected() -> Level {
 #[cfg(not(target_arch = "x86_64"))]
 fn detected() -> Level {
     Level::Portable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs all tests of this room again at every level that this processor has.
+    #[test]
+    fn every_level_passes_these_tests() {
+        if std::env::var_os("DANLU_ISA").is_some() {
+            return;
+        }
+        for level in Level::ALL.into_iter().filter(|&level| level <= detected()) {
+            let tests = std::env::current_exe().unwrap_or_default();
+            let output = std::process::Command::new(tests).env("DANLU_ISA", level.name()).output();
+            let output = output.unwrap_or_else(|error| panic!("{error}"));
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{}:\n{text}", level.name());
+        }
+    }
+
+    #[test]
+    fn more_than_the_processor_has_is_refused() {
+        for level in Level::ALL {
+            assert_eq!(parse(level.name(), detected()).is_ok(), level <= detected());
+            assert!(parse(level.name(), Level::Avx512Bf16) == Ok(level));
+        }
+        assert!(parse("sse", detected()).is_err());
+    }
 }

@@ -1,6 +1,6 @@
 //! Memory of one slice's forward and backward, allocated once for the longest slice and used again.
 //!
-//! What the backward keeps is `recompute: cheap`: norm outputs and the SwiGLU product are computed again.
+//! Norm outputs and the SwiGLU product are always computed again in the backward; [`Keep`] says what else is.
 
 use danlu_kernels::rope::RopeTable;
 use danlu_kernels::{Buffer, Precision, Value, bf16};
@@ -8,13 +8,32 @@ use danlu_kernels::{Buffer, Precision, Value, bf16};
 use crate::projection::LowRank;
 use crate::{Model, Module};
 
-/// Whether the backward will follow.
+/// What is kept of every block for the backward; the rest is computed again, to the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// Keep what the backward needs of every block.
+    /// What the backward needs: `recompute: cheap`.
     ForBackward,
-    /// One block's memory serves all.
+    /// The same without gate and up, whose products run again: `recompute: mlp`.
+    WithoutFeedForward,
+    /// The residual stream before each block, which runs again as a whole: `recompute: block`.
+    ResidualOnly,
+    /// Nothing: no backward will follow.
     Nothing,
+}
+
+impl Keep {
+    fn has_backward(self) -> bool {
+        self != Self::Nothing
+    }
+
+    fn shares_feed_forward(self) -> bool {
+        self == Self::WithoutFeedForward
+    }
+
+    /// Whether one block's memory serves all.
+    fn shares_block(self) -> bool {
+        matches!(self, Self::ResidualOnly | Self::Nothing)
+    }
 }
 
 /// Buffers for slices of up to so many tokens of one model.
@@ -40,6 +59,7 @@ pub(crate) use with_buffers;
 /// Buffers for slices of up to `capacity` tokens. What only enters matrix products, or is rounded for them, is a T; the
 /// residual stream and its gradient are f32.
 pub(crate) struct Buffers<T: Value> {
+    pub(crate) keep: Keep,
     pub(crate) capacity: usize,
     /// The residual stream before each block and after the last; two in turn when nothing is kept.
     pub(crate) residual: Vec<Buffer<f32>>,
@@ -77,8 +97,8 @@ pub(crate) struct Saved<T: Value> {
     /// The residual stream between attention and feed-forward.
     pub(crate) middle: Buffer<f32>,
     pub(crate) post_inverse_rms: Buffer<f32>,
-    pub(crate) gate: Buffer<T>,
-    pub(crate) up: Buffer<T>,
+    /// Gate and up, unless all blocks share those of the scratch.
+    pub(crate) feed_forward: Option<[Buffer<T>; 2]>,
     /// x · Aᵀ of each module's adapter.
     pub(crate) low: LowRank,
 }
@@ -89,6 +109,8 @@ pub(crate) struct Scratch<T: Value> {
     pub(crate) normed: Buffer<T>,
     /// [T, F]: SwiGLU product.
     pub(crate) product: Buffer<T>,
+    /// [T, F] each: gate and up where blocks keep none.
+    pub(crate) feed_forward: Option<[Buffer<T>; 2]>,
     pub(crate) backward: Option<BackwardScratch<T>>,
 }
 
@@ -130,12 +152,10 @@ impl<T: Value> Buffers<T> {
         let layers = config.num_hidden_layers;
         let (d, f, q) = (config.hidden_size, config.intermediate_size, config.query_size());
         let zeros = |width: usize| Buffer::zeros(capacity * width);
-        let (residuals, blocks) = match keep {
-            Keep::ForBackward => (layers + 1, layers),
-            Keep::Nothing => (2, 1),
-        };
+        let residuals = if keep.has_backward() { layers + 1 } else { 2 };
+        let blocks = if keep.shares_block() { layers.min(1) } else { layers };
         let (kv, rank) = (config.key_value_size(), model.adapters.largest_rank());
-        let backward = (keep == Keep::ForBackward).then(|| BackwardScratch {
+        let backward = keep.has_backward().then(|| BackwardScratch {
             dresidual: zeros(d),
             dnormed: zeros(d),
             dproduct: Buffer::zeros(capacity * f),
@@ -144,14 +164,16 @@ impl<T: Value> Buffers<T> {
             heads: zeros(2 * q),
             dlow: [zeros(rank), zeros(rank), zeros(rank)],
         });
-        let dhead = if keep == Keep::ForBackward { d } else { 0 };
+        let dhead = if keep.has_backward() { d } else { 0 };
         Self {
+            keep,
             capacity,
             residual: (0..residuals).map(|_| zeros(d)).collect(),
             blocks: (0..blocks).map(|layer| BlockActivations::new(model, layer, capacity, keep)).collect(),
             scratch: Scratch {
                 normed: Buffer::zeros(capacity * d),
                 product: Buffer::zeros(capacity * f),
+                feed_forward: keep.shares_feed_forward().then(|| [f, f].map(|f| Buffer::zeros(capacity * f))),
                 backward,
             },
             head: HeadActivations {
@@ -172,6 +194,7 @@ impl<T: Value> Buffers<T> {
         let backward = scratch.backward.as_ref().map_or(0, BackwardScratch::bytes);
         bytes(residual.iter().chain(head_f32))
             + bytes([&scratch.normed, &scratch.product, &head.hidden])
+            + bytes(scratch.feed_forward.iter().flatten())
             + blocks
             + backward
     }
@@ -207,12 +230,15 @@ impl<T: Value> BlockActivations<T> {
             log_sum_exp,
             middle,
             post_inverse_rms,
-            gate,
-            up,
+            feed_forward,
             low,
         } = &self.saved;
         bytes([input_inverse_rms, log_sum_exp, middle, post_inverse_rms].into_iter().chain(low))
-            + bytes([queries, attention, gate, up, &self.keys, &self.values])
+            + bytes(
+                [queries, attention, &self.keys, &self.values]
+                    .into_iter()
+                    .chain(feed_forward.iter().flatten()),
+            )
     }
 }
 
@@ -221,10 +247,11 @@ impl<T: Value> Saved<T> {
         let config = &model.config;
         let zeros = |width: usize| Buffer::zeros(capacity * width);
         let operand = |width: usize| Buffer::zeros(capacity * width);
-        let rank = |module: Module| match keep {
-            Keep::ForBackward => model.adapters.get(layer, module).map_or(0, |adapter| adapter.rank),
-            Keep::Nothing => model.adapters.largest_rank(),
+        let rank = |module: Module| match keep.shares_block() {
+            false => model.adapters.get(layer, module).map_or(0, |adapter| adapter.rank),
+            true => model.adapters.largest_rank(),
         };
+        let f = config.intermediate_size;
         Self {
             input_inverse_rms: zeros(1),
             queries: operand(config.query_size()),
@@ -232,8 +259,7 @@ impl<T: Value> Saved<T> {
             log_sum_exp: zeros(config.num_attention_heads),
             middle: zeros(config.hidden_size),
             post_inverse_rms: zeros(1),
-            gate: operand(config.intermediate_size),
-            up: operand(config.intermediate_size),
+            feed_forward: (!keep.shares_feed_forward()).then(|| [operand(f), operand(f)]),
             low: Module::ALL.map(|module| zeros(rank(module))),
         }
     }

@@ -6,12 +6,14 @@ use danlu_kernels::attention::attention_backward;
 use danlu_kernels::cross_entropy::{Score, linear_cross_entropy_backward};
 use danlu_kernels::elementwise::{clear, scatter_rows};
 use danlu_kernels::embedding::embedding_backward;
+use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::{rms_norm_again, rms_norm_backward};
 use danlu_kernels::rope::{Direction, RopeTable, rope};
 use danlu_kernels::swiglu::{swiglu, swiglu_backward};
 use danlu_kernels::{Value, View};
 
-use crate::activations::{Activations, BlockActivations, Buffers, Scratch, with_buffers};
+use crate::activations::{Activations, BlockActivations, Buffers, Keep, Scratch, with_buffers};
+use crate::forward::Rows;
 use crate::names::{self, Part, block_tensor};
 use crate::{GradientSink, Gradients, Model, Module, PackedTokens, ParameterSource, Target};
 
@@ -61,12 +63,23 @@ impl Model {
         let embedding = self.trained(names::EMBEDDING);
         let lowest = (0..layers).find(|&layer| embedding.is_some() || self.trains_in(layer));
         let lowest = lowest.unwrap_or(layers);
-        let Buffers { residual, blocks, scratch, rope, .. } = buffers;
+        let Buffers { keep, residual, blocks, scratch, rope, .. } = buffers;
         for layer in (lowest..layers).rev() {
             source.need(layer);
             let below = layer > lowest || embedding.is_some();
+            let block_index = layer % blocks.len();
+            let block = &mut blocks[block_index];
+            if *keep == Keep::ResidualOnly {
+                let Ok([x, output]) = residual.get_disjoint_mut([layer, layer + 1]) else {
+                    unreachable!("a block reads one residual stream and writes the next")
+                };
+                let rows =
+                    Rows { rope, positions: tokens.positions(), sequences: tokens.sequences(), first_key: 0 };
+                let (saved, cache) = (&mut block.saved, [&mut block.keys, &mut block.values]);
+                self.block(layer, rows, x.first(width), saved, cache, scratch, output.first_mut(width));
+            }
             let x = residual[layer].first(width);
-            self.block_backward(layer, tokens, rope, x, &mut blocks[layer], scratch, below, gradients, sink);
+            self.block_backward(layer, tokens, rope, x, block, scratch, below, gradients, sink);
             source.done(layer);
         }
         if let Some(id) = embedding
@@ -142,24 +155,32 @@ impl Model {
         let (d, q, f) =
             (count * config.hidden_size, count * config.query_size(), count * config.intermediate_size);
         let kv = count * config.key_value_size();
-        let Scratch { normed, product, backward: Some(backward) } = scratch else {
+        let Scratch { normed, product, feed_forward: shared, backward: Some(backward) } = scratch else {
             unreachable!("a backward needs activations that were kept");
         };
         let saved = &mut block.saved;
+        let post_norm = block_tensor(layer, Part::PostNorm);
+        let (middle, scales) = (saved.middle.first(d), saved.post_inverse_rms.first(count));
+        if let Some([gate, up]) = shared {
+            rms_norm_again(middle, self.norm(post_norm), scales, normed.first_mut(d));
+            let members = [(Module::Gate, gate.first_mut(f)), (Module::Up, up.first_mut(f))];
+            self.forward_together(layer, normed.first(d), members, &mut saved.low, Output::Overwrite);
+        }
+        let Some([gate, up]) = saved.feed_forward.as_mut().or(shared.as_mut()) else {
+            unreachable!("gate and up are a block's own or shared")
+        };
         let low = &saved.low;
         let dlow = &mut backward.dlow;
 
         // Feed-forward: dresidual is the gradient of out = middle + Wdown · product.
         let dout = backward.dresidual.first(d);
-        swiglu(saved.gate.first(f), saved.up.first(f), product.first_mut(f));
+        swiglu(gate.first(f), up.first(f), product.first_mut(f));
         let dx = Some(backward.dproduct.first_mut(f));
         self.backward_together(layer, product.first(f), [(Module::Down, dout)], low, dlow, dx, gradients);
         self.complete_stage(layer, 0, gradients, sink);
-        swiglu_backward(backward.dproduct.first(f), saved.gate.first_mut(f), saved.up.first_mut(f));
-        let post_norm = block_tensor(layer, Part::PostNorm);
-        let scales = saved.post_inverse_rms.first(count);
-        rms_norm_again(saved.middle.first(d), self.norm(post_norm), scales, normed.first_mut(d));
-        let members = [(Module::Gate, saved.gate.first(f)), (Module::Up, saved.up.first(f))];
+        swiglu_backward(backward.dproduct.first(f), gate.first_mut(f), up.first_mut(f));
+        rms_norm_again(middle, self.norm(post_norm), scales, normed.first_mut(d));
+        let members = [(Module::Gate, gate.first(f)), (Module::Up, up.first(f))];
         let dx = Some(backward.dnormed.first_mut(d));
         self.backward_together(layer, normed.first(d), members, low, dlow, dx, gradients);
         rms_norm_backward(

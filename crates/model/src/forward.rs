@@ -99,8 +99,11 @@ impl Model {
         let all_keys = (rows.first_key + tokens) * kv_size;
         let epsilon = config.rms_norm_eps as f32;
         let norm = |part| self.norm(block_tensor(layer, part));
-        let Scratch { normed, product, .. } = scratch;
-        let Saved { queries, attention: attended, log_sum_exp, middle, gate, up, low, .. } = saved;
+        let Scratch { normed, product, feed_forward: shared, .. } = scratch;
+        let Saved { queries, attention: attended, log_sum_exp, middle, feed_forward: own, low, .. } = saved;
+        let Some([gate, up]) = own.as_mut().or(shared.as_mut()) else {
+            unreachable!("gate and up are a block's own or shared")
+        };
 
         let inverse_rms = saved.input_inverse_rms.first_mut(tokens);
         rms_norm(x, norm(Part::InputNorm), epsilon, normed.first_mut(d), inverse_rms);

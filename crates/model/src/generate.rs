@@ -104,6 +104,7 @@ impl<'m> Generator<'m> {
             scratch: Scratch {
                 normed: zeros(config.hidden_size),
                 product: zeros(config.intermediate_size),
+                feed_forward: None,
                 backward: None,
             },
             residual: [zeros(config.hidden_size), zeros(config.hidden_size)],

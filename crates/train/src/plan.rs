@@ -6,11 +6,15 @@ use danlu_kernels::cross_entropy::positions_at_once;
 use danlu_model::{Activations, Keep, Model, Precision};
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Result, TrainError};
+use crate::machine;
 use crate::optimizer::optimizer_bytes;
 use crate::prepare::{Load, Prepared, prepare};
-use crate::recipe::{Optim, Recipe, TrainingOptions};
+use crate::recipe::{Optim, Recipe, Recompute, TrainingOptions};
 use crate::trainer::capacity;
+
+/// From fast to small.
+const RECOMPUTE: [Recompute; 3] = [Recompute::Cheap, Recompute::Mlp, Recompute::Block];
 
 /// Program, libraries, thread stacks and packed panels of the matrix product.
 const PROGRAM_BYTES: usize = 40 << 20;
@@ -38,6 +42,8 @@ pub struct Plan {
     pub total_steps: u64,
     /// Steps of rising learning rate.
     pub warmup_steps: u64,
+    /// What the backward computes again: `cheap`, `mlp` or `block`.
+    pub recompute: Recompute,
     /// Predicted memory by part, in bytes.
     pub memory: Memory,
     /// What the choice of optimizer costs.
@@ -59,6 +65,17 @@ pub struct Choices {
     pub gradients_fused_backward: usize,
     /// State and scratch of each optimizer.
     pub optimizers: Vec<OptimizerChoice>,
+    /// Activations of the largest slice by what is computed again.
+    pub activations: Vec<RecomputeChoice>,
+}
+
+/// What the activations would take.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RecomputeChoice {
+    /// Its name in recipes.
+    pub recompute: Recompute,
+    /// Bytes.
+    pub bytes: usize,
 }
 
 /// What one optimizer would take.
@@ -85,7 +102,9 @@ pub struct Memory {
     pub logits: usize,
     /// Samples.
     pub samples: usize,
-    /// All of these, and the program.
+    /// What preparing took at most: reading the data, learning a vocabulary. Measured, where the system tells.
+    pub preparation: usize,
+    /// All of these but the last, and the program; or the last, if it is more.
     pub peak: usize,
 }
 
@@ -101,6 +120,7 @@ impl Plan {
     /// The plan of what was prepared.
     pub fn of(prepared: &Prepared) -> Self {
         let order = prepared.order();
+        let slices = slice_sizes(prepared);
         let trained = |weights: &[f32]| weights.iter().filter(|&&weight| weight > 0.0).count() as u64;
         Self {
             parameters: prepared.model.parameter_count(),
@@ -120,8 +140,9 @@ impl Plan {
             steps_per_epoch: order.steps_per_epoch(),
             total_steps: prepared.total_steps,
             warmup_steps: prepared.schedule.warmup_steps,
-            memory: memory(prepared),
-            choices: choices(prepared),
+            recompute: prepared.recompute,
+            memory: Memory::of_run(prepared, slices, prepared.recompute),
+            choices: choices(prepared, slices),
             data: prepared.report.clone(),
             resume_from: prepared.resume_from.clone(),
             notices: prepared.notices.clone(),
@@ -129,13 +150,18 @@ impl Plan {
     }
 }
 
-fn choices(prepared: &Prepared) -> Choices {
+fn choices(prepared: &Prepared, slices: [usize; 2]) -> Choices {
     let model = &prepared.model;
     let choice = |optim| OptimizerChoice { optim, bytes: optimizer_bytes(optim, model.parameters()) };
+    let activations = |recompute| RecomputeChoice {
+        recompute,
+        bytes: Memory::of_run(prepared, slices, recompute).activations,
+    };
     Choices {
         gradients: model.parameters().len() * size_of::<f32>(),
         gradients_fused_backward: model.passing_gradient_elements() * size_of::<f32>(),
         optimizers: Optim::ALL.map(choice).to_vec(),
+        activations: RECOMPUTE.map(activations).to_vec(),
     }
 }
 
@@ -148,7 +174,38 @@ pub(crate) fn training_bytes(options: &TrainingOptions, model: &Model) -> [usize
     [elements * size_of::<f32>(), optimizer_bytes(options.optim, model.parameters())]
 }
 
-fn memory(prepared: &Prepared) -> Memory {
+/// `recompute` as it is, or for `auto` the first that fits into the memory.
+///
+/// # Errors
+/// If the run does not fit into `max_memory`.
+pub(crate) fn choose_recompute(prepared: &Prepared) -> Result<Recompute> {
+    let training = &prepared.recipe.training;
+    let most = training.max_memory().ok().flatten();
+    let limit = most.or_else(machine::memory).unwrap_or(u64::MAX);
+    let candidates = match training.recompute {
+        Recompute::Auto => &RECOMPUTE[..],
+        chosen => &[chosen],
+    };
+    let slices = slice_sizes(prepared);
+    let peak = |&recompute: &Recompute| Memory::of_run(prepared, slices, recompute).training();
+    if let Some(&fits) = candidates.iter().find(|candidate| peak(candidate) as u64 <= limit) {
+        return Ok(fits);
+    }
+    let last = candidates.last().copied().unwrap_or(Recompute::Block);
+    if most.is_none() {
+        return Ok(last);
+    }
+    let problem = format!(
+        "the run needs about {} MB even so, more than `max_memory` allows ({} MB); lower `cutoff_len`, choose another \
+         `optim` (`adafactor` takes least), or `finetuning_type: lora`",
+        peak(&last).div_ceil(1_000_000),
+        limit / 1_000_000
+    );
+    Err(TrainError::Option { key: "max_memory", problem })
+}
+
+/// Most tokens, and most targets, of a slice.
+fn slice_sizes(prepared: &Prepared) -> [usize; 2] {
     let mut order = prepared.order();
     let (mut slice_tokens, mut slice_targets) = (0, 0);
     for step in 0..order.steps_per_epoch() {
@@ -157,26 +214,40 @@ fn memory(prepared: &Prepared) -> Memory {
             slice_targets = slice_targets.max(slice.targets.len());
         }
     }
-    let tokens = slice_tokens.min(capacity(prepared));
-    let samples = prepared.training.iter().chain(&prepared.validation);
-    let samples = samples.map(|sample| sample.ids.len() * 8 + 64).sum();
-    Memory::of(&prepared.model, &prepared.recipe.training, [tokens, slice_targets], samples)
+    [slice_tokens.min(capacity(prepared)), slice_targets]
 }
 
 impl Memory {
+    fn of_run(prepared: &Prepared, slices: [usize; 2], recompute: Recompute) -> Self {
+        let samples = prepared.training.iter().chain(&prepared.validation);
+        let samples = samples.map(|sample| sample.ids.len() * 8 + 64).sum();
+        let (model, options) = (&prepared.model, &prepared.recipe.training);
+        Self::of(model, options, recompute.keep(), slices, samples)
+    }
+
+    /// Without the preparation.
+    fn training(&self) -> usize {
+        let Self { weights, gradients, optimizer, activations, logits, samples, .. } = self;
+        PROGRAM_BYTES + weights + gradients + optimizer + activations + logits + samples
+    }
+
     /// Memory to train `model` on slices of at most so many tokens and targets, beside so many bytes of samples.
     pub fn of(
         model: &Model,
         options: &TrainingOptions,
+        keep: Keep,
         [tokens, targets]: [usize; 2],
         samples: usize,
     ) -> Self {
         let vocabulary = model.config().vocab_size;
         let [gradients, optimizer] = training_bytes(options, model);
         let weights = model.weight_bytes();
-        let activations = Activations::new(model, tokens, Keep::ForBackward).bytes();
+        let activations = Activations::new(model, tokens, keep).bytes();
         let logits = targets.min(positions_at_once(vocabulary)) * vocabulary * size_of::<f32>();
-        let peak = PROGRAM_BYTES + weights + gradients + optimizer + activations + logits + samples;
-        Self { weights, gradients, optimizer, activations, logits, samples, peak }
+        let preparation = machine::peak().unwrap_or(0) as usize;
+        let mut memory =
+            Self { weights, gradients, optimizer, activations, logits, samples, preparation, peak: 0 };
+        memory.peak = memory.training().max(preparation);
+        memory
     }
 }

@@ -14,8 +14,8 @@ use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
 use crate::checkpoint;
 use crate::error::{Result, TrainError};
 use crate::machine;
-use crate::plan::training_bytes;
-use crate::recipe::{self, FinetuningType, Recipe, ResumeFrom, Stage};
+use crate::plan::{choose_recompute, training_bytes};
+use crate::recipe::{self, FinetuningType, Recipe, Recompute, ResumeFrom, Stage};
 use crate::schedule::Schedule;
 
 /// Whether weights are read, or only their shapes.
@@ -47,6 +47,8 @@ pub struct Prepared {
     pub total_steps: u64,
     /// Learning rates of the run.
     pub schedule: Schedule,
+    /// What the backward computes again.
+    pub recompute: Recompute,
     /// The checkpoint to continue from.
     pub resume_from: Option<PathBuf>,
     /// What the user should know, one sentence each.
@@ -120,6 +122,7 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         report,
         total_steps: 0,
         schedule: recipe.schedule(1),
+        recompute: Recompute::Cheap,
         resume_from,
         notices,
         recipe,
@@ -130,6 +133,10 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         _ => (prepared.order().steps_per_epoch() as f64 * training.num_train_epochs).ceil().max(1.0) as u64,
     };
     prepared.schedule = prepared.recipe.schedule(prepared.total_steps);
+    match (choose_recompute(&prepared), load) {
+        (Err(error), Load::Shapes) => prepared.notices.push(format!("a run would stop: {error}")),
+        (chosen, _) => prepared.recompute = chosen?,
+    }
     match (check_slices(&prepared), load) {
         (Err(error), Load::Shapes) => prepared.notices.push(format!("a run would stop: {error}")),
         (checked, _) => checked?,

@@ -28,7 +28,7 @@ pub use self::error::{Place, RecipeError};
 pub use self::method_options::{FinetuningType, MethodOptions, NameList, Stage};
 pub use self::model_options::ModelOptions;
 pub use self::output_options::{IntervalStrategy, OutputOptions, ResumeFrom};
-pub use self::training_options::{Clip, Optim, Precision, TrainingOptions};
+pub use self::training_options::{Clip, Optim, Precision, Recompute, TrainingOptions};
 pub use crate::schedule::LrSchedulerType;
 
 use self::entries::Entry;

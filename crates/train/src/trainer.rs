@@ -11,8 +11,7 @@ use danlu_data::slices::{SLICE_TOKENS, Slice, StepSlices, step_slices};
 use danlu_formats::write_file_atomically;
 use danlu_kernels::View;
 use danlu_model::{
-    Activations, GradientSink, Gradients, Keep, Model, PackedTokens, ParameterId, Parameters, Resident,
-    Target,
+    Activations, GradientSink, Gradients, Model, PackedTokens, ParameterId, Parameters, Resident, Target,
 };
 
 use crate::checkpoint::{self, TrainingState, fingerprint};
@@ -124,7 +123,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     }
     let start = Instant::now();
     let mut gradients = optimizer.gradients(&prepared.model);
-    let mut activations = Activations::new(&prepared.model, capacity(&prepared), Keep::ForBackward);
+    let mut activations = Activations::new(&prepared.model, capacity(&prepared), prepared.recompute.keep());
     let mut since_log = SinceLog::default();
     let (mut samples_seen, mut steps) = (0, 0);
     let mut last_eval = None;

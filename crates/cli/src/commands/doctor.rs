@@ -9,7 +9,7 @@ use anyhow::Result;
 use danlu_kernels::bandwidth::Bandwidth;
 use danlu_kernels::cpu::Level;
 use danlu_kernels::{Precision, ceiling, cpu, team};
-use danlu_model::Model;
+use danlu_model::{Keep, Model};
 use danlu_train::flops::flops_per_token;
 use danlu_train::machine;
 use danlu_train::plan::Memory;
@@ -145,7 +145,8 @@ impl Machine {
             Mode::Full => Model::zeros(config, self.precision),
             Mode::Lora => with_adapters(Model::frozen_zeros(config, self.precision), RANK)?,
         };
-        let memory = Memory::of(&model, &TrainingOptions::default(), [SLICE, SLICE], 0).peak as u64;
+        let memory =
+            Memory::of(&model, &TrainingOptions::default(), Keep::ForBackward, [SLICE, SLICE], 0).peak as u64;
         let fits = match (self.available, self.memory) {
             (Some(available), _) if memory <= available => "yes",
             (Some(_), Some(total)) if memory <= total => "if more is freed",

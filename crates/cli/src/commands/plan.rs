@@ -58,14 +58,25 @@ pub fn describe(plan: &Plan) -> Vec<String> {
         plan.warmup_steps
     ));
     lines.push(format!(
-        "memory: about {} MB (weights {}, gradients {}, optimizer {}, activations {}, logits {}, samples {})",
+        "memory: about {} MB (weights {}, gradients {}, optimizer {}, activations {}, logits {}, samples {}; \
+         preparing the data {})",
         megabytes(memory.peak),
         megabytes(memory.weights),
         megabytes(memory.gradients),
         megabytes(memory.optimizer),
         megabytes(memory.activations),
         megabytes(memory.logits),
-        megabytes(memory.samples)
+        megabytes(memory.samples),
+        megabytes(memory.preparation)
+    ));
+    let activations = plan.choices.activations.iter();
+    let activations: Vec<String> = activations
+        .map(|choice| format!("{} {}", choice.recompute.name(), megabytes(choice.bytes)))
+        .collect();
+    lines.push(format!(
+        "activations in MB by `recompute`: {} (chosen: {})",
+        activations.join(", "),
+        plan.recompute.name()
     ));
     if let Some(machine) = machine::memory().map(|bytes| bytes as usize).filter(|bytes| memory.peak > *bytes)
     {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use danlu_train::recipe::embedded;
 use danlu_train::run_folder::{EvalLog, StepLog};
-use danlu_train::{Load, Observer, Plan, Progress, Recipe, prepare, train};
+use danlu_train::{Load, Observer, Plan, Progress, Recipe, machine, prepare, train};
 use serde_json::json;
 
 use crate::commands::plan;
@@ -62,6 +62,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         "steps": outcome.steps,
         "train_loss": outcome.train_loss,
         "eval_loss": outcome.eval_loss,
+        "peak_rss_mb": machine::peak().map(|bytes| bytes / 1_000_000),
     }))?;
     Ok(())
 }

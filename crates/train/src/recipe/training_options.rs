@@ -1,5 +1,6 @@
 //! Batches, optimizer, schedule, precision.
 
+use danlu_model::Keep;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,51 @@ pub enum Clip {
     PerTensor,
 }
 
+/// What the backward computes again instead of keeping it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// The first of the following that fits into the memory.
+    ///
+    /// zh: 以下各项中第一个放得进内存的。
+    #[default]
+    Auto,
+    /// Norm outputs and the SwiGLU product.
+    ///
+    /// zh: 归一化的输出与 SwiGLU 的乘积。
+    Cheap,
+    /// Also gate and up: two of seven products of a block run again.
+    ///
+    /// zh: 另加 gate 与 up：每层七个矩阵乘法中的两个重算一次。
+    Mlp,
+    /// Whole blocks: the forward runs twice, and only one slice of the residual stream is kept.
+    ///
+    /// zh: 整层重算：前向计算做两遍，只保留残差流。
+    Block,
+}
+
+impl Recompute {
+    /// Its name in recipes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cheap => "cheap",
+            Self::Mlp => "mlp",
+            Self::Block => "block",
+        }
+    }
+
+    /// What is kept instead.
+    pub(crate) fn keep(self) -> Keep {
+        match self {
+            Self::Auto | Self::Cheap => Keep::ForBackward,
+            Self::Mlp => Keep::WithoutFeedForward,
+            Self::Block => Keep::ResidualOnly,
+        }
+    }
+}
+
 /// Batches, optimizer, schedule, precision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -181,6 +227,15 @@ pub struct TrainingOptions {
     /// zh: 反向传播一得出某参数的梯度就更新该参数，全部梯度不会同时存在。要求每步只有一片（1024 个词元，或一条更长的样本），
     /// 并设 `clip: per_tensor` 或 `max_grad_norm: 0`。
     pub fused_backward: bool,
+    /// What the backward computes again instead of keeping it. No bit of the result depends on it.
+    ///
+    /// zh: 反向传播中重新计算哪些中间结果以节省内存；结果的每一位都与之无关。
+    pub recompute: Recompute,
+    /// Most memory of the run, such as `6GB` (default: what the machine has). `recompute: auto` fits the run into it; a
+    /// run that cannot fit is refused.
+    ///
+    /// zh: 训练最多占用的内存，如 `6GB`（默认：机器的全部内存）。`recompute: auto` 会据此选择；放不下的训练不会开始。
+    pub max_memory: Option<String>,
     /// Seed of everything random.
     ///
     /// zh: 一切随机数的种子。
@@ -224,6 +279,8 @@ impl Default for TrainingOptions {
             max_grad_norm: 1.0,
             clip: Clip::default(),
             fused_backward: false,
+            recompute: Recompute::default(),
+            max_memory: None,
             seed: 42,
             data_seed: None,
             precision: Precision::default(),
@@ -250,6 +307,19 @@ impl TrainingOptions {
     #[must_use]
     pub fn data_seed(&self) -> u64 {
         self.data_seed.unwrap_or(self.seed)
+    }
+
+    /// `max_memory` in bytes.
+    ///
+    /// # Errors
+    /// If it is no size.
+    pub fn max_memory(&self) -> Result<Option<u64>, String> {
+        let Some(size) = &self.max_memory else { return Ok(None) };
+        let size: Result<bytesize::ByteSize, _> = size.parse();
+        size.map(|size| Some(size.as_u64())).map_err(|_| {
+            let found = self.max_memory.as_deref().unwrap_or_default();
+            format!("`max_memory` must be a size such as `6GB` or `512MiB`, found `{found}`")
+        })
     }
 
     /// `precision` joined with `bf16`.

@@ -25,7 +25,10 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
     };
     let count = |value: Option<usize>| value.map(|value| value as u64);
 
+    let max_memory = training.max_memory().err().map(|problem| ("max_memory", problem));
+
     [
+        max_memory,
         positive_count("vocab_size", count(model.vocab_size)),
         positive_count("hidden_size", count(model.hidden_size)),
         positive_count("intermediate_size", count(model.intermediate_size)),
