@@ -5,6 +5,7 @@
 //! and is summed in an order that depends on shapes only.
 
 use std::cell::{OnceCell, RefCell};
+use std::ops::Range;
 
 use super::kernel::{Kernel, Place, Segment, Source, Tile, with_kernel};
 use super::{DataMut, Operand, Output, few_rows};
@@ -71,26 +72,36 @@ pub fn sum_of_products<T: Value>(alpha: f32, terms: &[(&Left, Operand)], output:
     }
     let c = SharedC::new(T::data_mut(c.0), n);
     with_kernel!(precision, K => {
-        let mut pairs = [Pair::NONE; MOST_TERMS];
-        let mut depth = 0;
-        for (pair, (a, _)) in pairs.iter_mut().zip(terms) {
-            *pair = Pair { a: a.words::<K>(), b: &[], words: a.operand.columns.div_ceil(K::DEPTH) };
-            depth += pair.words;
-        }
-        let columns_at_once = (BLOCK_WORDS / depth.max(1) / K::B_WIDTH).max(1) * K::B_WIDTH;
-        let mut packed = Words::take(depth * columns_at_once.min(n.next_multiple_of(K::B_WIDTH)));
-        for column in (0..n).step_by(columns_at_once) {
-            let columns = columns_at_once.min(n - column);
-            let mut pairs = pairs;
-            let mut rest = packed.slice_mut();
-            for (pair, (_, b)) in pairs.iter_mut().zip(terms) {
-                let block = b.block(0, b.rows, column, columns).transposed();
-                let (words, tail) = rest.split_at_mut(pair.words * columns.next_multiple_of(K::B_WIDTH));
-                pack::<K, false>(block, words);
-                pair.b = words;
-                rest = tail;
+        let words_of = |b: &Operand| b.rows.div_ceil(K::DEPTH);
+        let depth = terms.iter().map(|(_, b)| words_of(b)).sum();
+        for pass in passes(depth, c) {
+            let columns_at_once = (BLOCK_WORDS / pass.len().max(1) / K::B_WIDTH).max(1) * K::B_WIDTH;
+            let mut packed = Words::take(pass.len() * columns_at_once.min(n.next_multiple_of(K::B_WIDTH)));
+            for column in (0..n).step_by(columns_at_once) {
+                let columns = columns_at_once.min(n - column);
+                let mut pairs = [Pair::NONE; MOST_TERMS];
+                let mut rest = packed.slice_mut();
+                let mut before = 0;
+                for (pair, (a, b)) in pairs.iter_mut().zip(terms) {
+                    // The part of this term's inner dimension that belongs to the pass.
+                    let first = pass.start.saturating_sub(before).min(words_of(b));
+                    let words = pass.end.saturating_sub(before).min(words_of(b)) - first;
+                    before += words_of(b);
+                    let rows = (words * K::DEPTH).min(b.rows.saturating_sub(first * K::DEPTH));
+                    let block = b.block((first * K::DEPTH).min(b.rows), rows, column, columns).transposed();
+                    let (b_words, tail) = rest.split_at_mut(words * columns.next_multiple_of(K::B_WIDTH));
+                    rest = tail;
+                    pack::<K, false>(block, b_words);
+                    *pair = Pair {
+                        a: Panels { data: a.words::<K>(), stride: words_of(b), first },
+                        b: Panels { data: b_words, stride: words, first: 0 },
+                        words,
+                    };
+                }
+                let block = Block { row: 0, rows: m, column, columns };
+                let add = output == Output::Add || pass.start > 0;
+                multiply::<K>(alpha, &pairs[..terms.len()], add, c, block);
             }
-            multiply::<K>(alpha, &pairs[..terms.len()], output, c, Block { row: 0, rows: m, column, columns });
         }
     });
 }
@@ -130,23 +141,62 @@ impl<'a> Right<'a> {
                 let rows = rows_at_once.min(m - row);
                 let packed = &mut packed.slice_mut()[..words * rows.next_multiple_of(K::A_WIDTH)];
                 pack::<K, true>(a.block(row, rows, 0, a.columns), packed);
-                let pair = Pair { a: packed, b, words };
-                multiply::<K>(alpha, &[pair], output, c, Block { row, rows, column: 0, columns: n });
+                for pass in passes(words, c) {
+                    let pair = Pair {
+                        a: Panels { data: packed, stride: words, first: pass.start },
+                        b: Panels { data: b, stride: words, first: pass.start },
+                        words: pass.len(),
+                    };
+                    let add = output == Output::Add || pass.start > 0;
+                    multiply::<K>(alpha, &[pair], add, c, Block { row, rows, column: 0, columns: n });
+                }
             }
         });
     }
 }
 
-/// Packed operands of one product: all rows of a block of A, all columns of a block of B.
+/// Steps of one pass over C after the other; sums that rest as bf16 are rounded once, after a single pass.
+fn passes(depth: usize, c: SharedC) -> impl Iterator<Item = Range<usize>> {
+    let count = match c.values {
+        SharedValues::F32(_) => depth.div_ceil(PASS).max(1),
+        SharedValues::Bf16(_) => 1,
+    };
+    (0..count).map(move |pass| depth * pass / count..depth * (pass + 1) / count)
+}
+
+/// Panels of a packed operand, `stride` words each, of which the words from `first` on are used.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    data: &'a [u32],
+    stride: usize,
+    first: usize,
+}
+
+impl Panels<'_> {
+    /// Where panel `index` of this width begins.
+    fn panel(&self, index: usize, width: usize) -> *const u32 {
+        self.data[(index * self.stride + self.first) * width..].as_ptr()
+    }
+
+    /// Whether so many panels have so many words.
+    fn hold(&self, panels: usize, words: usize, width: usize) -> bool {
+        self.first + words <= self.stride && self.data.len() >= panels * self.stride * width
+    }
+}
+
+/// The operands of one product: all rows of a block of A, all columns of a block of B, `words` of the inner dimension.
 #[derive(Clone, Copy)]
 struct Pair<'a> {
-    a: &'a [u32],
-    b: &'a [u32],
+    a: Panels<'a>,
+    b: Panels<'a>,
     words: usize,
 }
 
 impl Pair<'_> {
-    const NONE: Self = Self { a: &[], b: &[], words: 0 };
+    const NONE: Self = {
+        let none = Panels { data: &[], stride: 0, first: 0 };
+        Self { a: none, b: none, words: 0 }
+    };
 }
 
 /// The part of C that a product fills.
@@ -198,56 +248,43 @@ impl<'a> SharedC<'a> {
     }
 }
 
-fn multiply<K: Kernel>(alpha: f32, pairs: &[Pair], output: Output, c: SharedC, block: Block) {
+fn multiply<K: Kernel>(alpha: f32, pairs: &[Pair], add: bool, c: SharedC, block: Block) {
     let (a_panels, b_panels) = (block.rows.div_ceil(K::A_WIDTH), block.columns.div_ceil(K::B_WIDTH));
     let fits = |pair: &Pair| {
-        pair.a.len() >= a_panels * pair.words * K::A_WIDTH
-            && pair.b.len() >= b_panels * pair.words * K::B_WIDTH
+        pair.a.hold(a_panels, pair.words, K::A_WIDTH) && pair.b.hold(b_panels, pair.words, K::B_WIDTH)
     };
     assert!(pairs.len() <= MOST_TERMS && pairs.iter().all(fits) && c.holds(block));
     let depth: usize = pairs.iter().map(|pair| pair.words).sum();
-    // Sums that rest as bf16 are rounded once.
-    let passes = match c.values {
-        SharedValues::F32(_) => depth.div_ceil(PASS).max(1),
-        SharedValues::Bf16(_) => 1,
-    };
-    let task_a = (TASK_A_WORDS / K::A_WIDTH / (depth / passes).max(1)).clamp(1, TASK_ROWS / K::A_WIDTH);
+    let task_a = (TASK_A_WORDS / K::A_WIDTH / depth.max(1)).clamp(1, TASK_ROWS / K::A_WIDTH);
     let task_b = TASK_COLUMNS / K::B_WIDTH;
     let b_tasks = b_panels.div_ceil(task_b);
-    for pass in 0..passes {
-        let (start, end) = (depth * pass / passes, depth * (pass + 1) / passes);
-        parallel_for(a_panels.div_ceil(task_a) * b_tasks, |task| {
-            let (a_start, b_start) = (task / b_tasks * task_a, task % b_tasks * task_b);
-            for b_panel in b_start..b_panels.min(b_start + task_b) {
-                for a_panel in a_start..a_panels.min(a_start + task_a) {
-                    let (row, column) = (a_panel * K::A_WIDTH, b_panel * K::B_WIDTH);
-                    let mut segments = [Segment::NONE; MOST_TERMS];
-                    let mut before = 0;
-                    for (segment, pair) in segments.iter_mut().zip(pairs) {
-                        let first = start.saturating_sub(before).min(pair.words);
-                        let words = end.saturating_sub(before).min(pair.words) - first;
-                        before += pair.words;
-                        *segment = Segment {
-                            a: pair.a[(a_panel * pair.words + first) * K::A_WIDTH..].as_ptr(),
-                            b: pair.b[(b_panel * pair.words + first) * K::B_WIDTH..].as_ptr(),
-                            words,
-                        };
-                    }
-                    let tile = Tile {
-                        c: c.place(block.row + row, block.column + column),
-                        rows: K::A_WIDTH.min(block.rows - row),
-                        columns: K::B_WIDTH.min(block.columns - column),
-                        row_stride: c.row_stride,
-                        alpha,
-                        add: output == Output::Add || pass > 0,
+    parallel_for(a_panels.div_ceil(task_a) * b_tasks, |task| {
+        let (a_start, b_start) = (task / b_tasks * task_a, task % b_tasks * task_b);
+        for b_panel in b_start..b_panels.min(b_start + task_b) {
+            for a_panel in a_start..a_panels.min(a_start + task_a) {
+                let (row, column) = (a_panel * K::A_WIDTH, b_panel * K::B_WIDTH);
+                let mut segments = [Segment::NONE; MOST_TERMS];
+                for (segment, pair) in segments.iter_mut().zip(pairs) {
+                    *segment = Segment {
+                        a: pair.a.panel(a_panel, K::A_WIDTH),
+                        b: pair.b.panel(b_panel, K::B_WIDTH),
+                        words: pair.words,
                     };
-                    // SAFETY: the kernel is this processor's, the panels lie inside the packed operands and the tile
-                    // inside C by the assertions, and tiles of different tasks are disjoint.
-                    unsafe { K::tile(&segments[..pairs.len()], tile) };
                 }
+                let tile = Tile {
+                    c: c.place(block.row + row, block.column + column),
+                    rows: K::A_WIDTH.min(block.rows - row),
+                    columns: K::B_WIDTH.min(block.columns - column),
+                    row_stride: c.row_stride,
+                    alpha,
+                    add,
+                };
+                // SAFETY: the kernel is this processor's, the panels lie inside the packed operands and the tile inside
+                // C by the assertions, and tiles of different tasks are disjoint.
+                unsafe { K::tile(&segments[..pairs.len()], tile) };
             }
-        });
-    }
+        }
+    });
 }
 
 /// Packs a matrix on all threads, in panels of A's width or of B's.
