@@ -2,7 +2,7 @@
 //!
 //! Work is cut by (sequence, query head). The scores of a tile of queries against the keys it sees are the only scores
 //! in memory. The backward takes the probabilities again from the kept log-sum-exp. In [`Precision::Bf16`] the operands
-//! of the products are rounded where the processor multiplies bf16; sums and softmax are f32.
+//! of the products are rounded, but for a few queries; sums and softmax are f32.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -129,8 +129,7 @@ pub fn attention<T: Value>(
     });
 }
 
-/// Gradients of q, k and v, overwritten, for sequences whose queries and keys are the same rows; rows of no sequence
-/// get none.
+/// Gradients of q, k and v, overwritten, for sequences whose queries and keys are the same rows and which cover all.
 ///
 /// With P the probabilities and δ = Σ dO · O per row: dV = Pᵀ·dO, dS = P · (dO·Vᵀ − δ) / √E, dQ = dS·K, dK = dSᵀ·Q.
 /// Every query head writes its own dK and dV to `scratch` [2, T, H · E]; heads of a group are then added in order.
@@ -153,6 +152,7 @@ pub fn attention_backward<T: Value>(
     assert!(scratch.0.len() == 2 * q.0.len() && dq.0.len() == q.0.len() && dk.0.len() == k.0.len());
     assert!(Sequence::are_disjoint(sequences, tokens, |sequence| &sequence.queries));
     assert!(sequences.iter().all(|sequence| sequence.queries == sequence.keys));
+    assert_eq!(sequences.iter().map(|sequence| sequence.keys.len()).sum::<usize>(), tokens);
     let scale = 1.0 / (head_dim as f32).sqrt();
     let group = query_heads / key_value_heads;
     let (dk_heads, dv_heads) = scratch.0.split_at_mut(q.0.len());

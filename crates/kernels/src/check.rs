@@ -1,6 +1,31 @@
 //! What the tests of operations share: random inputs, comparison with an f64 twin, finite differences of the twin.
 
+use crate::buffer::Element;
 use crate::random::Random;
+
+/// A copy that ends where readable memory ends, so that a read or write beyond it is a crash; never freed.
+#[cfg(target_os = "linux")]
+pub(crate) fn before_a_wall<T: Element>(values: &[T]) -> &'static mut [T] {
+    const PAGE: usize = 4096;
+    let bytes = size_of_val(values).next_multiple_of(PAGE);
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a fresh mapping of its own, whose last page is closed; the values end where that page begins.
+    unsafe {
+        let start = libc::mmap(std::ptr::null_mut(), bytes + PAGE, protection, flags, -1, 0);
+        assert_ne!(start, libc::MAP_FAILED);
+        let wall = start.cast::<u8>().add(bytes);
+        assert_eq!(libc::mprotect(wall.cast(), PAGE, libc::PROT_NONE), 0);
+        let copy = std::slice::from_raw_parts_mut(wall.cast::<T>().sub(values.len()), values.len());
+        copy.copy_from_slice(values);
+        copy
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn before_a_wall<T: Element>(values: &[T]) -> &'static mut [T] {
+    values.to_vec().leak()
+}
 
 pub(crate) fn normals(key: u64, count: usize) -> Vec<f32> {
     let mut random = Random::new(&[key]);

@@ -15,13 +15,6 @@ pub fn copy(x: View<f32>, y: ViewMut<f32>) {
     parallel_chunks(y.0, CHUNK, |task, y| y.copy_from_slice(&x.0[task * CHUNK..][..y.len()]));
 }
 
-/// y += x.
-pub fn add(x: View<f32>, y: ViewMut<f32>) {
-    let _timer = crate::timing::Operation::Copy.start();
-    assert_eq!(x.0.len(), y.0.len());
-    parallel_chunks(y.0, CHUNK, |task, y| add_slice(&x.0[task * CHUNK..][..y.len()], y));
-}
-
 /// y = 0.
 pub fn clear(y: ViewMut<f32>) {
     let _timer = crate::timing::Operation::Copy.start();
@@ -60,13 +53,5 @@ pub fn scatter_rows(x: View<f32>, rows: &[u32], mut y: ViewMut<f32>) {
     let width = x.0.len() / rows.len();
     for (x, &row) in x.0.chunks_exact(width).zip(rows) {
         y.0[row as usize * width..][..width].copy_from_slice(x);
-    }
-}
-
-by_cpu_level! {
-    fn add_slice(x: &[f32], y: &mut [f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y += x;
-        }
     }
 }

@@ -120,7 +120,6 @@ pub struct Input<'a> {
 impl<'a> Input<'a> {
     /// The input of layers with so many inputs.
     pub fn new<X: Value>(precision: Precision, x: View<'a, X>, inputs: usize) -> Self {
-        let _timer = crate::timing::Operation::LinearForward.start();
         let x = Operand::rows_of(x, inputs);
         Self { precision, left: Left::new(precision, x), right: Right::new(precision, x) }
     }
@@ -174,7 +173,6 @@ pub struct OutputGradient<'a> {
 impl<'a> OutputGradient<'a> {
     /// dy of a layer.
     pub fn new<Y: Value>(precision: Precision, layer: Layer<'a>, dy: View<'a, Y>) -> Self {
-        let _timer = crate::timing::Operation::LinearInputGradient.start();
         let operand = Operand::rows_of(dy, layer.weight.outputs());
         Self { layer, operand, left: Left::new(precision, operand) }
     }

@@ -125,6 +125,7 @@ pub fn matmul<T: Value>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::before_a_wall;
     use crate::random::Random;
 
     fn twin(precision: Precision, alpha: f32, a: Operand, b: Operand, output: Output, c: &mut [f32]) {
@@ -149,25 +150,27 @@ mod tests {
 
     fn compare(m: usize, n: usize, k: usize) {
         let mut random = Random::new(&[m as u64, n as u64, k as u64]);
-        let a = values(&mut random, m * k);
-        let b = values(&mut random, k * n);
+        let a: &[f32] = before_a_wall(&values(&mut random, m * k));
+        let b: &[f32] = before_a_wall(&values(&mut random, k * n));
         let b16: Vec<bf16> = b.iter().map(|&value| bf16::from_f32(value)).collect();
+        let b16: &[bf16] = before_a_wall(&b16);
         let start = values(&mut random, m * n);
         for precision in [Precision::F32, Precision::Bf16] {
             for layout in 0..5 {
                 let a_operand = match layout {
-                    0 | 1 | 4 => Operand::new(View(&a), m, k),
-                    _ => Operand::new(View(&a), k, m).transposed(),
+                    0 | 1 | 4 => Operand::new(View(a), m, k),
+                    _ => Operand::new(View(a), k, m).transposed(),
                 };
                 let b_operand = match layout {
-                    0 => Operand::new(View(&b), n, k).transposed(),
-                    1 | 2 => Operand::new(View(&b), k, n),
-                    3 => Operand::new(View(&b16), k, n),
-                    _ => Operand::new(View(&b16), n, k).transposed(),
+                    0 => Operand::new(View(b), n, k).transposed(),
+                    1 | 2 => Operand::new(View(b), k, n),
+                    3 => Operand::new(View(b16), k, n),
+                    _ => Operand::new(View(b16), n, k).transposed(),
                 };
                 for output in [Output::Overwrite, Output::Add] {
-                    let (mut fast, mut plain) = (start.clone(), start.clone());
-                    matmul(precision, 0.5, a_operand, b_operand, output, ViewMut(&mut fast));
+                    let (fast, mut plain) = (before_a_wall(&start), start.clone());
+                    matmul(precision, 0.5, a_operand, b_operand, output, ViewMut(&mut *fast));
+                    compare_bf16(precision, a_operand, b_operand, output, &start);
                     twin(precision, 0.5, a_operand, b_operand, output, &mut plain);
                     for (index, (fast, plain)) in fast.iter().zip(&plain).enumerate() {
                         let bound = 1e-5 * (k as f32).sqrt() * (1.0 + plain.abs());
@@ -178,6 +181,19 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// C that rests as bf16 is the f32 result, rounded.
+    fn compare_bf16(precision: Precision, a: Operand, b: Operand, output: Output, start: &[f32]) {
+        let start: Vec<bf16> = start.iter().map(|&value| Value::from_f32(value)).collect();
+        let narrow = before_a_wall(&start);
+        matmul(precision, 0.5, a, b, output, ViewMut(&mut *narrow));
+        let mut plain: Vec<f32> = start.iter().map(|value| value.to_f32()).collect();
+        matmul(precision, 0.5, a, b, output, ViewMut(&mut plain));
+        for (narrow, plain) in narrow.iter().zip(&plain) {
+            let bound = plain.abs() / 128.0 + 1e-5 * (a.columns as f32).sqrt();
+            assert!((narrow.to_f32() - plain).abs() <= bound, "{narrow} against {plain}");
         }
     }
 
@@ -195,6 +211,38 @@ mod tests {
         compare(40, 48, 2 * 2048 + 5);
         compare(600, 9, 300);
         compare(9, 1200, 70);
+    }
+
+    #[test]
+    fn a_sum_of_products_is_rounded_once_and_cut_into_passes_anywhere() {
+        let mut random = Random::new(&[7]);
+        for m in [3, 30] {
+            let n = 37;
+            let depths = [5, 0, 2305, 3];
+            let a = depths.map(|k| values(&mut random, m * k));
+            let b = depths.map(|k| values(&mut random, n * k));
+            let operand = |index: usize| Operand::new(View(&a[index]), m, depths[index]);
+            let right = |index: usize| Operand::new(View(&b[index]), n, depths[index]).transposed();
+            for precision in [Precision::F32, Precision::Bf16] {
+                let lefts = [0, 1, 2, 3].map(|index| Left::new(precision, operand(index)));
+                let terms = [0, 1, 2, 3].map(|index| (&lefts[index], right(index)));
+                let mut plain = vec![0.0; m * n];
+                for index in 0..4 {
+                    twin(precision, 0.5, operand(index), right(index), Output::Add, &mut plain);
+                }
+                let (mut wide, mut narrow) = (vec![7.0; m * n], vec![<bf16 as Value>::from_f32(7.0); m * n]);
+                sum_of_products(0.5, &terms, Output::Overwrite, ViewMut(&mut wide));
+                sum_of_products(0.5, &terms, Output::Overwrite, ViewMut(&mut narrow));
+                for ((wide, narrow), plain) in wide.iter().zip(&narrow).zip(&plain) {
+                    assert!((wide - plain).abs() <= 1e-3, "{m} {precision:?}: {wide} against {plain}");
+                    let bound = plain.abs() / 256.0 + 1e-3;
+                    assert!(
+                        (narrow.to_f32() - plain).abs() <= bound,
+                        "{m} {precision:?}: {narrow} against {plain}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum Operation {
     LinearInputGradient,
     /// Products for the gradients of their weights.
     LinearWeightGradient,
-    /// Low-rank adapters, forward and backward.
+    /// Gradients of low-rank adapters; their forward belongs to the layer's.
     Adapter,
     /// Attention.
     AttentionForward,
@@ -61,7 +61,7 @@ impl Operation {
             Self::LinearForward => "linear forward",
             Self::LinearInputGradient => "linear gradient of input",
             Self::LinearWeightGradient => "linear gradient of weight",
-            Self::Adapter => "adapters",
+            Self::Adapter => "gradients of adapters",
             Self::AttentionForward => "attention forward",
             Self::AttentionBackward => "attention backward",
             Self::Norm => "norms",

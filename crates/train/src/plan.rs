@@ -2,6 +2,7 @@
 
 use danlu_data::DatasetReport;
 use danlu_data::slices::step_slices;
+use danlu_kernels::cpu;
 use danlu_kernels::cross_entropy::positions_at_once;
 use danlu_model::{Activations, Keep, Model, Precision};
 use serde::Serialize;
@@ -16,8 +17,10 @@ use crate::trainer::capacity;
 /// From fast to small.
 const RECOMPUTE: [Recompute; 3] = [Recompute::Cheap, Recompute::Mlp, Recompute::Block];
 
-/// Program, libraries, thread stacks and packed panels of the matrix product.
-const PROGRAM_BYTES: usize = 40 << 20;
+/// Program, libraries and thread stacks.
+const PROGRAM_BYTES: usize = 32 << 20;
+/// What the second operand of a product takes while it is packed block by block.
+const PACKED_BLOCK_BYTES: usize = 4 << 20;
 
 /// What a run will do and what it will take.
 #[derive(Clone, Debug, Serialize)]
@@ -98,6 +101,8 @@ pub struct Memory {
     pub optimizer: usize,
     /// What the backward keeps of the largest slice.
     pub activations: usize,
+    /// Operands of products as they are packed.
+    pub packed: usize,
     /// Logits in memory at a time.
     pub logits: usize,
     /// Samples.
@@ -196,8 +201,8 @@ pub(crate) fn choose_recompute(prepared: &Prepared) -> Result<Recompute> {
         return Ok(last);
     }
     let problem = format!(
-        "the run needs about {} MB even so, more than `max_memory` allows ({} MB); lower `cutoff_len`, choose another \
-         `optim` (`adafactor` takes least), or `finetuning_type: lora`",
+        "the run needs about {} MB even so, more than `max_memory` allows ({} MB); lower `cutoff_len`, or \
+         choose another `optim` (`danlu plan` lists what each takes)",
         peak(&last).div_ceil(1_000_000),
         limit / 1_000_000
     );
@@ -214,7 +219,24 @@ fn slice_sizes(prepared: &Prepared) -> [usize; 2] {
             slice_targets = slice_targets.max(slice.targets.len());
         }
     }
+    for slice in step_slices(&prepared.validation).slices {
+        slice_tokens = slice_tokens.max(slice.ids.len());
+        slice_targets = slice_targets.max(slice.targets.len());
+    }
     [slice_tokens.min(capacity(prepared)), slice_targets]
+}
+
+/// Bytes of the operands that are packed as a whole: of the largest group of layers with one input, and of the head.
+fn packed_bytes(model: &Model, tokens: usize, positions: usize) -> usize {
+    let config = model.config();
+    let (d, f) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.query_size(), config.key_value_size());
+    let element = match (model.precision(), cpu::level()) {
+        (Precision::Bf16, cpu::Level::Avx512Bf16) => 2,
+        _ => 4,
+    };
+    let block = tokens * (d + (2 * f).max(q + 2 * kv));
+    (block + positions * (config.vocab_size + d)) * element + PACKED_BLOCK_BYTES
 }
 
 impl Memory {
@@ -222,13 +244,16 @@ impl Memory {
         let samples = prepared.training.iter().chain(&prepared.validation);
         let samples = samples.map(|sample| sample.ids.len() * 8 + 64).sum();
         let (model, options) = (&prepared.model, &prepared.recipe.training);
-        Self::of(model, options, recompute.keep(), slices, samples)
+        let mut memory = Self::of(model, options, recompute.keep(), slices, samples);
+        memory.preparation = machine::peak().unwrap_or(0) as usize;
+        memory.peak = memory.peak.max(memory.preparation);
+        memory
     }
 
     /// Without the preparation.
     fn training(&self) -> usize {
-        let Self { weights, gradients, optimizer, activations, logits, samples, .. } = self;
-        PROGRAM_BYTES + weights + gradients + optimizer + activations + logits + samples
+        let Self { weights, gradients, optimizer, activations, packed, logits, samples, .. } = self;
+        PROGRAM_BYTES + weights + gradients + optimizer + activations + packed + logits + samples
     }
 
     /// Memory to train `model` on slices of at most so many tokens and targets, beside so many bytes of samples.
@@ -244,10 +269,11 @@ impl Memory {
         let weights = model.weight_bytes();
         let activations = Activations::new(model, tokens, keep).bytes();
         let logits = targets.min(positions_at_once(vocabulary)) * vocabulary * size_of::<f32>();
-        let preparation = machine::peak().unwrap_or(0) as usize;
+        let packed = packed_bytes(model, tokens, targets.min(positions_at_once(vocabulary)));
+        let (preparation, peak) = (0, 0);
         let mut memory =
-            Self { weights, gradients, optimizer, activations, logits, samples, preparation, peak: 0 };
-        memory.peak = memory.training().max(preparation);
+            Self { weights, gradients, optimizer, activations, packed, logits, samples, preparation, peak };
+        memory.peak = memory.training();
         memory
     }
 }

@@ -134,7 +134,11 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     };
     prepared.schedule = prepared.recipe.schedule(prepared.total_steps);
     match (choose_recompute(&prepared), load) {
-        (Err(error), Load::Shapes) => prepared.notices.push(format!("a run would stop: {error}")),
+        (Err(error), Load::Shapes) => {
+            let asked = prepared.recipe.training.recompute;
+            prepared.recompute = if asked == Recompute::Auto { Recompute::Block } else { asked };
+            prepared.notices.push(format!("a run would stop: {error}"));
+        }
         (chosen, _) => prepared.recompute = chosen?,
     }
     match (check_slices(&prepared), load) {

@@ -58,13 +58,14 @@ pub fn describe(plan: &Plan) -> Vec<String> {
         plan.warmup_steps
     ));
     lines.push(format!(
-        "memory: about {} MB (weights {}, gradients {}, optimizer {}, activations {}, logits {}, samples {}; \
-         preparing the data {})",
+        "memory: about {} MB (weights {}, gradients {}, optimizer {}, activations {}, packed {}, logits {}, \
+         samples {}; preparing the data {})",
         megabytes(memory.peak),
         megabytes(memory.weights),
         megabytes(memory.gradients),
         megabytes(memory.optimizer),
         megabytes(memory.activations),
+        megabytes(memory.packed),
         megabytes(memory.logits),
         megabytes(memory.samples),
         megabytes(memory.preparation)

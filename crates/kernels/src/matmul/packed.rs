@@ -8,7 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 
 use super::kernel::{Kernel, Place, Segment, Source, Tile, with_kernel};
-use super::{DataMut, Operand, Output, few_rows};
+use super::{Data, DataMut, Operand, Output, few_rows};
 use crate::buffer::{Buffer, ViewMut};
 use crate::linear::Precision;
 use crate::team::{SharedSlice, parallel_for};
@@ -63,8 +63,18 @@ pub fn sum_of_products<T: Value>(alpha: f32, terms: &[(&Left, Operand)], output:
     if m == 0 || n == 0 {
         return;
     }
-    if terms.iter().all(|(a, b)| few_rows::suits(&a.operand, b)) {
-        for (index, (a, b)) in terms.iter().enumerate().filter(|(index, (_, b))| *index == 0 || b.rows > 0) {
+    // Empty terms add nothing; one stays, so that C is overwritten.
+    let mut present = [terms[0]; MOST_TERMS];
+    let mut count = 0;
+    for term in terms.iter().filter(|(_, b)| b.rows > 0) {
+        present[count] = *term;
+        count += 1;
+    }
+    let terms = &present[..count.max(1)];
+    // Term by term only where nothing is rounded between them.
+    let once = terms.len() == 1 || matches!(T::data(&[]), Data::F32(_));
+    if once && terms.iter().all(|(a, b)| few_rows::suits(&a.operand, b)) {
+        for (index, (a, b)) in terms.iter().enumerate() {
             let output = if index == 0 { output } else { Output::Add };
             few_rows::matmul(precision, alpha, a.operand, *b, output, &mut *c.0);
         }

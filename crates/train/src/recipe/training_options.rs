@@ -99,6 +99,8 @@ pub enum Clip {
 }
 
 /// What the backward computes again instead of keeping it.
+///
+/// zh: 反向传播中重新计算、而不保存哪些中间结果。
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
@@ -115,7 +117,7 @@ pub enum Recompute {
     ///
     /// zh: 另加 gate 与 up：每层七个矩阵乘法中的两个重算一次。
     Mlp,
-    /// Whole blocks: the forward runs twice, and only one slice of the residual stream is kept.
+    /// Whole blocks: the forward runs twice, and only the residual stream before each block is kept.
     ///
     /// zh: 整层重算：前向计算做两遍，只保留残差流。
     Block,
@@ -231,10 +233,11 @@ pub struct TrainingOptions {
     ///
     /// zh: 反向传播中重新计算哪些中间结果以节省内存；结果的每一位都与之无关。
     pub recompute: Recompute,
-    /// Most memory of the run, such as `6GB` (default: what the machine has). `recompute: auto` fits the run into it; a
-    /// run that cannot fit is refused.
+    /// Most memory of the run, such as `6GB`: `recompute: auto` fits the run into it, and a run that cannot fit is
+    /// refused. Without it `auto` goes by what the machine has, and a run that may need more begins with a warning.
     ///
-    /// zh: 训练最多占用的内存，如 `6GB`（默认：机器的全部内存）。`recompute: auto` 会据此选择；放不下的训练不会开始。
+    /// zh: 训练最多占用的内存，如 `6GB`：`recompute: auto` 会据此选择，放不下的训练不会开始。不设时以机器的全部内存为准，
+    /// 可能超出时给出警告。
     pub max_memory: Option<String>,
     /// Seed of everything random.
     ///

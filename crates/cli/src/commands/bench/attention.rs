@@ -89,9 +89,14 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 impl Args {
     fn heads(&self) -> Result<Heads> {
         let Self { heads, kv_heads, head_dim, .. } = *self;
-        if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 || !(1..=1024).contains(&head_dim) {
+        if kv_heads == 0
+            || heads == 0
+            || heads > 1024
+            || heads % kv_heads != 0
+            || !(1..=1024).contains(&head_dim)
+        {
             return Err(wrong_input(format!(
-                "expected heads that `--kv-heads` divides and a width of 1 to 1024, found {heads} heads, {kv_heads} \
+                "expected up to 1024 heads that `--kv-heads` divides and a width of 1 to 1024, found {heads} heads, {kv_heads} \
                  key/value heads, {head_dim} wide"
             )));
         }

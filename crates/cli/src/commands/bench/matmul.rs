@@ -65,11 +65,16 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 fn parse(shape: &str) -> Result<[usize; 3]> {
     let numbers: Option<Vec<usize>> = shape.split('x').map(|number| number.parse().ok()).collect();
     let numbers = numbers.and_then(|numbers| <[usize; 3]>::try_from(numbers).ok());
-    numbers.filter(|numbers| numbers.iter().all(|number| (1..=1 << 17).contains(number))).ok_or_else(|| {
-        wrong_input(format!(
-            "`--shapes`: expected tokens x inputs x outputs such as `2048x512x1536`, found `{shape}`"
-        ))
-    })
+    numbers
+        .filter(|numbers| {
+            numbers.iter().all(|number| (1..=1 << 17).contains(number))
+                && numbers.iter().product::<usize>() <= 1 << 40
+        })
+        .ok_or_else(|| {
+            wrong_input(format!(
+                "`--shapes`: expected tokens x inputs x outputs such as `2048x512x1536`, found `{shape}`"
+            ))
+        })
 }
 
 /// Seconds of the forward, the gradient of the input and that of the weight; everything but the gradient of the weight

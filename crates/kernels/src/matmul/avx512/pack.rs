@@ -12,7 +12,7 @@ use super::super::{Data, Operand};
 use super::{mask, round, widen};
 
 /// How values of the inner dimension become words. Functions need the level of their kernel.
-pub(super) trait Words {
+pub(super) trait WordKind {
     const DEPTH: usize;
 
     /// The first `count` ≤ 16 · DEPTH values from `offset` on, in order, zeros beyond.
@@ -25,7 +25,7 @@ pub(super) trait Words {
 /// Two values rounded to bf16.
 pub(super) struct Pairs;
 
-impl Words for Pairs {
+impl WordKind for Pairs {
     const DEPTH: usize = 2;
 
     #[inline(always)]
@@ -78,7 +78,7 @@ impl Words for Pairs {
 /// One f32 value, rounded to bf16 or not.
 pub(super) struct Values<const ROUND: bool>;
 
-impl<const ROUND: bool> Words for Values<ROUND> {
+impl<const ROUND: bool> WordKind for Values<ROUND> {
     const DEPTH: usize = 1;
 
     #[inline(always)]
@@ -114,7 +114,7 @@ impl<const ROUND: bool> Words for Values<ROUND> {
 /// # Safety
 /// As [`super::super::kernel::Kernel::pack_a`].
 #[inline(always)]
-pub(super) unsafe fn pack_words<W: Words, const WIDTH: usize>(
+pub(super) unsafe fn pack_words<W: WordKind, const WIDTH: usize>(
     source: Source,
     panels: Range<usize>,
     words: Range<usize>,
@@ -137,7 +137,7 @@ pub(super) unsafe fn pack_words<W: Words, const WIDTH: usize>(
 
 /// Rows contiguous in K.
 #[inline(always)]
-unsafe fn transposing<W: Words, const WIDTH: usize>(
+unsafe fn transposing<W: WordKind, const WIDTH: usize>(
     matrix: Operand,
     panel: usize,
     words: Range<usize>,
@@ -168,7 +168,7 @@ unsafe fn transposing<W: Words, const WIDTH: usize>(
 
 /// The other index contiguous.
 #[inline(always)]
-unsafe fn interleaving<W: Words, const WIDTH: usize>(
+unsafe fn interleaving<W: WordKind, const WIDTH: usize>(
     matrix: Operand,
     panels: Range<usize>,
     words: Range<usize>,
