@@ -43,7 +43,11 @@ fn training_steps_are_measured_for_all_weights_and_for_adapters() {
         }
         let has = |name: &str| parts.contains_key(name);
         let lora = mode == "lora";
-        assert_eq!((has("gradients of adapters"), has("linear gradient of weight")), (lora, !lora), "{result}");
+        assert_eq!(
+            (has("gradients of adapters"), has("linear gradient of weight")),
+            (lora, !lora),
+            "{result}"
+        );
     }
 }
 
