@@ -5,8 +5,6 @@ use std::ops::Range;
 use half::bf16;
 
 use super::{Data, Operand};
-use crate::cpu::{Level, level};
-use crate::linear::Precision;
 use crate::value::{Value, round_to_bf16};
 
 /// Packing and tiles of one CPU level and precision.
@@ -40,40 +38,41 @@ pub(super) trait Kernel {
     unsafe fn tile(segments: &[Segment], tile: Tile);
 }
 
-/// Runs `$body` with `$kernel` as the [`Kernel`] of this processor for a precision.
+/// Runs `$body` with `$kernel` as the [`Kernel`] of this processor for a precision: where it does not multiply bf16,
+/// operands are rounded while they are packed.
 macro_rules! with_kernel {
     ($precision:expr, $kernel:ident => $body:expr) => {
-        match $crate::matmul::kernel::Choice::new($precision) {
+        match ($crate::cpu::level(), $precision) {
             #[cfg(target_arch = "x86_64")]
-            $crate::matmul::kernel::Choice::Avx512Bf16 => {
+            ($crate::cpu::Level::Avx512Bf16, $crate::linear::Precision::Bf16) => {
                 type $kernel = $crate::matmul::avx512::Bf16;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            $crate::matmul::kernel::Choice::Avx512 => {
+            ($crate::cpu::Level::Avx512 | $crate::cpu::Level::Avx512Bf16, $crate::linear::Precision::F32) => {
                 type $kernel = $crate::matmul::avx512::F32<false>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            $crate::matmul::kernel::Choice::Avx512Rounded => {
+            ($crate::cpu::Level::Avx512, $crate::linear::Precision::Bf16) => {
                 type $kernel = $crate::matmul::avx512::F32<true>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            $crate::matmul::kernel::Choice::Avx2 => {
+            ($crate::cpu::Level::Avx2, $crate::linear::Precision::F32) => {
                 type $kernel = $crate::matmul::plain::Avx2<false>;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            $crate::matmul::kernel::Choice::Avx2Rounded => {
+            ($crate::cpu::Level::Avx2, $crate::linear::Precision::Bf16) => {
                 type $kernel = $crate::matmul::plain::Avx2<true>;
                 $body
             }
-            $crate::matmul::kernel::Choice::Portable => {
+            (_, $crate::linear::Precision::F32) => {
                 type $kernel = $crate::matmul::plain::Portable<false>;
                 $body
             }
-            $crate::matmul::kernel::Choice::PortableRounded => {
+            (_, $crate::linear::Precision::Bf16) => {
                 type $kernel = $crate::matmul::plain::Portable<true>;
                 $body
             }
@@ -81,42 +80,6 @@ macro_rules! with_kernel {
     };
 }
 pub(super) use with_kernel;
-
-/// The kernels: by level, and whether operands are rounded to bf16 while they are packed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Choice {
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx512Rounded,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx2Rounded,
-    Portable,
-    PortableRounded,
-}
-
-impl Choice {
-    pub(super) fn new(precision: Precision) -> Self {
-        match (level(), precision) {
-            #[cfg(target_arch = "x86_64")]
-            (Level::Avx512Bf16, Precision::Bf16) => Self::Avx512Bf16,
-            #[cfg(target_arch = "x86_64")]
-            (Level::Avx512 | Level::Avx512Bf16, Precision::F32) => Self::Avx512,
-            #[cfg(target_arch = "x86_64")]
-            (Level::Avx512, Precision::Bf16) => Self::Avx512Rounded,
-            #[cfg(target_arch = "x86_64")]
-            (Level::Avx2, Precision::F32) => Self::Avx2,
-            #[cfg(target_arch = "x86_64")]
-            (Level::Avx2, Precision::Bf16) => Self::Avx2Rounded,
-            (_, Precision::F32) => Self::Portable,
-            (_, Precision::Bf16) => Self::PortableRounded,
-        }
-    }
-}
 
 /// Steps of one product in a tile's sum.
 #[derive(Clone, Copy)]
