@@ -1,6 +1,6 @@
 //! Causal attention over packed sequences with grouped heads: each sequence sees only itself.
 //!
-//! Work is cut by (sequence, query head). The scores of a tile of queries against the keys it sees are the only scores
+//! Work is cut by (sequence, key head), or by (sequence, query head) where that gives few tasks. The scores of a tile of queries against the keys it sees are the only scores
 //! in memory. The backward takes the probabilities again from the kept log-sum-exp. In [`Precision::Bf16`] the operands
 //! of the products are rounded, but for a few queries; sums and softmax are f32.
 
@@ -16,6 +16,9 @@ use crate::value::Value;
 
 /// Queries of one tile: four panels of the AVX-512 BF16 product.
 const TILE: usize = 56;
+
+/// Fewer tasks than this are cut further.
+const FEW_TASKS: usize = 16;
 
 /// Heads of an attention layer; queries are [T, H · E], keys and values [T, K · E].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,16 +85,17 @@ pub fn attention<T: Value>(
     assert!(Sequence::are_disjoint(sequences, tokens, |sequence| &sequence.queries));
     let scale = 1.0 / (head_dim as f32).sqrt();
     let (output, log_sum_exp) = (SharedSlice::new(output.0), SharedSlice::new(log_sum_exp.0));
-    parallel_for(sequences.len() * query_heads, |task| {
-        let sequence = &sequences[task / query_heads];
+    let share = heads.share(sequences.len());
+    let parts = query_heads / share;
+    parallel_for(sequences.len() * parts, |task| {
+        let sequence = &sequences[task / parts];
         let (queries, length) = (sequence.queries.len(), sequence.keys.len());
         if queries == 0 {
             return;
         }
-        let head = task % query_heads;
-        let key_head = head / (query_heads / key_value_heads);
+        let first_head = task % parts * share;
         let method = Method::new(precision, queries);
-        let first_key = sequence.keys.start * k_width + key_head * head_dim;
+        let first_key = sequence.keys.start * k_width + heads.key_head(first_head) * head_dim;
         let k = Strided::rows(&k.0[first_key..], k_width).transposed();
         let v = Strided::rows(&v.0[first_key..], k_width);
         let (k_shape, v_shape) = ([head_dim, length], [length, head_dim]);
@@ -103,10 +107,11 @@ pub fn attention<T: Value>(
             left,
             most * length,
             most * head_dim,
+            most,
         ];
-        with_scratch(lengths, |[k_scratch, v_scratch, left, scores, result]| {
+        with_scratch(lengths, |[k_scratch, v_scratch, left, scores, result, sums]| {
             let (k, v) = (method.right(k, k_shape, k_scratch), method.right(v, v_shape, v_scratch));
-            for tile in tiles_of(sequence) {
+            for (head, tile) in tiles_of(sequence, first_head..first_head + share) {
                 let (rows, keys) = (tile.len(), sequence.past() + tile.end);
                 let row = sequence.queries.start + tile.start;
                 let (scores, result) = (&mut scores[..rows * keys], &mut result[..rows * head_dim]);
@@ -114,15 +119,16 @@ pub fn attention<T: Value>(
                 k.product([rows, keys, head_dim], scale, q, Output::Overwrite, scores, left);
                 // SAFETY: row `head` of the log-sum-exp, tokens of this tile: this task's own.
                 let kept = unsafe { log_sum_exp.range(head * tokens + row, rows) };
-                for (index, (scores, kept)) in scores.chunks_exact_mut(keys).zip(kept).enumerate() {
-                    *kept = softmax_row(scores, sequence.past() + tile.start + index + 1);
+                for (index, scores) in scores.chunks_exact_mut(keys).enumerate() {
+                    (kept[index], sums[index]) =
+                        exponentials_of_row(scores, sequence.past() + tile.start + index + 1);
                 }
                 let p = Strided::rows(scores, keys);
                 v.product([rows, head_dim, keys], 1.0, p, Output::Overwrite, result, left);
                 for (index, result) in result.chunks_exact(head_dim).enumerate() {
                     // SAFETY: this head's columns of this tile's rows belong to this task.
                     let target = unsafe { output.range((row + index) * q_width + head * head_dim, head_dim) };
-                    narrow(result, target);
+                    narrow(result, 1.0 / sums[index], target);
                 }
             }
         });
@@ -132,7 +138,8 @@ pub fn attention<T: Value>(
 /// Gradients of q, k and v, overwritten, for sequences whose queries and keys are the same rows and which cover all.
 ///
 /// With P the probabilities and δ = Σ dO · O per row: dV = Pᵀ·dO, dS = P · (dO·Vᵀ − δ) / √E, dQ = dS·K, dK = dSᵀ·Q.
-/// Every query head writes its own dK and dV to `scratch` [2, T, H · E]; heads of a group are then added in order.
+/// Where a task holds only a part of a group's heads, each head's dK and dV go to `scratch` [2, T, H · E], and are added in
+/// order.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward<T: Value>(
     precision: Precision,
@@ -155,27 +162,23 @@ pub fn attention_backward<T: Value>(
     assert_eq!(sequences.iter().map(|sequence| sequence.keys.len()).sum::<usize>(), tokens);
     let scale = 1.0 / (head_dim as f32).sqrt();
     let group = query_heads / key_value_heads;
+    let share = heads.share(sequences.len());
+    let parts = query_heads / share;
     let (dk_heads, dv_heads) = scratch.0.split_at_mut(q.0.len());
     {
         let (dk_heads, dv_heads) = (SharedSlice::new(&mut *dk_heads), SharedSlice::new(&mut *dv_heads));
-        let dq = SharedSlice::new(dq.0);
-        parallel_for(sequences.len() * query_heads, |task| {
-            let sequence = &sequences[task / query_heads];
-            let head = task % query_heads;
+        let (dq, dk, dv) =
+            (SharedSlice::new(dq.0), SharedSlice::new(&mut *dk.0), SharedSlice::new(&mut *dv.0));
+        parallel_for(sequences.len() * parts, |task| {
+            let sequence = &sequences[task / parts];
+            let first_head = task % parts * share;
             let length = sequence.keys.len();
             if length == 0 {
                 return;
             }
-            let first_key = sequence.keys.start * k_width + head / group * head_dim;
+            let first_key = sequence.keys.start * k_width + heads.key_head(first_head) * head_dim;
             let (k, v) =
                 (Strided::rows(&k.0[first_key..], k_width), Strided::rows(&v.0[first_key..], k_width));
-            // SAFETY: the rows of this sequence in the block of this head belong to this task.
-            let (dk, dv) = unsafe {
-                let start = (head * tokens + sequence.keys.start) * head_dim;
-                (dk_heads.range(start, length * head_dim), dv_heads.range(start, length * head_dim))
-            };
-            dk.fill(0.0);
-            dv.fill(0.0);
             let method = Method::new(precision, length);
             let (across, along, most) = ([head_dim, length], [length, head_dim], TILE.min(length));
             let left = [[most, length], [length, most], [most, head_dim]];
@@ -188,44 +191,68 @@ pub fn attention_backward<T: Value>(
                 most * length,
                 most * length,
                 most * head_dim,
+                length * head_dim,
+                length * head_dim,
             ];
-            with_scratch(lengths, |[k_across, v_across, k_along, tile_scratch, left, p, ds, result]| {
-                let k_across = method.right(k.transposed(), across, k_across);
-                let v_across = method.right(v.transposed(), across, v_across);
-                let k_along = method.right(k, along, k_along);
-                for tile in tiles_of(sequence) {
-                    let (rows, keys) = (tile.len(), tile.end);
-                    let row = sequence.queries.start + tile.start;
-                    let at = row * q_width + head * head_dim;
-                    let (q, d_o) =
-                        (Strided::rows(&q.0[at..], q_width), Strided::rows(&doutput.0[at..], q_width));
-                    let (p, ds) = (&mut p[..rows * keys], &mut ds[..rows * keys]);
-                    k_across.product([rows, keys, head_dim], scale, q, Output::Overwrite, p, left);
-                    v_across.product([rows, keys, head_dim], 1.0, d_o, Output::Overwrite, ds, left);
-                    for index in 0..rows {
-                        let at = at + index * q_width;
-                        let delta = row_dot(&doutput.0[at..at + head_dim], &output.0[at..at + head_dim]);
-                        let kept = log_sum_exp.0[head * tokens + row + index];
-                        let range = index * keys..(index + 1) * keys;
-                        let seen = tile.start + index + 1;
-                        backward_row(&mut p[range.clone()], &mut ds[range], seen, kept, delta, scale);
+            with_scratch(
+                lengths,
+                |[k_across, v_across, k_along, tile_scratch, left, p, ds, result, dk_sum, dv_sum]| {
+                    let k_across = method.right(k.transposed(), across, k_across);
+                    let v_across = method.right(v.transposed(), across, v_across);
+                    let k_along = method.right(k, along, k_along);
+                    dk_sum.fill(0.0);
+                    dv_sum.fill(0.0);
+                    for (head, tile) in tiles_of(sequence, first_head..first_head + share) {
+                        let (rows, keys) = (tile.len(), tile.end);
+                        let row = sequence.queries.start + tile.start;
+                        let at = row * q_width + head * head_dim;
+                        let (q, d_o) =
+                            (Strided::rows(&q.0[at..], q_width), Strided::rows(&doutput.0[at..], q_width));
+                        let (p, ds) = (&mut p[..rows * keys], &mut ds[..rows * keys]);
+                        k_across.product([rows, keys, head_dim], scale, q, Output::Overwrite, p, left);
+                        v_across.product([rows, keys, head_dim], 1.0, d_o, Output::Overwrite, ds, left);
+                        for index in 0..rows {
+                            let at = at + index * q_width;
+                            let delta = row_dot(&doutput.0[at..at + head_dim], &output.0[at..at + head_dim]);
+                            let kept = log_sum_exp.0[head * tokens + row + index];
+                            let range = index * keys..(index + 1) * keys;
+                            let seen = tile.start + index + 1;
+                            backward_row(&mut p[range.clone()], &mut ds[range], seen, kept, delta, scale);
+                        }
+                        let (p, ds) = (Strided::rows(p, keys), Strided::rows(ds, keys));
+                        for (right, left_matrix, sum) in [(d_o, p, &mut *dv_sum), (q, ds, &mut *dk_sum)] {
+                            let right = method.right(right, [rows, head_dim], tile_scratch);
+                            let (shape, sum) = ([keys, head_dim, rows], &mut sum[..keys * head_dim]);
+                            right.product(shape, 1.0, left_matrix.transposed(), Output::Add, sum, left);
+                        }
+                        let result = &mut result[..rows * head_dim];
+                        k_along.product([rows, head_dim, keys], 1.0, ds, Output::Overwrite, result, left);
+                        for (index, result) in result.chunks_exact(head_dim).enumerate() {
+                            // SAFETY: this head's columns of this tile's rows belong to this task.
+                            let target = unsafe { dq.range(at + index * q_width, head_dim) };
+                            narrow(result, 1.0, target);
+                        }
                     }
-                    let (p, ds) = (Strided::rows(p, keys), Strided::rows(ds, keys));
-                    for (right, left_matrix, sum) in [(d_o, p, &mut *dv), (q, ds, &mut *dk)] {
-                        let right = method.right(right, [rows, head_dim], tile_scratch);
-                        let (shape, sum) = ([keys, head_dim, rows], &mut sum[..keys * head_dim]);
-                        right.product(shape, 1.0, left_matrix.transposed(), Output::Add, sum, left);
+                    for (sum, gradient, of_heads) in [(dk_sum, &dk, &dk_heads), (dv_sum, &dv, &dv_heads)] {
+                        if share < group {
+                            let start = (first_head * tokens + sequence.keys.start) * head_dim;
+                            // SAFETY: the rows of this sequence in the block of this head belong to this task.
+                            unsafe { of_heads.range(start, sum.len()) }.copy_from_slice(sum);
+                            continue;
+                        }
+                        for (index, sum) in sum.chunks_exact(head_dim).enumerate() {
+                            // SAFETY: these heads' columns of this sequence's rows belong to this task.
+                            narrow(sum, 1.0, unsafe {
+                                gradient.range(first_key + index * k_width, head_dim)
+                            });
+                        }
                     }
-                    let result = &mut result[..rows * head_dim];
-                    k_along.product([rows, head_dim, keys], 1.0, ds, Output::Overwrite, result, left);
-                    for (index, result) in result.chunks_exact(head_dim).enumerate() {
-                        // SAFETY: this head's columns of this tile's rows belong to this task.
-                        let target = unsafe { dq.range(at + index * q_width, head_dim) };
-                        narrow(result, target);
-                    }
-                }
-            });
+                },
+            );
         });
+    }
+    if share == group {
+        return;
     }
     for (sum, heads) in [(dk, &*dk_heads), (dv, &*dv_heads)] {
         parallel_chunks(sum.0, k_width, |token, row| {
@@ -237,10 +264,25 @@ pub fn attention_backward<T: Value>(
     }
 }
 
-/// The tiles of a sequence's queries.
-fn tiles_of(sequence: &Sequence) -> impl Iterator<Item = Range<usize>> + use<> {
+impl Heads {
+    /// Query heads of one task: all that share a key head, so that keys are packed once, or one where tasks are few.
+    fn share(self, sequences: usize) -> usize {
+        let few = sequences * self.key_value_heads < FEW_TASKS;
+        if few { 1 } else { self.query_heads / self.key_value_heads }
+    }
+
+    /// The key head that a query head reads.
+    fn key_head(self, head: usize) -> usize {
+        head / (self.query_heads / self.key_value_heads)
+    }
+}
+
+/// The tiles of a sequence's queries, of each of these heads in turn.
+fn tiles_of(sequence: &Sequence, heads: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
     let queries = sequence.queries.len();
-    (0..queries).step_by(TILE).map(move |start| start..queries.min(start + TILE))
+    let tiles =
+        move |head| (0..queries).step_by(TILE).map(move |start| (head, start..queries.min(start + TILE)));
+    heads.flat_map(tiles)
 }
 
 /// Slices of these lengths from this thread's scratch memory, with unspecified contents.
@@ -260,9 +302,9 @@ fn with_scratch<const N: usize>(lengths: [usize; N], work: impl FnOnce([&mut [f3
 }
 
 by_cpu_level! {
-    fn narrow<[T: Value]>(values: &[f32], target: &mut [T]) {
+    fn narrow<[T: Value]>(values: &[f32], factor: f32, target: &mut [T]) {
         for (target, &value) in target.iter_mut().zip(values) {
-            *target = T::from_f32(value);
+            *target = T::from_f32(factor * value);
         }
     }
 }
@@ -294,29 +336,27 @@ by_cpu_level! {
 }
 
 by_cpu_level! {
-    /// Softmax over the first `seen` scores, zero beyond; returns log Σ exp.
-    fn softmax_row(scores: &mut [f32], seen: usize) -> f32 {
+    /// The first `seen` scores to exp(score − the largest), zero beyond; returns log Σ exp of the scores, and the sum.
+    fn exponentials_of_row(scores: &mut [f32], seen: usize) -> (f32, f32) {
         let (scores, hidden) = scores.split_at_mut(seen);
         hidden.fill(0.0);
         let largest = maximum(scores);
         let sum = exponentials(scores, largest);
-        let inverse = 1.0 / sum;
-        for score in scores {
-            *score *= inverse;
-        }
-        largest + sum.ln()
+        (largest + sum.ln(), sum)
     }
 }
 
 by_cpu_level! {
     /// Scores to probabilities and dP to dS, zero beyond the first `seen` keys.
     fn backward_row(p: &mut [f32], ds: &mut [f32], seen: usize, log_sum_exp: f32, delta: f32, scale: f32) {
-        p[seen..].fill(0.0);
-        ds[seen..].fill(0.0);
-        for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+        // Whole vectors where there is room: what stands beyond `seen` is cleared afterwards.
+        let computed = seen.next_multiple_of(16).min(p.len());
+        for (p, ds) in p[..computed].iter_mut().zip(&mut ds[..computed]) {
             *p = crate::exp::exp(*p - log_sum_exp);
             *ds = *p * (*ds - delta) * scale;
         }
+        p[seen..].fill(0.0);
+        ds[seen..].fill(0.0);
     }
 }
 
@@ -392,7 +432,7 @@ mod tests {
 
     #[test]
     fn packed_sequences_see_only_themselves() {
-        for lengths in [vec![1], vec![5, 1, 9], vec![70, 3, 130]] {
+        for lengths in [vec![1], vec![5, 1, 9], vec![70, 3, 130], vec![2, 3, 5, 1, 4, 6, 2, 9]] {
             let sequences = packed(&lengths);
             let tokens: usize = lengths.iter().sum();
             let (q, k, v) = (normals(1, tokens * 24), normals(2, tokens * 12), normals(3, tokens * 12));
@@ -412,19 +452,23 @@ mod tests {
     }
 
     #[test]
-    fn gradients_equal_finite_differences_also_across_tiles() {
-        let sequences = packed(&[5, 1, 70]);
-        let tokens = 76;
+    fn gradients_equal_finite_differences_across_tiles_and_for_tasks_of_one_head_or_a_group() {
+        for lengths in [vec![5, 1, 70], vec![5, 1, 7, 2, 3, 2, 1, 4]] {
+            check_gradients(&packed(&lengths), lengths.iter().sum());
+        }
+    }
+
+    fn check_gradients(sequences: &[Sequence], tokens: usize) {
         let (q, k, v) = (normals(1, tokens * 24), normals(2, tokens * 12), normals(3, tokens * 12));
         let dy = normals(4, q.len());
         let gradients = |precision| {
-            let (output, kept) = run(precision, &sequences, &q, &k, &v);
+            let (output, kept) = run(precision, sequences, &q, &k, &v);
             let (mut dq, mut dk, mut dv) = (vec![9.0; q.len()], vec![9.0; k.len()], vec![9.0; v.len()]);
             let mut scratch = vec![9.0; 2 * q.len()];
             attention_backward(
                 precision,
                 HEADS,
-                &sequences,
+                sequences,
                 [View(&q), View(&k), View(&v)],
                 View(&output),
                 View(&kept),
@@ -434,7 +478,7 @@ mod tests {
             );
             [dq, dk, dv]
         };
-        let twin = |inputs: &[&[f64]]| twin(HEADS, &sequences, inputs);
+        let twin = |inputs: &[&[f64]]| twin(HEADS, sequences, inputs);
         let [dq, dk, dv] = gradients(Precision::F32);
         finite_difference(twin, &[&q, &k, &v], &dy, &[&dq, &dk, &dv], 1e-4);
         for (rounded, exact) in gradients(Precision::Bf16).iter().zip([&dq, &dk, &dv]) {

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::linear::{Precision, Weight, linear, linear_backward_input, linear_backward_weight};
 use crate::matmul::Output;
-use crate::reduce::{exponentials, maximum};
+use crate::reduce::{exponentials, maximum, position};
 use crate::team::{SharedSlice, parallel_chunks};
 use crate::value::Value;
 
@@ -124,7 +124,7 @@ by_cpu_level! {
     /// Replaces logits by exp(logit − largest); returns the target's score and the sum of the exponentials.
     fn log_softmax(logits: &mut [f32], target: u32) -> (Score, f32) {
         let largest = maximum(logits);
-        let argmax = logits.iter().position(|&logit| logit == largest).unwrap_or(0) as u32;
+        let argmax = position(logits, largest) as u32;
         let target_logit = logits[target as usize];
         let sum = exponentials(logits, largest);
         (Score { log_probability: target_logit - largest - sum.ln(), argmax }, sum)

@@ -45,37 +45,64 @@ pub(crate) fn dot<X: Value, Y: Value>(x: &[X], y: &[Y]) -> f32 {
         }
     }
     let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x.to_f32() * y.to_f32()).sum();
-    sums.iter().sum::<f32>() + rest
+    folded(sums, |a, b| a + b) + rest
 }
 
 /// max xᵢ in lanes; negative infinity for none.
 #[inline(always)]
 pub(crate) fn maximum(x: &[f32]) -> f32 {
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
+    for chunk in chunks.iter().chain(&[padded(rest)]) {
         for lane in 0..LANES {
-            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            lanes[lane] = greater(lanes[lane], chunk[lane]);
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &value| best.max(value))
+    folded(lanes, greater)
+}
+
+/// The first place of `value` in x; 0 where it is not.
+#[inline(always)]
+pub(crate) fn position(x: &[f32], value: f32) -> usize {
+    let holds = |chunk: &[f32]| chunk.iter().fold(false, |found, &x| found | (x == value));
+    let chunk = x.chunks(LANES).position(holds).unwrap_or(0) * LANES;
+    chunk + x[chunk..].iter().take(LANES).position(|&x| x == value).unwrap_or(0)
 }
 
 /// Replaces x by exp(x − shift) and returns the sum, in lanes.
 #[inline(always)]
 pub(crate) fn exponentials(x: &mut [f32], shift: f32) -> f32 {
     let mut sums = [0.0f32; LANES];
-    let (chunks, rest) = x.as_chunks_mut::<LANES>();
-    for chunk in chunks {
+    let mut replace = |chunk: &mut [f32; LANES]| {
         for lane in 0..LANES {
             chunk[lane] = crate::exp::exp(chunk[lane] - shift);
             sums[lane] += chunk[lane];
         }
+    };
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    chunks.iter_mut().for_each(&mut replace);
+    let mut last = padded(rest);
+    replace(&mut last);
+    rest.copy_from_slice(&last[..rest.len()]);
+    folded(sums, |a, b| a + b)
+}
+
+/// The last values in lanes, and below everything where there are none.
+#[inline(always)]
+fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
+}
+
+/// The lanes joined in a fixed tree.
+#[inline(always)]
+fn folded(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            lanes[lane] = join(lanes[lane], lanes[lane + width]);
+        }
     }
-    let mut total = 0.0;
-    for value in rest {
-        *value = crate::exp::exp(*value - shift);
-        total += *value;
-    }
-    sums.iter().sum::<f32>() + total
+    lanes[0]
 }

@@ -152,33 +152,80 @@ fn mask(count: usize) -> __mmask16 {
 /// Every index is static, so that the sums stay in registers.
 #[inline(always)]
 unsafe fn store(sums: &[[__m512; 2]; ROWS], tile: Tile) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (tile.c, tile.add) {
+            (Place::F32(c), false) => rows::<f32, false>(sums, tile, c),
+            (Place::F32(c), true) => rows::<f32, true>(sums, tile, c),
+            (Place::Bf16(c), false) => rows::<bf16, false>(sums, tile, c),
+            (Place::Bf16(c), true) => rows::<bf16, true>(sums, tile, c),
+        }
+    }
+}
+
+macro_rules! each_row {
+    ($row:ident in [$($index:literal)*] => $body:block) => {
+        $({
+            const $row: usize = $index;
+            $body
+        })*
+    };
+}
+
+#[inline(always)]
+unsafe fn rows<T: Stored, const ADD: bool>(sums: &[[__m512; 2]; ROWS], tile: Tile, c: *mut T) {
     let masks = [mask(tile.columns), mask(tile.columns.saturating_sub(16))];
     // SAFETY: the caller's level; rows and masks cut what is not the tile's.
     unsafe {
         let alpha = _mm512_set1_ps(tile.alpha);
-        match tile.c {
-            Place::F32(c) => {
-                for (row, sums) in sums.iter().enumerate() {
-                    for half in 0..2 {
-                        let c = c.wrapping_add(row * tile.row_stride + half * 16);
-                        let lanes = if row < tile.rows { masks[half] } else { 0 };
-                        let old = _mm512_maskz_loadu_ps(if tile.add { lanes } else { 0 }, c);
-                        _mm512_mask_storeu_ps(c, lanes, _mm512_fmadd_ps(alpha, sums[half], old));
-                    }
+        each_row!(ROW in [0 1 2 3 4 5 6 7 8 9 10 11 12 13] => {
+            if ROW < tile.rows {
+                let c = c.wrapping_add(ROW * tile.row_stride);
+                for (c, sum, lanes) in [(c, sums[ROW][0], masks[0]), (c.wrapping_add(16), sums[ROW][1], masks[1])] {
+                    let value = match ADD {
+                        true => _mm512_fmadd_ps(alpha, sum, T::load(c, lanes)),
+                        false => _mm512_mul_ps(alpha, sum),
+                    };
+                    T::store(c, lanes, value);
                 }
             }
-            Place::Bf16(c) => {
-                for (row, sums) in sums.iter().enumerate() {
-                    for half in 0..2 {
-                        let c = c.wrapping_add(row * tile.row_stride + half * 16);
-                        let lanes = if row < tile.rows { masks[half] } else { 0 };
-                        let old = _mm256_maskz_loadu_epi16(if tile.add { lanes } else { 0 }, c.cast());
-                        let value = round(_mm512_fmadd_ps(alpha, sums[half], widen(old)));
-                        let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(value));
-                        _mm256_mask_storeu_epi16(c.cast(), lanes, halves);
-                    }
-                }
-            }
+        });
+    }
+}
+
+/// How 16 lanes stand in memory.
+trait Stored {
+    unsafe fn load(from: *const Self, lanes: __mmask16) -> __m512;
+    unsafe fn store(to: *mut Self, lanes: __mmask16, values: __m512);
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load(from: *const Self, lanes: __mmask16) -> __m512 {
+        // SAFETY: the caller's level and lanes.
+        unsafe { _mm512_maskz_loadu_ps(lanes, from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut Self, lanes: __mmask16, values: __m512) {
+        // SAFETY: the caller's level and lanes.
+        unsafe { _mm512_mask_storeu_ps(to, lanes, values) }
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    unsafe fn load(from: *const Self, lanes: __mmask16) -> __m512 {
+        // SAFETY: the caller's level and lanes.
+        unsafe { widen(_mm256_maskz_loadu_epi16(lanes, from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut Self, lanes: __mmask16, values: __m512) {
+        // SAFETY: the caller's level and lanes.
+        unsafe {
+            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(round(values)));
+            _mm256_mask_storeu_epi16(to.cast(), lanes, halves);
         }
     }
 }
