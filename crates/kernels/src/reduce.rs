@@ -54,10 +54,14 @@ pub(crate) fn maximum(x: &[f32]) -> f32 {
     let greater = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks.iter().chain(&[padded(rest)]) {
+    for chunk in chunks {
         for lane in 0..LANES {
             lanes[lane] = greater(lanes[lane], chunk[lane]);
         }
+    }
+    let rest = padded(rest);
+    for lane in 0..LANES {
+        lanes[lane] = greater(lanes[lane], rest[lane]);
     }
     folded(lanes, greater)
 }

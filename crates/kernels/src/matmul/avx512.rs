@@ -35,29 +35,31 @@ impl Kernel for Bf16 {
 
     unsafe fn tile(segments: &[Segment], tile: Tile) {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-        unsafe fn run(segments: &[Segment], tile: Tile) {
+        unsafe fn run<const HALVES: usize>(segments: &[Segment], tile: Tile) {
             // SAFETY: the caller's promise.
             unsafe {
                 prefetch(tile);
-                let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+                let mut sums = [[_mm512_setzero_ps(); HALVES]; ROWS];
                 for segment in segments {
                     for step in 0..segment.words {
                         let b = segment.b.add(step * COLUMNS);
-                        let b0: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.cast()));
-                        let b1: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.add(16).cast()));
+                        let b: [__m512bh; HALVES] = std::array::from_fn(|half| {
+                            std::mem::transmute(_mm512_loadu_si512(b.add(16 * half).cast()))
+                        });
                         let a = segment.a.add(step * ROWS);
-                        for (row, sum) in sums.iter_mut().enumerate() {
+                        for (row, sums) in sums.iter_mut().enumerate() {
                             let pair: __m512bh = std::mem::transmute(_mm512_set1_epi32(*a.add(row) as i32));
-                            sum[0] = _mm512_dpbf16_ps(sum[0], pair, b0);
-                            sum[1] = _mm512_dpbf16_ps(sum[1], pair, b1);
+                            for (sum, b) in sums.iter_mut().zip(b) {
+                                *sum = _mm512_dpbf16_ps(*sum, pair, b);
+                            }
                         }
                     }
                 }
                 store(&sums, tile);
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { run(segments, tile) };
+        // SAFETY: the caller's promise; half a tile is enough for few columns.
+        unsafe { if tile.columns > 16 { run::<2>(segments, tile) } else { run::<1>(segments, tile) } };
     }
 }
 
@@ -92,28 +94,30 @@ impl<const ROUND: bool> Kernel for F32<ROUND> {
 
     unsafe fn tile(segments: &[Segment], tile: Tile) {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-        unsafe fn run(segments: &[Segment], tile: Tile) {
+        unsafe fn run<const HALVES: usize>(segments: &[Segment], tile: Tile) {
             // SAFETY: the caller's promise.
             unsafe {
                 prefetch(tile);
-                let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+                let mut sums = [[_mm512_setzero_ps(); HALVES]; ROWS];
                 for segment in segments {
                     for step in 0..segment.words {
                         let b = segment.b.add(step * COLUMNS).cast::<f32>();
-                        let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+                        let b: [__m512; HALVES] =
+                            std::array::from_fn(|half| _mm512_loadu_ps(b.add(16 * half)));
                         let a = segment.a.add(step * ROWS).cast::<f32>();
-                        for (row, sum) in sums.iter_mut().enumerate() {
+                        for (row, sums) in sums.iter_mut().enumerate() {
                             let value = _mm512_set1_ps(*a.add(row));
-                            sum[0] = _mm512_fmadd_ps(value, b0, sum[0]);
-                            sum[1] = _mm512_fmadd_ps(value, b1, sum[1]);
+                            for (sum, b) in sums.iter_mut().zip(b) {
+                                *sum = _mm512_fmadd_ps(value, b, *sum);
+                            }
                         }
                     }
                 }
                 store(&sums, tile);
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { run(segments, tile) };
+        // SAFETY: the caller's promise; half a tile is enough for few columns.
+        unsafe { if tile.columns > 16 { run::<2>(segments, tile) } else { run::<1>(segments, tile) } };
     }
 }
 
@@ -151,14 +155,14 @@ fn mask(count: usize) -> __mmask16 {
 
 /// Every index is static, so that the sums stay in registers.
 #[inline(always)]
-unsafe fn store(sums: &[[__m512; 2]; ROWS], tile: Tile) {
+unsafe fn store<const HALVES: usize>(sums: &[[__m512; HALVES]; ROWS], tile: Tile) {
     // SAFETY: the caller's promise.
     unsafe {
         match (tile.c, tile.add) {
-            (Place::F32(c), false) => rows::<f32, false>(sums, tile, c),
-            (Place::F32(c), true) => rows::<f32, true>(sums, tile, c),
-            (Place::Bf16(c), false) => rows::<bf16, false>(sums, tile, c),
-            (Place::Bf16(c), true) => rows::<bf16, true>(sums, tile, c),
+            (Place::F32(c), false) => rows::<f32, false, HALVES>(sums, tile, c),
+            (Place::F32(c), true) => rows::<f32, true, HALVES>(sums, tile, c),
+            (Place::Bf16(c), false) => rows::<bf16, false, HALVES>(sums, tile, c),
+            (Place::Bf16(c), true) => rows::<bf16, true, HALVES>(sums, tile, c),
         }
     }
 }
@@ -173,7 +177,11 @@ macro_rules! each_row {
 }
 
 #[inline(always)]
-unsafe fn rows<T: Stored, const ADD: bool>(sums: &[[__m512; 2]; ROWS], tile: Tile, c: *mut T) {
+unsafe fn rows<T: Stored, const ADD: bool, const HALVES: usize>(
+    sums: &[[__m512; HALVES]; ROWS],
+    tile: Tile,
+    c: *mut T,
+) {
     let masks = [mask(tile.columns), mask(tile.columns.saturating_sub(16))];
     // SAFETY: the caller's level; rows and masks cut what is not the tile's.
     unsafe {
@@ -181,10 +189,11 @@ unsafe fn rows<T: Stored, const ADD: bool>(sums: &[[__m512; 2]; ROWS], tile: Til
         each_row!(ROW in [0 1 2 3 4 5 6 7 8 9 10 11 12 13] => {
             if ROW < tile.rows {
                 let c = c.wrapping_add(ROW * tile.row_stride);
-                for (c, sum, lanes) in [(c, sums[ROW][0], masks[0]), (c.wrapping_add(16), sums[ROW][1], masks[1])] {
+                for half in 0..HALVES {
+                    let (c, lanes) = (c.wrapping_add(16 * half), masks[half]);
                     let value = match ADD {
-                        true => _mm512_fmadd_ps(alpha, sum, T::load(c, lanes)),
-                        false => _mm512_mul_ps(alpha, sum),
+                        true => _mm512_fmadd_ps(alpha, sums[ROW][half], T::load(c, lanes)),
+                        false => _mm512_mul_ps(alpha, sums[ROW][half]),
                     };
                     T::store(c, lanes, value);
                 }
