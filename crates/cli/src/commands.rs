@@ -24,9 +24,9 @@ use crate::printer::Printer;
 #[derive(Debug, Parser)]
 #[command(name = "danlu", version, arg_required_else_help = true, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Threads for computing (default: all cores)
+    /// Threads for computing (default: one for each physical core)
     ///
-    /// zh: 计算线程数（默认：全部核心）
+    /// zh: 计算线程数（默认：每个物理核心一个）
     #[arg(long, global = true, value_name = "N", display_order = 900, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Print the result as one JSON object, the last line of standard output

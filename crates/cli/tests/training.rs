@@ -78,6 +78,34 @@ fn kill_after(child: &mut Child, output: &Path, count: u64, delay: Duration) -> 
 }
 
 #[test]
+fn losses_in_bf16_and_in_f32_stay_within_a_percent_over_200_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_recipe(folder);
+    // Numbers that cannot be learnt keep the loss away from zero.
+    let number = |row: u64| row.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44;
+    let corpus: Vec<String> = (0..800)
+        .map(|row| {
+            format!("{{\"text\": \"工序{}：车床加工轴，公差{}微米。\"}}", number(row), number(row + 5000))
+        })
+        .collect();
+    std::fs::write(folder.join("corpus.jsonl"), corpus.join("\n")).unwrap();
+    let settings =
+        ["hidden_size=64", "max_steps=200", "logging_steps=10", "save_steps=200", "learning_rate=0.003"];
+    let curves = ["bf16=false", "bf16=true"].map(|precision| {
+        train(folder, precision, &[&settings[..], &[precision]].concat()).succeeded();
+        let log = std::fs::read_to_string(folder.join(precision).join("trainer_log.jsonl")).unwrap();
+        let rows = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        rows.filter_map(|row| row["loss"].as_f64()).collect::<Vec<_>>()
+    });
+    let (first, last) = (curves[0][0], curves[0][curves[0].len() - 1]);
+    assert!(curves[0].len() >= 20 && last < 0.8 * first && curves[0] != curves[1], "{curves:?}");
+    for (f32, bf16) in curves[0].iter().zip(&curves[1]) {
+        assert!((bf16 / f32 - 1.0).abs() < 0.01, "{f32} against {bf16}: {curves:?}");
+    }
+}
+
+#[test]
 fn transformers_33336_kill_9_and_resume_give_the_bits_of_an_uninterrupted_run() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

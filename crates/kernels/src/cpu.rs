@@ -38,6 +38,13 @@ pub fn level() -> Level {
     *LEVEL.get_or_init(|| forced().ok().flatten().unwrap_or_else(detected))
 }
 
+/// Cores that this process may use, each counted once however many threads it runs: a second thread on a core has no
+/// arithmetic of its own.
+pub fn cores() -> usize {
+    let available = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    num_cpus::get_physical().clamp(1, available)
+}
+
 /// An error sentence when `DANLU_ISA` names an unknown level or one this processor lacks.
 pub fn check_forced_level() -> Result<(), String> {
     forced().map(|_| ())

@@ -4,6 +4,7 @@
 //! their input (queries, keys and values; gate and up) pack it once, and the gradient of that input is one sum.
 
 use crate::buffer::{View, ViewMut};
+use crate::dequantize::BlockType;
 use crate::matmul::{Left, Operand, Output, Right, matmul, sum_of_products};
 use crate::value::Value;
 
@@ -27,6 +28,14 @@ impl<'a> Weight<'a> {
     /// A weight of values in row-major order.
     pub fn new<T: Value>(view: View<'a, T>, outputs: usize, inputs: usize) -> Self {
         Self { operand: Operand::new(view, outputs, inputs) }
+    }
+
+    /// A weight of stored blocks in row-major order, which stay what they are: parts are dequantized while they are used.
+    ///
+    /// # Panics
+    /// If a row is not whole blocks, or the bytes are not those of the weight.
+    pub fn blocks(kind: BlockType, bytes: View<'a, u8>, outputs: usize, inputs: usize) -> Self {
+        Self { operand: Operand::blocks(kind, bytes.0, outputs, inputs) }
     }
 
     /// Number of outputs.

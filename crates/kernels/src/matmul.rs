@@ -1,7 +1,7 @@
 //! Matrix products: C = alpha · A · B, or added to C.
 //!
-//! Operands rest as f32 or bf16 with either index contiguous, and are packed into panels for the [`kernel`] of the CPU
-//! level. In [`Precision::Bf16`] their values are rounded to bf16 and products are summed in f32. A few rows against a
+//! Operands rest as f32, bf16 or blocks of a quantized type, with either index contiguous, and are packed into panels for
+//! the [`kernel`] of the CPU level; blocks are dequantized then, part by part. In [`Precision::Bf16`] their values are rounded to bf16 and products are summed in f32. A few rows against a
 //! large weight take a path that reads the weight once ([`few_rows`]).
 
 #[cfg(target_arch = "x86_64")]
@@ -12,22 +12,40 @@ mod packed;
 mod plain;
 mod prepared;
 
+use std::cell::RefCell;
+
 use half::bf16;
 
+use self::kernel::Source;
 pub use self::packed::{Left, Right, sum_of_products};
 pub(crate) use self::prepared::{Method, Strided};
 use crate::buffer::{View, ViewMut};
+use crate::dequantize::{BlockType, dequantize};
 use crate::linear::Precision;
 use crate::value::Value;
 
 /// A matrix operand in memory.
 #[derive(Clone, Copy)]
 pub struct Operand<'a> {
-    pub(crate) data: Data<'a>,
+    pub(crate) storage: Storage<'a>,
+    /// Where element (0, 0) stands, in elements.
+    start: usize,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     pub(crate) row_stride: usize,
     pub(crate) column_stride: usize,
+}
+
+/// What a matrix rests in.
+#[derive(Clone, Copy)]
+pub(crate) enum Storage<'a> {
+    Values(Data<'a>),
+    /// Blocks of a quantized or half-precision type; rows of `width` values are whole blocks.
+    Blocks {
+        kind: BlockType,
+        bytes: &'a [u8],
+        width: usize,
+    },
 }
 
 /// Values at rest, to read.
@@ -39,6 +57,14 @@ pub enum Data<'a> {
 }
 
 impl Data<'_> {
+    /// Without the first `start` values.
+    fn from(self, start: usize) -> Self {
+        match self {
+            Data::F32(values) => Data::F32(&values[start.min(values.len())..]),
+            Data::Bf16(values) => Data::Bf16(&values[start.min(values.len())..]),
+        }
+    }
+
     fn len(self) -> usize {
         match self {
             Data::F32(values) => values.len(),
@@ -58,7 +84,19 @@ impl<'a> Operand<'a> {
     /// A row-major matrix [`rows`, `columns`].
     pub fn new<T: Value>(view: View<'a, T>, rows: usize, columns: usize) -> Self {
         assert_eq!(view.0.len(), rows * columns);
-        Self { data: T::data(view.0), rows, columns, row_stride: columns, column_stride: 1 }
+        let storage = Storage::Values(T::data(view.0));
+        Self { storage, start: 0, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// A row-major matrix [`rows`, `columns`] of stored blocks, which are dequantized part by part while it is packed.
+    ///
+    /// # Panics
+    /// If a row is not whole blocks, or the bytes are not those of the matrix.
+    pub fn blocks(kind: BlockType, bytes: &'a [u8], rows: usize, columns: usize) -> Self {
+        assert!(columns.is_multiple_of(kind.block_elements()), "rows of whole blocks");
+        assert_eq!(bytes.len(), rows * columns / kind.block_elements() * kind.block_bytes());
+        let storage = Storage::Blocks { kind, bytes, width: columns };
+        Self { storage, start: 0, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
     /// Row-major rows of `columns` values, as many as there are.
@@ -69,33 +107,61 @@ impl<'a> Operand<'a> {
     /// The transposed matrix, without moving anything.
     pub fn transposed(self) -> Self {
         Self {
-            data: self.data,
             rows: self.columns,
             columns: self.rows,
             row_stride: self.column_stride,
             column_stride: self.row_stride,
+            ..self
         }
     }
 
     /// Rows `start .. start + rows`, columns `column .. column + columns`.
     fn block(self, start: usize, rows: usize, column: usize, columns: usize) -> Self {
         assert!(start + rows <= self.rows && column + columns <= self.columns);
-        let offset = start * self.row_stride + column * self.column_stride;
-        let data = match self.data {
-            Data::F32(values) => Data::F32(&values[offset.min(values.len())..]),
-            Data::Bf16(values) => Data::Bf16(&values[offset.min(values.len())..]),
+        let start = self.start + start * self.row_stride + column * self.column_stride;
+        Self { start, rows, columns, ..self }
+    }
+
+    /// Calls `work` with the matrix as plain values, dequantized to f32 if need be.
+    fn with_values<R>(self, work: impl FnOnce(Source) -> R) -> R {
+        let Self { storage, start, rows, columns, row_stride, column_stride } = self;
+        let (kind, bytes, width) = match storage {
+            Storage::Values(data) => {
+                return work(Source::new(data.from(start), [rows, columns], [row_stride, column_stride]));
+            }
+            Storage::Blocks { kind, bytes, width } => (kind, bytes, width),
         };
-        Self { data, rows, columns, ..self }
+        // Lines are what stands one behind the other in storage, whichever index that is.
+        let along = column_stride == 1;
+        let (lines, length) = if along { (rows, columns) } else { (columns, rows) };
+        let (first_line, first) = (start / width, start % width);
+        let block = kind.block_elements();
+        let (begin, end) = (first / block * block, (first + length).next_multiple_of(block));
+        DEQUANTIZED.with_borrow_mut(|values| {
+            values.resize(lines * (end - begin), 0.0);
+            for (line, values) in values.chunks_exact_mut((end - begin).max(1)).enumerate() {
+                let at = ((first_line + line) * width + begin) / block * kind.block_bytes();
+                let bytes = &bytes[at..at + (end - begin) / block * kind.block_bytes()];
+                let done = dequantize(kind, bytes, values);
+                assert!(done.is_ok(), "lines are whole blocks");
+            }
+            let strides = if along { [end - begin, 1] } else { [1, end - begin] };
+            work(Source::new(Data::F32(values).from(first - begin), [rows, columns], strides))
+        })
     }
 
     #[cfg(test)]
     fn at(&self, row: usize, column: usize) -> f32 {
-        let offset = row * self.row_stride + column * self.column_stride;
-        match self.data {
-            Data::F32(values) => values[offset],
-            Data::Bf16(values) => values[offset].to_f32(),
-        }
+        self.block(row, 1, column, 1).with_values(|source| match source.data {
+            Data::F32(values) => values[0],
+            Data::Bf16(values) => values[0].to_f32(),
+        })
     }
+}
+
+thread_local! {
+    /// What one task packs of a matrix of blocks.
+    static DEQUANTIZED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What happens with C's previous values.
@@ -240,6 +306,48 @@ mod tests {
                         (narrow.to_f32() - plain).abs() <= bound,
                         "{m} {precision:?}: {narrow} against {plain}"
                     );
+                }
+            }
+        }
+    }
+
+    /// A weight in blocks multiplies as its dequantized values do, bit for bit, in both directions.
+    #[test]
+    fn blocks_multiply_as_their_values() {
+        let mut random = Random::new(&[11]);
+        for (kind, outputs, inputs) in
+            [(BlockType::F16, 70, 45), (BlockType::Q8_0, 70, 96), (BlockType::Q4_1, 33, 2 * 2304 + 64)]
+        {
+            let blocks = outputs * inputs / kind.block_elements();
+            let mut bytes = Vec::new();
+            for _ in 0..blocks {
+                let scale = half::f16::from_f32(random.normal()).to_le_bytes();
+                let rest: Vec<u8> = (0..kind.block_bytes() - 2).map(|_| random.bits() as u8 & 0x3f).collect();
+                bytes.extend(scale.into_iter().chain(rest));
+            }
+            let mut dequantized = vec![0.0; outputs * inputs];
+            dequantize(kind, &bytes, &mut dequantized).unwrap();
+            let bytes: &[u8] = before_a_wall(&bytes);
+            let (stored, plain) = (
+                Operand::blocks(kind, bytes, outputs, inputs),
+                Operand::new(View(&dequantized), outputs, inputs),
+            );
+            for precision in [Precision::F32, Precision::Bf16] {
+                for tokens in [1, 4, 40] {
+                    let (x, dy) =
+                        (values(&mut random, tokens * inputs), values(&mut random, tokens * outputs));
+                    let (x, dy) =
+                        (Operand::new(View(&x), tokens, inputs), Operand::new(View(&dy), tokens, outputs));
+                    for (left, right) in
+                        [(x, [stored.transposed(), plain.transposed()]), (dy, [stored, plain])]
+                    {
+                        let results = right.map(|right| {
+                            let mut c = vec![0.0f32; tokens * right.columns];
+                            matmul(precision, 1.0, left, right, Output::Overwrite, ViewMut(&mut c));
+                            c
+                        });
+                        assert_eq!(results[0], results[1], "{kind:?} {precision:?} {tokens}");
+                    }
                 }
             }
         }

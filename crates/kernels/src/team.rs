@@ -126,7 +126,7 @@ fn team() -> &'static Team {
     TEAM.get_or_init(|| {
         let available = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let threads = match REQUESTED.load(Ordering::Relaxed) {
-            0 => available,
+            0 => crate::cpu::cores(),
             requested => requested,
         };
         let shared = Arc::new(Shared {

@@ -16,21 +16,6 @@ pub fn processor() -> Option<String> {
     text.lines().find_map(|line| value(line, "model name")).map(str::to_owned)
 }
 
-/// Cores, each counted once however many threads it runs.
-pub fn cores() -> Option<usize> {
-    let text = fs_err::read_to_string("/proc/cpuinfo").ok()?;
-    let mut cores = std::collections::HashSet::new();
-    let mut package = "";
-    for line in text.lines() {
-        if let Some(id) = value(line, "physical id") {
-            package = id;
-        } else if let Some(id) = value(line, "core id") {
-            cores.insert((package, id));
-        }
-    }
-    (!cores.is_empty()).then_some(cores.len())
-}
-
 /// The value of a line `name : value`.
 fn value<'l>(line: &'l str, name: &str) -> Option<&'l str> {
     Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim())

@@ -31,6 +31,10 @@ const SEQUENCE: usize = 512;
 const SLICE: usize = 1024;
 const RANK: usize = 16;
 
+/// Ways to recompute, from fast to lean; the first that fits is shown, as `recompute: auto` would choose it.
+const RECOMPUTE: [(&str, Keep); 3] =
+    [("cheap", Keep::ForBackward), ("mlp", Keep::WithoutFeedForward), ("block", Keep::ResidualOnly)];
+
 /// Shapes of known models, from small to large.
 const MODELS: [(&str, Shape); 6] = [
     ("danlu pretrain-zh-26m", shape(8192, 512, 8, 1344, [8, 2], true)),
@@ -76,7 +80,7 @@ pub fn run(_: &Args, printer: &Printer) -> Result<()> {
     let level = cpu::level();
     let forced = std::env::var("DANLU_ISA").ok();
     let processor = machine::processor().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-    let (cores, threads) = (machine::cores(), team::threads());
+    let (cores, threads) = (cpu::cores(), team::threads());
     let logical = std::thread::available_parallelism().map_or(1, NonZero::get);
     let [bf16, f32] =
         [Precision::Bf16, Precision::F32].map(|precision| ceiling::flops_per_second(precision, SECONDS));
@@ -95,10 +99,9 @@ pub fn run(_: &Args, printer: &Printer) -> Result<()> {
     let megabytes = |bytes: Option<u64>| {
         bytes.map_or_else(|| "unknown".to_owned(), |bytes| (bytes / 1_000_000).to_string())
     };
-    let cores_text = cores.map_or_else(String::new, |cores| format!("{cores} cores, "));
     let lines = [
         format!(
-            "processor    {processor}, {cores_text}{logical} logical processors, {threads} threads for computing"
+            "processor    {processor}, {cores} cores, {logical} logical processors, {threads} threads for computing"
         ),
         format!("instructions {}{by_force}", level.name()),
         format!("arithmetic   bf16 {:.0} GFLOP/s, f32 {:.0} GFLOP/s at best", bf16 / 1e9, f32 / 1e9),
@@ -121,7 +124,8 @@ pub fn run(_: &Args, printer: &Printer) -> Result<()> {
             results.push(result);
         }
     }
-    printer.table(&["shape of", "parameters", "method", "memory MB", "fits", "tokens/s"], &rows)?;
+    printer
+        .table(&["shape of", "parameters", "method", "memory MB", "fits", "recompute", "tokens/s"], &rows)?;
     Ok(printer.json(&json!({
         "processor": processor, "cores": cores, "logical_processors": logical, "threads": threads,
         "level": level.name(), "forced_level": forced,
@@ -145,8 +149,15 @@ impl Machine {
             Mode::Full => Model::zeros(config, self.precision),
             Mode::Lora => with_adapters(Model::frozen_zeros(config, self.precision), RANK)?,
         };
-        let memory =
-            Memory::of(&model, &TrainingOptions::default(), Keep::ForBackward, [SLICE, SLICE], 0).peak as u64;
+        let peak =
+            |keep| Memory::of(&model, &TrainingOptions::default(), keep, [SLICE, SLICE], 0).peak as u64;
+        let (recompute, memory) = RECOMPUTE
+            .map(|(name, keep)| (name, peak(keep)))
+            .into_iter()
+            .reduce(
+                |first, next| if self.available.is_none_or(|free| first.1 <= free) { first } else { next },
+            )
+            .unwrap_or_default();
         let fits = match (self.available, self.memory) {
             (Some(available), _) if memory <= available => "yes",
             (Some(_), Some(total)) if memory <= total => "if more is freed",
@@ -162,10 +173,11 @@ impl Machine {
             method.to_owned(),
             memory.div_ceil(1_000_000).to_string(),
             fits.to_owned(),
+            recompute.to_owned(),
             speed_text,
         ];
         let result = json!({
-            "shape": name, "parameters": parameters, "method": method, "peak_bytes": memory, "fits": fits,
+            "shape": name, "parameters": parameters, "method": method, "peak_bytes": memory, "fits": fits, "recompute": recompute,
             "tokens_per_s": speed,
         });
         Ok((row, result))

@@ -5,7 +5,6 @@
 mod pack;
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use half::bf16;
 
@@ -23,14 +22,14 @@ impl Kernel for Bf16 {
     const B_WIDTH: usize = COLUMNS;
     const DEPTH: usize = 2;
 
-    unsafe fn pack_a(a: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+    unsafe fn pack_a(a: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { pack_pairs::<ROWS>(a, panels, words, packed) };
+        unsafe { pack_pairs::<ROWS>(a, packed, stride) };
     }
 
-    unsafe fn pack_b(b: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+    unsafe fn pack_b(b: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { pack_pairs::<COLUMNS>(b, panels, words, packed) };
+        unsafe { pack_pairs::<COLUMNS>(b, packed, stride) };
     }
 
     unsafe fn tile(segments: &[Segment], tile: Tile) {
@@ -64,14 +63,9 @@ impl Kernel for Bf16 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn pack_pairs<const WIDTH: usize>(
-    source: Source,
-    panels: Range<usize>,
-    words: Range<usize>,
-    packed: *mut u32,
-) {
+unsafe fn pack_pairs<const WIDTH: usize>(source: Source, packed: *mut u32, stride: usize) {
     // SAFETY: the caller's promise.
-    unsafe { pack_words::<Pairs, WIDTH>(source, panels, words, packed) };
+    unsafe { pack_words::<Pairs, WIDTH>(source, packed, stride) };
 }
 
 /// Fused multiply-adds of f32, operands rounded to bf16 or not.
@@ -82,14 +76,14 @@ impl<const ROUND: bool> Kernel for F32<ROUND> {
     const B_WIDTH: usize = COLUMNS;
     const DEPTH: usize = 1;
 
-    unsafe fn pack_a(a: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+    unsafe fn pack_a(a: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { pack_f32::<ROWS, ROUND>(a, panels, words, packed) };
+        unsafe { pack_f32::<ROWS, ROUND>(a, packed, stride) };
     }
 
-    unsafe fn pack_b(b: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+    unsafe fn pack_b(b: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { pack_f32::<COLUMNS, ROUND>(b, panels, words, packed) };
+        unsafe { pack_f32::<COLUMNS, ROUND>(b, packed, stride) };
     }
 
     unsafe fn tile(segments: &[Segment], tile: Tile) {
@@ -122,14 +116,9 @@ impl<const ROUND: bool> Kernel for F32<ROUND> {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn pack_f32<const WIDTH: usize, const ROUND: bool>(
-    source: Source,
-    panels: Range<usize>,
-    words: Range<usize>,
-    packed: *mut u32,
-) {
+unsafe fn pack_f32<const WIDTH: usize, const ROUND: bool>(source: Source, packed: *mut u32, stride: usize) {
     // SAFETY: the caller's promise.
-    unsafe { pack_words::<Values<ROUND>, WIDTH>(source, panels, words, packed) };
+    unsafe { pack_words::<Values<ROUND>, WIDTH>(source, packed, stride) };
 }
 
 /// C comes from far away, and its values are wanted last.

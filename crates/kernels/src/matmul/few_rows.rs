@@ -37,31 +37,31 @@ pub(super) fn matmul<T: Value>(
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
         for row in 0..m {
-            let range = row * a.row_stride..row * a.row_stride + k;
-            match (a.data, precision) {
-                (Data::F32(values), Precision::F32) => scratch.extend_from_slice(&values[range]),
+            a.block(row, 1, 0, k).with_values(|source| match (source.data, precision) {
+                (Data::F32(values), Precision::F32) => scratch.extend_from_slice(&values[..k]),
                 (Data::F32(values), Precision::Bf16) => {
-                    scratch.extend(values[range].iter().map(|&value| round_to_bf16(value)));
+                    scratch.extend(values[..k].iter().map(|&value| round_to_bf16(value)));
                 }
-                (Data::Bf16(values), _) => scratch.extend(values[range].iter().map(|value| value.to_f32())),
-            }
+                (Data::Bf16(values), _) => scratch.extend(values[..k].iter().map(|value| value.to_f32())),
+            });
         }
         let rows: &[f32] = scratch;
         parallel_for(n.div_ceil(WEIGHT_ROWS), |task| {
             for column in task * WEIGHT_ROWS..n.min((task + 1) * WEIGHT_ROWS) {
-                let offset = column * b.column_stride;
-                for row in 0..m {
-                    let x = &rows[row * k..][..k];
-                    let dot = match (b.data, precision) {
-                        (Data::F32(weight), Precision::F32) => dot_f32(x, &weight[offset..][..k]),
-                        (Data::F32(weight), Precision::Bf16) => dot_rounded(x, &weight[offset..][..k]),
-                        (Data::Bf16(weight), _) => dot_bf16(x, &weight[offset..][..k]),
-                    };
-                    // SAFETY: element (row, column) belongs to this task alone.
-                    let value = unsafe { &mut shared.range(row * n + column, 1)[0] };
-                    let old = if output == Output::Add { value.to_f32() } else { 0.0 };
-                    *value = T::from_f32(old + alpha * dot);
-                }
+                b.block(0, k, column, 1).transposed().with_values(|weight| {
+                    for row in 0..m {
+                        let x = &rows[row * k..][..k];
+                        let dot = match (weight.data, precision) {
+                            (Data::F32(weight), Precision::F32) => dot_f32(x, &weight[..k]),
+                            (Data::F32(weight), Precision::Bf16) => dot_rounded(x, &weight[..k]),
+                            (Data::Bf16(weight), _) => dot_bf16(x, &weight[..k]),
+                        };
+                        // SAFETY: element (row, column) belongs to this task alone.
+                        let value = unsafe { &mut shared.range(row * n + column, 1)[0] };
+                        let old = if output == Output::Add { value.to_f32() } else { 0.0 };
+                        *value = T::from_f32(old + alpha * dot);
+                    }
+                });
             }
         });
     });

@@ -1,10 +1,8 @@
 //! What a CPU level contributes to a product: how operands are packed, and the tile that is computed in registers.
 
-use std::ops::Range;
-
 use half::bf16;
 
-use super::{Data, Operand};
+use super::Data;
 use crate::value::{Value, round_to_bf16};
 
 /// Packing and tiles of one CPU level and precision.
@@ -17,18 +15,17 @@ pub(super) trait Kernel {
     const B_WIDTH: usize;
     const DEPTH: usize;
 
-    /// Packs some panels and words of A; `packed` is where the first panel of all begins.
+    /// Packs A into panels `stride` words apart, the first at `packed`.
     ///
     /// # Safety
-    /// The processor must have this level, `packed` must hold all panels of the matrix, and nobody else may touch these
-    /// parts of them.
-    unsafe fn pack_a(a: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32);
+    /// The processor must have this level, `packed` must hold the panels, and nobody else may touch them.
+    unsafe fn pack_a(a: Source, packed: *mut u32, stride: usize);
 
     /// The same for Bᵀ.
     ///
     /// # Safety
     /// As above.
-    unsafe fn pack_b(b: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32);
+    unsafe fn pack_b(b: Source, packed: *mut u32, stride: usize);
 
     /// C tile [≤ A_WIDTH, ≤ B_WIDTH] = (C +) alpha · Σ over segments of A panel · B panel.
     ///
@@ -111,21 +108,26 @@ pub(super) enum Place {
     Bf16(*mut bf16),
 }
 
-/// A matrix [rows, K] whose elements are known to lie in its memory.
+/// A matrix [rows, K] to pack, whose elements are known to lie in its memory.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
-    pub(super) matrix: Operand<'a>,
+    pub(super) data: Data<'a>,
+    pub(super) rows: usize,
+    pub(super) depth: usize,
+    /// From one row, or one value of K, to the next; the other index is contiguous.
+    pub(super) stride: usize,
     /// Whether rows are contiguous in K.
     pub(super) along_k: bool,
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(matrix: Operand<'a>) -> Self {
-        let Operand { rows, columns, row_stride, column_stride, data } = matrix;
+    pub(super) fn new(data: Data<'a>, [rows, depth]: [usize; 2], strides: [usize; 2]) -> Self {
+        let [row_stride, column_stride] = strides;
         assert!(row_stride == 1 || column_stride == 1, "one index of a matrix must be contiguous");
-        let last = rows.saturating_sub(1) * row_stride + columns.saturating_sub(1) * column_stride;
-        assert!(rows == 0 || columns == 0 || last < data.len());
-        Self { matrix, along_k: column_stride == 1 }
+        let last = rows.saturating_sub(1) * row_stride + depth.saturating_sub(1) * column_stride;
+        assert!(rows == 0 || depth == 0 || last < data.len());
+        let along_k = column_stride == 1;
+        Self { data, rows, depth, stride: if along_k { row_stride } else { column_stride }, along_k }
     }
 }
 
@@ -163,15 +165,14 @@ unsafe fn store_as<T: Value, const WIDTH: usize>(sums: &[[f32; WIDTH]], tile: Ti
 #[inline(always)]
 pub(super) unsafe fn pack_values<const WIDTH: usize, const ROUND: bool>(
     source: Source,
-    panels: Range<usize>,
-    words: Range<usize>,
     packed: *mut u32,
+    stride: usize,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        match source.matrix.data {
-            Data::F32(values) => pack_as::<_, WIDTH, ROUND>(values, source, panels, words, packed),
-            Data::Bf16(values) => pack_as::<_, WIDTH, false>(values, source, panels, words, packed),
+        match source.data {
+            Data::F32(values) => pack_as::<_, WIDTH, ROUND>(values, source, packed, stride),
+            Data::Bf16(values) => pack_as::<_, WIDTH, false>(values, source, packed, stride),
         }
     }
 }
@@ -180,38 +181,34 @@ pub(super) unsafe fn pack_values<const WIDTH: usize, const ROUND: bool>(
 unsafe fn pack_as<T: Value, const WIDTH: usize, const ROUND: bool>(
     values: &[T],
     source: Source,
-    panels: Range<usize>,
-    words: Range<usize>,
     packed: *mut u32,
+    panel_stride: usize,
 ) {
     let word = |value: T| {
         let value = value.to_f32();
         if ROUND { round_to_bf16(value).to_bits() } else { value.to_bits() }
     };
-    let Operand { rows, columns: depth, row_stride, column_stride, .. } = source.matrix;
-    for panel in panels {
+    let Source { rows, depth, stride, along_k, .. } = source;
+    for panel in 0..rows.div_ceil(WIDTH) {
         let first = panel * WIDTH;
         let count = WIDTH.min(rows - first);
         // SAFETY: the panel lies inside `packed` by the caller's promise.
         let panel = unsafe {
-            std::slice::from_raw_parts_mut(
-                packed.add((panel * depth + words.start) * WIDTH),
-                words.len() * WIDTH,
-            )
+            std::slice::from_raw_parts_mut(packed.add(panel * panel_stride * WIDTH), depth * WIDTH)
         };
         if count < WIDTH {
             panel.fill(0);
         }
-        if source.along_k {
+        if along_k {
             for row in 0..count {
-                let values = &values[(first + row) * row_stride + words.start..][..words.len()];
+                let values = &values[(first + row) * stride..][..depth];
                 for (step, &value) in panel.chunks_exact_mut(WIDTH).zip(values) {
                     step[row] = word(value);
                 }
             }
         } else {
             for (index, step) in panel.chunks_exact_mut(WIDTH).enumerate() {
-                let values = &values[(words.start + index) * column_stride + first..][..count];
+                let values = &values[index * stride + first..][..count];
                 for (word_at, &value) in step.iter_mut().zip(values) {
                     *word_at = word(value);
                 }

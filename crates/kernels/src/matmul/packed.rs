@@ -7,7 +7,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 
-use super::kernel::{Kernel, Place, Segment, Source, Tile, with_kernel};
+use super::kernel::{Kernel, Place, Segment, Tile, with_kernel};
 use super::{Data, DataMut, Operand, Output, few_rows};
 use crate::buffer::{Buffer, ViewMut};
 use crate::linear::Precision;
@@ -303,21 +303,23 @@ fn pack<K: Kernel, const IS_A: bool>(matrix: Operand, packed: &mut [u32]) {
     let (panels, words) = (matrix.rows.div_ceil(width), matrix.columns.div_ceil(K::DEPTH));
     assert!(packed.len() >= panels * words * width);
     let packed = SharedSlice::new(packed);
-    let source = Source::new(matrix);
     let (task_panels, task_words) =
-        if source.along_k { (1, words.max(1)) } else { (PACK_PANELS, PACK_WORDS) };
+        if matrix.column_stride == 1 { (1, words.max(1)) } else { (PACK_PANELS, PACK_WORDS) };
     let word_tasks = words.div_ceil(task_words);
     parallel_for(panels.div_ceil(task_panels) * word_tasks, |task| {
-        let part = |index: usize, size: usize, end: usize| index * size..end.min((index + 1) * size);
-        let panels = part(task / word_tasks, task_panels, panels);
-        let words = part(task % word_tasks, task_words, words);
+        let (panel, word) = (task / word_tasks * task_panels, task % word_tasks * task_words);
+        let (row, column) = (panel * width, word * K::DEPTH);
+        let rows = (task_panels * width).min(matrix.rows - row);
+        let columns = (task_words * K::DEPTH).min(matrix.columns - column);
+        let part = matrix.block(row, rows, column, columns);
+        let place = packed.pointer((panel * words + word) * width);
         // SAFETY: the kernel is this processor's, the panels fit by the assertion, parts of different tasks are disjoint.
-        unsafe {
+        part.with_values(|source| unsafe {
             match IS_A {
-                true => K::pack_a(source, panels, words, packed.pointer(0)),
-                false => K::pack_b(source, panels, words, packed.pointer(0)),
+                true => K::pack_a(source, place, words),
+                false => K::pack_b(source, place, words),
             }
-        }
+        });
     });
 }
 

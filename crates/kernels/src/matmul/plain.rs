@@ -1,8 +1,6 @@
 //! Kernels in plain Rust: f32 sums that the compiler keeps in vector registers. One source serves AVX2 and processors
 //! of which nothing is known.
 
-use std::ops::Range;
-
 use super::kernel::{Kernel, Segment, Source, Tile, pack_values, store};
 
 /// AVX2 and FMA: 6 × 16 sums in twelve registers.
@@ -15,14 +13,14 @@ impl<const ROUND: bool> Kernel for Avx2<ROUND> {
     const B_WIDTH: usize = 16;
     const DEPTH: usize = 1;
 
-    unsafe fn pack_a(a: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+    unsafe fn pack_a(a: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { avx2_pack::<6, ROUND>(a, panels, words, packed) };
+        unsafe { avx2_pack::<6, ROUND>(a, packed, stride) };
     }
 
-    unsafe fn pack_b(b: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+    unsafe fn pack_b(b: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { avx2_pack::<16, ROUND>(b, panels, words, packed) };
+        unsafe { avx2_pack::<16, ROUND>(b, packed, stride) };
     }
 
     unsafe fn tile(segments: &[Segment], tile: Tile) {
@@ -38,14 +36,9 @@ impl<const ROUND: bool> Kernel for Avx2<ROUND> {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2_pack<const WIDTH: usize, const ROUND: bool>(
-    source: Source,
-    panels: Range<usize>,
-    words: Range<usize>,
-    packed: *mut u32,
-) {
+unsafe fn avx2_pack<const WIDTH: usize, const ROUND: bool>(source: Source, packed: *mut u32, stride: usize) {
     // SAFETY: the caller's promise.
-    unsafe { pack_values::<WIDTH, ROUND>(source, panels, words, packed) };
+    unsafe { pack_values::<WIDTH, ROUND>(source, packed, stride) };
 }
 
 /// The compiler's baseline: 6 × 8 sums.
@@ -56,14 +49,14 @@ impl<const ROUND: bool> Kernel for Portable<ROUND> {
     const B_WIDTH: usize = 8;
     const DEPTH: usize = 1;
 
-    unsafe fn pack_a(a: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+    unsafe fn pack_a(a: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { pack_values::<6, ROUND>(a, panels, words, packed) };
+        unsafe { pack_values::<6, ROUND>(a, packed, stride) };
     }
 
-    unsafe fn pack_b(b: Source, panels: Range<usize>, words: Range<usize>, packed: *mut u32) {
+    unsafe fn pack_b(b: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { pack_values::<8, ROUND>(b, panels, words, packed) };
+        unsafe { pack_values::<8, ROUND>(b, packed, stride) };
     }
 
     unsafe fn tile(segments: &[Segment], tile: Tile) {

@@ -3,7 +3,7 @@
 //! B is packed once; a few rows of A do not pay for that and read it as it lies.
 
 use super::kernel::{Kernel, Place, Segment, Source, Tile, with_kernel};
-use super::{Data, Operand, Output};
+use super::{Data, Output};
 use crate::linear::Precision;
 use crate::reduce::dot;
 use crate::value::Value;
@@ -28,9 +28,8 @@ impl<'a> Strided<'a> {
         Self { data: self.data, strides: [self.strides[1], self.strides[0]] }
     }
 
-    fn operand(self, rows: usize, columns: usize) -> Operand<'a> {
-        let [row_stride, column_stride] = self.strides;
-        Operand { data: self.data, rows, columns, row_stride, column_stride }
+    fn source(self, shape: [usize; 2]) -> Source<'a> {
+        Source::new(self.data, shape, self.strides)
     }
 }
 
@@ -76,11 +75,10 @@ impl Method {
             Self::Packed(precision) => {
                 let words: &mut [u32] = bytemuck::cast_slice_mut(scratch);
                 assert!(words.len() >= self.right_scratch(shape));
-                let source = Source::new(b.operand(k, n).transposed());
+                let source = b.transposed().source([n, k]);
                 with_kernel!(precision, K => {
-                    let (panels, depth) = (n.div_ceil(K::B_WIDTH), k.div_ceil(K::DEPTH));
                     // SAFETY: the kernel is this processor's; the panels fit by the assertion.
-                    unsafe { K::pack_b(source, 0..panels, 0..depth, words.as_mut_ptr()) };
+                    unsafe { K::pack_b(source, words.as_mut_ptr(), k.div_ceil(K::DEPTH)) };
                 });
                 Prepared::Packed { precision, words, shape }
             }
@@ -118,14 +116,14 @@ impl Prepared<'_> {
             },
             Self::Packed { precision, words: b, shape } => {
                 assert!(k <= shape[0] && n <= shape[1]);
-                let source = Source::new(a.operand(m, k));
+                let source = a.source([m, k]);
                 let scratch: &mut [u32] = bytemuck::cast_slice_mut(scratch);
                 with_kernel!(precision, K => {
                     let (words, b_words) = (k.div_ceil(K::DEPTH), shape[0].div_ceil(K::DEPTH));
                     let panels = m.div_ceil(K::A_WIDTH);
                     assert!(scratch.len() >= panels * K::A_WIDTH * words);
                     // SAFETY: the kernel is this processor's; the panels fit by the assertion.
-                    unsafe { K::pack_a(source, 0..panels, 0..words, scratch.as_mut_ptr()) };
+                    unsafe { K::pack_a(source, scratch.as_mut_ptr(), words) };
                     for (b_panel, column) in (0..n).step_by(K::B_WIDTH).enumerate() {
                         for (a_panel, row) in (0..m).step_by(K::A_WIDTH).enumerate() {
                             let tile = Tile {

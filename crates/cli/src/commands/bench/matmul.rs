@@ -1,8 +1,9 @@
-//! `danlu bench matmul`: forward and both backwards of linear layers, packing included.
+//! `danlu bench matmul`: forward and both backwards of linear layers, packing included, and the forward with a weight
+//! that was packed before.
 
 use anyhow::Result;
 use danlu_kernels::linear::{linear, linear_backward_input, linear_backward_weight};
-use danlu_kernels::matmul::Output;
+use danlu_kernels::matmul::{Operand, Output, Right};
 use danlu_kernels::random::Random;
 use danlu_kernels::{Buffer, Precision, Value, Weight, bf16, ceiling, cpu};
 use serde_json::json;
@@ -49,15 +50,18 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
             Precision::Bf16 => measure::<bf16>(precision, shape_of, args.seconds),
         };
         let gflops = seconds.map(|seconds| flops / seconds / 1e9);
-        let [forward, input, weight] = gflops;
+        let [forward, packed, input, weight] = gflops;
         let share = |gflops: f64| format!("{gflops:.0} ({:.0} %)", 100.0 * gflops / limit);
-        rows.push(vec![shape.clone(), share(forward), share(input), share(weight)]);
+        rows.push(vec![shape.clone(), share(forward), share(packed), share(input), share(weight)]);
         results.push(json!({
-            "shape": shape, "gflops": forward, "backward_input_gflops": input, "backward_weight_gflops": weight,
+            "shape": shape, "gflops": forward, "prepacked_gflops": packed,
+            "backward_input_gflops": input, "backward_weight_gflops": weight,
         }));
     }
     printer.line(format_args!("{limit:.0} GFLOP/s at best ({})", cpu::level().name()))?;
-    printer.table(&["shape", "forward GFLOP/s", "gradient of input", "gradient of weight"], &rows)?;
+    let header =
+        ["shape", "forward GFLOP/s", "weight packed before", "gradient of input", "gradient of weight"];
+    printer.table(&header, &rows)?;
     printer.json(&json!({ "ceiling_gflops": limit, "level": cpu::level().name(), "gflops": results }))?;
     Ok(())
 }
@@ -77,14 +81,16 @@ fn parse(shape: &str) -> Result<[usize; 3]> {
         })
 }
 
-/// Seconds of the forward, the gradient of the input and that of the weight; everything but the gradient of the weight
-/// rests in T, as in training.
-fn measure<T: Value>(precision: Precision, [tokens, inputs, outputs]: [usize; 3], seconds: f64) -> [f64; 3] {
+/// Seconds of the forward, the forward with a weight packed before, the gradient of the input and that of the weight;
+/// everything but the gradient of the weight rests in T, as in training.
+fn measure<T: Value>(precision: Precision, [tokens, inputs, outputs]: [usize; 3], seconds: f64) -> [f64; 4] {
     let mut random = Random::new(&[1]);
     let mut normals = |count: usize| {
         Buffer::from_host(&(0..count).map(|_| T::from_f32(random.normal())).collect::<Vec<_>>())
     };
     let (x, weight, dy) = (normals(tokens * inputs), normals(outputs * inputs), normals(tokens * outputs));
+    let matrix = Operand::new(weight.first(weight.len()), outputs, inputs);
+    let packed = Right::new(precision, matrix.transposed());
     let weight = Weight::new(weight.first(weight.len()), outputs, inputs);
     let (mut y, mut dx) = (Buffer::<T>::zeros(dy.len()), Buffer::<T>::zeros(x.len()));
     let mut dw = Buffer::zeros(outputs * inputs);
@@ -92,6 +98,9 @@ fn measure<T: Value>(precision: Precision, [tokens, inputs, outputs]: [usize; 3]
     let (y_len, dx_len, dw_len) = (y.len(), dx.len(), dw.len());
     [
         median_seconds(3, seconds, || linear(precision, x, weight, Output::Overwrite, y.first_mut(y_len))),
+        median_seconds(3, seconds, || {
+            packed.product(1.0, Operand::rows_of(x, inputs), Output::Overwrite, y.first_mut(y_len));
+        }),
         median_seconds(3, seconds, || {
             linear_backward_input(precision, dy, weight, Output::Overwrite, dx.first_mut(dx_len))
         }),

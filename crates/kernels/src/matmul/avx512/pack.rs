@@ -5,10 +5,9 @@
 //! is read while it is there.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
+use super::super::Data;
 use super::super::kernel::Source;
-use super::super::{Data, Operand};
 use super::{mask, round, widen};
 
 /// How values of the inner dimension become words. Functions need the level of their kernel.
@@ -109,28 +108,26 @@ impl<const ROUND: bool> WordKind for Values<ROUND> {
     }
 }
 
-/// Packs some panels and words of a matrix in words of this kind.
+/// Packs a matrix in words of this kind.
 ///
 /// # Safety
 /// As [`super::super::kernel::Kernel::pack_a`].
 #[inline(always)]
 pub(super) unsafe fn pack_words<W: WordKind, const WIDTH: usize>(
     source: Source,
-    panels: Range<usize>,
-    words: Range<usize>,
     packed: *mut u32,
+    stride: usize,
 ) {
-    let all_words = source.matrix.columns.div_ceil(W::DEPTH);
-    // SAFETY: panel and word lie within the matrix, so the place does within `packed`.
-    let place = |panel: usize, word: usize| unsafe { packed.add((panel * all_words + word) * WIDTH) };
+    // SAFETY: the place lies within `packed` for a panel and a word of the matrix.
+    let place = |panel: usize, word: usize| unsafe { packed.add((panel * stride + word) * WIDTH) };
     // SAFETY: the caller's promise; masks keep every store inside its word's place.
     unsafe {
         if source.along_k {
-            for panel in panels {
-                transposing::<W, WIDTH>(source.matrix, panel, words.clone(), place);
+            for panel in 0..source.rows.div_ceil(WIDTH) {
+                transposing::<W, WIDTH>(source, panel, place);
             }
         } else {
-            interleaving::<W, WIDTH>(source.matrix, panels, words, place);
+            interleaving::<W, WIDTH>(source, place);
         }
     }
 }
@@ -138,15 +135,13 @@ pub(super) unsafe fn pack_words<W: WordKind, const WIDTH: usize>(
 /// Rows contiguous in K.
 #[inline(always)]
 unsafe fn transposing<W: WordKind, const WIDTH: usize>(
-    matrix: Operand,
+    source: Source,
     panel: usize,
-    words: Range<usize>,
     place: impl Fn(usize, usize) -> *mut u32,
 ) {
-    let Operand { rows, columns, row_stride, data, .. } = matrix;
-    for first in words.clone().step_by(16) {
-        let count = (columns - W::DEPTH * first).min(16 * W::DEPTH);
-        let stored = count.div_ceil(W::DEPTH).min(words.end - first);
+    let Source { data, rows, depth, stride, .. } = source;
+    for first in (0..depth.div_ceil(W::DEPTH)).step_by(16) {
+        let count = (depth - W::DEPTH * first).min(16 * W::DEPTH);
         for group in (0..WIDTH).step_by(16) {
             let row = panel * WIDTH + group;
             let present = rows.saturating_sub(row).min(WIDTH - group);
@@ -154,11 +149,11 @@ unsafe fn transposing<W: WordKind, const WIDTH: usize>(
             unsafe {
                 let mut lines = [_mm512_setzero_si512(); 16];
                 for (index, line) in lines.iter_mut().enumerate().take(present) {
-                    *line = W::along_k(data, (row + index) * row_stride + W::DEPTH * first, count);
+                    *line = W::along_k(data, (row + index) * stride + W::DEPTH * first, count);
                 }
                 transpose(&mut lines);
                 let lanes = mask(WIDTH - group);
-                for (index, line) in lines.iter().enumerate().take(stored) {
+                for (index, line) in lines.iter().enumerate().take(count.div_ceil(W::DEPTH)) {
                     _mm512_mask_storeu_epi32(place(panel, first + index).add(group).cast(), lanes, *line);
                 }
             }
@@ -169,16 +164,14 @@ unsafe fn transposing<W: WordKind, const WIDTH: usize>(
 /// The other index contiguous.
 #[inline(always)]
 unsafe fn interleaving<W: WordKind, const WIDTH: usize>(
-    matrix: Operand,
-    panels: Range<usize>,
-    words: Range<usize>,
+    source: Source,
     place: impl Fn(usize, usize) -> *mut u32,
 ) {
-    let Operand { rows, columns, column_stride, data, .. } = matrix;
-    for word in words {
-        let first = W::DEPTH * word * column_stride;
-        let second = (W::DEPTH * word + 1 < columns).then_some(first + column_stride);
-        for panel in panels.clone() {
+    let Source { data, rows, depth, stride, .. } = source;
+    for word in 0..depth.div_ceil(W::DEPTH) {
+        let first = W::DEPTH * word * stride;
+        let second = (W::DEPTH * word + 1 < depth).then_some(first + stride);
+        for panel in 0..rows.div_ceil(WIDTH) {
             for group in (0..WIDTH).step_by(16) {
                 let row = panel * WIDTH + group;
                 let width = (WIDTH - group).min(16);
