@@ -30,7 +30,7 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
             let path = module_path(model, layer, module);
             let [a, b] = names(&path);
             let (Some(a), Some(_)) = (tensors.tensor(&a), tensors.tensor(&b)) else { continue };
-            let spec = &model.specs[block_tensor(layer, module.part())];
+            let spec = &model.specs[block_tensor(&model.config, layer, module.part())];
             let Some(&rank) = a.info.shape.first().filter(|rank| **rank > 0) else { continue };
             if a.info.shape != [rank, spec.shape[1]] {
                 let reason = format!(
@@ -113,7 +113,7 @@ pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &
 
 /// The layer's name in files.
 pub(crate) fn module_path(model: &Model, layer: usize, module: Module) -> String {
-    model.specs[block_tensor(layer, module.part())].name.trim_end_matches(".weight").to_owned()
+    model.specs[block_tensor(&model.config, layer, module.part())].name.trim_end_matches(".weight").to_owned()
 }
 
 /// PEFT's names of A and B of the layer at `path`.
