@@ -304,6 +304,7 @@ fn new_model(recipe: &Recipe, tokenizer: &Tokenizer, precision: Precision) -> Re
         bos_token_id: tokenizer.bos_id(),
         eos_token_ids: tokenizer.eos_id().into_iter().collect(),
         pad_token_id: tokenizer.pad_id(),
+        ..Config::default()
     };
     config.check(Path::new("recipe"))?;
     Ok(Model::zeros(config, precision))
@@ -359,7 +360,7 @@ fn adapters(
 }
 
 fn check_length(recipe: &Recipe, model: &Model) -> Result<()> {
-    let (cutoff_len, context) = (recipe.data.cutoff_len, model.config().max_position_embeddings);
+    let (cutoff_len, context) = (recipe.data.cutoff_len, model.config().context_length());
     if cutoff_len <= context {
         return Ok(());
     }
