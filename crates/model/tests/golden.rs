@@ -18,7 +18,7 @@ const MODELS: [&str; 4] = ["mha-tied", "mha-untied", "gqa-tied", "gqa-untied"];
 fn logits_equal_those_of_transformers() {
     for name in MODELS {
         for rest in [Rest::Frozen, Rest::Trained] {
-            check_logits(&load(name, rest), &json(&golden(name).join("golden.json")));
+            check_logits(&load(name, rest), &read_json(&golden(name).join("golden.json")));
         }
     }
 }
@@ -32,7 +32,7 @@ fn a_saved_folder_reads_back_the_same_also_in_shards() {
         assert_eq!(folder.path().join("model.safetensors.index.json").exists(), shard == 20_000);
         let again = open(folder.path(), Precision::F32, Rest::Trained).unwrap().model;
         assert_eq!(again.config(), model.config());
-        check_logits(&again, &json(&golden(name).join("golden.json")));
+        check_logits(&again, &read_json(&golden(name).join("golden.json")));
     }
 }
 
@@ -40,7 +40,7 @@ fn a_saved_folder_reads_back_the_same_also_in_shards() {
 fn greedy_ids_equal_those_of_transformers() {
     for name in MODELS {
         let model = load(name, Rest::Frozen);
-        let recorded = &json(&golden(name).join("golden.json"))["greedy"];
+        let recorded = &read_json(&golden(name).join("golden.json"))["greedy"];
         let (prompt, expected) = (ids(&recorded["prompt_ids"]), ids(&recorded["ids"]));
         let mut generator = Generator::new(&model, 64);
         let options = greedy(expected.len(), Vec::new());
@@ -72,7 +72,7 @@ fn every_gradient_equals_that_of_pytorch() {
 fn an_adapter_of_peft_gives_its_logits_and_gradients() {
     let mut model = load("gqa-untied", Rest::Frozen);
     read_adapter(&mut model, &golden("gqa-untied-lora")).unwrap();
-    check_logits(&model, &json(&golden("gqa-untied-lora").join("golden.json")));
+    check_logits(&model, &read_json(&golden("gqa-untied-lora").join("golden.json")));
     check_gradients(&mut model, "gqa-untied-lora");
 }
 
@@ -83,7 +83,7 @@ fn an_adapter_keeps_its_scale_when_it_is_saved_again() {
     let source = golden("gqa-untied-lora");
     std::fs::copy(source.join("adapter_model.safetensors"), first.path().join("adapter_model.safetensors"))
         .unwrap();
-    let mut config = json(&source.join("adapter_config.json"));
+    let mut config = read_json(&source.join("adapter_config.json"));
     config["use_rslora"] = true.into();
     config["alpha_pattern"] = serde_json::json!({ "q_proj": 40, "layers.1.mlp.up_proj": 3 });
     std::fs::write(first.path().join("adapter_config.json"), config.to_string()).unwrap();
@@ -107,7 +107,7 @@ fn a_configuration_that_asks_for_more_than_the_file_holds_is_refused_at_once() {
     let source = golden("gqa-untied");
     std::fs::copy(source.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
     let refusal = |field: &str, value: u64| {
-        let mut config = json(&source.join("config.json"));
+        let mut config = read_json(&source.join("config.json"));
         config[field] = value.into();
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let shapes = open_shape(folder.path(), Precision::F32, Rest::Trained).err().unwrap().to_string();
@@ -139,7 +139,7 @@ fn logits_that_are_not_finite_are_an_error() {
 #[test]
 fn lf_7318_packing_gives_each_sample_the_loss_and_gradients_it_has_alone() {
     let mut model = load("gqa-untied", Rest::Trained);
-    let recorded = json(&golden("gradients/gqa-untied.json"));
+    let recorded = read_json(&golden("gradients/gqa-untied.json"));
     let sequences = recorded["sequences"].as_array().unwrap();
     let mut sum = vec![0.0; model.parameters().len()];
     let mut loss = 0.0;
