@@ -90,15 +90,27 @@ impl Model {
     /// Puts fresh adapters on a model whose weights are frozen: A uniform in ±1/√inputs, B zero.
     ///
     /// # Errors
-    /// If the rank is zero or something is trained already.
+    /// If the rank is zero, something is trained already, or only a part is wanted of layers that are one tensor.
     pub fn add_adapters(&mut self, options: &LoraOptions, seed: u64) -> Result<()> {
         if options.rank == 0 {
             return Err(Error::Message("`lora_rank`: expected at least 1, found 0".into()));
         }
+        let family = self.config.family;
+        for module in Module::ALL {
+            let span = family.span(module);
+            let wanted = span.iter().filter(|module| options.modules.contains(module)).count();
+            if wanted != 0 && wanted != span.len() {
+                return Err(Error::Message(format!(
+                    "`lora_target`: this model has queries, keys and values as one layer; adapt it as a whole by its \
+                     name, `{}`",
+                    family.names().target(module)
+                )));
+            }
+        }
         let scale = (options.alpha / options.rank as f64) as f32;
         let wanted = (0..self.config.num_hidden_layers)
             .flat_map(|layer| Module::ALL.map(|module| (layer, module)))
-            .filter(|(_, module)| options.modules.contains(module))
+            .filter(|(_, module)| options.modules.contains(module) && !family.span(*module).is_empty())
             .map(|(layer, module)| (layer, module, options.rank, scale))
             .collect::<Vec<_>>();
         self.place_adapters(&wanted)?;
@@ -106,19 +118,25 @@ impl Model {
         Ok(())
     }
 
-    /// Makes room for adapters of (layer, module, rank, scale), all zero.
+    /// Makes room for adapters of (layer, module, rank, scale), all zero, each for the whole span of its module.
     pub(crate) fn place_adapters(&mut self, wanted: &[(usize, Module, usize, f32)]) -> Result<()> {
         if !self.parameters.is_empty() {
             return Err(Error::Message("adapters need a model whose weights are frozen".into()));
         }
         let mut shapes = Vec::new();
         for (index, &(layer, module, rank, scale)) in wanted.iter().enumerate() {
-            let spec = &self.specs[names::block_tensor(&self.config, layer, module.part())];
-            let [a, b] = adapter::names(&adapter::module_path(self, layer, module));
-            shapes.push((a, vec![rank, spec.shape[1]]));
-            shapes.push((b, vec![spec.shape[0], rank]));
+            let names = adapter::names(&self.config.family.names().module(layer, module));
             let (a, b) = (ParameterId(2 * index), ParameterId(2 * index + 1));
-            self.adapters.set(layer, module, Adapter { a, b, rank, scale });
+            let (mut inputs, mut end) = (0, 0);
+            for &member in self.config.family.span(module) {
+                let spec = &self.specs[names::block_tensor(&self.config, layer, member.part())];
+                let rows = end..end + spec.shape[0];
+                (inputs, end) = (spec.shape[1], rows.end);
+                self.adapters.set(layer, member, Adapter { a, b, rows, rank, scale });
+            }
+            let [a, b] = names;
+            shapes.push((a, vec![rank, inputs]));
+            shapes.push((b, vec![end, rank]));
         }
         self.parameters = Parameters::new(shapes);
         Ok(())

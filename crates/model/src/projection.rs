@@ -18,6 +18,7 @@ impl Model {
         let adapter = self.adapters.get(layer, module);
         let weight = self.trained(block_tensor(&self.config, layer, module.part()));
         let bias = self.trained_extra(layer, Extra::Bias(module));
+        let adapter = adapter.filter(|adapter| adapter.leads());
         [weight, bias, adapter.map(|adapter| adapter.a), adapter.map(|adapter| adapter.b)]
     }
 
@@ -80,6 +81,7 @@ impl Model {
             }
             if let Some(adapter) = self.adapters.get(layer, module) {
                 let (da, db) = gradients.add_to_both([adapter.a, adapter.b]);
+                let db = adapter.own_rows(db);
                 let elements = tokens * adapter.rank;
                 let low = low[module as usize].first(elements);
                 input.adapter_gradient(dy, low, dlow[index].first_mut(elements), da, db);

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use common::*;
 use danlu_formats::{Dtype, SafetensorsFolder, TensorInfo, WriteOptions, write_safetensors};
 use danlu_model::{
-    Activations, Config, Family, Generator, Gradients, Keep, Model, PackedTokens, Precision, Resident, Rest,
-    Target, open, save_folder,
+    Activations, Config, Family, Generator, Gradients, Keep, LoraOptions, Model, PackedTokens, Precision,
+    Resident, Rest, Target, open, read_adapter, save_adapter, save_folder,
 };
 use serde_json::{Value, json};
 
@@ -234,6 +234,15 @@ fn a_generator_takes_the_frequencies_of_a_long_prompt() {
         }
         let last = sequence["logits"].as_array().unwrap().last().unwrap();
         assert_close(&log_probabilities, &log_softmax(&numbers(last)), 1e-4, "after the prompt");
+    }
+    // What is cached of a long prompt is no beginning of a shorter one.
+    let long = ids(&golden["sequences"][3]["ids"]);
+    for length in [40, 17, 9, 20] {
+        let options = greedy(5, Vec::new());
+        let generate = |generator: &mut Generator| {
+            generator.generate(&long[..length], &options, |_| ControlFlow::Continue(())).unwrap().ids
+        };
+        assert_eq!(generate(&mut generator), generate(&mut Generator::new(&model, 64)), "{length} tokens");
     }
 }
 
@@ -703,4 +712,112 @@ fn what_cannot_be_computed_is_refused_by_field_and_value() {
     let mut config = config_of(&family("mistral"));
     config["sliding_window"] = 64.into();
     assert_eq!(config_from(&config).family, Family::Mistral);
+}
+
+/// Adapters of rank 3 with values in B too, for which [`SOME_IDS`] have other probabilities.
+fn adapt(model: &mut Model, targets: &[&str]) -> LoraOptions {
+    let family = model.config().family;
+    let modules = targets.iter().flat_map(|name| family.target_modules(name).unwrap()).collect();
+    let options = LoraOptions { rank: 3, alpha: 6.0, modules };
+    model.add_adapters(&options, 5).unwrap();
+    let values = model.parameters_mut().values_mut().host_mut();
+    values.iter_mut().enumerate().for_each(|(index, value)| *value += 0.1 * (index as f32).cos());
+    options
+}
+
+#[test]
+fn an_adapter_of_w_pack_spans_queries_keys_and_values() {
+    let (mut llama, config, tensors) = baichuan();
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), &config, &tensors);
+    let mut model = open_f32(folder.path(), Rest::Frozen);
+    let options = adapt(&mut model, &["W_pack"]);
+    let saved = tempfile::tempdir().unwrap();
+    save_adapter(&model, &options.adapter_config(Family::Baichuan), "base", saved.path()).unwrap();
+    assert_eq!(read_json(&saved.path().join("adapter_config.json"))["target_modules"], json!(["W_pack"]));
+    let file = SafetensorsFolder::open_named(saved.path(), "adapter_model").unwrap();
+    let shape = |which: &str| {
+        let name = format!("base_model.model.model.layers.1.self_attn.W_pack.lora_{which}.weight");
+        file.tensor(&name).unwrap().info.shape.clone()
+    };
+    assert_eq!((file.names().count(), shape("A"), shape("B")), (4, vec![3, 40], vec![120, 3]));
+    let mut again = open_f32(folder.path(), Rest::Frozen);
+    read_adapter(&mut again, saved.path()).unwrap();
+    assert_eq!(log_probabilities(&again, &SOME_IDS), log_probabilities(&model, &SOME_IDS));
+
+    // Three adapters with the same A and the rows of B are the same model, and their gradients of A sum up.
+    let options = LoraOptions { modules: options.modules, ..options };
+    llama.add_adapters(&options, 0).unwrap();
+    let spanning = model.parameters().values().host().to_vec();
+    let (a, b) = (3 * 40, 40 * 3);
+    let values = llama.parameters_mut().values_mut().host_mut();
+    for (layer, values) in values.chunks_mut(3 * (a + b)).enumerate() {
+        let source = &spanning[layer * (a + 3 * b)..][..a + 3 * b];
+        for (index, values) in values.chunks_mut(a + b).enumerate() {
+            values[..a].copy_from_slice(&source[..a]);
+            values[a..].copy_from_slice(&source[a + index * b..][..b]);
+        }
+    }
+    assert_same(&model, &llama);
+    let tokens = PackedTokens::new([&SOME_IDS[..]]);
+    let targets = [Target { position: 4, id: 9 }, Target { position: 10, id: 2 }];
+    let (_, together) = gradients(&mut model, &tokens, &targets, &[1.0, 1.0]);
+    let (_, apart) = gradients(&mut llama, &tokens, &targets, &[1.0, 1.0]);
+    let expected: Vec<f32> = apart
+        .host()
+        .chunks(3 * (a + b))
+        .flat_map(|layer| {
+            let members: Vec<&[f32]> = layer.chunks(a + b).collect();
+            let of_a = (0..a).map(|index| members.iter().map(|member| member[index]).sum());
+            let of_b = members.iter().flat_map(|member| member[a..].iter().copied());
+            of_a.chain(of_b).collect::<Vec<f32>>()
+        })
+        .collect();
+    assert_close(together.host(), &expected, 1e-5, "gradients");
+}
+
+#[test]
+fn a_part_of_what_is_one_layer_cannot_be_adapted() {
+    let (_, config, tensors) = baichuan();
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), &config, &tensors);
+    let mut model = open_f32(folder.path(), Rest::Frozen);
+    let family = Family::Baichuan;
+    let options = LoraOptions { rank: 2, alpha: 4.0, modules: family.target_modules("q_proj").unwrap() };
+    let error = model.add_adapters(&options, 1).unwrap_err().to_string();
+    assert!(error.ends_with("adapt it as a whole by its name, `W_pack`"), "{error}");
+    let unknown = family.target_modules("c_attn").unwrap_err();
+    assert!(unknown.contains("expected one of W_pack, o_proj, gate_proj"), "{unknown}");
+    assert_eq!(Family::BabyLlama2.target_modules("wq"), Family::Llama.target_modules("q_proj"));
+}
+
+/// For rows in another order than here, and layers under other names.
+#[test]
+fn an_adapter_of_grouped_heads_survives_being_saved() {
+    let mut config = config_of(&golden("gqa-tied"));
+    config["model_type"] = "internlm2".into();
+    config["bias"] = false.into();
+    let config = config_from(&config);
+    let base = || {
+        let trained = Model::zeros(config.clone(), Precision::F32).initialize(3);
+        let folder = tempfile::tempdir().unwrap();
+        save_folder(&trained, None, folder.path(), 5_000_000_000).unwrap();
+        open_f32(folder.path(), Rest::Frozen)
+    };
+    let mut model = base();
+    let options = adapt(&mut model, &["wqkv", "wo", "w2"]);
+    let saved = tempfile::tempdir().unwrap();
+    save_adapter(&model, &options.adapter_config(Family::InternLm2), "base", saved.path()).unwrap();
+    let file = SafetensorsFolder::open_named(saved.path(), "adapter_model").unwrap();
+    let name = "base_model.model.model.layers.0.attention.wqkv.lora_B.weight";
+    let stored = file.tensor(name).unwrap();
+    // The second head of keys lies behind two heads of queries, keys and values of the first group and its own queries.
+    let (rank, head) = (3, 8);
+    let key_row = &model.parameters().values().host()[rank * 32 + (4 + 1) * head * rank..][..rank];
+    let bytes: Vec<u8> = key_row.iter().flat_map(|value| value.to_le_bytes()).collect();
+    assert_eq!(stored.bytes[6 * head * rank * 4..][..rank * 4], bytes);
+    let mut again = base();
+    read_adapter(&mut again, saved.path()).unwrap();
+    assert_eq!(again.parameters().values().host(), model.parameters().values().host());
+    assert_eq!(log_probabilities(&again, &SOME_IDS), log_probabilities(&model, &SOME_IDS));
 }
