@@ -150,8 +150,8 @@ mod tests {
                 let mut y = inputs[0].to_vec();
                 for (token, row) in y.chunks_mut(HEADS * WIDTH).enumerate() {
                     for head in row.chunks_mut(WIDTH) {
-                        for pair in 0..WIDTH / 2 {
-                            let angle = f64::from(ROWS[token]) * f64::from(FREQUENCIES[pair]);
+                        for (pair, frequency) in FREQUENCIES.iter().enumerate() {
+                            let angle = f64::from(ROWS[token]) * f64::from(*frequency);
                             let [first, second] = elements(layout, pair);
                             let (a, b) = (head[first], head[second]);
                             head[first] = f64::from(scale) * (a * angle.cos() - b * angle.sin());

@@ -12,7 +12,7 @@ use danlu_kernels::team::parallel_chunks;
 use danlu_tokenizer::{GgufVocabulary, Tokenizer};
 use serde_json::Value;
 
-use crate::families::{GGUF_NAMES, is_computed};
+use crate::families::{GGUF_NAMES, META_NAMES, infer, is_computed};
 use crate::layout::{FileTensor, file_tensors};
 use crate::names::{Part, Role, TensorId, TensorSpec};
 use crate::{Config, Error, Result};
@@ -54,8 +54,12 @@ impl Checkpoint {
     pub(crate) fn config(&self) -> Result<Config> {
         let mut config = match &self.container {
             Container::HuggingFace(_) => {
-                let has_tensor = |name: &str| self.tensor(name).is_some();
-                let mut config = Config::read_beside(&self.path.join("config.json"), &has_tensor)?;
+                let (path, has_tensor) =
+                    (self.path.join("config.json"), |name: &str| self.tensor(name).is_some());
+                let mut config = match path.is_file() || !has_tensor(META_NAMES.embedding) {
+                    true => Config::read_beside(&path, &has_tensor)?,
+                    false => infer(&self.path, &|name| Some(self.tensor(name)?.info.shape.clone()))?,
+                };
                 config.eos_token_ids.extend(self.generation_eos()?);
                 config
             }

@@ -16,6 +16,7 @@ use crate::fields::Fields;
 use crate::names::{Extra, Part, Role};
 use crate::{Config, Module, Result, RopeScaling};
 
+pub(crate) use baby_llama2::{NAMES as META_NAMES, infer};
 pub(crate) use llama::NAMES as LLAMA_NAMES;
 
 /// Whose files a model is read from and written to.
@@ -225,8 +226,8 @@ impl Family {
     /// What its files call the tensors.
     pub(crate) fn names(self) -> &'static Names {
         match self {
-            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::MiniMind => &llama::NAMES,
-            Self::BabyLlama2 | Self::MiniMindV1 => &baby_llama2::NAMES,
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 | Self::MiniMind => &LLAMA_NAMES,
+            Self::BabyLlama2 | Self::MiniMindV1 => &META_NAMES,
             Self::Baichuan => &baichuan::NAMES,
             Self::InternLm2 => &internlm2::NAMES,
         }

@@ -821,3 +821,22 @@ fn an_adapter_of_grouped_heads_survives_being_saved() {
     assert_eq!(again.parameters().values().host(), model.parameters().values().host());
     assert_eq!(log_probabilities(&again, &SOME_IDS), log_probabilities(&model, &SOME_IDS));
 }
+
+#[test]
+fn metas_names_without_a_configuration_need_the_shapes_of_a_known_model() {
+    // A vocabulary of its own and the shapes of Llama2-Chinese-92M, all weights zero.
+    let preset = Config { vocab_size: 12, ..Config::preset("llama2-chinese-92m").unwrap() };
+    let folder = tempfile::tempdir().unwrap();
+    save_folder(&Model::zeros(preset.clone(), Precision::F32), None, folder.path(), 5_000_000_000).unwrap();
+    std::fs::remove_file(folder.path().join("config.json")).unwrap();
+    assert_eq!(open_f32(folder.path(), Rest::Frozen).config(), &preset);
+
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path(), &Value::Null, &metas(&read_tensors(&golden("gqa-tied")), 8, true));
+    std::fs::remove_file(folder.path().join("config.json")).unwrap();
+    let error = open(folder.path(), Precision::F32, Rest::Frozen).err().unwrap().to_string();
+    assert!(
+        error.contains("possible are 2, 4; write `config.json` beside it: {\"dim\": 32, \"n_layers\": 2,"),
+        "{error}"
+    );
+}

@@ -3,16 +3,19 @@
 //! Their checkpoints have no `config.json`; the fields here are those of their `ModelArgs`, for a file beside the
 //! weights.
 
+use std::path::Path;
+
 use danlu_kernels::rope::RopeLayout;
 use serde_json::{Value, json};
 
 use super::Names;
 use crate::fields::Fields;
-use crate::{Config, Result};
+use crate::names::{Part, Role};
+use crate::{Config, Error, Result};
 
 pub(super) const MODEL_TYPE: &str = "baby_llama2";
 
-pub(super) const NAMES: Names = Names {
+pub(crate) const NAMES: Names = Names {
     embedding: "tok_embeddings.weight",
     blocks: "layers.",
     parts: [
@@ -65,7 +68,7 @@ pub(super) fn read_arguments(fields: &Fields, multiple_of: usize, max_seq_len: u
 }
 
 /// Two thirds of four times the width, rounded up.
-pub(crate) fn intermediate_size(hidden_size: usize, multiple_of: usize) -> usize {
+fn intermediate_size(hidden_size: usize, multiple_of: usize) -> usize {
     (hidden_size.saturating_mul(8) / 3).next_multiple_of(multiple_of.clamp(1, 1 << 24))
 }
 
@@ -89,4 +92,47 @@ pub(super) fn arguments(config: &Config, model_type: &str) -> Value {
         "rope_theta": config.rope_theta,
         "vocab_size": config.vocab_size,
     })
+}
+
+/// The configuration of a checkpoint without one, from the shapes of its tensors.
+///
+/// Shapes do not tell the number of heads, nor the context: these are taken from the published model of the same
+/// shapes.
+///
+/// # Errors
+/// Shapes of no published model; the sentence says what to write beside the file.
+pub(crate) fn infer(path: &Path, shape: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<Config> {
+    let rows = |role: Role| {
+        let name = NAMES.of(role);
+        let found =
+            shape(&name).and_then(|shape| Some((*shape.first()?, shape.get(1).copied().unwrap_or(1))));
+        found.ok_or_else(|| Error::MissingTensors { path: path.into(), names: vec![name] })
+    };
+    let (vocab_size, dim) = rows(Role::Embedding)?;
+    let n_layers = (0..).take_while(|&layer| rows(Role::Block(layer, Part::InputNorm)).is_ok()).count();
+    let (hidden_dim, _) = rows(Role::Block(0, Part::Gate))?;
+    let (key_rows, _) = rows(Role::Block(0, Part::Key))?;
+    for preset in ["luban-1b", "llama2-chinese-218m", "llama2-chinese-92m"].map(Config::preset) {
+        let Some(preset) = preset else { continue };
+        let found = [dim, n_layers, hidden_dim, key_rows];
+        let known =
+            [preset.hidden_size, preset.num_hidden_layers, preset.intermediate_size, preset.key_value_size()];
+        if found == known {
+            return Ok(Config { vocab_size, ..preset });
+        }
+    }
+    let fits = |heads: &usize| {
+        let head = dim / heads;
+        dim.is_multiple_of(*heads) && head.is_multiple_of(8) && head <= 256 && key_rows.is_multiple_of(head)
+    };
+    let heads: Vec<String> = (1..=dim / 8).filter(fits).map(|heads| heads.to_string()).collect();
+    let key_heads =
+        if key_rows == dim { String::new() } else { format!(", \"n_kv_heads\": {key_rows} / head size") };
+    Err(Error::Message(format!(
+        "`{}` says nothing of its number of heads, and its shapes are those of no known model; possible are {}; write \
+         `config.json` beside it: {{\"dim\": {dim}, \"n_layers\": {n_layers}, \"n_heads\": …{key_heads}, \
+         \"vocab_size\": {vocab_size}, \"hidden_dim\": {hidden_dim}, \"max_seq_len\": …}}",
+        path.display(),
+        heads.join(", "),
+    )))
 }
