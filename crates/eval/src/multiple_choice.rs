@@ -82,7 +82,7 @@ pub fn answers(
     progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Answer>> {
     let tokenizer: &Tokenizer = opened.tokenizer()?;
-    let context = opened.model.config().max_position_embeddings;
+    let context = opened.model.config().context_length();
     let asker = Asker::new(tokenizer, options, context);
     let mut requests = Vec::with_capacity(OPTIONS * questions.len());
     let mut shortened = Vec::with_capacity(questions.len());

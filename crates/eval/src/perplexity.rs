@@ -72,7 +72,7 @@ pub fn of_ids(
     windows: Windows,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Perplexity> {
-    let context = model.config().max_position_embeddings;
+    let context = model.config().context_length();
     let window = windows.window.unwrap_or(context.min(LONGEST_WINDOW));
     if window < 2 || window > context {
         let problem = format!("expected 2 to {context}, the model's context, found {window}");

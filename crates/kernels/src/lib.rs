@@ -12,6 +12,7 @@ mod by_cpu_level;
 
 pub mod attention;
 pub mod bandwidth;
+pub mod bias;
 mod buffer;
 pub mod ceiling;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub mod rope;
 pub mod swiglu;
 pub mod team;
 pub mod timing;
+pub mod unit_rows;
 mod value;
 
 pub use buffer::{Buffer, Element, View, ViewMut};

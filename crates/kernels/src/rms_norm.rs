@@ -1,20 +1,27 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467).
 //!
-//! y = x · s · w with s = 1 / √(mean(x²) + ε), row by row.
+//! y = x · s · w with s = 1 / √(mean(x²) + ε), row by row: over the hidden size, or over each head of queries and keys.
 
 use crate::buffer::{View, ViewMut};
 use crate::reduce::dot;
 use crate::team::{SharedSlice, parallel_chunks, parallel_for};
 use crate::value::Value;
 
-/// Rows of one task.
-const ROWS: usize = 16;
+/// Elements of one task, unless a row has more.
+const CHUNK: usize = 1 << 14;
 /// Columns of one task of the weight's gradient.
 const COLUMNS: usize = 64;
+/// The same where a row is a head: narrow, and there are many.
+const HEAD_COLUMNS: usize = 16;
+
+/// Rows of one task.
+fn rows_at_once(width: usize) -> usize {
+    (CHUNK / width.max(1)).max(1)
+}
 
 /// y [T, D] from x [T, D] and weight [D]; keeps s in `inverse_rms` [T] for the backward.
-pub fn rms_norm<T: Value>(
-    x: View<f32>,
+pub fn rms_norm<X: Value, T: Value>(
+    x: View<X>,
     weight: View<f32>,
     epsilon: f32,
     y: ViewMut<T>,
@@ -23,10 +30,10 @@ pub fn rms_norm<T: Value>(
     let _timer = crate::timing::Operation::Norm.start();
     let width = weight.0.len();
     assert!(x.0.len() == y.0.len() && x.0.len() == inverse_rms.0.len() * width);
-    let y = SharedSlice::new(y.0);
-    parallel_chunks(inverse_rms.0, ROWS, |task, scales| {
+    let (y, rows) = (SharedSlice::new(y.0), rows_at_once(width));
+    parallel_chunks(inverse_rms.0, rows, |task, scales| {
         for (row, scale) in scales.iter_mut().enumerate() {
-            let start = (task * ROWS + row) * width;
+            let start = (task * rows + row) * width;
             // SAFETY: each row belongs to one task.
             let y = unsafe { y.range(start, width) };
             *scale = forward_row(&x.0[start..start + width], weight.0, epsilon, y);
@@ -39,9 +46,10 @@ pub fn rms_norm_again<T: Value>(x: View<f32>, weight: View<f32>, inverse_rms: Vi
     let _timer = crate::timing::Operation::Norm.start();
     let width = weight.0.len();
     assert!(x.0.len() == y.0.len() && x.0.len() == inverse_rms.0.len() * width);
-    parallel_chunks(y.0, ROWS * width, |task, y| {
+    let rows = rows_at_once(width);
+    parallel_chunks(y.0, rows * width, |task, y| {
         for (row, y) in y.chunks_exact_mut(width).enumerate() {
-            let row = task * ROWS + row;
+            let row = task * rows + row;
             scale_row(&x.0[row * width..][..width], weight.0, inverse_rms.0[row], y);
         }
     });
@@ -61,18 +69,55 @@ pub fn rms_norm_backward(
     let _timer = crate::timing::Operation::Norm.start();
     let width = weight.0.len();
     assert!(x.0.len() == dy.0.len() && x.0.len() == dx.0.len() && x.0.len() == inverse_rms.0.len() * width);
-    parallel_chunks(dx.0, ROWS * width, |task, dx| {
+    let rows = rows_at_once(width);
+    parallel_chunks(dx.0, rows * width, |task, dx| {
         for (row, dx) in dx.chunks_exact_mut(width).enumerate() {
-            let row = task * ROWS + row;
+            let row = task * rows + row;
             let range = row * width..(row + 1) * width;
             backward_row(&x.0[range.clone()], weight.0, inverse_rms.0[row], &dy.0[range], dx);
         }
     });
-    let Some(dweight) = dweight else { return };
-    assert_eq!(dweight.0.len(), width);
+    if let Some(dweight) = dweight {
+        weight_gradient(x, inverse_rms, dy, COLUMNS, dweight);
+    }
+}
+
+/// The same for rows that are heads: `gradient` holds dy and is overwritten with dx, because nothing else adds to it.
+pub fn rms_norm_heads_backward<T: Value>(
+    x: View<T>,
+    weight: View<f32>,
+    inverse_rms: View<f32>,
+    gradient: ViewMut<T>,
+    dweight: Option<ViewMut<f32>>,
+) {
+    let _timer = crate::timing::Operation::Norm.start();
+    let width = weight.0.len();
+    assert!(x.0.len() == gradient.0.len() && x.0.len() == inverse_rms.0.len() * width);
+    if let Some(dweight) = dweight {
+        weight_gradient(x, inverse_rms, gradient.as_view(), HEAD_COLUMNS, dweight);
+    }
+    let rows = rows_at_once(width);
+    parallel_chunks(gradient.0, rows * width, |task, gradient| {
+        for (row, gradient) in gradient.chunks_exact_mut(width).enumerate() {
+            let row = task * rows + row;
+            backward_row_in_place(&x.0[row * width..][..width], weight.0, inverse_rms.0[row], gradient);
+        }
+    });
+}
+
+/// dw += Σ over rows of dy · x · s, for `columns` of the weight in each task.
+fn weight_gradient<T: Value>(
+    x: View<T>,
+    inverse_rms: View<f32>,
+    dy: View<T>,
+    columns: usize,
+    dweight: ViewMut<f32>,
+) {
+    let width = dweight.0.len();
+    assert_eq!(x.0.len(), inverse_rms.0.len() * width);
     let dweight = SharedSlice::new(dweight.0);
-    parallel_for(width.div_ceil(COLUMNS), |task| {
-        let (start, count) = (task * COLUMNS, COLUMNS.min(width - task * COLUMNS));
+    parallel_for(width.div_ceil(columns), |task| {
+        let (start, count) = (task * columns, columns.min(width - task * columns));
         // SAFETY: each block of columns belongs to one task.
         let dweight = unsafe { dweight.range(start, count) };
         for (row, &scale) in inverse_rms.0.iter().enumerate() {
@@ -83,10 +128,10 @@ pub fn rms_norm_backward(
 }
 
 by_cpu_level! {
-    fn forward_row<[T: Value]>(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [T]) -> f32 {
+    fn forward_row<[X: Value, T: Value]>(x: &[X], weight: &[f32], epsilon: f32, y: &mut [T]) -> f32 {
         let scale = 1.0 / (dot(x, x) / x.len() as f32 + epsilon).sqrt();
         for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-            *y = T::from_f32(x * scale * weight);
+            *y = T::from_f32(x.to_f32() * scale * weight);
         }
         scale
     }
@@ -116,9 +161,24 @@ by_cpu_level! {
 }
 
 by_cpu_level! {
-    fn add_scaled_products(dy: &[f32], x: &[f32], scale: f32, sum: &mut [f32]) {
+    fn backward_row_in_place<[T: Value]>(x: &[T], weight: &[f32], scale: f32, gradient: &mut [T]) {
+        const LANES: usize = 16;
+        let mut sums = [0.0f32; LANES];
+        for (index, ((x, weight), dy)) in x.iter().zip(weight).zip(gradient.iter()).enumerate() {
+            sums[index % LANES] += x.to_f32() * weight * dy.to_f32();
+        }
+        let mean = sums.iter().sum::<f32>() / x.len() as f32;
+        let correction = scale * scale * scale * mean;
+        for ((gradient, x), weight) in gradient.iter_mut().zip(x).zip(weight) {
+            *gradient = T::from_f32(scale * weight * gradient.to_f32() - correction * x.to_f32());
+        }
+    }
+}
+
+by_cpu_level! {
+    fn add_scaled_products<[T: Value]>(dy: &[T], x: &[T], scale: f32, sum: &mut [f32]) {
         for ((sum, dy), x) in sum.iter_mut().zip(dy).zip(x) {
-            *sum += dy * x * scale;
+            *sum += dy.to_f32() * x.to_f32() * scale;
         }
     }
 }
@@ -156,5 +216,18 @@ mod tests {
         rms_norm_backward(View(&x), View(&weight), View(&scales), View(&dy), ViewMut(&mut dx), into);
         let forward = |inputs: &[&[f64]]| twin(inputs[0], inputs[1]);
         finite_difference(forward, &[&x, &weight], &dy, &[&dx, &dweight], 1e-4);
+    }
+
+    #[test]
+    fn the_backward_of_heads_overwrites_the_gradient() {
+        let (heads, width) = (141, 20);
+        let (x, weight, dy) = (normals(1, heads * width), normals(2, width), normals(3, heads * width));
+        let (mut y, mut scales) = (vec![0.0; x.len()], vec![0.0; heads]);
+        rms_norm(View(&x), View(&weight), EPSILON, ViewMut(&mut y), ViewMut(&mut scales));
+        let (mut gradient, mut dweight) = (dy.clone(), vec![0.0; width]);
+        let into = Some(ViewMut(&mut dweight));
+        rms_norm_heads_backward(View(&x), View(&weight), View(&scales), ViewMut(&mut gradient), into);
+        let forward = |inputs: &[&[f64]]| twin(inputs[0], inputs[1]);
+        finite_difference(forward, &[&x, &weight], &dy, &[&gradient, &dweight], 1e-4);
     }
 }

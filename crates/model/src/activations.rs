@@ -2,10 +2,10 @@
 //!
 //! Norm outputs and the SwiGLU product are always computed again in the backward; [`Keep`] says what else is.
 
-use danlu_kernels::rope::RopeTable;
 use danlu_kernels::{Buffer, Precision, Value, bf16};
 
 use crate::projection::LowRank;
+use crate::rotary::Rotary;
 use crate::{Model, Module};
 
 /// What is kept of every block for the backward; the rest is computed again, to the same bits.
@@ -66,7 +66,7 @@ pub(crate) struct Buffers<T: Value> {
     pub(crate) blocks: Vec<BlockActivations<T>>,
     pub(crate) scratch: Scratch<T>,
     pub(crate) head: HeadActivations<T>,
-    pub(crate) rope: RopeTable,
+    pub(crate) rotary: Rotary,
 }
 
 /// The rows whose next token is predicted, [N ≤ T, …] each.
@@ -91,6 +91,8 @@ pub(crate) struct BlockActivations<T: Value> {
 pub(crate) struct Saved<T: Value> {
     pub(crate) input_inverse_rms: Buffer<f32>,
     pub(crate) queries: Buffer<T>,
+    /// Of families that norm them.
+    pub(crate) head_norms: Option<HeadNorms<T>>,
     pub(crate) attention: Buffer<T>,
     /// [H, T]
     pub(crate) log_sum_exp: Buffer<f32>,
@@ -101,6 +103,18 @@ pub(crate) struct Saved<T: Value> {
     pub(crate) feed_forward: Option<[Buffer<T>; 2]>,
     /// x · Aᵀ of each module's adapter.
     pub(crate) low: LowRank,
+}
+
+/// Queries and keys before the norm of their heads.
+pub(crate) struct HeadNorms<T: Value> {
+    /// [T, H · E]
+    pub(crate) queries: Buffer<T>,
+    /// [T, K · E]
+    pub(crate) keys: Buffer<T>,
+    /// [T, H]
+    pub(crate) query_inverse_rms: Buffer<f32>,
+    /// [T, K]
+    pub(crate) key_inverse_rms: Buffer<f32>,
 }
 
 /// What every block uses and none keeps.
@@ -183,7 +197,7 @@ impl<T: Value> Buffers<T> {
                 dhidden: zeros(dhead),
                 dresidual: zeros(dhead),
             },
-            rope: config.rope_table(capacity.min(config.max_position_embeddings)),
+            rotary: Rotary::new(config, capacity),
         }
     }
 
@@ -226,6 +240,7 @@ impl<T: Value> BlockActivations<T> {
         let Saved {
             input_inverse_rms,
             queries,
+            head_norms,
             attention,
             log_sum_exp,
             middle,
@@ -233,7 +248,11 @@ impl<T: Value> BlockActivations<T> {
             feed_forward,
             low,
         } = &self.saved;
-        bytes([input_inverse_rms, log_sum_exp, middle, post_inverse_rms].into_iter().chain(low))
+        let head_norms = head_norms.as_ref().map_or(0, |norms| {
+            bytes([&norms.queries, &norms.keys]) + bytes([&norms.query_inverse_rms, &norms.key_inverse_rms])
+        });
+        head_norms
+            + bytes([input_inverse_rms, log_sum_exp, middle, post_inverse_rms].into_iter().chain(low))
             + bytes(
                 [queries, attention, &self.keys, &self.values]
                     .into_iter()
@@ -255,6 +274,12 @@ impl<T: Value> Saved<T> {
         Self {
             input_inverse_rms: zeros(1),
             queries: operand(config.query_size()),
+            head_norms: config.query_key_norm.then(|| HeadNorms {
+                queries: operand(config.query_size()),
+                keys: operand(config.key_value_size()),
+                query_inverse_rms: zeros(config.num_attention_heads),
+                key_inverse_rms: zeros(config.num_key_value_heads),
+            }),
             attention: operand(config.query_size()),
             log_sum_exp: zeros(config.num_attention_heads),
             middle: zeros(config.hidden_size),

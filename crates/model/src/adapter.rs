@@ -8,9 +8,11 @@ use danlu_formats::{
 };
 
 use crate::checkpoint::{block_type, to_f32};
+use crate::families::Packing;
+use crate::lora::stacked_rows;
 use crate::names::block_tensor;
 use crate::save::little_endian;
-use crate::{Error, LoraOptions, Model, Module, Result};
+use crate::{Error, Family, LoraOptions, Model, Module, ParameterId, Result};
 
 const PREFIX: &str = "base_model.model.";
 
@@ -24,13 +26,14 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
     let config = AdapterConfig::read(folder)?;
     refuse_unknown_arithmetic(&config, folder)?;
     let tensors = SafetensorsFolder::open_named(folder, "adapter_model")?;
+    let family = model.config().family;
     let mut wanted = Vec::new();
     for layer in 0..model.config().num_hidden_layers {
-        for module in Module::ALL {
-            let path = module_path(model, layer, module);
+        for module in Module::ALL.into_iter().filter(|module| !family.span(*module).is_empty()) {
+            let path = family.names().module(layer, module);
             let [a, b] = names(&path);
             let (Some(a), Some(_)) = (tensors.tensor(&a), tensors.tensor(&b)) else { continue };
-            let spec = &model.specs[block_tensor(layer, module.part())];
+            let spec = &model.specs[block_tensor(&model.config, layer, module.part())];
             let Some(&rank) = a.info.shape.first().filter(|rank| **rank > 0) else { continue };
             if a.info.shape != [rank, spec.shape[1]] {
                 let reason = format!(
@@ -57,7 +60,7 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
     if parameters.is_empty() {
         return Err(Error::Message(format!("`{}` holds an adapter without a tensor", folder.display())));
     }
-    for parameter in parameters {
+    for (index, parameter) in parameters.into_iter().enumerate() {
         let error =
             |reason: String| Error::Tensor { path: folder.into(), name: parameter.name.clone(), reason };
         let tensor = tensors.tensor(&parameter.name).ok_or_else(|| error("missing".into()))?;
@@ -70,16 +73,23 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
         }
         let kind = block_type(tensor.info.dtype)
             .ok_or_else(|| error(format!("type `{}` is not one of F32, F16, BF16", tensor.info.dtype)))?;
+        let places = row_places(model, ParameterId(index));
         let values = &mut model.parameters_mut().values_mut().host_mut()[parameter.range.clone()];
         to_f32(kind, tensor.bytes, values).map_err(error)?;
+        if let Some(places) = places {
+            let (stored, rank) = (values.to_vec(), parameter.shape[1]);
+            for (row, place) in stored.chunks_exact(rank).zip(places) {
+                values[place * rank..][..rank].copy_from_slice(row);
+            }
+        }
     }
     Ok(config)
 }
 
 impl LoraOptions {
-    /// The configuration of a fresh adapter.
-    pub fn adapter_config(&self) -> AdapterConfig {
-        let modules = self.modules.iter().map(|module| module.name().to_owned()).collect();
+    /// The configuration of a fresh adapter of a model of this family.
+    pub fn adapter_config(&self, family: Family) -> AdapterConfig {
+        let modules = family.target_names(&self.modules).into_iter().map(str::to_owned).collect();
         AdapterConfig {
             task_type: Some("CAUSAL_LM".into()),
             r: self.rank,
@@ -106,14 +116,24 @@ pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &
         .collect();
     let options = WriteOptions { base_name: "adapter_model".into(), ..WriteOptions::default() };
     write_safetensors(folder, &options, &infos, |index, sink| -> Result<()> {
-        let range = parameters.list()[index].range.clone();
-        Ok(sink.write(&little_endian(&parameters.values().host()[range]))?)
+        let parameter = &parameters.list()[index];
+        let values = &parameters.values().host()[parameter.range.clone()];
+        let Some(places) = row_places(model, ParameterId(index)) else {
+            return Ok(sink.write(&little_endian(values))?);
+        };
+        let rank = parameter.shape[1];
+        let stored: Vec<f32> =
+            places.into_iter().flat_map(|place| &values[place * rank..][..rank]).copied().collect();
+        Ok(sink.write(&little_endian(&stored))?)
     })
 }
 
-/// The layer's name in files.
-pub(crate) fn module_path(model: &Model, layer: usize, module: Module) -> String {
-    model.specs[block_tensor(layer, module.part())].name.trim_end_matches(".weight").to_owned()
+/// For B of layers that files have as one tensor with rows in another order: where each of its rows is here.
+fn row_places(model: &Model, id: ParameterId) -> Option<Vec<usize>> {
+    let packing = model.config.family.names().packing.filter(|packing| *packing != Packing::Stacked)?;
+    let of_layer = |layer| model.adapters.get(layer, Module::Query).map(|adapter| adapter.b);
+    let is_packed = (0..model.config.num_hidden_layers).any(|layer| of_layer(layer) == Some(id));
+    is_packed.then(|| stacked_rows(&model.config, packing))
 }
 
 /// PEFT's names of A and B of the layer at `path`.

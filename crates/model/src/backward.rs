@@ -7,14 +7,16 @@ use danlu_kernels::cross_entropy::{Score, linear_cross_entropy_backward};
 use danlu_kernels::elementwise::{clear, scatter_rows};
 use danlu_kernels::embedding::embedding_backward;
 use danlu_kernels::matmul::Output;
-use danlu_kernels::rms_norm::{rms_norm_again, rms_norm_backward};
-use danlu_kernels::rope::{Direction, RopeTable, rope};
+use danlu_kernels::rms_norm::{rms_norm_again, rms_norm_backward, rms_norm_heads_backward};
+use danlu_kernels::rope::{Direction, rope};
 use danlu_kernels::swiglu::{swiglu, swiglu_backward};
 use danlu_kernels::{Value, View};
 
 use crate::activations::{Activations, BlockActivations, Buffers, Keep, Scratch, with_buffers};
 use crate::forward::Rows;
-use crate::names::{self, Part, block_tensor};
+use crate::gradients::STAGES;
+use crate::names::{self, Extra, Part, block_tensor};
+use crate::rotary::Rotary;
 use crate::{GradientSink, Gradients, Model, Module, PackedTokens, ParameterSource, Target};
 
 impl Model {
@@ -63,7 +65,7 @@ impl Model {
         let embedding = self.trained(names::EMBEDDING);
         let lowest = (0..layers).find(|&layer| embedding.is_some() || self.trains_in(layer));
         let lowest = lowest.unwrap_or(layers);
-        let Buffers { keep, residual, blocks, scratch, rope, .. } = buffers;
+        let Buffers { keep, residual, blocks, scratch, rotary, .. } = buffers;
         for layer in (lowest..layers).rev() {
             source.need(layer);
             let below = layer > lowest || embedding.is_some();
@@ -73,13 +75,12 @@ impl Model {
                 let Ok([x, output]) = residual.get_disjoint_mut([layer, layer + 1]) else {
                     unreachable!("a block reads one residual stream and writes the next")
                 };
-                let rows =
-                    Rows { rope, positions: tokens.positions(), sequences: tokens.sequences(), first_key: 0 };
+                let rows = Rows { rotary, sequences: tokens.sequences(), first_key: 0 };
                 let (saved, cache) = (&mut block.saved, [&mut block.keys, &mut block.values]);
                 self.block(layer, rows, x.first(width), saved, cache, scratch, output.first_mut(width));
             }
             let x = residual[layer].first(width);
-            self.block_backward(layer, tokens, rope, x, block, scratch, below, gradients, sink);
+            self.block_backward(layer, tokens, rotary, x, block, scratch, below, gradients, sink);
             source.done(layer);
         }
         if let Some(id) = embedding
@@ -111,7 +112,7 @@ impl Model {
         linear_cross_entropy_backward(
             self.precision,
             head.hidden.first(width),
-            self.matrix(weight),
+            self.head(),
             &ids,
             coefficients,
             &mut scores,
@@ -122,7 +123,7 @@ impl Model {
         let norm = names::final_norm(config);
         rms_norm_backward(
             head.residual.first(width),
-            self.norm(norm),
+            self.vector(norm),
             head.inverse_rms.first(ids.len()),
             head.dhidden.first(width),
             head.dresidual.first_mut(width),
@@ -141,7 +142,7 @@ impl Model {
         &mut self,
         layer: usize,
         tokens: &PackedTokens,
-        table: &RopeTable,
+        rotary: &Rotary,
         x: View<f32>,
         block: &mut BlockActivations<T>,
         scratch: &mut Scratch<T>,
@@ -159,10 +160,11 @@ impl Model {
             unreachable!("a backward needs activations that were kept");
         };
         let saved = &mut block.saved;
-        let post_norm = block_tensor(layer, Part::PostNorm);
+        let [input_norm, post_norm] =
+            [Part::InputNorm, Part::PostNorm].map(|part| block_tensor(config, layer, part));
         let (middle, scales) = (saved.middle.first(d), saved.post_inverse_rms.first(count));
         if let Some([gate, up]) = shared {
-            rms_norm_again(middle, self.norm(post_norm), scales, normed.first_mut(d));
+            rms_norm_again(middle, self.vector(post_norm), scales, normed.first_mut(d));
             let members = [(Module::Gate, gate.first_mut(f)), (Module::Up, up.first_mut(f))];
             self.forward_together(layer, normed.first(d), members, &mut saved.low, Output::Overwrite);
         }
@@ -179,13 +181,13 @@ impl Model {
         self.backward_together(layer, product.first(f), [(Module::Down, dout)], low, dlow, dx, gradients);
         self.complete_stage(layer, 0, gradients, sink);
         swiglu_backward(backward.dproduct.first(f), gate.first_mut(f), up.first_mut(f));
-        rms_norm_again(middle, self.norm(post_norm), scales, normed.first_mut(d));
+        rms_norm_again(middle, self.vector(post_norm), scales, normed.first_mut(d));
         let members = [(Module::Gate, gate.first(f)), (Module::Up, up.first(f))];
         let dx = Some(backward.dnormed.first_mut(d));
         self.backward_together(layer, normed.first(d), members, low, dlow, dx, gradients);
         rms_norm_backward(
             saved.middle.first(d),
-            self.norm(post_norm),
+            self.vector(post_norm),
             scales,
             backward.dnormed.first(d),
             backward.dresidual.first_mut(d),
@@ -211,11 +213,23 @@ impl Model {
             [dqueries.first_mut(q), dkeys.first_mut(kv), dvalues.first_mut(kv)],
             backward.heads.first_mut(2 * q),
         );
-        rope(dqueries.first_mut(q), tokens.positions(), table, Direction::Backward);
-        rope(dkeys.first_mut(kv), tokens.positions(), table, Direction::Backward);
-        let input_norm = block_tensor(layer, Part::InputNorm);
+        rope(dqueries.first_mut(q), &rotary.rows, &rotary.table, Direction::Backward);
+        rope(dkeys.first_mut(kv), &rotary.rows, &rotary.table, Direction::Backward);
+        if let Some(norms) = &saved.head_norms {
+            let queries = (norms.queries.first(q), norms.query_inverse_rms.first(count * heads.query_heads));
+            let keys = (norms.keys.first(kv), norms.key_inverse_rms.first(count * heads.key_value_heads));
+            let members = [
+                (Extra::QueryNorm, queries, dqueries.first_mut(q)),
+                (Extra::KeyNorm, keys, dkeys.first_mut(kv)),
+            ];
+            for (norm, (x, scales), gradient) in members {
+                let Some(weight) = self.extra(layer, norm) else { continue };
+                let dweight = self.trained_extra(layer, norm).map(|id| gradients.add_to(id));
+                rms_norm_heads_backward(x, weight, scales, gradient, dweight);
+            }
+        }
         let scales = saved.input_inverse_rms.first(count);
-        rms_norm_again(x, self.norm(input_norm), scales, normed.first_mut(d));
+        rms_norm_again(x, self.vector(input_norm), scales, normed.first_mut(d));
         let through = below || self.trained(input_norm).is_some();
         let members = [
             (Module::Query, dqueries.first(q)),
@@ -227,7 +241,7 @@ impl Model {
         if through {
             rms_norm_backward(
                 x,
-                self.norm(input_norm),
+                self.vector(input_norm),
                 scales,
                 backward.dnormed.first(d),
                 backward.dresidual.first_mut(d),
@@ -238,8 +252,6 @@ impl Model {
     }
 
     fn trains_in(&self, layer: usize) -> bool {
-        let norms = [Part::InputNorm, Part::PostNorm];
-        norms.iter().any(|&part| self.trained(block_tensor(layer, part)).is_some())
-            || Module::ALL.iter().any(|&module| self.trained_in(layer, module).iter().any(Option::is_some))
+        (0..STAGES.len()).any(|stage| self.trained_in_stage(layer, stage).next().is_some())
     }
 }

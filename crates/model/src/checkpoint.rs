@@ -1,8 +1,9 @@
-//! A model file, whatever its container: its configuration and its tensors in Hugging Face's names and layout.
+//! A model file, whatever its container: its configuration and its tensors as the model has them.
 //!
-//! GGUF stores the rows of q and k so that rotated pairs are neighbours; they are put back into two halves here.
+//! What one tensor of the file holds may be several of the model ([`crate::layout`]). GGUF stores the rows of q and k so that rotated pairs are neighbours; they are put back into two halves here.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::{Dtype, Gguf, SafetensorsFolder, Tensor};
@@ -11,15 +12,22 @@ use danlu_kernels::team::parallel_chunks;
 use danlu_tokenizer::{GgufVocabulary, Tokenizer};
 use serde_json::Value;
 
-use crate::names::{TensorSpec, gguf_name, is_computed};
+use crate::families::{GGUF_NAMES, META_NAMES, infer, is_computed};
+use crate::layout::{FileTensor, file_tensors};
+use crate::names::{Part, Role, TensorId, TensorSpec};
 use crate::{Config, Error, Result};
 
 /// Elements that one task dequantizes; a multiple of every block.
 const CHUNK: usize = 1 << 16;
 
+/// What `torch.compile` puts before every name.
+const COMPILED: &str = "_orig_mod.";
+
 pub(crate) struct Checkpoint {
     path: PathBuf,
     container: Container,
+    /// Before every name in the file.
+    prefix: &'static str,
 }
 
 enum Container {
@@ -32,19 +40,26 @@ impl Checkpoint {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
             let tensors = SafetensorsFolder::open(path)?;
-            return Ok(Self { path: path.into(), container: Container::HuggingFace(tensors) });
+            let compiled = tensors.names().all(|name| name.starts_with(COMPILED));
+            let prefix = if compiled { COMPILED } else { "" };
+            return Ok(Self { path: path.into(), container: Container::HuggingFace(tensors), prefix });
         }
         if path.extension().is_some_and(|extension| extension == "safetensors") {
             let message = "a model is its folder, with `config.json` and the tokenizer; give the folder of";
             return Err(Error::Message(format!("{message} `{}`", path.display())));
         }
-        Ok(Self { path: path.into(), container: Container::Gguf(Gguf::open(path)?) })
+        Ok(Self { path: path.into(), container: Container::Gguf(Gguf::open(path)?), prefix: "" })
     }
 
     pub(crate) fn config(&self) -> Result<Config> {
         let mut config = match &self.container {
             Container::HuggingFace(_) => {
-                let mut config = Config::read(&self.path.join("config.json"))?;
+                let (path, has_tensor) =
+                    (self.path.join("config.json"), |name: &str| self.tensor(name).is_some());
+                let mut config = match path.is_file() || !has_tensor(META_NAMES.embedding) {
+                    true => Config::read_beside(&path, &has_tensor)?,
+                    false => infer(&self.path, &|name| Some(self.tensor(name)?.info.shape.clone()))?,
+                };
                 config.eos_token_ids.extend(self.generation_eos()?);
                 config
             }
@@ -96,24 +111,35 @@ impl Checkpoint {
         Err(Error::Config { path: self.path.clone(), field: "num_hidden_layers".into(), reason })
     }
 
-    /// Fails unless the file holds exactly the tensors of `specs`, in these shapes and in types that can be read.
-    pub(crate) fn check(&self, specs: &[TensorSpec]) -> Result<()> {
-        self.check_names(specs)?;
-        specs.iter().try_for_each(|spec| self.checked(spec).map(|_| ()))
+    /// The tensors that a file of this container and family holds.
+    pub(crate) fn layout(&self, config: &Config, specs: &[TensorSpec]) -> Vec<FileTensor> {
+        let names = match &self.container {
+            Container::HuggingFace(_) => config.family.names(),
+            Container::Gguf(_) => &GGUF_NAMES,
+        };
+        file_tensors(config, specs, names)
     }
 
-    fn check_names(&self, specs: &[TensorSpec]) -> Result<()> {
-        let expected: Vec<String> = specs.iter().filter_map(|spec| self.own_name(&spec.name)).collect();
-        let missing: Vec<String> =
-            expected.iter().filter(|name| self.tensor(name).is_none()).cloned().collect();
+    /// Fails unless the file holds exactly the tensors of `layout`, in these shapes and in types that can be read.
+    pub(crate) fn check(&self, config: &Config, layout: &[FileTensor]) -> Result<()> {
+        self.check_names(config, layout)?;
+        layout.iter().try_for_each(|file| self.checked(file).map(|_| ()))
+    }
+
+    fn check_names(&self, config: &Config, layout: &[FileTensor]) -> Result<()> {
+        let expected: HashSet<&str> = layout.iter().map(|file| file.name.as_str()).collect();
+        let missing = layout.iter().map(|file| &file.name).filter(|name| self.tensor(name).is_none());
+        let missing: Vec<String> = missing.cloned().collect();
         if !missing.is_empty() {
             return Err(Error::MissingTensors { path: self.path.clone(), names: missing });
         }
-        let expected: HashSet<&str> = expected.iter().map(String::as_str).collect();
+        let is_known = |name: &str| {
+            expected.contains(name) || is_computed(name) || self.is_same_as_embedding(config, name)
+        };
         let leftover: Vec<String> = self
             .names()
             .into_iter()
-            .filter(|name| !expected.contains(name) && !is_computed(name) && !self.is_same_as_embedding(name))
+            .filter(|name| !name.strip_prefix(self.prefix).is_some_and(is_known))
             .map(str::to_owned)
             .collect();
         if leftover.is_empty() {
@@ -130,23 +156,23 @@ impl Checkpoint {
     }
 
     /// Whether this is a tied head that was stored once more.
-    fn is_same_as_embedding(&self, name: &str) -> bool {
-        let same = |name: &str, embedding: &str| match (self.tensor(name), self.tensor(embedding)) {
+    fn is_same_as_embedding(&self, config: &Config, name: &str) -> bool {
+        let names = config.family.names();
+        let same = |head: &str, embedding: &str| match (self.tensor(head), self.tensor(embedding)) {
             (Some(head), Some(embedding)) => head.bytes == embedding.bytes,
             _ => false,
         };
-        name == "lm_head.weight" && same(name, "model.embed_tokens.weight")
+        name == names.head && same(name, names.embedding)
     }
 
     /// The tensor of this shape and its type.
-    fn checked(&self, spec: &TensorSpec) -> Result<(Tensor<'_>, BlockType)> {
-        let error = |reason| self.tensor_error(spec, reason);
-        let name = self.own_name(&spec.name).unwrap_or_default();
-        let tensor = self.tensor(&name).ok_or_else(|| error("missing".into()))?;
-        if tensor.info.shape != spec.shape {
+    fn checked(&self, file: &FileTensor) -> Result<(Tensor<'_>, BlockType)> {
+        let error = |reason| self.tensor_error(file, reason);
+        let tensor = self.tensor(&file.name).ok_or_else(|| error("missing".into()))?;
+        if tensor.info.shape != file.shape {
             let reason = format!(
                 "expected shape {:?} from the configuration, found {:?}",
-                spec.shape, tensor.info.shape
+                file.shape, tensor.info.shape
             );
             return Err(error(reason));
         }
@@ -156,37 +182,52 @@ impl Checkpoint {
         Ok((tensor, kind))
     }
 
-    fn tensor_error(&self, spec: &TensorSpec, reason: String) -> Error {
-        Error::Tensor { path: self.path.clone(), name: spec.name.clone(), reason }
+    fn tensor_error(&self, file: &FileTensor, reason: String) -> Error {
+        Error::Tensor { path: self.path.clone(), name: file.name.clone(), reason }
     }
 
-    /// Reads a tensor as f32, [outputs, inputs]; its pages in the file are no longer needed afterwards.
-    pub(crate) fn read(&self, spec: &TensorSpec, config: &Config, out: &mut [f32]) -> Result<()> {
-        let (tensor, kind) = self.checked(spec)?;
-        to_f32(kind, tensor.bytes, out).map_err(|reason| self.tensor_error(spec, reason))?;
-        let name = self.own_name(&spec.name).unwrap_or_default();
-        match &self.container {
-            Container::HuggingFace(tensors) => tensors.drop_pages(&name),
-            Container::Gguf(gguf) => {
-                gguf.drop_pages(&name);
-                if name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight") {
-                    pairs_to_halves(out, config.head_dim, spec.shape[1]);
+    /// Reads one of the model's tensors as f32, [outputs, inputs]; its pages in the file are no longer needed
+    /// afterwards.
+    pub(crate) fn read(
+        &self,
+        layout: &[FileTensor],
+        id: TensorId,
+        spec: &TensorSpec,
+        config: &Config,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let width = spec.width();
+        for file in layout.iter().filter(|file| file.pieces.iter().any(|piece| piece.tensor == id)) {
+            let (tensor, kind) = self.checked(file)?;
+            let mut row = 0;
+            for piece in &file.pieces {
+                if piece.tensor == id {
+                    let values = row * width..(row + piece.rows.len()) * width;
+                    let out = &mut out[piece.rows.start * width..piece.rows.end * width];
+                    part_to_f32(kind, tensor.bytes, values, out)
+                        .map_err(|reason| self.tensor_error(file, reason))?;
                 }
+                row += piece.rows.len();
             }
+            match &self.container {
+                Container::HuggingFace(tensors) => tensors.drop_pages(&self.full_name(&file.name)),
+                Container::Gguf(gguf) => gguf.drop_pages(&file.name),
+            }
+        }
+        let rotated = matches!(spec.role, Role::Block(_, Part::Query | Part::Key));
+        if rotated && matches!(self.container, Container::Gguf(_)) {
+            pairs_to_halves(out, config.head_dim, width);
         }
         Ok(())
     }
 
-    fn own_name(&self, name: &str) -> Option<String> {
-        match &self.container {
-            Container::HuggingFace(_) => Some(name.to_owned()),
-            Container::Gguf(_) => gguf_name(name),
-        }
+    fn full_name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         match &self.container {
-            Container::HuggingFace(tensors) => tensors.tensor(name),
+            Container::HuggingFace(tensors) => tensors.tensor(&self.full_name(name)),
             Container::Gguf(gguf) => gguf.tensor(name),
         }
     }
@@ -202,6 +243,21 @@ pub(crate) fn block_type(dtype: Dtype) -> Option<BlockType> {
         Dtype::Q4_0 => Some(BlockType::Q4_0),
         Dtype::Q4_1 => Some(BlockType::Q4_1),
         _ => None,
+    }
+}
+
+/// [`to_f32`] for the `values` of a tensor that are wanted.
+fn part_to_f32(
+    kind: BlockType,
+    bytes: &[u8],
+    values: Range<usize>,
+    out: &mut [f32],
+) -> std::result::Result<(), String> {
+    let (elements, block) = (kind.block_elements(), kind.block_bytes());
+    let part = bytes.get(values.start / elements * block..values.end / elements * block);
+    match part {
+        Some(part) if values.start.is_multiple_of(elements) => to_f32(kind, part, out),
+        _ => Err(format!("rows of {} do not begin at a block", kind.name())),
     }
 }
 
@@ -283,13 +339,13 @@ fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
         rope_theta: f64::from(gguf.get_f32("llama.rope.freq_base")?.unwrap_or(10_000.0)),
         rms_norm_eps: shortest(gguf.get_f32("llama.attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6)),
         tie_word_embeddings: gguf.tensor("output.weight").is_none(),
-        initializer_range: 0.02,
         bos_token_id: id("tokenizer.ggml.bos_token_id")?,
         eos_token_ids: id("tokenizer.ggml.eos_token_id")?
             .into_iter()
             .chain(id("tokenizer.ggml.eot_token_id")?)
             .collect(),
         pad_token_id: id("tokenizer.ggml.padding_token_id")?,
+        ..Config::default()
     };
     config.check(path)?;
     Ok(config)

@@ -5,20 +5,21 @@ use danlu_kernels::elementwise::{copy, gather_rows};
 use danlu_kernels::embedding::{embedding, embedding_bf16};
 use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::rms_norm;
-use danlu_kernels::rope::{Direction, RopeTable, rope};
+use danlu_kernels::rope::{Direction, rope};
 use danlu_kernels::swiglu::swiglu;
 use danlu_kernels::{Buffer, Value, View, ViewMut};
 
 use crate::activations::{Activations, Buffers, Saved, Scratch, with_buffers};
 use crate::model::Stored;
-use crate::names::{self, Part, block_tensor};
+use crate::names::{self, Extra, Part, block_tensor};
+use crate::rotary::Rotary;
 use crate::{Error, Model, Module, PackedTokens, ParameterSource, Result, Target};
 
 /// The tokens that a block runs on.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
-    pub(crate) rope: &'a RopeTable,
-    pub(crate) positions: &'a [u32],
+    /// The angles of each token.
+    pub(crate) rotary: &'a Rotary,
     pub(crate) sequences: &'a [Sequence],
     /// Row of the keys and values where these tokens' own begin: the length of the cache.
     pub(crate) first_key: usize,
@@ -49,10 +50,11 @@ impl Model {
         buffers: &mut Buffers<T>,
         source: &mut impl ParameterSource,
     ) {
-        let Buffers { capacity, residual, blocks, scratch, rope, .. } = buffers;
+        let Buffers { capacity, residual, blocks, scratch, rotary, .. } = buffers;
         assert!(tokens.len() <= *capacity, "a slice longer than its activations");
         let width = tokens.len() * self.config.hidden_size;
-        let rows = Rows { rope, positions: tokens.positions(), sequences: tokens.sequences(), first_key: 0 };
+        rotary.place(&self.config, tokens.sequences().iter().map(|own| (0..own.keys.len(), own.keys.len())));
+        let rows = Rows { rotary, sequences: tokens.sequences(), first_key: 0 };
         self.embed(tokens.ids(), residual[0].first_mut(width));
         for layer in 0..self.config.num_hidden_layers {
             source.need(layer);
@@ -79,6 +81,8 @@ impl Model {
     ///
     /// middle = x + Wo · attention(rope(Wq · n), rope(Wk · n), Wv · n) with n = norm(x);
     /// out = middle + Wdown · (silu(Wgate · m) · Wup · m) with m = norm(middle).
+    ///
+    /// Where a family has them, biases are added to the products, and heads of queries and keys are normed before rope.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn block<T: Value>(
         &self,
@@ -91,30 +95,54 @@ impl Model {
         mut out: ViewMut<f32>,
     ) {
         let config = &self.config;
-        let tokens = rows.positions.len();
+        let (angles, table) = (&rows.rotary.rows, &rows.rotary.table);
+        let tokens = angles.len();
         let (d, q, f) =
             (tokens * config.hidden_size, tokens * config.query_size(), tokens * config.intermediate_size);
         let kv_size = config.key_value_size();
         let own_keys = rows.first_key * kv_size..(rows.first_key + tokens) * kv_size;
         let all_keys = (rows.first_key + tokens) * kv_size;
         let epsilon = config.rms_norm_eps as f32;
-        let norm = |part| self.norm(block_tensor(layer, part));
+        let norm = |part| self.vector(block_tensor(config, layer, part));
         let Scratch { normed, product, feed_forward: shared, .. } = scratch;
-        let Saved { queries, attention: attended, log_sum_exp, middle, feed_forward: own, low, .. } = saved;
+        let Saved {
+            queries,
+            head_norms,
+            attention: attended,
+            log_sum_exp,
+            middle,
+            feed_forward: own,
+            low,
+            ..
+        } = saved;
         let Some([gate, up]) = own.as_mut().or(shared.as_mut()) else {
             unreachable!("gate and up are a block's own or shared")
         };
 
         let inverse_rms = saved.input_inverse_rms.first_mut(tokens);
         rms_norm(x, norm(Part::InputNorm), epsilon, normed.first_mut(d), inverse_rms);
+        let (projected_queries, projected_keys) = match head_norms {
+            Some(norms) => (norms.queries.first_mut(q), norms.keys.first_mut(own_keys.len())),
+            None => (queries.first_mut(q), keys.view_mut(own_keys.clone())),
+        };
         let members = [
-            (Module::Query, queries.first_mut(q)),
-            (Module::Key, keys.view_mut(own_keys.clone())),
+            (Module::Query, projected_queries),
+            (Module::Key, projected_keys),
             (Module::Value, values.view_mut(own_keys.clone())),
         ];
         self.forward_together(layer, normed.first(d), members, low, Output::Overwrite);
-        rope(queries.first_mut(q), rows.positions, rows.rope, Direction::Forward);
-        rope(keys.view_mut(own_keys), rows.positions, rows.rope, Direction::Forward);
+        if let Some(norms) = head_norms
+            && let [Some(query_norm), Some(key_norm)] =
+                [Extra::QueryNorm, Extra::KeyNorm].map(|extra| self.extra(layer, extra))
+        {
+            let scales = norms.query_inverse_rms.first_mut(tokens * config.num_attention_heads);
+            rms_norm(norms.queries.first(q), query_norm, epsilon, queries.first_mut(q), scales);
+            let scales = norms.key_inverse_rms.first_mut(tokens * config.num_key_value_heads);
+            let into = keys.view_mut(own_keys.clone());
+            rms_norm(norms.keys.first(own_keys.len()), key_norm, epsilon, into, scales);
+        }
+        rope(queries.first_mut(q), angles, table, Direction::Forward);
+        rope(keys.view_mut(own_keys), angles, table, Direction::Forward);
         attention(
             self.precision,
             config.heads(),
@@ -165,7 +193,7 @@ impl Model {
         );
         rms_norm(
             head.residual.first(rows.len() * d),
-            self.norm(names::final_norm(&self.config)),
+            self.vector(names::final_norm(&self.config)),
             self.config.rms_norm_eps as f32,
             head.hidden.first_mut(rows.len() * d),
             head.inverse_rms.first_mut(rows.len()),
@@ -181,7 +209,7 @@ impl Model {
     }
 
     pub(crate) fn check_length(&self, what: &'static str, tokens: usize, advice: &'static str) -> Result<()> {
-        let context = self.config.max_position_embeddings;
+        let context = self.config.context_length();
         if tokens > context { Err(Error::TooLong { what, tokens, context, advice }) } else { Ok(()) }
     }
 }

@@ -7,12 +7,15 @@ use danlu_kernels::attention::Sequence;
 use danlu_kernels::linear::linear;
 use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::rms_norm;
-use danlu_kernels::rope::RopeTable;
 
 use crate::activations::{Keep, Saved, Scratch};
 use crate::forward::Rows;
 use crate::names;
+use crate::rotary::Rotary;
 use crate::{Error, Model, Result, Sampler, Sampling};
+
+/// Keys that were turned for different lengths: no sequence has this length.
+const MIXED: Option<usize> = Some(0);
 
 /// Prompt tokens that run through the blocks at a time.
 const CHUNK: usize = 256;
@@ -29,7 +32,9 @@ pub struct Generator<'m> {
     /// The residual stream before and after a block.
     residual: [Buffer<f32>; 2],
     logits: Buffer<f32>,
-    rope: RopeTable,
+    rotary: Rotary,
+    /// The length whose frequencies turned the cached keys, where a sequence's length decides them.
+    rotated_for: Option<usize>,
     context: usize,
 }
 
@@ -92,7 +97,7 @@ impl<'m> Generator<'m> {
     /// A generator with an empty cache for up to `context` tokens, at most the model's own context.
     pub fn new(model: &'m Model, context: usize) -> Self {
         let config = &model.config;
-        let context = context.clamp(1, config.max_position_embeddings);
+        let context = context.clamp(1, config.context_length());
         let rows = CHUNK.min(context);
         let cached = || Buffer::zeros(context * config.key_value_size());
         let zeros = |width: usize| Buffer::zeros(rows * width);
@@ -109,7 +114,8 @@ impl<'m> Generator<'m> {
             },
             residual: [zeros(config.hidden_size), zeros(config.hidden_size)],
             logits: Buffer::zeros(config.vocab_size),
-            rope: config.rope_table(context),
+            rotary: Rotary::new(config, context),
+            rotated_for: None,
             context,
         }
     }
@@ -157,7 +163,7 @@ impl<'m> Generator<'m> {
                 if self.ids.len() == self.context {
                     break FinishReason::Length;
                 }
-                self.run(&[id]);
+                self.run(&[id], self.ids.len() + 1);
             }
         };
         Ok(Generated { ids: history.split_off(prompt.len()), finish_reason, top_log_probabilities })
@@ -177,20 +183,31 @@ impl<'m> Generator<'m> {
         let common = self.ids.iter().zip(prompt).take_while(|(cached, id)| cached == id).count();
         // The last token runs again for its logits.
         self.ids.truncate(common.min(prompt.len() - 1));
+        if self.model.config.dynamic_beyond().is_some() && self.rotated_for != self.own_length(tokens) {
+            self.ids.clear();
+        }
         let start = self.ids.len();
         for chunk in prompt[start..].chunks(CHUNK) {
-            self.run(chunk);
+            self.run(chunk, tokens);
         }
         Ok(())
     }
 
-    /// Appends tokens to the cache; the logits after the last stand in `self.logits`.
-    fn run(&mut self, ids: &[u32]) {
+    /// The length of a sequence, if it has frequencies of its own.
+    fn own_length(&self, length: usize) -> Option<usize> {
+        self.model.config.dynamic_beyond().filter(|&original| length > original).map(|_| length)
+    }
+
+    /// Appends tokens of a sequence of `length` tokens to the cache; the logits after the last stand in
+    /// `self.logits`. Keys that are cached keep the angles that they were turned by, as in transformers.
+    fn run(&mut self, ids: &[u32], length: usize) {
         let (model, config) = (self.model, &self.model.config);
         let past = self.ids.len();
-        let positions: Vec<u32> = (past as u32..(past + ids.len()) as u32).collect();
+        let (before, now) = (self.rotated_for, self.own_length(length));
+        self.rotated_for = if past == 0 || before == now { now } else { MIXED };
+        self.rotary.place(config, std::iter::once((past..past + ids.len(), length)));
         let sequences = [Sequence { queries: 0..ids.len(), keys: 0..past + ids.len() }];
-        let rows = Rows { rope: &self.rope, positions: &positions, sequences: &sequences, first_key: past };
+        let rows = Rows { rotary: &self.rotary, sequences: &sequences, first_key: past };
         let width = ids.len() * config.hidden_size;
         model.embed(ids, self.residual[0].first_mut(width));
         for (layer, [keys, values]) in self.cache.iter_mut().enumerate() {
@@ -210,13 +227,13 @@ impl<'m> Generator<'m> {
         let last = self.residual[0].view(width - config.hidden_size..width);
         rms_norm(
             last,
-            model.norm(names::final_norm(config)),
+            model.vector(names::final_norm(config)),
             config.rms_norm_eps as f32,
             self.scratch.normed.first_mut(config.hidden_size),
             self.saved.input_inverse_rms.first_mut(1),
         );
         let hidden = self.scratch.normed.first(config.hidden_size);
-        let head = model.matrix(names::head(config));
+        let head = model.head();
         linear(model.precision, hidden, head, Output::Overwrite, self.logits.first_mut(config.vocab_size));
         self.ids.extend_from_slice(ids);
     }

@@ -6,17 +6,23 @@
 use std::ops::Range;
 
 use danlu_kernels::elementwise::clear;
+use danlu_kernels::unit_rows::unit_rows_backward;
 use danlu_kernels::{Buffer, View, ViewMut};
 
-use crate::names::{self, Part, TensorId, block_tensor};
+use crate::names::{self, Extra, Part, TensorId, block_tensor};
 use crate::{GradientSink, Model, Module, ParameterId};
 
-/// The parts of a block's backward in order: the layers and the norm whose gradients each completes.
-pub(crate) const STAGES: [(&[Module], Option<Part>); 4] = [
-    (&[Module::Down], None),
-    (&[Module::Gate, Module::Up], Some(Part::PostNorm)),
-    (&[Module::Output], None),
-    (&[Module::Query, Module::Key, Module::Value], Some(Part::InputNorm)),
+/// The parts of a block's backward in order: the norm, the layers and the norms of heads whose gradients each
+/// completes.
+pub(crate) const STAGES: [(Option<Part>, &[Module], &[Extra]); 4] = [
+    (None, &[Module::Down], &[]),
+    (Some(Part::PostNorm), &[Module::Gate, Module::Up], &[]),
+    (None, &[Module::Output], &[]),
+    (
+        Some(Part::InputNorm),
+        &[Module::Query, Module::Key, Module::Value],
+        &[Extra::QueryNorm, Extra::KeyNorm],
+    ),
 ];
 
 /// Gradients of a model's trained parameters, f32.
@@ -104,10 +110,8 @@ impl Model {
         let tensor = |tensor: TensorId| size(self.trained(tensor));
         let config = &self.config;
         let stages = (0..config.num_hidden_layers).flat_map(|layer| {
-            STAGES.iter().map(move |(modules, norm)| {
-                let layers = modules.iter().flat_map(|&module| self.trained_in(layer, module)).map(size);
-                layers.sum::<usize>() + norm.map_or(0, |part| tensor(block_tensor(layer, part)))
-            })
+            let elements = move |stage| self.trained_in_stage(layer, stage).map(|id| size(Some(id))).sum();
+            (0..STAGES.len()).map(elements)
         });
         let largest_stage = stages.max().unwrap_or(0);
         let (head, norm) = (tensor(names::head(config)), tensor(names::final_norm(config)));
@@ -118,7 +122,21 @@ impl Model {
         }
     }
 
-    /// Tells the sink that a gradient is complete, and lets its place be used again.
+    /// What is trained of a stage of a block's backward.
+    pub(crate) fn trained_in_stage(
+        &self,
+        layer: usize,
+        stage: usize,
+    ) -> impl Iterator<Item = ParameterId> + use<'_> {
+        let (norm, modules, extras) = STAGES[stage];
+        let norm = norm.and_then(|part| self.trained(block_tensor(&self.config, layer, part)));
+        let modules = modules.iter().flat_map(move |&module| self.trained_in(layer, module)).flatten();
+        let extras = extras.iter().filter_map(move |&extra| self.trained_extra(layer, extra));
+        norm.into_iter().chain(modules).chain(extras)
+    }
+
+    /// Tells the sink that a gradient is complete, and lets its place be used again. What a head used with rows of
+    /// length one got becomes the gradient of its weight when the step has no further backward.
     pub(crate) fn complete(
         &mut self,
         id: ParameterId,
@@ -126,6 +144,13 @@ impl Model {
         sink: &mut impl GradientSink,
     ) {
         let place = gradients.place(id);
+        if self.trained_unit_head() == Some(id) {
+            if sink.is_last_backward() {
+                let gradient = gradients.memory.view_mut(place.clone());
+                unit_rows_backward(self.parameters.view(id), self.config.hidden_size, gradient);
+            }
+            self.unit_head.forget();
+        }
         sink.ready(id, &mut self.parameters, gradients.memory.view(place));
         gradients.release(id);
     }
@@ -138,14 +163,9 @@ impl Model {
         gradients: &mut Gradients,
         sink: &mut impl GradientSink,
     ) {
-        let (modules, norm) = STAGES[stage];
-        if let Some(id) = norm.and_then(|part| self.trained(block_tensor(layer, part))) {
+        let trained: Vec<ParameterId> = self.trained_in_stage(layer, stage).collect();
+        for id in trained {
             self.complete(id, gradients, sink);
-        }
-        for &module in modules {
-            for id in self.trained_in(layer, module).into_iter().flatten() {
-                self.complete(id, gradients, sink);
-            }
         }
     }
 }

@@ -9,6 +9,12 @@ use crate::{ParameterId, Parameters};
 pub trait GradientSink {
     /// This backward is done with the gradient of parameter `id`, and with its values, which the sink may change.
     fn ready(&mut self, id: ParameterId, parameters: &mut Parameters, gradient: View<f32>);
+
+    /// Whether the step ends with this backward, so that sums over its slices are complete. Some gradients are then
+    /// turned into those of the stored weights, which must happen once.
+    fn is_last_backward(&self) -> bool {
+        true
+    }
 }
 
 /// Asked before a block's weights are used and told afterwards, in both directions, so that weights can live elsewhere.

@@ -20,7 +20,7 @@ impl Model {
         Self::from_parts(config, precision, stored, parameters)
     }
 
-    /// Fresh weights: norms one, matrices normal with `initializer_range`, those that write to the residual stream
+    /// Fresh weights: norms one, biases zero, matrices normal with `initializer_range`, those that write to the residual stream
     /// divided by √(2 · layers) so that its variance does not grow with depth (GPT-2).
     #[must_use]
     pub fn initialize(mut self, seed: u64) -> Self {
@@ -32,6 +32,8 @@ impl Model {
                     values(&mut self, index).fill(1.0);
                     continue;
                 }
+                // They are zero already.
+                Kind::Bias => continue,
                 Kind::Embedding | Kind::Linear => range,
                 Kind::Residual => range * residual,
             } as f32;
@@ -48,7 +50,7 @@ impl Model {
     pub fn frozen_zeros(config: Config, precision: Precision) -> Self {
         let specs = names::tensors(&config);
         let zeros = |spec: &TensorSpec| match precision {
-            Precision::Bf16 if spec.kind != Kind::Norm => Stored::Bf16(Buffer::zeros(spec.elements())),
+            Precision::Bf16 if !spec.kind.is_vector() => Stored::Bf16(Buffer::zeros(spec.elements())),
             _ => Stored::F32(Buffer::zeros(spec.elements())),
         };
         let stored = specs.iter().map(zeros).collect();
@@ -60,12 +62,14 @@ impl Model {
         let deviation = config.initializer_range as f32;
         let fresh = |(index, spec): (usize, &TensorSpec)| {
             let mut random = Random::new(&[seed, MODEL, index as u64]);
-            let draw = |_| {
-                if spec.kind == Kind::Norm { 1.0 } else { (2.0 * random.uniform() as f32 - 1.0) * deviation }
+            let draw = |_| match spec.kind {
+                Kind::Norm => 1.0,
+                Kind::Bias => 0.0,
+                _ => (2.0 * random.uniform() as f32 - 1.0) * deviation,
             };
             let values = (0..spec.elements()).map(draw);
             match precision {
-                Precision::Bf16 if spec.kind != Kind::Norm => {
+                Precision::Bf16 if !spec.kind.is_vector() => {
                     Stored::Bf16(Buffer::from_host(&values.map(bf16::from_f32).collect::<Vec<_>>()))
                 }
                 _ => Stored::F32(Buffer::from_host(&values.collect::<Vec<_>>())),

@@ -4,10 +4,11 @@ use danlu_kernels::{Buffer, Precision, View, Weight, bf16};
 
 use crate::adapter;
 use crate::lora::{Adapter, Adapters};
-use crate::names::{self, TensorId, TensorSpec};
+use crate::names::{self, Extra, TensorId, TensorSpec};
+use crate::unit_head::UnitHead;
 use crate::{Config, Error, LoraOptions, Module, ParameterId, Parameters, Result};
 
-/// A dense Llama.
+/// A dense decoder of the Llama family.
 pub struct Model {
     pub(crate) config: Config,
     pub(crate) precision: Precision,
@@ -15,6 +16,8 @@ pub struct Model {
     pub(crate) stored: Vec<Stored>,
     pub(crate) parameters: Parameters,
     pub(crate) adapters: Adapters,
+    /// The head with rows of length one, if it is trained and used so.
+    pub(crate) unit_head: UnitHead,
 }
 
 /// Where a tensor's values are.
@@ -33,7 +36,8 @@ impl Model {
     ) -> Self {
         let specs = names::tensors(&config);
         debug_assert_eq!(specs.len(), stored.len());
-        Self { config, precision, specs, stored, parameters, adapters: Adapters::default() }
+        let (adapters, unit_head) = (Adapters::default(), UnitHead::default());
+        Self { config, precision, specs, stored, parameters, adapters, unit_head }
     }
 
     /// Its shapes and constants.
@@ -53,6 +57,7 @@ impl Model {
 
     /// What is trained, to update.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
+        self.unit_head.forget();
         &mut self.parameters
     }
 
@@ -70,7 +75,11 @@ impl Model {
             Stored::Bf16(values) => values.len() * 2,
             Stored::Trained(_) => 0,
         };
-        self.stored.iter().map(frozen).sum::<usize>() + self.parameters.len() * 4
+        let unit_head = match self.trained_unit_head() {
+            Some(id) => UnitHead::bytes(self.precision, self.parameters.list()[id.0].range.len()),
+            None => 0,
+        };
+        self.stored.iter().map(frozen).sum::<usize>() + self.parameters.len() * 4 + unit_head
     }
 
     /// Names and shapes of the tensors, in the order of the forward.
@@ -81,15 +90,27 @@ impl Model {
     /// Puts fresh adapters on a model whose weights are frozen: A uniform in ±1/√inputs, B zero.
     ///
     /// # Errors
-    /// If the rank is zero or something is trained already.
+    /// If the rank is zero, something is trained already, or only a part is wanted of layers that are one tensor.
     pub fn add_adapters(&mut self, options: &LoraOptions, seed: u64) -> Result<()> {
         if options.rank == 0 {
             return Err(Error::Message("`lora_rank`: expected at least 1, found 0".into()));
         }
+        let family = self.config.family;
+        for module in Module::ALL {
+            let span = family.span(module);
+            let wanted = span.iter().filter(|module| options.modules.contains(module)).count();
+            if wanted != 0 && wanted != span.len() {
+                return Err(Error::Message(format!(
+                    "`lora_target`: this model has queries, keys and values as one layer; adapt it as a whole by its \
+                     name, `{}`",
+                    family.names().target(module)
+                )));
+            }
+        }
         let scale = (options.alpha / options.rank as f64) as f32;
         let wanted = (0..self.config.num_hidden_layers)
             .flat_map(|layer| Module::ALL.map(|module| (layer, module)))
-            .filter(|(_, module)| options.modules.contains(module))
+            .filter(|(_, module)| options.modules.contains(module) && !family.span(*module).is_empty())
             .map(|(layer, module)| (layer, module, options.rank, scale))
             .collect::<Vec<_>>();
         self.place_adapters(&wanted)?;
@@ -97,19 +118,25 @@ impl Model {
         Ok(())
     }
 
-    /// Makes room for adapters of (layer, module, rank, scale), all zero.
+    /// Makes room for adapters of (layer, module, rank, scale), all zero, each for the whole span of its module.
     pub(crate) fn place_adapters(&mut self, wanted: &[(usize, Module, usize, f32)]) -> Result<()> {
         if !self.parameters.is_empty() {
             return Err(Error::Message("adapters need a model whose weights are frozen".into()));
         }
         let mut shapes = Vec::new();
         for (index, &(layer, module, rank, scale)) in wanted.iter().enumerate() {
-            let spec = &self.specs[names::block_tensor(layer, module.part())];
-            let [a, b] = adapter::names(&adapter::module_path(self, layer, module));
-            shapes.push((a, vec![rank, spec.shape[1]]));
-            shapes.push((b, vec![spec.shape[0], rank]));
+            let names = adapter::names(&self.config.family.names().module(layer, module));
             let (a, b) = (ParameterId(2 * index), ParameterId(2 * index + 1));
-            self.adapters.set(layer, module, Adapter { a, b, rank, scale });
+            let (mut inputs, mut end) = (0, 0);
+            for &member in self.config.family.span(module) {
+                let spec = &self.specs[names::block_tensor(&self.config, layer, member.part())];
+                let rows = end..end + spec.shape[0];
+                (inputs, end) = (spec.shape[1], rows.end);
+                self.adapters.set(layer, member, Adapter { a, b, rows, rank, scale });
+            }
+            let [a, b] = names;
+            shapes.push((a, vec![rank, inputs]));
+            shapes.push((b, vec![end, rank]));
         }
         self.parameters = Parameters::new(shapes);
         Ok(())
@@ -127,13 +154,41 @@ impl Model {
         }
     }
 
-    /// A norm's weight; norms always rest as f32.
-    pub(crate) fn norm(&self, id: TensorId) -> View<'_, f32> {
+    /// The head as it is used.
+    pub(crate) fn head(&self) -> Weight<'_> {
+        let id = names::head(&self.config);
+        match self.trained_unit_head() {
+            Some(parameter) => {
+                let shape = [self.config.vocab_size, self.config.hidden_size];
+                self.unit_head.get(self.precision, self.parameters.view(parameter), shape)
+            }
+            None => self.matrix(id),
+        }
+    }
+
+    /// The head, if it is trained and used with rows of length one; a frozen one rests so.
+    pub(crate) fn trained_unit_head(&self) -> Option<ParameterId> {
+        let head = self.config.normalized_head.then(|| self.trained(names::head(&self.config)));
+        head.flatten()
+    }
+
+    /// A norm's weight or a bias; vectors always rest as f32.
+    pub(crate) fn vector(&self, id: TensorId) -> View<'_, f32> {
         match &self.stored[id] {
             Stored::F32(values) => values.first(values.len()),
             Stored::Trained(parameter) => self.parameters.view(*parameter),
-            Stored::Bf16(_) => unreachable!("norms rest as f32"),
+            Stored::Bf16(_) => unreachable!("vectors rest as f32"),
         }
+    }
+
+    /// The vector `extra` of a block, if this family has it.
+    pub(crate) fn extra(&self, layer: usize, extra: Extra) -> Option<View<'_, f32>> {
+        Some(self.vector(names::extra_tensor(&self.config, layer, extra)?))
+    }
+
+    /// The parameter that the vector `extra` of a block is, if the family has it and it is trained.
+    pub(crate) fn trained_extra(&self, layer: usize, extra: Extra) -> Option<ParameterId> {
+        self.trained(names::extra_tensor(&self.config, layer, extra)?)
     }
 
     /// The parameter that this tensor is, if it is trained.

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use danlu_kernels::elementwise::round_to_bf16;
+use danlu_kernels::unit_rows::unit_rows_in_place;
 use danlu_kernels::{Buffer, Precision, bf16};
 use danlu_tokenizer::Tokenizer;
 
 use crate::checkpoint::Checkpoint;
 use crate::model::Stored;
-use crate::names::{self, Kind, TensorSpec};
-use crate::{Config, Error, Model, Parameters, Result};
+use crate::names::{self, Role, TensorId, TensorSpec};
+use crate::{Error, Model, Parameters, Result};
 
 /// How the weights rest in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,18 +104,29 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
     }
     checkpoint.check_layers(&config)?;
     let specs = names::tensors(&config);
-    checkpoint.check(&specs)?;
+    let layout = checkpoint.layout(&config, &specs);
+    checkpoint.check(&config, &layout)?;
     let model = match rest {
         Rest::Frozen => {
-            let read = |spec: &TensorSpec| frozen(&checkpoint, &config, precision, spec, read_weights);
-            let stored = specs.iter().map(read).collect::<Result<Vec<_>>>()?;
+            let read = |(id, spec): (TensorId, &TensorSpec)| {
+                let rest_bf16 = precision == Precision::Bf16 && !spec.kind.is_vector();
+                frozen(spec, rest_bf16, read_weights, |values| {
+                    checkpoint.read(&layout, id, spec, &config, values.host_mut())?;
+                    if config.normalized_head && spec.role == Role::Head {
+                        unit_rows_in_place(values.first_mut(spec.elements()), spec.width());
+                    }
+                    Ok(())
+                })
+            };
+            let stored = specs.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
             Model::from_parts(config, precision, stored, Parameters::new([]))
         }
         Rest::Trained => {
             let mut model = Model::zeros(config.clone(), precision);
             for (index, spec) in specs.iter().enumerate().filter(|_| read_weights) {
                 let range = model.parameters.list()[index].range.clone();
-                checkpoint.read(spec, &config, &mut model.parameters.values_mut().host_mut()[range])?;
+                let values = &mut model.parameters.values_mut().host_mut()[range];
+                checkpoint.read(&layout, index, spec, &config, values)?;
             }
             model
         }
@@ -122,26 +134,24 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
     Ok(Opened { model, tokenizer, path: path.into() })
 }
 
-/// A frozen tensor as it rests: norms in f32, matrices as they are computed with.
+/// A frozen tensor as it rests: vectors in f32, matrices as they are computed with.
 fn frozen(
-    checkpoint: &Checkpoint,
-    config: &Config,
-    precision: Precision,
     spec: &TensorSpec,
+    rest_bf16: bool,
     read_weights: bool,
+    read: impl FnOnce(&mut Buffer<f32>) -> Result<()>,
 ) -> Result<Stored> {
     let elements = spec.elements();
-    let rounds = precision == Precision::Bf16 && spec.kind != Kind::Norm;
     if !read_weights {
-        return Ok(if rounds {
+        return Ok(if rest_bf16 {
             Stored::Bf16(Buffer::zeros(elements))
         } else {
             Stored::F32(Buffer::zeros(elements))
         });
     }
     let mut values = Buffer::zeros(elements);
-    checkpoint.read(spec, config, values.host_mut())?;
-    if !rounds {
+    read(&mut values)?;
+    if !rest_bf16 {
         return Ok(Stored::F32(values));
     }
     let mut rounded: Buffer<bf16> = Buffer::zeros(elements);

@@ -1,12 +1,16 @@
-//! Writing a model as a Hugging Face folder, which transformers and every tool of the field load.
+//! Writing a model as a Hugging Face folder of its family, which transformers, or the family's own code, and every tool
+//! of the field load.
 
+use std::ops::Range;
 use std::path::Path;
 
 use danlu_formats::{Dtype, TensorInfo, WriteOptions, write_file_atomically, write_safetensors};
 use danlu_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
+use crate::layout::file_tensors;
 use crate::model::Stored;
+use crate::names::TensorId;
 use crate::{Error, Model, Result};
 
 /// Values that are converted and written at a time.
@@ -29,13 +33,18 @@ pub fn save_folder(
         "pad_token_id": config.pad_token_id,
     });
     write_json(&folder.join("generation_config.json"), &generation)?;
-    let infos: Vec<TensorInfo> = model
-        .tensors()
-        .map(|(name, shape)| TensorInfo { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec() })
+    let files = file_tensors(config, &model.specs, config.family.names());
+    let infos: Vec<TensorInfo> = files
+        .iter()
+        .map(|file| TensorInfo { name: file.name.clone(), dtype: Dtype::F32, shape: file.shape.clone() })
         .collect();
     let options = WriteOptions { max_shard_bytes, ..WriteOptions::default() };
     write_safetensors(folder, &options, &infos, |index, sink| -> Result<()> {
-        model.values(index, |values| Ok(sink.write(&little_endian(values))?))
+        files[index].pieces.iter().try_for_each(|piece| {
+            let width = model.specs[piece.tensor].width();
+            let range = piece.rows.start * width..piece.rows.end * width;
+            model.values(piece.tensor, range, |values| Ok(sink.write(&little_endian(values))?))
+        })
     })?;
     if let Some(tokenizer) = tokenizer {
         tokenizer.save(folder)?;
@@ -44,16 +53,20 @@ pub fn save_folder(
 }
 
 impl Model {
-    /// The values of a tensor in pieces, as f32.
-    fn values(&self, index: usize, mut take: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
-        match &self.stored[index] {
-            Stored::F32(values) => values.host().chunks(CHUNK).try_for_each(take),
+    /// The values `range` of a tensor in pieces, as f32.
+    fn values(
+        &self,
+        tensor: TensorId,
+        range: Range<usize>,
+        mut take: impl FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        match &self.stored[tensor] {
+            Stored::F32(values) => values.host()[range].chunks(CHUNK).try_for_each(take),
             Stored::Trained(id) => {
-                let range = self.parameters.list()[id.0].range.clone();
-                self.parameters.values().host()[range].chunks(CHUNK).try_for_each(take)
+                let own = self.parameters.list()[id.0].range.clone();
+                self.parameters.values().host()[own][range].chunks(CHUNK).try_for_each(take)
             }
-            Stored::Bf16(values) => values
-                .host()
+            Stored::Bf16(values) => values.host()[range]
                 .chunks(CHUNK)
                 .try_for_each(|values| take(&values.iter().map(|value| value.to_f32()).collect::<Vec<_>>())),
         }

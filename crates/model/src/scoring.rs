@@ -3,7 +3,6 @@
 use danlu_kernels::cross_entropy::{Score, linear_cross_entropy};
 
 use crate::activations::with_buffers;
-use crate::names;
 use crate::{Activations, Model, PackedTokens, Target};
 
 impl Model {
@@ -16,7 +15,7 @@ impl Model {
     ) -> Vec<Score> {
         let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
         let mut scores = vec![Score::default(); ids.len()];
-        let head = self.matrix(names::head(&self.config));
+        let head = self.head();
         with_buffers!(&mut activations.0, buffers => {
             self.head_input(tokens.len(), targets, buffers);
             let hidden = buffers.head.hidden.first(ids.len() * self.config.hidden_size);

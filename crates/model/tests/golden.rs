@@ -1,86 +1,16 @@
 //! Whole models against recordings of transformers and PEFT (`tools/golden/`).
 #![allow(clippy::unwrap_used)]
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+mod common;
 
-use danlu_formats::SafetensorsFolder;
-use danlu_kernels::elementwise::copy;
-use danlu_kernels::{Buffer, View};
+use std::ops::ControlFlow;
+
+use common::*;
 use danlu_model::{
-    Activations, GenerationOptions, Generator, GradientSink, Gradients, Keep, Model, PackedTokens,
-    ParameterId, Parameters, Precision, Resident, Rest, Sampling, Target, open, open_shape, read_adapter,
-    save_adapter, save_folder,
+    GenerationOptions, Generator, Model, PackedTokens, Precision, Rest, Sampling, open, open_shape,
+    read_adapter, save_adapter, save_folder,
 };
 use serde_json::Value;
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
-}
-
-fn numbers(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
-}
-
-fn load(name: &str, rest: Rest) -> Model {
-    open(&golden(name), Precision::F32, rest).unwrap().model
-}
-
-/// Log-probabilities of all tokens after each token: from the log-probability of every token as a target.
-fn log_probabilities(model: &Model, ids: &[u32]) -> Vec<Vec<f32>> {
-    let tokens = PackedTokens::new([ids]);
-    let mut activations = Activations::new(model, tokens.len(), Keep::Nothing);
-    model.forward(&tokens, &mut activations, &mut Resident).unwrap();
-    let mut rows = vec![Vec::new(); ids.len()];
-    for id in 0..model.config().vocab_size as u32 {
-        let targets: Vec<Target> = (0..ids.len() as u32).map(|position| Target { position, id }).collect();
-        for (row, score) in rows.iter_mut().zip(model.score(&tokens, &targets, &mut activations)) {
-            row.push(score.log_probability);
-        }
-    }
-    rows
-}
-
-fn log_softmax(logits: &[f32]) -> Vec<f32> {
-    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - largest).exp()).sum();
-    logits.iter().map(|logit| logit - largest - sum.ln() as f32).collect()
-}
-
-fn assert_close(found: &[f32], expected: &[f32], bound: f32, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let scale = expected.iter().fold(1e-12f32, |scale, value| scale.max(value.abs()));
-    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
-        assert!(
-            (found - expected).abs() <= bound * scale,
-            "{what}, element {index}: {found} against {expected}"
-        );
-    }
-}
-
-fn check_logits(model: &Model, golden: &Value) {
-    for sequence in golden["sequences"].as_array().unwrap() {
-        let ids = ids(&sequence["ids"]);
-        let found = log_probabilities(model, &ids);
-        for (position, logits) in sequence["logits"].as_array().unwrap().iter().enumerate() {
-            let expected = log_softmax(&numbers(logits));
-            assert_close(&found[position], &expected, 1e-4, &format!("position {position} of {}", ids.len()));
-        }
-        if let Some(expected) = sequence["mean_nll"].as_f64() {
-            let sum: f32 = (1..ids.len()).map(|next| found[next - 1][ids[next] as usize]).sum();
-            let nll = -f64::from(sum) / (ids.len() - 1) as f64;
-            assert!((nll - expected).abs() < 1e-4 * expected.abs(), "{nll} against {expected}");
-        }
-    }
-}
 
 const MODELS: [&str; 4] = ["mha-tied", "mha-untied", "gqa-tied", "gqa-untied"];
 
@@ -88,7 +18,7 @@ const MODELS: [&str; 4] = ["mha-tied", "mha-untied", "gqa-tied", "gqa-untied"];
 fn logits_equal_those_of_transformers() {
     for name in MODELS {
         for rest in [Rest::Frozen, Rest::Trained] {
-            check_logits(&load(name, rest), &json(&golden(name).join("golden.json")));
+            check_logits(&load(name, rest), &read_json(&golden(name).join("golden.json")));
         }
     }
 }
@@ -102,20 +32,15 @@ fn a_saved_folder_reads_back_the_same_also_in_shards() {
         assert_eq!(folder.path().join("model.safetensors.index.json").exists(), shard == 20_000);
         let again = open(folder.path(), Precision::F32, Rest::Trained).unwrap().model;
         assert_eq!(again.config(), model.config());
-        check_logits(&again, &json(&golden(name).join("golden.json")));
+        check_logits(&again, &read_json(&golden(name).join("golden.json")));
     }
-}
-
-fn greedy(max_new_tokens: usize, stop_ids: Vec<u32>) -> GenerationOptions {
-    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    GenerationOptions { sampling, max_new_tokens, stop_ids, top_log_probabilities: 0 }
 }
 
 #[test]
 fn greedy_ids_equal_those_of_transformers() {
     for name in MODELS {
         let model = load(name, Rest::Frozen);
-        let recorded = &json(&golden(name).join("golden.json"))["greedy"];
+        let recorded = &read_json(&golden(name).join("golden.json"))["greedy"];
         let (prompt, expected) = (ids(&recorded["prompt_ids"]), ids(&recorded["ids"]));
         let mut generator = Generator::new(&model, 64);
         let options = greedy(expected.len(), Vec::new());
@@ -136,101 +61,6 @@ fn greedy_ids_equal_those_of_transformers() {
     }
 }
 
-/// A slice of a recorded batch: tokens, targets with weight above zero, their weights.
-fn batch(sequences: &Value) -> (PackedTokens, Vec<Target>, Vec<f32>) {
-    let sequences = sequences.as_array().unwrap();
-    let all: Vec<Vec<u32>> = sequences.iter().map(|sequence| ids(&sequence["ids"])).collect();
-    let mut targets = Vec::new();
-    let mut weights = Vec::new();
-    let mut start = 0;
-    for (sequence, ids) in sequences.iter().zip(&all) {
-        for (index, weight) in numbers(&sequence["loss_weights"]).into_iter().enumerate() {
-            if weight > 0.0 {
-                targets.push(Target { position: (start + index - 1) as u32, id: ids[index] });
-                weights.push(weight);
-            }
-        }
-        start += ids.len();
-    }
-    (PackedTokens::new(all.iter().map(Vec::as_slice)), targets, weights)
-}
-
-/// Loss and gradients of the mean negative log-likelihood.
-fn gradients(
-    model: &mut Model,
-    tokens: &PackedTokens,
-    targets: &[Target],
-    weights: &[f32],
-) -> (f32, Buffer<f32>) {
-    let whole = Gradients::whole(model);
-    let (loss, gradients) = gradients_in(whole, model, tokens, targets, weights);
-    let passing = Gradients::passing(model);
-    let (same_loss, same) = gradients_in(passing, model, tokens, targets, weights);
-    assert!(
-        loss == same_loss && gradients.host() == same.host(),
-        "places that are used again change nothing"
-    );
-    (loss, gradients)
-}
-
-fn gradients_in(
-    mut gradients: Gradients,
-    model: &mut Model,
-    tokens: &PackedTokens,
-    targets: &[Target],
-    weights: &[f32],
-) -> (f32, Buffer<f32>) {
-    let mut activations = Activations::new(model, tokens.len(), Keep::ForBackward);
-    model.forward(tokens, &mut activations, &mut Resident).unwrap();
-    let total: f32 = weights.iter().sum();
-    let coefficients: Vec<f32> = weights.iter().map(|weight| -weight / total).collect();
-    let mut seen = Seen {
-        times: vec![0; model.parameters().list().len()],
-        gradients: Buffer::zeros(model.parameters().len()),
-    };
-    let scores = model.backward(
-        tokens,
-        targets,
-        &coefficients,
-        &mut activations,
-        &mut gradients,
-        &mut seen,
-        &mut Resident,
-    );
-    assert!(seen.times.iter().all(|&times| times == 1), "every gradient is reported once: {:?}", seen.times);
-    let loss = scores.iter().zip(&coefficients).map(|(score, c)| score.log_probability * c).sum();
-    (loss, seen.gradients)
-}
-
-/// Keeps every gradient as it is reported.
-struct Seen {
-    times: Vec<u32>,
-    gradients: Buffer<f32>,
-}
-
-impl GradientSink for Seen {
-    fn ready(&mut self, id: ParameterId, parameters: &mut Parameters, gradient: View<f32>) {
-        self.times[id.0] += 1;
-        copy(gradient, self.gradients.view_mut(parameters.list()[id.0].range.clone()));
-    }
-}
-
-fn check_gradients(model: &mut Model, name: &str) {
-    let recorded = json(&golden("gradients").join(format!("{name}.json")));
-    let (tokens, targets, weights) = batch(&recorded["sequences"]);
-    let (loss, gradients) = gradients(model, &tokens, &targets, &weights);
-    let expected = recorded["loss"].as_f64().unwrap() as f32;
-    assert!((loss - expected).abs() < 1e-5 * expected, "{name}: loss {loss} against {expected}");
-    let file = SafetensorsFolder::open(golden("gradients").join(format!("{name}.safetensors"))).unwrap();
-    assert_eq!(file.names().count(), model.parameters().list().len());
-    for parameter in model.parameters().list() {
-        let bytes = file.tensor(&parameter.name).unwrap().bytes;
-        let expected: Vec<f32> = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        let found = &gradients.host()[parameter.range.clone()];
-        assert_close(found, &expected, 1e-4, &format!("{name}: {}", parameter.name));
-    }
-}
-
 #[test]
 fn every_gradient_equals_that_of_pytorch() {
     for name in ["gqa-untied", "mha-tied"] {
@@ -242,7 +72,7 @@ fn every_gradient_equals_that_of_pytorch() {
 fn an_adapter_of_peft_gives_its_logits_and_gradients() {
     let mut model = load("gqa-untied", Rest::Frozen);
     read_adapter(&mut model, &golden("gqa-untied-lora")).unwrap();
-    check_logits(&model, &json(&golden("gqa-untied-lora").join("golden.json")));
+    check_logits(&model, &read_json(&golden("gqa-untied-lora").join("golden.json")));
     check_gradients(&mut model, "gqa-untied-lora");
 }
 
@@ -253,7 +83,7 @@ fn an_adapter_keeps_its_scale_when_it_is_saved_again() {
     let source = golden("gqa-untied-lora");
     std::fs::copy(source.join("adapter_model.safetensors"), first.path().join("adapter_model.safetensors"))
         .unwrap();
-    let mut config = json(&source.join("adapter_config.json"));
+    let mut config = read_json(&source.join("adapter_config.json"));
     config["use_rslora"] = true.into();
     config["alpha_pattern"] = serde_json::json!({ "q_proj": 40, "layers.1.mlp.up_proj": 3 });
     std::fs::write(first.path().join("adapter_config.json"), config.to_string()).unwrap();
@@ -277,7 +107,7 @@ fn a_configuration_that_asks_for_more_than_the_file_holds_is_refused_at_once() {
     let source = golden("gqa-untied");
     std::fs::copy(source.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
     let refusal = |field: &str, value: u64| {
-        let mut config = json(&source.join("config.json"));
+        let mut config = read_json(&source.join("config.json"));
         config[field] = value.into();
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let shapes = open_shape(folder.path(), Precision::F32, Rest::Trained).err().unwrap().to_string();
@@ -309,7 +139,7 @@ fn logits_that_are_not_finite_are_an_error() {
 #[test]
 fn lf_7318_packing_gives_each_sample_the_loss_and_gradients_it_has_alone() {
     let mut model = load("gqa-untied", Rest::Trained);
-    let recorded = json(&golden("gradients/gqa-untied.json"));
+    let recorded = read_json(&golden("gradients/gqa-untied.json"));
     let sequences = recorded["sequences"].as_array().unwrap();
     let mut sum = vec![0.0; model.parameters().len()];
     let mut loss = 0.0;

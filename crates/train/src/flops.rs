@@ -47,13 +47,7 @@ mod tests {
             num_key_value_heads: 2,
             head_dim: 2,
             max_position_embeddings: 64,
-            rope_theta: 10_000.0,
-            rms_norm_eps: 1e-6,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-            bos_token_id: None,
-            eos_token_ids: Vec::new(),
-            pad_token_id: None,
+            ..Config::default()
         }
     }
 

@@ -7,7 +7,7 @@ use danlu_data::{Dataset, DatasetReport, Purpose, Sample, StepOrder, Task};
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
-    Config, LoraOptions, Model, Module, Precision, Rest, open, open_shape, open_tokenizer, read_adapter,
+    Config, LoraOptions, Model, Precision, Rest, open, open_shape, open_tokenizer, read_adapter,
 };
 use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
 
@@ -304,6 +304,7 @@ fn new_model(recipe: &Recipe, tokenizer: &Tokenizer, precision: Precision) -> Re
         bos_token_id: tokenizer.bos_id(),
         eos_token_ids: tokenizer.eos_id().into_iter().collect(),
         pad_token_id: tokenizer.pad_id(),
+        ..Config::default()
     };
     config.check(Path::new("recipe"))?;
     Ok(Model::zeros(config, precision))
@@ -337,15 +338,11 @@ fn adapters(
         ));
         return Ok(Some(config));
     }
+    let family = model.config().family;
     let mut modules = Vec::new();
     for name in &method.lora_target.0 {
-        if name == "all" {
-            modules.extend(Module::ALL);
-        } else {
-            let module =
-                name.parse().map_err(|problem| TrainError::Option { key: "lora_target", problem })?;
-            modules.push(module);
-        }
+        let named = family.target_modules(name);
+        modules.extend(named.map_err(|problem| TrainError::Option { key: "lora_target", problem })?);
     }
     modules.sort_unstable();
     modules.dedup();
@@ -355,11 +352,11 @@ fn adapters(
     }
     let options = LoraOptions { rank: method.lora_rank, alpha: method.lora_alpha(), modules };
     model.add_adapters(&options, recipe.training.seed)?;
-    Ok(Some(options.adapter_config()))
+    Ok(Some(options.adapter_config(family)))
 }
 
 fn check_length(recipe: &Recipe, model: &Model) -> Result<()> {
-    let (cutoff_len, context) = (recipe.data.cutoff_len, model.config().max_position_embeddings);
+    let (cutoff_len, context) = (recipe.data.cutoff_len, model.config().context_length());
     if cutoff_len <= context {
         return Ok(());
     }

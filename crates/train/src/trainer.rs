@@ -282,6 +282,10 @@ impl GradientSink for LastSlice<'_> {
             self.optimizer.ready(id, parameters, gradient);
         }
     }
+
+    fn is_last_backward(&self) -> bool {
+        self.is_last
+    }
 }
 
 fn model_input(slice: &Slice) -> (PackedTokens, Vec<Target>) {

@@ -57,13 +57,8 @@ fn computing_threads_allocate_nothing_after_the_second_step() {
         num_key_value_heads: 2,
         head_dim: 16,
         max_position_embeddings: 512,
-        rope_theta: 10_000.0,
         rms_norm_eps: 1e-5,
-        tie_word_embeddings: false,
-        initializer_range: 0.02,
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        pad_token_id: None,
+        ..Config::default()
     };
     for precision in [Precision::F32, Precision::Bf16] {
         let mut model = Model::zeros(config.clone(), precision).initialize(1);

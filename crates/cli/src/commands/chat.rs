@@ -59,7 +59,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
             "the model has no chat template: choose one with `--template`, or continue texts with `danlu generate --raw`",
         )
     })?;
-    let context = opened.model.config().max_position_embeddings.min(LONGEST_CONTEXT);
+    let context = opened.model.config().context_length().min(LONGEST_CONTEXT);
     let options = GenerationOptions {
         sampling,
         max_new_tokens: args.max_new_tokens.get(),

@@ -135,7 +135,7 @@ fn recipe(inputs: &[String], tokenizer: Option<&Path>, printer: &Printer) -> Res
 }
 
 fn context(model: &Path) -> Result<usize> {
-    Ok(open_shape(model, Precision::F32, Rest::Frozen)?.model.config().max_position_embeddings)
+    Ok(open_shape(model, Precision::F32, Rest::Frozen)?.model.config().context_length())
 }
 
 /// The model whose tokenizer cuts the data where none is named.

@@ -86,14 +86,13 @@ pub fn write_model(folder: &Path, tokenizer: Option<&Tokenizer>, context: usize)
         num_key_value_heads: 2,
         head_dim: 8,
         max_position_embeddings: context,
-        rope_theta: 10_000.0,
         rms_norm_eps: 1e-5,
         tie_word_embeddings: true,
         // Wide, so that the model has opinions.
         initializer_range: 0.3,
         bos_token_id: tokenizer.and_then(Tokenizer::bos_id),
         eos_token_ids: tokenizer.and_then(Tokenizer::eos_id).into_iter().collect(),
-        pad_token_id: None,
+        ..Config::default()
     };
     std::fs::create_dir_all(folder).unwrap();
     let model = Model::zeros(config, Precision::F32).initialize(7);

@@ -54,13 +54,8 @@ impl Shape {
             num_key_value_heads: self.kv_heads,
             head_dim: self.hidden / self.heads.max(1),
             max_position_embeddings: self.context.max(4096),
-            rope_theta: 10_000.0,
-            rms_norm_eps: 1e-6,
             tie_word_embeddings: self.tied,
-            initializer_range: 0.02,
-            bos_token_id: None,
-            eos_token_ids: Vec::new(),
-            pad_token_id: None,
+            ..Config::default()
         };
         config.check(Path::new("bench"))?;
         Ok(config)

@@ -1,0 +1,59 @@
+//! Baichuan-7B and Baichuan2-7B: a Llama that stores queries, keys and values as one tensor; the second generation's
+//! head is used with rows of length one.
+//!
+//! Both generations, and the 13B models, which have ALiBi in place of rotary positions, say `baichuan`. They differ in
+//! other fields: the first 7B model is a `BaiChuanForCausalLM`, the 13B models have no `max_position_embeddings`, and
+//! the second generation has a `z_loss_weight`.
+
+use serde_json::{Map, Value};
+
+use super::{LLAMA_NAMES, Names, Packing, common_fields, read_common};
+use crate::fields::Fields;
+use crate::{Config, Result};
+
+pub(super) const NAMES: Names = Names {
+    parts: [
+        "input_layernorm",
+        "self_attn.W_pack",
+        "self_attn.W_pack",
+        "self_attn.W_pack",
+        "self_attn.o_proj",
+        "post_attention_layernorm",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    ],
+    packing: Some(Packing::Stacked),
+    ..LLAMA_NAMES
+};
+
+const FIRST_GENERATION: &str = "BaiChuanForCausalLM";
+/// Vocabulary of the second generation, whose early files lack `z_loss_weight`.
+const SECOND_VOCABULARY: usize = 125_696;
+
+pub(super) fn architecture(config: &Config) -> &'static str {
+    if config.normalized_head { "BaichuanForCausalLM" } else { FIRST_GENERATION }
+}
+
+pub(super) fn read(fields: &Fields) -> Result<Config> {
+    let is_first = fields.get("architectures").is_some_and(|list| list[0] == FIRST_GENERATION);
+    if !is_first && fields.get("max_position_embeddings").is_none() {
+        let reason =
+            "missing, as in Baichuan-13B and Baichuan2-13B: ALiBi is not supported, only the 7B models are";
+        return Err(fields.error("max_position_embeddings", reason));
+    }
+    let config = read_common(fields)?;
+    let normalized_head =
+        !is_first && (fields.get("z_loss_weight").is_some() || config.vocab_size == SECOND_VOCABULARY);
+    Ok(Config { normalized_head, ..config })
+}
+
+pub(super) fn fields(config: &Config) -> Value {
+    let mut fields: Map<String, Value> = super::object(common_fields(config, "baichuan"));
+    fields
+        .retain(|field, _| !["num_key_value_heads", "rope_scaling", "rope_theta"].contains(&field.as_str()));
+    if config.normalized_head {
+        fields.insert("model_max_length".into(), config.max_position_embeddings.into());
+    }
+    Value::Object(fields)
+}
