@@ -1,35 +1,20 @@
 //! Token embedding: rows of a table, and the gradient's sum back into them.
 
-use half::bf16;
-
 use crate::buffer::{View, ViewMut};
+use crate::linear::Weight;
 use crate::team::{SharedSlice, parallel_chunks, parallel_for};
 
 /// Columns of one task of the gradient.
 const COLUMNS: usize = 128;
 
 /// x [T, D] = table [V, D] at `ids`.
-pub fn embedding(ids: &[u32], table: View<f32>, x: ViewMut<f32>) {
-    rows(ids, x, |start, row| row.copy_from_slice(&table.0[start..start + row.len()]));
-}
-
-/// x [T, D] = bf16 table [V, D] at `ids`.
-pub fn embedding_bf16(ids: &[u32], table: View<bf16>, x: ViewMut<f32>) {
-    rows(ids, x, |start, row| {
-        for (value, stored) in row.iter_mut().zip(&table.0[start..]) {
-            *value = stored.to_f32();
-        }
-    });
-}
-
-fn rows(ids: &[u32], x: ViewMut<f32>, read: impl Fn(usize, &mut [f32]) + Sync) {
+pub fn embedding(ids: &[u32], table: Weight, x: ViewMut<f32>) {
     let _timer = crate::timing::Operation::Embedding.start();
     if ids.is_empty() {
         return;
     }
-    let width = x.0.len() / ids.len();
-    assert_eq!(x.0.len(), width * ids.len());
-    parallel_chunks(x.0, width, |token, row| read(ids[token] as usize * width, row));
+    assert_eq!(x.0.len(), table.inputs() * ids.len());
+    parallel_chunks(x.0, table.inputs(), |token, row| table.row(ids[token] as usize, row));
 }
 
 /// Adds dx [T, D] to the rows `ids` of dtable [V, D], in token order.
@@ -61,13 +46,10 @@ mod tests {
         let table = [0.0, 1.0, 10.0, 11.0, 20.0, 21.0];
         let ids = [2, 0, 2];
         let mut x = [0.0; 6];
-        embedding(&ids, View(&table), ViewMut(&mut x));
+        embedding(&ids, Weight::new(View(&table), 3, 2), ViewMut(&mut x));
         assert_eq!(x, [20.0, 21.0, 0.0, 1.0, 20.0, 21.0]);
         let mut dtable = [1.0; 6];
         embedding_backward(&ids, View(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), ViewMut(&mut dtable));
         assert_eq!(dtable, [4.0, 5.0, 1.0, 1.0, 7.0, 9.0]);
-        let rounded: Vec<bf16> = table.iter().map(|&value| bf16::from_f32(value)).collect();
-        embedding_bf16(&ids, View(&rounded), ViewMut(&mut x));
-        assert_eq!(x, [20.0, 21.0, 0.0, 1.0, 20.0, 21.0]);
     }
 }

@@ -47,6 +47,11 @@ impl<'a> Weight<'a> {
     pub fn inputs(&self) -> usize {
         self.operand.columns
     }
+
+    /// Row `index` [inputs] as f32.
+    pub fn row(&self, index: usize, row: &mut [f32]) {
+        self.operand.row(index, row);
+    }
 }
 
 /// y [T, outputs] (+)= x [T, inputs] · Wᵀ.

@@ -150,12 +150,28 @@ impl<'a> Operand<'a> {
         })
     }
 
+    /// A row of contiguous values, as f32.
+    pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
+        assert!(self.column_stride == 1);
+        self.block(index, 1, 0, out.len()).with_values(|source| match source.data {
+            Data::F32(values) => widen(values, out),
+            Data::Bf16(values) => widen(values, out),
+        });
+    }
+
     #[cfg(test)]
     fn at(&self, row: usize, column: usize) -> f32 {
-        self.block(row, 1, column, 1).with_values(|source| match source.data {
-            Data::F32(values) => values[0],
-            Data::Bf16(values) => values[0].to_f32(),
-        })
+        let mut value = [0.0];
+        Self { column_stride: 1, ..self.block(row, 1, column, 1) }.row(0, &mut value);
+        value[0]
+    }
+}
+
+by_cpu_level! {
+    fn widen<[T: Value]>(values: &[T], out: &mut [f32]) {
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = value.to_f32();
+        }
     }
 }
 

@@ -197,15 +197,65 @@ impl Checkpoint {
         out: &mut [f32],
     ) -> Result<()> {
         let width = spec.width();
+        self.for_each_piece(layout, id, |file, stored, kind, row, rows| {
+            let values = row * width..(row + rows.len()) * width;
+            let out = &mut out[rows.start * width..rows.end * width];
+            part_to_f32(kind, stored, values, out).map_err(|reason| self.tensor_error(file, reason))
+        })?;
+        if self.has_pairs(spec) {
+            pairs_to_halves(out, config.head_dim, width);
+        }
+        Ok(())
+    }
+
+    /// The type of one of the model's matrices if it is quantized, and rows of it are whole blocks.
+    pub(crate) fn blocks(&self, layout: &[FileTensor], id: TensorId, spec: &TensorSpec) -> Option<BlockType> {
+        let mut kinds = Vec::new();
+        self.for_each_piece(layout, id, |_, _, kind, _, _| {
+            kinds.push(kind);
+            Ok(())
+        })
+        .ok()?;
+        let kind = *kinds.first()?;
+        let quantized = kind.block_elements() > 1 && spec.width().is_multiple_of(kind.block_elements());
+        (quantized && kinds.iter().all(|other| *other == kind)).then_some(kind)
+    }
+
+    /// Reads a matrix of [`Checkpoint::blocks`] as it is.
+    pub(crate) fn read_blocks(
+        &self,
+        layout: &[FileTensor],
+        id: TensorId,
+        spec: &TensorSpec,
+        config: &Config,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let row_bytes = out.len() / spec.shape[0];
+        self.for_each_piece(layout, id, |_, stored, _, row, rows| {
+            let stored = &stored[row * row_bytes..(row + rows.len()) * row_bytes];
+            out[rows.start * row_bytes..rows.end * row_bytes].copy_from_slice(stored);
+            Ok(())
+        })?;
+        if self.has_pairs(spec) {
+            pairs_to_halves(out, config.head_dim, row_bytes);
+        }
+        Ok(())
+    }
+
+    /// Calls `take(file tensor, its bytes, its type, first row in it, rows of the model's tensor)` for each part of a
+    /// tensor, and drops its pages.
+    fn for_each_piece(
+        &self,
+        layout: &[FileTensor],
+        id: TensorId,
+        mut take: impl FnMut(&FileTensor, &[u8], BlockType, usize, &Range<usize>) -> Result<()>,
+    ) -> Result<()> {
         for file in layout.iter().filter(|file| file.pieces.iter().any(|piece| piece.tensor == id)) {
             let (tensor, kind) = self.checked(file)?;
             let mut row = 0;
             for piece in &file.pieces {
                 if piece.tensor == id {
-                    let values = row * width..(row + piece.rows.len()) * width;
-                    let out = &mut out[piece.rows.start * width..piece.rows.end * width];
-                    part_to_f32(kind, tensor.bytes, values, out)
-                        .map_err(|reason| self.tensor_error(file, reason))?;
+                    take(file, tensor.bytes, kind, row, &piece.rows)?;
                 }
                 row += piece.rows.len();
             }
@@ -214,11 +264,13 @@ impl Checkpoint {
                 Container::Gguf(gguf) => gguf.drop_pages(&file.name),
             }
         }
-        let rotated = matches!(spec.role, Role::Block(_, Part::Query | Part::Key));
-        if rotated && matches!(self.container, Container::Gguf(_)) {
-            pairs_to_halves(out, config.head_dim, width);
-        }
         Ok(())
+    }
+
+    /// Whether rotated rows of this tensor are neighbours in the file.
+    fn has_pairs(&self, spec: &TensorSpec) -> bool {
+        matches!(spec.role, Role::Block(_, Part::Query | Part::Key))
+            && matches!(self.container, Container::Gguf(_))
     }
 
     fn full_name(&self, name: &str) -> String {
@@ -282,7 +334,7 @@ pub(crate) fn to_f32(kind: BlockType, bytes: &[u8], out: &mut [f32]) -> std::res
 }
 
 /// Rows 2i and 2i + 1 of every head become rows i and E/2 + i.
-fn pairs_to_halves(rows: &mut [f32], head_dim: usize, width: usize) {
+fn pairs_to_halves<T: Copy>(rows: &mut [T], head_dim: usize, width: usize) {
     for head in rows.chunks_exact_mut(head_dim * width) {
         let paired = head.to_vec();
         for pair in 0..head_dim / 2 {

@@ -2,7 +2,7 @@
 
 use danlu_kernels::attention::{Sequence, attention};
 use danlu_kernels::elementwise::{copy, gather_rows};
-use danlu_kernels::embedding::{embedding, embedding_bf16};
+use danlu_kernels::embedding::embedding;
 use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::rms_norm;
 use danlu_kernels::rope::{Direction, rope};
@@ -10,7 +10,6 @@ use danlu_kernels::swiglu::swiglu;
 use danlu_kernels::{Buffer, Value, View, ViewMut};
 
 use crate::activations::{Activations, Buffers, Saved, Scratch, with_buffers};
-use crate::model::Stored;
 use crate::names::{self, Extra, Part, block_tensor};
 use crate::rotary::Rotary;
 use crate::{Error, Model, Module, PackedTokens, ParameterSource, Result, Target};
@@ -168,11 +167,7 @@ impl Model {
 
     /// x [T, D] = the embeddings of `ids`.
     pub(crate) fn embed(&self, ids: &[u32], x: ViewMut<f32>) {
-        match &self.stored[names::EMBEDDING] {
-            Stored::F32(table) => embedding(ids, table.first(table.len()), x),
-            Stored::Bf16(table) => embedding_bf16(ids, table.first(table.len()), x),
-            Stored::Trained(id) => embedding(ids, self.parameters.view(*id), x),
-        }
+        embedding(ids, self.matrix(names::EMBEDDING), x);
     }
 
     /// Gathers the rows of `targets` behind the last block and norms them: what the head sees.

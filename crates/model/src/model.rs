@@ -1,5 +1,6 @@
 //! The model: its configuration, its weights at rest, and what of it is trained.
 
+use danlu_kernels::dequantize::BlockType;
 use danlu_kernels::{Buffer, Precision, View, Weight, bf16};
 
 use crate::adapter;
@@ -24,6 +25,8 @@ pub struct Model {
 pub(crate) enum Stored {
     F32(Buffer<f32>),
     Bf16(Buffer<bf16>),
+    /// As a file has it; rows are whole blocks.
+    Blocks(BlockType, Buffer<u8>),
     Trained(ParameterId),
 }
 
@@ -73,6 +76,7 @@ impl Model {
         let frozen = |stored: &Stored| match stored {
             Stored::F32(values) => values.len() * 4,
             Stored::Bf16(values) => values.len() * 2,
+            Stored::Blocks(_, bytes) => bytes.len(),
             Stored::Trained(_) => 0,
         };
         let unit_head = match self.trained_unit_head() {
@@ -150,6 +154,7 @@ impl Model {
         match &self.stored[id] {
             Stored::F32(values) => Weight::new(values.first(values.len()), outputs, inputs),
             Stored::Bf16(values) => Weight::new(values.first(values.len()), outputs, inputs),
+            Stored::Blocks(kind, bytes) => Weight::blocks(*kind, bytes.first(bytes.len()), outputs, inputs),
             Stored::Trained(parameter) => Weight::new(self.parameters.view(*parameter), outputs, inputs),
         }
     }
@@ -177,7 +182,7 @@ impl Model {
         match &self.stored[id] {
             Stored::F32(values) => values.first(values.len()),
             Stored::Trained(parameter) => self.parameters.view(*parameter),
-            Stored::Bf16(_) => unreachable!("vectors rest as f32"),
+            Stored::Bf16(_) | Stored::Blocks(..) => unreachable!("vectors rest as f32"),
         }
     }
 

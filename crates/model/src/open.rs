@@ -17,6 +17,8 @@ use crate::{Error, Model, Parameters, Result};
 pub enum Rest {
     /// As they are computed with: bf16 under [`Precision::Bf16`], f32 otherwise. Nothing is trained.
     Frozen,
+    /// The same, but quantized matrices as the file has them: a fraction of the memory for a little time.
+    Stored,
     /// All in the flat f32 memory of trained parameters.
     Trained,
 }
@@ -107,12 +109,24 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
     let layout = checkpoint.layout(&config, &specs);
     checkpoint.check(&config, &layout)?;
     let model = match rest {
-        Rest::Frozen => {
+        Rest::Frozen | Rest::Stored => {
             let read = |(id, spec): (TensorId, &TensorSpec)| {
+                let is_unit_head = config.normalized_head && spec.role == Role::Head;
+                if rest == Rest::Stored
+                    && !is_unit_head
+                    && let Some(kind) = checkpoint.blocks(&layout, id, spec)
+                {
+                    let mut bytes =
+                        Buffer::zeros(spec.elements() / kind.block_elements() * kind.block_bytes());
+                    if read_weights {
+                        checkpoint.read_blocks(&layout, id, spec, &config, bytes.host_mut())?;
+                    }
+                    return Ok(Stored::Blocks(kind, bytes));
+                }
                 let rest_bf16 = precision == Precision::Bf16 && !spec.kind.is_vector();
                 frozen(spec, rest_bf16, read_weights, |values| {
                     checkpoint.read(&layout, id, spec, &config, values.host_mut())?;
-                    if config.normalized_head && spec.role == Role::Head {
+                    if is_unit_head {
                         unit_rows_in_place(values.first_mut(spec.elements()), spec.width());
                     }
                     Ok(())

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::path::Path;
 
 use danlu_formats::{Dtype, TensorInfo, WriteOptions, write_file_atomically, write_safetensors};
+use danlu_kernels::Weight;
 use danlu_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::layout::file_tensors;
-use crate::model::Stored;
 use crate::names::TensorId;
 use crate::{Error, Model, Result};
 
@@ -60,16 +60,23 @@ impl Model {
         range: Range<usize>,
         mut take: impl FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        match &self.stored[tensor] {
-            Stored::F32(values) => values.host()[range].chunks(CHUNK).try_for_each(take),
-            Stored::Trained(id) => {
-                let own = self.parameters.list()[id.0].range.clone();
-                self.parameters.values().host()[own][range].chunks(CHUNK).try_for_each(take)
+        let spec = &self.specs[tensor];
+        let (weight, width) = if spec.kind.is_vector() {
+            (Weight::new(self.vector(tensor), spec.elements(), 1), 1)
+        } else {
+            (self.matrix(tensor), spec.width())
+        };
+        let rows_at_once = CHUNK / width + 1;
+        let mut values = vec![0.0; rows_at_once.min(range.len() / width) * width];
+        for first in (range.start / width..range.end / width).step_by(rows_at_once) {
+            let count = rows_at_once.min(range.end / width - first);
+            let values = &mut values[..count * width];
+            for (row, values) in values.chunks_exact_mut(width).enumerate() {
+                weight.row(first + row, values);
             }
-            Stored::Bf16(values) => values.host()[range]
-                .chunks(CHUNK)
-                .try_for_each(|values| take(&values.iter().map(|value| value.to_f32()).collect::<Vec<_>>())),
+            take(values)?;
         }
+        Ok(())
     }
 }
 

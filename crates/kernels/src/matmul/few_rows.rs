@@ -35,15 +35,12 @@ pub(super) fn matmul<T: Value>(
     let (m, n, k) = (a.rows, b.columns, a.columns);
     let shared = SharedSlice::new(c);
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.clear();
-        for row in 0..m {
-            a.block(row, 1, 0, k).with_values(|source| match (source.data, precision) {
-                (Data::F32(values), Precision::F32) => scratch.extend_from_slice(&values[..k]),
-                (Data::F32(values), Precision::Bf16) => {
-                    scratch.extend(values[..k].iter().map(|&value| round_to_bf16(value)));
-                }
-                (Data::Bf16(values), _) => scratch.extend(values[..k].iter().map(|value| value.to_f32())),
-            });
+        scratch.resize(m * k, 0.0);
+        for (index, row) in scratch.chunks_exact_mut(k.max(1)).enumerate() {
+            a.row(index, row);
+            if precision == Precision::Bf16 {
+                row.iter_mut().for_each(|value| *value = round_to_bf16(*value));
+            }
         }
         let rows: &[f32] = scratch;
         parallel_for(n.div_ceil(WEIGHT_ROWS), |task| {
