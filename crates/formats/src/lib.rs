@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`SafetensorsFolder`]: one file or shards, mapped | [`write_safetensors`]: streaming, in shards |
 //! | [`Gguf`]: metadata and tensors, mapped | |
+//! | [`PytorchFolder`]: `.bin`, `.pth`, `.pt`; one file or shards, mapped, nothing executed | [`write_pytorch`], [`write_pth`]: streaming |
+//! | [`TensorFolder`]: the first two, whichever is there | |
 //! | [`AdapterConfig`]: PEFT's `adapter_config.json` | [`AdapterConfig`] |
 //!
 //! Whole folders and single files are replaced by [`AtomicFolder`] and [`write_file_atomically`],
@@ -15,16 +17,30 @@ mod dtype;
 mod error;
 mod gguf;
 mod mapped_file;
+mod pickle;
+mod pickle_globals;
+mod pytorch_file;
+mod pytorch_folder;
+mod pytorch_writer;
 mod safetensors_folder;
 mod safetensors_writer;
+mod shards;
 mod tensor;
+mod tensor_folder;
 mod tensor_table;
+mod zip_archive;
+mod zip_writer;
 
 pub use adapter_config::{AdapterConfig, Bias, InitLoraWeights, ModuleSelection, TokenIndices};
 pub use atomic::{AtomicFile, AtomicFolder, write_file_atomically};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use gguf::{Array, Gguf, Strings, Value};
+pub use pytorch_file::Scalar;
+pub use pytorch_folder::PytorchFolder;
+pub use pytorch_writer::{Alias, write_pth, write_pytorch};
 pub use safetensors_folder::SafetensorsFolder;
-pub use safetensors_writer::{DEFAULT_MAX_SHARD_BYTES, TensorSink, WriteOptions, write_safetensors};
+pub use safetensors_writer::{TensorSink, write_safetensors};
+pub use shards::{DEFAULT_MAX_SHARD_BYTES, WriteOptions};
 pub use tensor::{Tensor, TensorInfo};
+pub use tensor_folder::TensorFolder;
