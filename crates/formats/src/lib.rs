@@ -6,6 +6,7 @@
 //! | [`Gguf`]: metadata and tensors, mapped | |
 //! | [`PytorchFolder`]: `.bin`, `.pth`, `.pt`; one file or shards, mapped, nothing executed | [`write_pytorch`], [`write_pth`]: streaming |
 //! | [`TensorFolder`]: the first two, whichever is there | |
+//! | [`Llama2c`]: versions 0, 1 and 2 | [`write_llama2c`] |
 //! | [`AdapterConfig`]: PEFT's `adapter_config.json` | [`AdapterConfig`] |
 //!
 //! Whole folders and single files are replaced by [`AtomicFolder`] and [`write_file_atomically`],
@@ -16,6 +17,8 @@ mod atomic;
 mod dtype;
 mod error;
 mod gguf;
+mod llama2c;
+mod llama2c_writer;
 mod mapped_file;
 mod pickle;
 mod pickle_globals;
@@ -36,6 +39,8 @@ pub use atomic::{AtomicFile, AtomicFolder, write_file_atomically};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use gguf::{Array, Gguf, Strings, Value};
+pub use llama2c::{Llama2c, Llama2cConfig, Llama2cVersion};
+pub use llama2c_writer::{Llama2cSink, write_llama2c};
 pub use pytorch_file::Scalar;
 pub use pytorch_folder::PytorchFolder;
 pub use pytorch_writer::{Alias, write_pth, write_pytorch};
