@@ -7,6 +7,7 @@
 //! | [`PytorchFolder`]: `.bin`, `.pth`, `.pt`; one file or shards, mapped, nothing executed | [`write_pytorch`], [`write_pth`]: streaming |
 //! | [`TensorFolder`]: the first two, whichever is there | |
 //! | [`Llama2c`]: versions 0, 1 and 2 | [`write_llama2c`] |
+//! | [`ConsolidatedFolder`]: Meta's files and `params.json`; [`JoinedTensor`] | [`write_pth`] of each [`TensorPart`] |
 //! | [`AdapterConfig`]: PEFT's `adapter_config.json` | [`AdapterConfig`] |
 //!
 //! Whole folders and single files are replaced by [`AtomicFolder`] and [`write_file_atomically`],
@@ -14,6 +15,7 @@
 
 mod adapter_config;
 mod atomic;
+mod consolidated_folder;
 mod dtype;
 mod error;
 mod gguf;
@@ -36,6 +38,7 @@ mod zip_writer;
 
 pub use adapter_config::{AdapterConfig, Bias, InitLoraWeights, ModuleSelection, TokenIndices};
 pub use atomic::{AtomicFile, AtomicFolder, write_file_atomically};
+pub use consolidated_folder::{ConsolidatedFolder, JoinedTensor, TensorPart};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use gguf::{Array, Gguf, Strings, Value};
