@@ -11,8 +11,6 @@ use std::path::Path;
 use crate::pickle_globals::{Global, global};
 use crate::{Dtype, Error};
 
-/// More than any checkpoint needs (a tensor takes about 40), and little enough memory for a hostile one.
-const MAX_OPCODES: usize = 1 << 22;
 /// More than the weights of any model have.
 const MAX_DIMENSIONS: usize = 8;
 
@@ -90,7 +88,9 @@ pub(crate) struct Pickle<'a> {
 
 impl<'a> Pickle<'a> {
     /// Reads the pickle at the start of `bytes`; what follows its last opcode is not looked at.
-    pub fn read(bytes: &'a [u8]) -> Result<Self> {
+    ///
+    /// Each opcode takes at most some 100 bytes of memory, so `max_opcodes` bounds what a hostile file can take.
+    pub fn read(bytes: &'a [u8], max_opcodes: usize) -> Result<Self> {
         let mut machine = Machine {
             bytes,
             position: 0,
@@ -98,7 +98,7 @@ impl<'a> Pickle<'a> {
             marks: Vec::new(),
             memo: HashMap::new(),
             objects: Vec::new(),
-            left: MAX_OPCODES,
+            left: max_opcodes,
         };
         loop {
             machine.spend(1)?;
@@ -295,8 +295,9 @@ impl<'a> Machine<'a> {
                 Ok(())
             }
             None => Err(PickleError::Unsupported(format!(
-                "its pickle has more than {MAX_OPCODES} opcodes, far more than names and shapes of tensors \
-                 take; save the tensors alone, with `torch.save(model.state_dict(), path)`"
+                "the pickle of `torch.save` is still not at its end before byte {}, which is far more than names and \
+                 shapes of tensors take; save them alone, with `torch.save(model.state_dict(), path)`",
+                self.position
             ))),
         }
     }
@@ -389,8 +390,9 @@ impl<'a> Machine<'a> {
     }
 
     fn push_object(&mut self, object: Object<'a>) -> Result<()> {
-        // MAX_OPCODES is below the range of the index.
-        let index = self.objects.len() as u32;
+        let Ok(index) = u32::try_from(self.objects.len()) else {
+            return self.invalid("has too many parts");
+        };
         self.objects.push(object);
         self.push(Value::Object(index))
     }

@@ -17,6 +17,9 @@ const LEGACY_MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 const LEGACY_VERSION: i64 = 1001;
 /// Keys under which training scripts and frameworks put the state dict of the model.
 const WRAPPERS: [&str; 4] = ["model", "state_dict", "model_state_dict", "module"];
+/// A tensor takes about 45. Larger files may have more, in proportion.
+const MIN_OPCODE_LIMIT: usize = 1 << 20;
+const BYTES_PER_OPCODE: usize = 32;
 /// Dictionaries within dictionaries; more is a loop.
 const MAX_DEPTH: usize = 32;
 
@@ -89,8 +92,7 @@ fn read_zip(file: &MappedFile) -> Result<Contents> {
     if content("byteorder").is_some_and(|order| order != b"little") {
         return Err(unsupported(file, "it was written on a big-endian machine; save it again on another"));
     }
-    let pickle = Pickle::read(content("data.pkl").unwrap_or_default());
-    let pickle = pickle.map_err(|error| error.in_file(file.path()))?;
+    let pickle = read_pickle(file, content("data.pkl").unwrap_or_default())?;
     let find = |storage: &Storage| archive.get(&format!("{prefix}data/{}", storage.key));
     collect(file, &pickle, &find)
 }
@@ -100,9 +102,9 @@ fn read_legacy(file: &MappedFile) -> Result<Contents> {
     let bytes = file.bytes();
     let mut position = 0;
     let mut next = || {
-        let pickle = Pickle::read(&bytes[position..]).map_err(|error| error.in_file(file.path()))?;
+        let pickle = read_pickle(file, &bytes[position..])?;
         position += pickle.length;
-        Ok(pickle)
+        Ok::<_, Error>(pickle)
     };
     let (_magic, version, system, object, keys) = (next()?, next()?, next()?, next()?, next()?);
     if version.root != Value::Int(LEGACY_VERSION) {
@@ -156,6 +158,11 @@ fn read_legacy(file: &MappedFile) -> Result<Contents> {
         return Err(invalid(file, format!("{} bytes follow its last storage", bytes.len() - position)));
     }
     collect(file, &object, &|storage| places.get(storage.key).cloned())
+}
+
+fn read_pickle<'a>(file: &'a MappedFile, bytes: &'a [u8]) -> Result<Pickle<'a>> {
+    let max_opcodes = MIN_OPCODE_LIMIT.max(file.bytes().len() / BYTES_PER_OPCODE);
+    Pickle::read(bytes, max_opcodes).map_err(|error| error.in_file(file.path()))
 }
 
 fn collect<'a>(
