@@ -10,7 +10,8 @@ Writes to crates/formats/tests/golden/pytorch/:
     module.pth             state dict of a module, with its `_metadata`
     training.pth           {"model": state dict, "optimizer": ..., "model_args": ..., numbers, texts, sizes, types}
     nested.pth             dictionaries and lists of tensors, no usual key
-    refused/*.pth          code (os.system, eval), repeated elements, unknown types, two state dicts, a single tensor
+    refused/*.pth          code (os.system, eval), repeated elements, unknown types, two state dicts, a single tensor,
+                           a TorchScript program
 """
 
 import io
@@ -115,6 +116,9 @@ def main():
     save("refused/two.pth", {"model": {"weight": weight}, "module": {"weight": weight}})
     save("refused/single.pth", weight)
     save("refused/module.pth", torch.nn.Linear(1, 1))
+    script = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), script)
+    save("refused/script.pth", script.getvalue())
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@
 //! | [`ConsolidatedFolder`]: Meta's files and `params.json`; [`JoinedTensor`] | [`write_pth`] of each [`TensorPart`] |
 //! | [`AdapterConfig`]: PEFT's `adapter_config.json` | [`AdapterConfig`] |
 //!
+//! [`Container`] tells what a file is.
+//!
 //! Whole folders and single files are replaced by [`AtomicFolder`] and [`write_file_atomically`],
 //! so that a full disk or a kill leaves what was there before.
 
 mod adapter_config;
 mod atomic;
 mod consolidated_folder;
+mod container;
 mod dtype;
 mod error;
 mod gguf;
@@ -39,6 +42,7 @@ mod zip_writer;
 pub use adapter_config::{AdapterConfig, Bias, InitLoraWeights, ModuleSelection, TokenIndices};
 pub use atomic::{AtomicFile, AtomicFolder, write_file_atomically};
 pub use consolidated_folder::{ConsolidatedFolder, JoinedTensor, TensorPart};
+pub use container::Container;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use gguf::{Array, Gguf, Strings, Value};

@@ -268,6 +268,13 @@ impl Llama2c {
     }
 }
 
+/// Whether the file begins as one of llama2.c, or as one of llama2.ts, which [`Llama2c::open`] refuses by name.
+pub(crate) fn is_llama2c(file: &MappedFile) -> bool {
+    let bytes = file.bytes();
+    // Version 0 has nothing to know it by but sizes that agree with the length.
+    bytes.starts_with(MAGIC) || bytes.starts_with(LLAMA2TS_START) || read_header(file).is_ok()
+}
+
 fn read_header(file: &MappedFile) -> Result<Llama2cConfig> {
     let bytes = file.bytes();
     let invalid =

@@ -83,11 +83,17 @@ fn read_zip(file: &MappedFile) -> Result<Contents> {
         _ => return Err(invalid(file, "it has no or several entries `data.pkl`".to_string())),
     };
     let content = |name: &str| archive.get(&format!("{prefix}{name}")).map(|place| &file.bytes()[place]);
-    if archive.get(&format!("{prefix}constants.pkl")).is_some() {
+    if content("constants.pkl").is_some() {
         return Err(unsupported(
             file,
             "it is a TorchScript program; save its tensors with `torch.save(model.state_dict(), path)`",
         ));
+    }
+    if let Some(name) = archive.first_packed() {
+        let reason = format!(
+            "entry `{name}` is compressed or encrypted, which `torch.save` never does; save it again"
+        );
+        return Err(unsupported(file, &reason));
     }
     if content("byteorder").is_some_and(|order| order != b"little") {
         return Err(unsupported(file, "it was written on a big-endian machine; save it again on another"));

@@ -8,7 +8,7 @@ use fs_err as fs;
 
 use crate::mapped_file::MappedFile;
 use crate::tensor_table::TensorTable;
-use crate::{Error, PytorchFolder, Result, SafetensorsFolder, Tensor, TensorInfo, pytorch_file};
+use crate::{Container, Error, PytorchFolder, Result, SafetensorsFolder, Tensor, TensorInfo};
 
 /// The tensors of a folder or file.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl TensorFolder {
             }
         } else {
             path.to_string_lossy().ends_with(".bin.index.json")
-                || pytorch_file::is_pytorch(MappedFile::open(path)?.bytes())
+                || Container::of(path)? == Some(Container::Pytorch)
         };
         Ok(if is_pytorch {
             Self::Pytorch(PytorchFolder::open_named(path, pytorch)?)

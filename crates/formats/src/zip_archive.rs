@@ -25,10 +25,12 @@ const ENCRYPTED: u16 = 1;
 #[derive(Debug)]
 pub(crate) struct ZipArchive {
     entries: HashMap<String, Range<usize>>,
+    /// Names of the entries that are compressed or encrypted.
+    packed: Vec<String>,
 }
 
 impl ZipArchive {
-    /// Reads the directory; every entry lies within the file, none overlaps another, and no name occurs twice.
+    /// Reads the directory; every stored entry lies within the file, none overlaps another, and no name occurs twice.
     pub fn read(file: &MappedFile) -> Result<Self> {
         let bytes = file.bytes();
         let invalid = |reason: String| Error::Invalid {
@@ -39,18 +41,15 @@ impl ZipArchive {
         let directory = directory(bytes).map_err(|reason| invalid(reason.to_string()))?;
         let mut rest = &bytes[directory.clone()];
         let mut entries = HashMap::new();
+        let mut packed = Vec::new();
         while !rest.is_empty() {
-            let entry = CentralEntry::read(&mut rest)
-                .ok_or_else(|| invalid(format!("entry {} of its directory is damaged", entries.len())))?;
+            let entry = CentralEntry::read(&mut rest).ok_or_else(|| {
+                invalid(format!("entry {} of its directory is damaged", entries.len() + packed.len()))
+            })?;
             let name = String::from_utf8_lossy(entry.name).into_owned();
             if entry.method != 0 || entry.flags & ENCRYPTED != 0 || entry.stored_size != entry.size {
-                return Err(Error::Unsupported {
-                    path: file.path().to_path_buf(),
-                    reason: format!(
-                        "entry `{name}` is compressed or encrypted, which `torch.save` never does; \
-                         unpack it and store it with `zip -0`, or save it again"
-                    ),
-                });
+                packed.push(name);
+                continue;
             }
             let place = entry
                 .place(&bytes[..directory.start])
@@ -65,7 +64,7 @@ impl ZipArchive {
         if places.windows(2).any(|pair| pair[0].end > pair[1].start) {
             return Err(invalid("two of its entries overlap".to_string()));
         }
-        Ok(Self { entries })
+        Ok(Self { entries, packed })
     }
 
     pub fn get(&self, name: &str) -> Option<Range<usize>> {
@@ -74,6 +73,11 @@ impl ZipArchive {
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
+    }
+
+    /// An entry that cannot be mapped, because it is compressed or encrypted.
+    pub fn first_packed(&self) -> Option<&str> {
+        self.packed.first().map(String::as_str)
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use common::shared_data;
 use danlu_formats::{
-    Alias, Dtype, Error, PytorchFolder, SafetensorsFolder, Scalar, TensorFolder, TensorInfo, WriteOptions,
-    write_pth, write_pytorch,
+    Alias, Container, Dtype, Error, PytorchFolder, SafetensorsFolder, Scalar, TensorFolder, TensorInfo,
+    WriteOptions, write_pth, write_pytorch,
 };
 use fs_err as fs;
 use proptest::prelude::*;
@@ -110,12 +110,38 @@ fn files_that_would_run_code_are_refused_by_name() {
         ("expanded.pth", "tensor `weight` repeats its elements (strides [0, 0] for shape [1000, 1000])"),
         ("complex.pth", "it holds tensors of type `torch.ComplexFloatStorage`, which danlu does not know"),
         ("two.pth", "it holds tensors under `model` and under `module`; save the one that is meant alone"),
+        ("script.pth", "it is a TorchScript program; save its tensors"),
         ("single.pth", "it holds no dictionary of tensors"),
     ] {
         let error = PytorchFolder::open(golden("refused").join(name)).unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
         let error = error.to_string();
         assert!(error.contains(refused) && error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn files_are_told_apart_by_their_content() {
+    for (name, container) in [
+        ("zip.pth", Some(Container::Pytorch)),
+        ("legacy.pth", Some(Container::Pytorch)),
+        ("expected.safetensors", Some(Container::Safetensors)),
+        ("../../pytorch.rs", None),
+    ] {
+        assert_eq!(Container::of(golden(name)).unwrap(), container, "{name}");
+    }
+    let Some(folder) = shared_data("checkpoints/stories260K") else { return };
+    for (name, container) in [
+        ("stories260K.bin", Some(Container::Llama2c)),
+        ("checkpoint_v1.bin", Some(Container::Llama2c)),
+        ("stories260K-q8.bin", Some(Container::Llama2c)),
+        ("tinystories_260k_v1.llama2ts.bin", Some(Container::Llama2c)),
+        ("stories260K.gguf", Some(Container::Gguf)),
+        ("hf-derived/pytorch_model.bin", Some(Container::Pytorch)),
+        ("tok512.bin", None),
+        ("golden_llama2c.json", None),
+    ] {
+        assert_eq!(Container::of(folder.join(name)).unwrap(), container, "{name}");
     }
 }
 
