@@ -144,20 +144,23 @@ impl<'a> Machine<'a> {
             // PROTO and FRAME: nothing to do with the version and the length of a chunk.
             0x80 => self.take(1).map(|_| ()),
             0x95 => self.take(8).map(|_| ()),
+            // MARK.
             b'(' => {
                 self.marks.push(self.stack.len());
                 Ok(())
             }
+            // NONE, NEWTRUE, NEWFALSE.
             b'N' => self.push(Value::None),
             0x88 => self.push(Value::Bool(true)),
             0x89 => self.push(Value::Bool(false)),
+            // BININT, BININT1, BININT2, LONG1, LONG4, BINFLOAT.
             b'J' => {
                 let value = i32::from_le_bytes(self.take_array()?);
                 self.push(Value::Int(value.into()))
             }
             b'K' => {
-                let length = self.take_u8()?;
-                self.push(Value::Int(length as i64))
+                let [value] = self.take_array()?;
+                self.push(Value::Int(value.into()))
             }
             b'M' => {
                 let value = u16::from_le_bytes(self.take_array()?);
@@ -175,6 +178,7 @@ impl<'a> Machine<'a> {
                 let value = f64::from_be_bytes(self.take_array()?);
                 self.push(Value::Float(value))
             }
+            // SHORT_BINUNICODE, SHORT_BINSTRING, BINUNICODE, BINSTRING, BINUNICODE8.
             0x8c | b'U' => {
                 let length = self.take_u8()?;
                 self.text(length, opcode == 0x8c)
@@ -187,6 +191,7 @@ impl<'a> Machine<'a> {
                 let length = self.take_u64()?;
                 self.text(length, true)
             }
+            // SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8.
             b'C' => {
                 let length = self.take_u8()?;
                 self.skipped(length)
@@ -199,6 +204,7 @@ impl<'a> Machine<'a> {
                 let length = self.take_u64()?;
                 self.skipped(length)
             }
+            // EMPTY_TUPLE, TUPLE1 to TUPLE3, TUPLE.
             b')' => self.push_object(Object::Tuple(Vec::new())),
             0x85..=0x87 => {
                 let start = self.floor_for(usize::from(opcode - 0x84))?;
@@ -209,6 +215,7 @@ impl<'a> Machine<'a> {
                 let items = self.pop_to_mark()?;
                 self.push_object(Object::Tuple(items))
             }
+            // EMPTY_LIST, APPEND, APPENDS.
             b']' => self.push_object(Object::List(Vec::new())),
             b'a' => {
                 let item = self.pop()?;
@@ -218,6 +225,7 @@ impl<'a> Machine<'a> {
                 let items = self.pop_to_mark()?;
                 self.append(items)
             }
+            // EMPTY_DICT, SETITEM, SETITEMS.
             b'}' => self.push_object(Object::Dict(Vec::new())),
             b's' => {
                 let value = self.pop()?;
@@ -235,6 +243,7 @@ impl<'a> Machine<'a> {
                 self.pop_to_mark()?;
                 self.push(Value::Opaque)
             }
+            // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET.
             b'q' => {
                 let index = self.take_u8()?;
                 self.memoize(index as u32)
@@ -252,6 +261,7 @@ impl<'a> Machine<'a> {
                 let index = u32::from_le_bytes(self.take_array()?);
                 self.recall(index)
             }
+            // GLOBAL, STACK_GLOBAL, INST.
             b'c' => {
                 let (module, name) = (self.take_line()?, self.take_line()?);
                 self.push(Value::Global(global(module, name)?))
@@ -279,6 +289,7 @@ impl<'a> Machine<'a> {
                     _ => self.invalid("sets the attributes of something that has none"),
                 }
             }
+            // BINPERSID.
             b'Q' => {
                 let identity = self.pop()?;
                 let storage = self.storage(identity)?;

@@ -250,7 +250,8 @@ fn child_that_opens_damaged_files() {
 fn mutated_files_give_an_error_or_tensors() {
     let cases = std::env::var("DANLU_FUZZ_CASES").unwrap_or("1000".to_string());
     // 200 MB, program and all: a length that a file states would not fit.
-    let script = "ulimit -v 200000 && exec \"$0\" --exact child_that_opens_damaged_files --nocapture";
+    let script = "ulimit -v 200000 && exec \"$0\" --exact child_that_opens_damaged_files \
+                  hostile_pickles_end_in_an_error --nocapture";
     let output = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
