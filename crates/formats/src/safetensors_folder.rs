@@ -2,15 +2,15 @@
 //!
 //! It does not convert element types and does not decide which tensors a model needs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use safetensors::tensor::Metadata;
-use serde::Deserialize;
 
 use crate::mapped_file::MappedFile;
+use crate::shards::ShardIndex;
 use crate::tensor_table::TensorTable;
 use crate::{Dtype, Error, Result, Tensor, TensorInfo};
 
@@ -21,12 +21,6 @@ const INDEX_SUFFIX: &str = ".safetensors.index.json";
 pub struct SafetensorsFolder {
     table: TensorTable,
     metadata: HashMap<String, String>,
-}
-
-/// `model.safetensors.index.json`; `metadata.total_size` is not read, because some tools write it wrong.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
 }
 
 impl SafetensorsFolder {
@@ -60,46 +54,9 @@ impl SafetensorsFolder {
     }
 
     fn open_index(index_path: &Path) -> Result<Self> {
-        let invalid = |reason: String| Error::Invalid {
-            path: index_path.to_path_buf(),
-            format: "safetensors index",
-            reason,
-        };
-        let text = fs::read(index_path).map_err(|error| Error::io(index_path, error))?;
-        let index: Index = serde_json::from_slice(&text)
-            .map_err(|error| Error::Json { path: index_path.to_path_buf(), error })?;
-
-        let mut shards: Vec<PathBuf> = Vec::new();
-        let mut shard_names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
-        shard_names.sort_unstable();
-        shard_names.dedup();
-        for name in shard_names {
-            // A file name only: an index must not make danlu read elsewhere.
-            let mut components = Path::new(name).components();
-            if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
-                return Err(invalid(format!("shard `{name}` is not a plain file name")));
-            }
-            let shard = index_path.with_file_name(name);
-            if !shard.exists() {
-                return Err(invalid(format!(
-                    "it lists shard `{name}`, which is not in the folder; copy or download it again"
-                )));
-            }
-            shards.push(shard);
-        }
-        let folder = Self::open_files(&shards)?;
-
-        for (name, shard) in &index.weight_map {
-            let found = folder.table.file_of(name).and_then(|file| file.path().file_name());
-            if found != Some(shard.as_ref()) {
-                return Err(invalid(format!(
-                    "it lists tensor `{name}` in `{shard}`, which does not hold it"
-                )));
-            }
-        }
-        if let Some(info) = folder.tensors().find(|info| !index.weight_map.contains_key(&info.name)) {
-            return Err(invalid(format!("tensor `{}` is in a shard, but not in the index", info.name)));
-        }
+        let index = ShardIndex::read(index_path)?;
+        let folder = Self::open_files(&index.shards()?)?;
+        index.check(&folder.table)?;
         Ok(folder)
     }
 
@@ -155,6 +112,10 @@ impl SafetensorsFolder {
     /// The files that are mapped: one, or the shards in order of their names.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
         self.table.files().iter().map(MappedFile::path)
+    }
+
+    pub(crate) fn table(&self) -> &TensorTable {
+        &self.table
     }
 }
 

@@ -6,27 +6,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use safetensors::tensor::Metadata;
-use serde::Serialize;
 
-use crate::{AtomicFile, Error, Result, TensorInfo, write_file_atomically};
+use crate::{AtomicFile, Error, Result, TensorInfo, WriteOptions, shards};
 
-/// 5 GB, as Hugging Face's tools cut.
-pub const DEFAULT_MAX_SHARD_BYTES: usize = 5_000_000_000;
-
-/// How [`write_safetensors`] names and cuts its files.
-#[derive(Debug, Clone)]
-pub struct WriteOptions {
-    /// `model` gives `model.safetensors` or `model-00001-of-0000N.safetensors`.
-    pub base_name: String,
-    /// Bytes of tensors in one file; a larger tensor gets a file of its own.
-    pub max_shard_bytes: usize,
-}
-
-impl Default for WriteOptions {
-    fn default() -> Self {
-        Self { base_name: "model".to_string(), max_shard_bytes: DEFAULT_MAX_SHARD_BYTES }
-    }
-}
+const EXTENSION: &str = "safetensors";
 
 /// Takes the bytes of one tensor, in as many pieces as the caller likes.
 pub struct TensorSink<'a> {
@@ -35,20 +18,44 @@ pub struct TensorSink<'a> {
     info: &'a TensorInfo,
     expected: usize,
     written: usize,
+    /// Of the bytes so far, where the format has one.
+    checksum: Option<crc32fast::Hasher>,
 }
 
-impl TensorSink<'_> {
+impl<'a> TensorSink<'a> {
+    pub(crate) fn new(
+        file: &'a mut AtomicFile,
+        path: &'a Path,
+        info: &'a TensorInfo,
+        expected: usize,
+    ) -> Self {
+        Self { file, path, info, expected, written: 0, checksum: None }
+    }
+
+    /// Like [`new`](Self::new), and counts the CRC-32 that [`finish`](Self::finish) gives.
+    pub(crate) fn with_checksum(mut self) -> Self {
+        self.checksum = Some(crc32fast::Hasher::new());
+        self
+    }
+
     /// Appends bytes of the tensor (row-major, little-endian). Not buffered: give it pieces of many kilobytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.written = self.written.saturating_add(bytes.len());
         if self.written > self.expected {
             return Err(self.wrong_length());
         }
+        if let Some(checksum) = &mut self.checksum {
+            checksum.update(bytes);
+        }
         self.file.write(bytes)
     }
 
-    fn finish(&self) -> Result<()> {
-        if self.written == self.expected { Ok(()) } else { Err(self.wrong_length()) }
+    /// Checks that all bytes came; gives their checksum, 0 if none was counted.
+    pub(crate) fn finish(self) -> Result<u32> {
+        if self.written != self.expected {
+            return Err(self.wrong_length());
+        }
+        Ok(self.checksum.map_or(0, crc32fast::Hasher::finalize))
     }
 
     fn wrong_length(&self) -> Error {
@@ -73,22 +80,17 @@ pub fn write_safetensors<E: From<Error>>(
     mut give_bytes: impl FnMut(usize, &mut TensorSink<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let folder = folder.as_ref();
-    let base_name = &options.base_name;
     let shards = plan_shards(folder, tensors, options.max_shard_bytes)?;
     let mut weight_map = BTreeMap::new();
     let mut total_size = 0;
     for (index, shard) in shards.iter().enumerate() {
-        let file_name = if shards.len() == 1 {
-            format!("{base_name}.safetensors")
-        } else {
-            format!("{base_name}-{:05}-of-{:05}.safetensors", index + 1, shards.len())
-        };
+        let file_name = options.file_name(index, shards.len(), EXTENSION);
         let path = folder.join(&file_name);
         let mut file = AtomicFile::create(&path)?;
         file.write(&header(&path, shard)?)?;
         for planned in shard {
             let (info, expected) = (planned.info, planned.bytes);
-            let mut sink = TensorSink { file: &mut file, path: &path, info, expected, written: 0 };
+            let mut sink = TensorSink::new(&mut file, &path, info, expected);
             give_bytes(planned.place, &mut sink)?;
             sink.finish()?;
             weight_map.insert(info.name.as_str(), file_name.clone());
@@ -97,25 +99,9 @@ pub fn write_safetensors<E: From<Error>>(
         file.commit()?;
     }
     if shards.len() > 1 {
-        let path = folder.join(format!("{base_name}.safetensors.index.json"));
-        let index = Index { metadata: IndexMetadata { total_size }, weight_map };
-        let mut text =
-            serde_json::to_vec_pretty(&index).map_err(|error| Error::Json { path: path.clone(), error })?;
-        text.push(b'\n');
-        write_file_atomically(&path, &text)?;
+        options.write_index(folder, EXTENSION, total_size, weight_map)?;
     }
     Ok(())
-}
-
-#[derive(Serialize)]
-struct Index<'a> {
-    metadata: IndexMetadata,
-    weight_map: BTreeMap<&'a str, String>,
-}
-
-#[derive(Serialize)]
-struct IndexMetadata {
-    total_size: usize,
 }
 
 /// A tensor whose size and type were checked.
@@ -126,40 +112,45 @@ struct Planned<'a> {
     bytes: usize,
 }
 
-/// Fills files in the given order; each is then sorted as it will be written. At least one, even without tensors.
+/// Checks the tensors and cuts them into files; each file is then sorted as it will be written.
 fn plan_shards<'a>(folder: &Path, tensors: &'a [TensorInfo], limit: usize) -> Result<Vec<Vec<Planned<'a>>>> {
-    let mut names = HashSet::new();
-    let mut shards: Vec<Vec<Planned>> = vec![Vec::new()];
-    let mut shard_bytes = 0usize;
-    let mut total = 0usize;
-    for (place, info) in tensors.iter().enumerate() {
-        let error = |reason: String| tensor_error(folder, info, reason);
+    let sizes = checked_sizes(folder, tensors)?;
+    let mut planned = Vec::with_capacity(tensors.len());
+    for (place, (info, bytes)) in tensors.iter().zip(&sizes).enumerate() {
         let dtype = info.dtype.to_safetensors().ok_or_else(|| {
-            error(format!("is of type {}, which safetensors does not have; convert it first", info.dtype))
+            let reason =
+                format!("is of type {}, which safetensors does not have; convert it first", info.dtype);
+            tensor_error(folder, info, reason)
         })?;
+        planned.push(Planned { place, info, dtype, bytes: *bytes });
+    }
+    let mut shards: Vec<Vec<Planned>> = shards::cut(sizes.into_iter(), limit)
+        .into_iter()
+        .map(|shard| planned.drain(..shard.len()).collect())
+        .collect();
+    for shard in &mut shards {
+        // The types of the `safetensors` crate are in the order of their alignment.
+        shard.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.info.name.cmp(&b.info.name)));
+    }
+    Ok(shards)
+}
+
+/// Bytes of each tensor; their sum does not overflow, and no name occurs twice.
+pub(crate) fn checked_sizes(path: &Path, tensors: &[TensorInfo]) -> Result<Vec<usize>> {
+    let mut names = HashSet::new();
+    let mut total = 0usize;
+    let mut sizes = Vec::with_capacity(tensors.len());
+    for info in tensors {
+        let error = |reason: String| tensor_error(path, info, reason);
         let bytes =
             info.byte_length().ok_or_else(|| error(format!("has too large a shape {:?}", info.shape)))?;
         total = total.checked_add(bytes).ok_or_else(|| error("makes the files too large".to_string()))?;
         if !names.insert(&info.name) {
             return Err(error("is listed twice".to_string()));
         }
-        let full = shard_bytes.saturating_add(bytes) > limit;
-        match shards.last_mut() {
-            Some(shard) if shard.is_empty() || !full => {
-                shard.push(Planned { place, info, dtype, bytes });
-                shard_bytes += bytes;
-            }
-            _ => {
-                shards.push(vec![Planned { place, info, dtype, bytes }]);
-                shard_bytes = bytes;
-            }
-        }
+        sizes.push(bytes);
     }
-    for shard in &mut shards {
-        // The types of the `safetensors` crate are in the order of their alignment.
-        shard.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.info.name.cmp(&b.info.name)));
-    }
-    Ok(shards)
+    Ok(sizes)
 }
 
 /// Length and JSON, padded with spaces so that the tensors start at a multiple of 8.
@@ -184,6 +175,6 @@ fn header(path: &Path, shard: &[Planned]) -> Result<Vec<u8>> {
     Ok(header)
 }
 
-fn tensor_error(path: &Path, info: &TensorInfo, reason: String) -> Error {
+pub(crate) fn tensor_error(path: &Path, info: &TensorInfo, reason: String) -> Error {
     Error::Tensor { path: path.to_path_buf(), name: info.name.clone(), reason }
 }
