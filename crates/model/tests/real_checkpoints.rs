@@ -90,7 +90,7 @@ fn a_quantized_file_may_rest_as_it_is_and_computes_the_same() {
     let path = checkpoints.join("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     let ids: Vec<u32> = (0..40).map(|index| index * 1001 % 49_152).collect();
     // In bf16 the embedding is rounded where it does not rest as it is.
-    for (precision, bound, bytes_per_value) in [(Precision::F32, 0.0, 4), (Precision::Bf16, 2e-3, 2)] {
+    for (precision, bound, bytes_per_value) in [(Precision::F32, 0.0, 4), (Precision::Bf16, 1e-2, 2)] {
         let [frozen, stored] =
             [Rest::Frozen, Rest::Stored].map(|rest| open(&path, precision, rest).unwrap().model);
         for ids in [&ids, &ids[..3]] {
