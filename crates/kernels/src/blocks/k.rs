@@ -71,86 +71,87 @@ pub(super) struct Q6K {
 
 by_cpu_level! {
     pub(super) fn q2_k_to_f32(blocks: &[Q2K], out: &mut [f32]) {
-        for (values, block) in out.as_chunks_mut().0.iter_mut().zip(blocks) {
+        for (values, block) in out.chunks_exact_mut(ELEMENTS).zip(blocks) {
             let (d, m) = (half_to_f32(block.d), half_to_f32(block.m));
-            let scales = block.scales.map(|pair| d * f32::from(pair & 15));
-            let minima = block.scales.map(|pair| m * f32::from(pair >> 4));
-            affine_to_f32(values, &from_two_bits(&block.two_bits), scales, minima);
+            let (pairs, _) = block.scales.as_chunks::<2>();
+            for (k, values) in values.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let scales = pairs[k].map(|pair| d * f32::from(pair & 15));
+                let minima = pairs[k].map(|pair| m * f32::from(pair >> 4));
+                for ((i, value), quant) in values.iter_mut().enumerate().zip(two_bits(&block.two_bits, k)) {
+                    *value = of_sixteen(scales, i) * f32::from(quant) - of_sixteen(minima, i);
+                }
+            }
         }
     }
 }
 
 by_cpu_level! {
     pub(super) fn q3_k_to_f32(blocks: &[Q3K], out: &mut [f32]) {
-        for (values, block) in out.as_chunks_mut().0.iter_mut().zip(blocks) {
+        for (values, block) in out.chunks_exact_mut(ELEMENTS).zip(blocks) {
             let d = half_to_f32(block.d);
             let scales = unpack_sixteen_scales(&block.scales).map(|scale| d * f32::from(scale as i8 - 32));
-            let (low, third) = (from_two_bits(&block.two_bits), from_one_bit(&block.one_bit));
-            symmetric_to_f32(values, from_fn(|i| (low[i] | third[i] << 2) as i8 - 4), scales);
+            let (pairs, _) = scales.as_chunks::<2>();
+            for (k, values) in values.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let quants = two_bits(&block.two_bits, k).zip(one_bit(&block.one_bit, k));
+                for ((i, value), (low, third)) in values.iter_mut().enumerate().zip(quants) {
+                    *value = of_sixteen(pairs[k], i) * f32::from((low | third << 2) as i8 - 4);
+                }
+            }
         }
     }
 }
 
 by_cpu_level! {
     pub(super) fn q4_k_to_f32(blocks: &[Q4K], out: &mut [f32]) {
-        for (values, block) in out.as_chunks_mut().0.iter_mut().zip(blocks) {
+        for (values, block) in out.chunks_exact_mut(ELEMENTS).zip(blocks) {
             let (d, m) = (half_to_f32(block.d), half_to_f32(block.m));
             let (scales, minima) = unpack_scales_and_minima(&block.scales);
-            let (scales, minima) = (scales.map(|scale| d * f32::from(scale)), minima.map(|minimum| m * f32::from(minimum)));
-            affine_to_f32(values, &from_nibbles::<32>(&block.nibbles), scales, minima);
+            for (j, values) in values.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let (scale, minimum) = (d * f32::from(scales[j]), m * f32::from(minima[j]));
+                for (value, quant) in values.iter_mut().zip(nibbles(&block.nibbles, j)) {
+                    *value = scale * f32::from(quant) - minimum;
+                }
+            }
         }
     }
 }
 
 by_cpu_level! {
     pub(super) fn q5_k_to_f32(blocks: &[Q5K], out: &mut [f32]) {
-        for (values, block) in out.as_chunks_mut().0.iter_mut().zip(blocks) {
+        for (values, block) in out.chunks_exact_mut(ELEMENTS).zip(blocks) {
             let (d, m) = (half_to_f32(block.d), half_to_f32(block.m));
             let (scales, minima) = unpack_scales_and_minima(&block.scales);
-            let (scales, minima) = (scales.map(|scale| d * f32::from(scale)), minima.map(|minimum| m * f32::from(minimum)));
-            let (low, fifth) = (from_nibbles::<32>(&block.nibbles), from_one_bit(&block.one_bit));
-            affine_to_f32(values, &from_fn(|i| low[i] | fifth[i] << 4), scales, minima);
+            for (j, values) in values.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let (scale, minimum) = (d * f32::from(scales[j]), m * f32::from(minima[j]));
+                let (low, fifth) = (nibbles(&block.nibbles, j), one_bit(&block.one_bit, j));
+                for ((value, low), fifth) in values.iter_mut().zip(low).zip(fifth) {
+                    *value = scale * f32::from(low | fifth << 4) - minimum;
+                }
+            }
         }
     }
 }
 
 by_cpu_level! {
     pub(super) fn q6_k_to_f32(blocks: &[Q6K], out: &mut [f32]) {
-        for (values, block) in out.as_chunks_mut().0.iter_mut().zip(blocks) {
+        for (values, block) in out.chunks_exact_mut(ELEMENTS).zip(blocks) {
             let d = half_to_f32(block.d);
             let scales = block.scales.map(|scale| d * f32::from(scale as i8));
-            let (low, upper) = (from_nibbles::<64>(&block.nibbles), from_two_bits(&block.two_bits));
-            symmetric_to_f32(values, from_fn(|i| (low[i] | upper[i] << 4) as i8 - 32), scales);
+            let (pairs, _) = scales.as_chunks::<2>();
+            for (k, values) in values.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let quants = nibbles_of_half(&block.nibbles, k).zip(two_bits(&block.two_bits, k));
+                for ((i, value), (low, upper)) in values.iter_mut().enumerate().zip(quants) {
+                    *value = of_sixteen(pairs[k], i) * f32::from((low | upper << 4) as i8 - 32);
+                }
+            }
         }
     }
 }
 
-/// scale · quant − minimum of each sub-block.
+/// Of two neighbouring sub-blocks of 16, that of element i. (The compiler makes better vectors of loops over 32.)
 #[inline(always)]
-fn affine_to_f32<const SUB_BLOCKS: usize>(
-    values: &mut [f32; ELEMENTS],
-    quants: &Quants,
-    scales: [f32; SUB_BLOCKS],
-    minima: [f32; SUB_BLOCKS],
-) {
-    let length = ELEMENTS / SUB_BLOCKS;
-    let sub_blocks = values.chunks_exact_mut(length).zip(quants.chunks_exact(length));
-    for ((values, quants), (scale, minimum)) in sub_blocks.zip(scales.into_iter().zip(minima)) {
-        for (value, quant) in values.iter_mut().zip(quants) {
-            *value = scale * f32::from(*quant) - minimum;
-        }
-    }
-}
-
-/// scale · quant of each sub-block of 16.
-#[inline(always)]
-fn symmetric_to_f32(values: &mut [f32; ELEMENTS], quants: [i8; ELEMENTS], scales: [f32; 16]) {
-    let sub_blocks = values.chunks_exact_mut(16).zip(quants.chunks_exact(16));
-    for ((values, quants), scale) in sub_blocks.zip(scales) {
-        for (value, quant) in values.iter_mut().zip(quants) {
-            *value = scale * f32::from(*quant);
-        }
-    }
+fn of_sixteen(pair: [f32; 2], i: usize) -> f32 {
+    if i < 16 { pair[0] } else { pair[1] }
 }
 
 /// Eight scales and eight minima of six bits: the first four of each in the low bits of their byte; of the others, the
@@ -192,16 +193,10 @@ pub(super) fn pack_sixteen_scales(scales: &[u8; 16]) -> [u8; 12] {
     bytes
 }
 
-/// Byte 32·h + i holds elements 128·h + i + {0, 32, 64, 96}, lowest bits first.
+/// Elements 32·k ..; byte 32·h + i holds elements 128·h + i + {0, 32, 64, 96}, lowest bits first.
 #[inline(always)]
-fn from_two_bits(bytes: &[u8; 64]) -> Quants {
-    let mut quants = [0; ELEMENTS];
-    for (half, bytes) in quants.as_chunks_mut::<128>().0.iter_mut().zip(bytes.as_chunks::<32>().0) {
-        for (k, quants) in half.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            *quants = bytes.map(|byte| byte >> (2 * k) & 3);
-        }
-    }
-    quants
+fn two_bits(bytes: &[u8; 64], k: usize) -> impl Iterator<Item = u8> {
+    bytes[k / 4 * 32..][..32].iter().map(move |byte| byte >> (k % 4 * 2) & 3)
 }
 
 #[inline(always)]
@@ -213,14 +208,10 @@ pub(super) fn to_two_bits(quants: &Quants) -> [u8; 64] {
     bytes
 }
 
-/// Byte i holds elements i + 32·k at bit k.
+/// Elements 32·k ..; byte i holds elements i + 32·k at bit k.
 #[inline(always)]
-fn from_one_bit(bytes: &[u8; 32]) -> Quants {
-    let mut bits = [0; ELEMENTS];
-    for (k, bits) in bits.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        *bits = bytes.map(|byte| byte >> k & 1);
-    }
-    bits
+fn one_bit(bytes: &[u8; 32], k: usize) -> impl Iterator<Item = u8> {
+    bytes.iter().map(move |byte| byte >> k & 1)
 }
 
 #[inline(always)]
@@ -234,23 +225,32 @@ pub(super) fn to_one_bit(bits: &Quants) -> [u8; 32] {
     bytes
 }
 
-/// Byte `APART`·g + i holds elements 2·`APART`·g + i and, in its high nibble, the one `APART` elements further.
+/// Elements 32·k ..; byte 32·g + i holds elements 64·g + i and, in its high nibble, 64·g + i + 32.
 #[inline(always)]
-fn from_nibbles<const APART: usize>(bytes: &[u8; 128]) -> Quants {
-    let mut quants = [0; ELEMENTS];
-    for (group, bytes) in quants.chunks_exact_mut(2 * APART).zip(bytes.as_chunks::<APART>().0) {
-        let (low, high) = group.split_at_mut(APART);
-        low.copy_from_slice(&bytes.map(|byte| byte & 15));
-        high.copy_from_slice(&bytes.map(|byte| byte >> 4));
-    }
-    quants
+fn nibbles(bytes: &[u8; 128], k: usize) -> impl Iterator<Item = u8> {
+    bytes[k / 2 * 32..][..32].iter().map(move |byte| byte >> (k % 2 * 4) & 15)
 }
 
 #[inline(always)]
-pub(super) fn to_nibbles<const APART: usize>(quants: &Quants) -> [u8; 128] {
+pub(super) fn to_nibbles(quants: &Quants) -> [u8; 128] {
     let mut bytes = [0; 128];
-    for (bytes, group) in bytes.as_chunks_mut::<APART>().0.iter_mut().zip(quants.chunks_exact(2 * APART)) {
-        *bytes = from_fn(|i| group[i] | group[i + APART] << 4);
+    for (bytes, group) in bytes.as_chunks_mut::<32>().0.iter_mut().zip(quants.as_chunks::<64>().0) {
+        *bytes = from_fn(|i| group[i] | group[i + 32] << 4);
+    }
+    bytes
+}
+
+/// Elements 32·k .., as `Q6_K` has them: byte 64·h + i holds elements 128·h + i and 128·h + i + 64.
+#[inline(always)]
+fn nibbles_of_half(bytes: &[u8; 128], k: usize) -> impl Iterator<Item = u8> {
+    bytes[k / 4 * 64 + k % 2 * 32..][..32].iter().map(move |byte| byte >> (k % 4 / 2 * 4) & 15)
+}
+
+#[inline(always)]
+pub(super) fn to_nibbles_of_half(quants: &Quants) -> [u8; 128] {
+    let mut bytes = [0; 128];
+    for (bytes, half) in bytes.as_chunks_mut::<64>().0.iter_mut().zip(quants.as_chunks::<128>().0) {
+        *bytes = from_fn(|i| half[i] | half[i + 64] << 4);
     }
     bytes
 }

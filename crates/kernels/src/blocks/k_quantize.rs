@@ -7,7 +7,7 @@ use std::array::from_fn;
 
 use super::k::{
     ELEMENTS, Q2K, Q3K, Q4K, Q5K, Q6K, Quants, pack_scales_and_minima, pack_sixteen_scales, to_nibbles,
-    to_one_bit, to_two_bits,
+    to_nibbles_of_half, to_one_bit, to_two_bits,
 };
 use super::lanes::{LANES, Lanes, nearest, put_into_lane};
 use super::legacy::{WEIGHTED, weigh};
@@ -52,7 +52,11 @@ fn of_lane(quants: &TileQuants, lane: usize) -> Quants {
 
 /// Σ x² of each super-block.
 fn sum_of_squares(values: &[Lanes]) -> Lanes {
-    values.iter().fold(Lanes::ZERO, |sum, &x| sum + x * x)
+    let mut sum = Lanes::ZERO;
+    for &x in values {
+        sum = sum + x * x;
+    }
+    sum
 }
 
 by_cpu_level! {
@@ -106,10 +110,9 @@ by_cpu_level! {
         quants: &mut [[u8; LANES]],
     ) {
         let kept = scale.equals(Lanes::ZERO);
-        let offset = -lowest as u8;
         for (quants, &x) in quants.iter_mut().zip(values) {
-            let found = ((x + minimum) / scale).rounded(lowest, highest).bytes();
-            *quants = kept.select_bytes(*quants, found.map(|quant| quant.wrapping_add(offset)));
+            let found = ((x + minimum) / scale).rounded(lowest, highest) - Lanes::splat(lowest);
+            *quants = kept.select(Lanes(quants.map(f32::from)), found).bytes();
         }
     }
 }
@@ -244,7 +247,7 @@ impl Quantize for Q4K {
         for (lane, block) in blocks.iter_mut().enumerate() {
             let ((d, scales), (m, minima)) = (scales.of_lane(lane), minima.of_lane(lane));
             let scales = pack_scales_and_minima(&scales, &minima);
-            *block = Self { d, m, scales, nibbles: to_nibbles::<32>(&of_lane(&quants, lane)) };
+            *block = Self { d, m, scales, nibbles: to_nibbles(&of_lane(&quants, lane)) };
         }
     }
 }
@@ -264,8 +267,7 @@ impl Quantize for Q5K {
             let scales = pack_scales_and_minima(&scales, &minima);
             let quants = of_lane(&quants, lane);
             let one_bit = to_one_bit(&quants.map(|quant| quant >> 4));
-            *block =
-                Self { d, m, scales, one_bit, nibbles: to_nibbles::<32>(&quants.map(|quant| quant & 15)) };
+            *block = Self { d, m, scales, one_bit, nibbles: to_nibbles(&quants.map(|quant| quant & 15)) };
         }
     }
 }
@@ -332,7 +334,7 @@ impl Quantize for Q6K {
                 bytemuck::Zeroable::zeroed()
             } else {
                 let two_bits = to_two_bits(&quants.map(|quant| quant >> 4));
-                Self { nibbles: to_nibbles::<64>(&quants.map(|quant| quant & 15)), two_bits, scales, d }
+                Self { nibbles: to_nibbles_of_half(&quants.map(|quant| quant & 15)), two_bits, scales, d }
             };
         }
     }

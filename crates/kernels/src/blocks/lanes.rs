@@ -18,7 +18,6 @@ pub(super) struct Mask([u32; LANES]);
 
 /// Added to a number of at most 2²², it rounds it to a whole one, ties to even, which then is the low bits of the sum.
 const SHIFT: f32 = 12_582_912.0;
-const SHIFT_BITS: u32 = SHIFT.to_bits();
 
 /// The whole number next to `value`, ties to even. Far out of range it wraps as the reference's does.
 #[inline(always)]
@@ -57,6 +56,37 @@ impl Lanes {
         Self(self.0.map(f32::sqrt))
     }
 
+    #[inline(always)]
+    pub(super) fn trunc(self) -> Self {
+        Self(self.0.map(f32::trunc))
+    }
+
+    /// Ties away from zero.
+    #[inline(always)]
+    pub(super) fn round(self) -> Self {
+        Self(self.0.map(f32::round))
+    }
+
+    /// The least of all lanes.
+    #[inline(always)]
+    pub(super) fn least(self) -> f32 {
+        self.fold(|a, b| if a < b { a } else { b })
+    }
+
+    /// The greatest of all lanes.
+    #[inline(always)]
+    pub(super) fn greatest(self) -> f32 {
+        self.fold(|a, b| if a > b { a } else { b })
+    }
+
+    /// Halves upon each other until one is left.
+    #[inline(always)]
+    fn fold(self, operation: impl Fn(f32, f32) -> f32) -> f32 {
+        let eight: [f32; 8] = from_fn(|lane| operation(self.0[lane], self.0[lane + 8]));
+        let four: [f32; 4] = from_fn(|lane| operation(eight[lane], eight[lane + 4]));
+        operation(operation(four[0], four[1]), operation(four[2], four[3]))
+    }
+
     /// The lesser; `other` where they are equal, which tells the zeros apart.
     #[inline(always)]
     pub(super) fn lesser(self, other: Self) -> Self {
@@ -84,31 +114,20 @@ impl Lanes {
         Mask(from_fn(|lane| if self.0[lane] != other.0[lane] { u32::MAX } else { 0 }))
     }
 
-    /// [`nearest`] within `low..=high`, as [`Rounded`].
+    /// [`nearest`] within `low..=high`.
     #[inline(always)]
-    pub(super) fn rounded(self, low: f32, high: f32) -> Rounded {
-        let kept = Self((self + Self::splat(SHIFT)).0.map(|sum| {
+    pub(super) fn rounded(self, low: f32, high: f32) -> Self {
+        let sum = Self((self + Self::splat(SHIFT)).0.map(|sum| {
             // Changes nothing within range; beyond it, this is how the reference wraps.
-            f32::from_bits(sum.to_bits() & 0x007f_ffff | SHIFT_BITS & 0xff80_0000)
+            f32::from_bits(sum.to_bits() & 0x007f_ffff | SHIFT.to_bits() & 0xff80_0000)
         }));
-        Rounded(kept.greater(Self::splat(low + SHIFT)).lesser(Self::splat(high + SHIFT)))
-    }
-}
-
-/// Whole numbers, kept as their sums with [`SHIFT`].
-#[derive(Clone, Copy)]
-pub(super) struct Rounded(Lanes);
-
-impl Rounded {
-    #[inline(always)]
-    pub(super) fn values(self) -> Lanes {
-        self.0 - Lanes::splat(SHIFT)
+        sum.greater(Self::splat(low + SHIFT)).lesser(Self::splat(high + SHIFT)) - Self::splat(SHIFT)
     }
 
-    /// The low eight bits of each.
+    /// Whole numbers in 0 ..= 255.
     #[inline(always)]
     pub(super) fn bytes(self) -> [u8; LANES] {
-        self.0.0.map(|sum| sum.to_bits() as u8)
+        (self + Self::splat(SHIFT)).0.map(|sum| sum.to_bits() as u8)
     }
 }
 
@@ -130,12 +149,6 @@ impl Mask {
             let mask = self.0[lane];
             f32::from_bits(yes.0[lane].to_bits() & mask | no.0[lane].to_bits() & !mask)
         }))
-    }
-
-    /// `yes` where the mask is set, else `no`.
-    #[inline(always)]
-    pub(super) fn select_bytes(self, yes: [u8; LANES], no: [u8; LANES]) -> [u8; LANES] {
-        from_fn(|lane| if self.0[lane] != 0 { yes[lane] } else { no[lane] })
     }
 }
 

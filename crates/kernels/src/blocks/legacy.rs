@@ -57,8 +57,9 @@ by_cpu_level! {
     pub(super) fn q4_0_to_f32(blocks: &[Q4_0], out: &mut [f32]) {
         for (values, block) in out.as_chunks_mut::<ELEMENTS>().0.iter_mut().zip(blocks) {
             let scale = half_to_f32(block.d);
-            for (value, quant) in values.iter_mut().zip(from_nibbles(&block.nibbles)) {
-                *value = f32::from(quant as i8 - 8) * scale;
+            let twice = twice(&block.nibbles);
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = f32::from(nibble(&twice, i) as i8 - 8) * scale;
             }
         }
     }
@@ -68,8 +69,9 @@ by_cpu_level! {
     pub(super) fn q4_1_to_f32(blocks: &[Q4_1], out: &mut [f32]) {
         for (values, block) in out.as_chunks_mut::<ELEMENTS>().0.iter_mut().zip(blocks) {
             let (scale, minimum) = (half_to_f32(block.d), half_to_f32(block.m));
-            for (value, quant) in values.iter_mut().zip(from_nibbles(&block.nibbles)) {
-                *value = f32::from(quant) * scale + minimum;
+            let twice = twice(&block.nibbles);
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = f32::from(nibble(&twice, i)) * scale + minimum;
             }
         }
     }
@@ -79,9 +81,9 @@ by_cpu_level! {
     pub(super) fn q5_0_to_f32(blocks: &[Q5_0], out: &mut [f32]) {
         for (values, block) in out.as_chunks_mut::<ELEMENTS>().0.iter_mut().zip(blocks) {
             let scale = half_to_f32(block.d);
-            let fifth = fifth_bits(block.fifth_bits);
-            for ((value, quant), fifth) in values.iter_mut().zip(from_nibbles(&block.nibbles)).zip(fifth) {
-                *value = f32::from((quant | fifth) as i8 - 16) * scale;
+            let (twice, fifth_bits) = (twice(&block.nibbles), u32::from_le_bytes(block.fifth_bits));
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = f32::from((nibble(&twice, i) | fifth_bit(fifth_bits, i)) as i8 - 16) * scale;
             }
         }
     }
@@ -91,9 +93,9 @@ by_cpu_level! {
     pub(super) fn q5_1_to_f32(blocks: &[Q5_1], out: &mut [f32]) {
         for (values, block) in out.as_chunks_mut::<ELEMENTS>().0.iter_mut().zip(blocks) {
             let (scale, minimum) = (half_to_f32(block.d), half_to_f32(block.m));
-            let fifth = fifth_bits(block.fifth_bits);
-            for ((value, quant), fifth) in values.iter_mut().zip(from_nibbles(&block.nibbles)).zip(fifth) {
-                *value = f32::from(quant | fifth) * scale + minimum;
+            let (twice, fifth_bits) = (twice(&block.nibbles), u32::from_le_bytes(block.fifth_bits));
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = f32::from(nibble(&twice, i) | fifth_bit(fifth_bits, i)) * scale + minimum;
             }
         }
     }
@@ -110,34 +112,40 @@ by_cpu_level! {
     }
 }
 
+/// The bytes of both halves, so that one loop goes over all elements.
 #[inline(always)]
-fn from_nibbles(nibbles: &[u8; 16]) -> [u8; ELEMENTS] {
-    let mut quants = [0; ELEMENTS];
-    let (low, high) = quants.split_at_mut(16);
-    for ((low, high), pair) in low.iter_mut().zip(high).zip(nibbles) {
-        (*low, *high) = (pair & 15, pair >> 4);
-    }
-    quants
+fn twice(nibbles: &[u8; 16]) -> [u8; ELEMENTS] {
+    let mut twice = [0; ELEMENTS];
+    twice[..16].copy_from_slice(nibbles);
+    twice[16..].copy_from_slice(nibbles);
+    twice
+}
+
+/// The low four bits of element i.
+#[inline(always)]
+fn nibble(twice: &[u8; ELEMENTS], i: usize) -> u8 {
+    if i < 16 { twice[i] & 15 } else { twice[i] >> 4 }
+}
+
+/// 16 if the fifth bit of element i is set, else 0.
+#[inline(always)]
+fn fifth_bit(bits: u32, i: usize) -> u8 {
+    ((bits >> i) as u8 & 1) << 4
+}
+
+/// The quants of both halves.
+type Halves = [[u8; 16]; 2];
+
+#[inline(always)]
+fn to_nibbles([low, high]: &Halves) -> [u8; 16] {
+    from_fn(|i| low[i] & 15 | high[i] << 4)
 }
 
 #[inline(always)]
-fn to_nibbles(quants: &[u8; ELEMENTS]) -> [u8; 16] {
-    let (low, high) = quants.split_at(16);
-    from_fn(|j| low[j] & 15 | high[j] << 4)
-}
-
-/// 16 for each element whose fifth bit is set, else 0.
-#[inline(always)]
-fn fifth_bits(bytes: [u8; 4]) -> [u8; ELEMENTS] {
-    let bits = u32::from_le_bytes(bytes);
-    from_fn(|j| ((bits >> j) as u8 & 1) << 4)
-}
-
-#[inline(always)]
-fn to_fifth_bits(quants: &[u8; ELEMENTS]) -> [u8; 4] {
+fn to_fifth_bits([low, high]: &Halves) -> [u8; 4] {
     let mut bits = 0;
-    for (j, quant) in quants.iter().enumerate() {
-        bits |= u32::from(quant >> 4 & 1) << j;
+    for i in 0..16 {
+        bits |= u32::from(low[i] >> 4) << i | u32::from(high[i] >> 4) << (16 + i);
     }
     bits.to_le_bytes()
 }
@@ -145,8 +153,9 @@ fn to_fifth_bits(quants: &[u8; ELEMENTS]) -> [u8; 4] {
 by_cpu_level! {
     pub(super) fn f32_to_q4_0(values: &[f32], blocks: &mut [Q4_0]) {
         for (values, block) in values.as_chunks::<ELEMENTS>().0.iter().zip(blocks) {
+            let values = &halves(values);
             let scale = largest(values) / -8.0;
-            let quants = quants(values, scale, |x, inverse| (x * inverse + 8.5) as i8 as u8, 15);
+            let quants = quants(values, scale, |x, inverse| (x * inverse + Lanes::splat(8.5)).trunc(), 15.0);
             *block = Q4_0 { d: f32_to_half(scale), nibbles: to_nibbles(&quants) };
         }
     }
@@ -155,9 +164,7 @@ by_cpu_level! {
 by_cpu_level! {
     pub(super) fn f32_to_q4_1(values: &[f32], blocks: &mut [Q4_1]) {
         for (values, block) in values.as_chunks::<ELEMENTS>().0.iter().zip(blocks) {
-            let (minimum, maximum) = range(values);
-            let scale = (maximum - minimum) / 15.0;
-            let quants = quants(values, scale, |x, inverse| ((x - minimum) * inverse + 0.5) as u8, 15);
+            let (scale, minimum, quants) = above_minimum(&halves(values), 15.0);
             *block = Q4_1 { d: f32_to_half(scale), m: f32_to_half(minimum), nibbles: to_nibbles(&quants) };
         }
     }
@@ -166,8 +173,9 @@ by_cpu_level! {
 by_cpu_level! {
     pub(super) fn f32_to_q5_0(values: &[f32], blocks: &mut [Q5_0]) {
         for (values, block) in values.as_chunks::<ELEMENTS>().0.iter().zip(blocks) {
+            let values = &halves(values);
             let scale = largest(values) / -16.0;
-            let quants = quants(values, scale, |x, inverse| (x * inverse + 16.5) as i8 as u8, 31);
+            let quants = quants(values, scale, |x, inverse| (x * inverse + Lanes::splat(16.5)).trunc(), 31.0);
             let (fifth_bits, nibbles) = (to_fifth_bits(&quants), to_nibbles(&quants));
             *block = Q5_0 { d: f32_to_half(scale), fifth_bits, nibbles };
         }
@@ -177,9 +185,7 @@ by_cpu_level! {
 by_cpu_level! {
     pub(super) fn f32_to_q5_1(values: &[f32], blocks: &mut [Q5_1]) {
         for (values, block) in values.as_chunks::<ELEMENTS>().0.iter().zip(blocks) {
-            let (minimum, maximum) = range(values);
-            let scale = (maximum - minimum) / 31.0;
-            let quants = quants(values, scale, |x, inverse| ((x - minimum) * inverse + 0.5) as u8, 31);
+            let (scale, minimum, quants) = above_minimum(&halves(values), 31.0);
             let (fifth_bits, nibbles) = (to_fifth_bits(&quants), to_nibbles(&quants));
             *block = Q5_1 { d: f32_to_half(scale), m: f32_to_half(minimum), fifth_bits, nibbles };
         }
@@ -189,53 +195,67 @@ by_cpu_level! {
 by_cpu_level! {
     pub(super) fn f32_to_q8_0(values: &[f32], blocks: &mut [Q8_0]) {
         for (values, block) in values.as_chunks::<ELEMENTS>().0.iter().zip(blocks) {
+            let values = &halves(values);
             let scale = largest(values).abs() / 127.0;
-            let quants = quants(values, scale, |x, inverse| (x * inverse).round() as i8 as u8, 255);
-            *block = Q8_0 { d: f32_to_half(scale), quants };
+            let quants = quants(values, scale, |x, inverse| (x * inverse).round(), 127.0);
+            *block = Q8_0 { d: f32_to_half(scale), quants: bytemuck::cast(quants) };
         }
     }
+}
+
+/// Scale, minimum and quants in 0 ..= `levels` for value = scale · quant + minimum.
+#[inline(always)]
+fn above_minimum(values: &[Lanes; 2], levels: f32) -> (f32, f32, Halves) {
+    let (low, high) = (values[0].lesser(values[1]).least(), values[0].greater(values[1]).greatest());
+    // Of zeros of both signs the reference takes the first.
+    let (low, high) = (first(values, low), first(values, high));
+    let scale = (high - low) / levels;
+    let round = |x: Lanes, inverse| ((x - Lanes::splat(low)) * inverse + Lanes::splat(0.5)).trunc();
+    (scale, low, quants(values, scale, round, levels))
 }
 
 /// Each value through `round`, which is given the scale's inverse, and at most `highest`.
 #[inline(always)]
-fn quants(
-    values: &[f32; ELEMENTS],
-    scale: f32,
-    round: impl Fn(f32, f32) -> u8,
-    highest: u8,
-) -> [u8; ELEMENTS] {
+fn quants(values: &[Lanes; 2], scale: f32, round: impl Fn(Lanes, Lanes) -> Lanes, highest: f32) -> Halves {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     if inverse.is_infinite() {
-        // The scale is 0 as f16; these are the quants that the reference happens to give.
-        return [0; ELEMENTS];
+        // The scale is 0 as f16, and these are the quants that the reference happens to give.
+        return [[0; 16]; 2];
     }
-    values.map(|x| round(x, inverse).min(highest))
+    let mut quants = [[0; 16]; 2];
+    for (quants, &x) in quants.iter_mut().zip(values) {
+        *quants = round(x, Lanes::splat(inverse)).lesser(Lanes::splat(highest)).bytes();
+    }
+    quants
 }
 
 /// The value of largest magnitude, the first where several are; 0 if all are zero.
 #[inline(always)]
-fn largest(values: &[f32; ELEMENTS]) -> f32 {
-    let magnitude = values.iter().fold(0, |largest, x| largest.max(x.abs().to_bits()));
-    values.iter().copied().find(|x| x.abs().to_bits() == magnitude && magnitude > 0).unwrap_or(0.0)
+fn largest(values: &[Lanes; 2]) -> f32 {
+    let (low, high) = (values[0].lesser(values[1]).least(), values[0].greater(values[1]).greatest());
+    if high > -low {
+        high
+    } else if high < -low {
+        low
+    } else if high == 0.0 {
+        0.0
+    } else {
+        values.iter().flat_map(|half| half.0).find(|x| x.abs() == high).unwrap_or(high)
+    }
 }
 
-/// The least and the greatest value.
+/// The first of the values that equal `wanted`.
 #[inline(always)]
-fn range(values: &[f32; ELEMENTS]) -> (f32, f32) {
-    let (mut low, mut high) = ([f32::MAX; 8], [f32::MIN; 8]);
-    for eight in values.as_chunks::<8>().0 {
-        for ((x, low), high) in eight.iter().zip(&mut low).zip(&mut high) {
-            *low = if x < low { *x } else { *low };
-            *high = if x > high { *x } else { *high };
-        }
-    }
-    let low = low.into_iter().fold(f32::MAX, |low, x| if x < low { x } else { low });
-    let high = high.into_iter().fold(f32::MIN, |high, x| if x > high { x } else { high });
-    // Of zeros of both signs the reference takes the first.
-    let first = |wanted: f32| {
-        if wanted == 0.0 { values.iter().copied().find(|x| *x == 0.0).unwrap_or(wanted) } else { wanted }
-    };
-    (first(low), first(high))
+fn first(values: &[Lanes; 2], wanted: f32) -> f32 {
+    // Only zeros are equal but not the same.
+    let found = || values.iter().flat_map(|half| half.0).find(|x| *x == wanted);
+    if wanted == 0.0 { found().unwrap_or(wanted) } else { wanted }
+}
+
+#[inline(always)]
+fn halves(values: &[f32; ELEMENTS]) -> [Lanes; 2] {
+    let [low, high] = bytemuck::cast(*values);
+    [Lanes(low), Lanes(high)]
 }
 
 /// A type whose blocks may be quantized with the importance of each column.
@@ -244,12 +264,17 @@ pub(super) trait Weighted: Sized {
     fn quantize(values: &[Lanes], weights: &[Lanes], blocks: &mut [Self]);
 }
 
+/// The quants of one block of a tile.
+fn of_lane(quants: &[[u8; LANES]; ELEMENTS], lane: usize) -> Halves {
+    from_fn(|half| from_fn(|i| quants[16 * half + i][lane]))
+}
+
 impl Weighted for Q4_0 {
     fn quantize(values: &[Lanes], weights: &[Lanes], blocks: &mut [Self]) {
         let mut quants = [[0; LANES]; ELEMENTS];
         let scale = symmetric(values, weights, 8.0, &mut quants);
         for (lane, block) in blocks.iter_mut().enumerate() {
-            let quants = quants.map(|quants| quants[lane]);
+            let quants = of_lane(&quants, lane);
             *block = Self { d: f32_to_half(scale.0[lane]), nibbles: to_nibbles(&quants) };
         }
     }
@@ -260,7 +285,7 @@ impl Weighted for Q4_1 {
         let mut quants = [[0; LANES]; ELEMENTS];
         let (scale, minimum) = affine(values, weights, 15.0, WEIGHTED, &mut quants);
         for (lane, block) in blocks.iter_mut().enumerate() {
-            let quants = quants.map(|quants| quants[lane]);
+            let quants = of_lane(&quants, lane);
             let (d, m) = (f32_to_half(scale.0[lane]), f32_to_half(-minimum.0[lane]));
             *block = Self { d, m, nibbles: to_nibbles(&quants) };
         }
@@ -272,7 +297,7 @@ impl Weighted for Q5_0 {
         let mut quants = [[0; LANES]; ELEMENTS];
         let scale = symmetric(values, weights, 16.0, &mut quants);
         for (lane, block) in blocks.iter_mut().enumerate() {
-            let quants = quants.map(|quants| quants[lane]);
+            let quants = of_lane(&quants, lane);
             let (fifth_bits, nibbles) = (to_fifth_bits(&quants), to_nibbles(&quants));
             *block = Self { d: f32_to_half(scale.0[lane]), fifth_bits, nibbles };
         }
@@ -284,7 +309,7 @@ impl Weighted for Q5_1 {
         let mut quants = [[0; LANES]; ELEMENTS];
         let (scale, minimum) = affine(values, weights, 31.0, WEIGHTED, &mut quants);
         for (lane, block) in blocks.iter_mut().enumerate() {
-            let quants = quants.map(|quants| quants[lane]);
+            let quants = of_lane(&quants, lane);
             let (d, m) = (f32_to_half(scale.0[lane]), f32_to_half(-minimum.0[lane]));
             let (fifth_bits, nibbles) = (to_fifth_bits(&quants), to_nibbles(&quants));
             *block = Self { d, m, fifth_bits, nibbles };

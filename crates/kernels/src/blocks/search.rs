@@ -54,7 +54,7 @@ by_cpu_level! {
         let mut scale = Lanes::splat(1.0) / inverse;
         let mut best = Lanes::ZERO;
         for (&x, &w) in values.iter().zip(weights) {
-            let quant = (inverse * (x - low)).rounded(0.0, levels).values();
+            let quant = (inverse * (x - low)).rounded(0.0, levels);
             best = best + w * distance(scale * quant + low - x, candidates.distance);
         }
         // The quants follow from these two; `low` moves on with each better fit.
@@ -64,7 +64,7 @@ by_cpu_level! {
             inverse = Lanes::splat(steps) / (high - low);
             let (mut sum_q, mut sum_qq, mut sum_qx) = (Lanes::ZERO, Lanes::ZERO, Lanes::ZERO);
             for ((&x, &w), quant) in values.iter().zip(weights).zip(whole.iter_mut()) {
-                *quant = (inverse * (x - low)).rounded(0.0, levels).values();
+                *quant = (inverse * (x - low)).rounded(0.0, levels);
                 let wq = w * *quant;
                 sum_q = sum_q + wq;
                 sum_qq = sum_qq + wq * *quant;
@@ -88,8 +88,8 @@ by_cpu_level! {
             low = better.select(new_low, low);
         }
         for (quants, &x) in quants.iter_mut().zip(values) {
-            let found = (best_inverse * (x - best_low)).rounded(0.0, levels).bytes();
-            *quants = constant.select_bytes([0; LANES], found);
+            let found = (best_inverse * (x - best_low)).rounded(0.0, levels);
+            *quants = constant.select(Lanes::ZERO, found).bytes();
         }
         (constant.select(Lanes::ZERO, scale), -low)
     }
@@ -136,8 +136,8 @@ by_cpu_level! {
             best_inverse = better.select(inverse, best_inverse);
         }
         for (quants, &x) in quants.iter_mut().zip(values) {
-            let found = (best_inverse * x).rounded(-half, half - 1.0).bytes().map(|quant| quant.wrapping_add(half as u8));
-            *quants = zero.select_bytes([0; LANES], found);
+            let found = (best_inverse * x).rounded(-half, half - 1.0) + Lanes::splat(half);
+            *quants = zero.select(Lanes::ZERO, found).bytes();
         }
         zero.select(Lanes::ZERO, scale)
     }
@@ -154,7 +154,7 @@ fn symmetric_sums(
 ) -> (Lanes, Lanes) {
     let (mut sum_qx, mut sum_qq) = (Lanes::ZERO, Lanes::ZERO);
     for ((&x, &w), &wx) in values.iter().zip(weights).zip(products) {
-        let quant = (inverse * x).rounded(-half, half - 1.0).values();
+        let quant = (inverse * x).rounded(-half, half - 1.0);
         sum_qx = sum_qx + wx * quant;
         sum_qq = sum_qq + w * quant * quant;
     }
@@ -170,12 +170,11 @@ by_cpu_level! {
         let (mut weights, mut whole) = ([Lanes::ZERO; 16], [Lanes::ZERO; 16]);
         for ((&x, w), quant) in values.iter().zip(&mut weights).zip(&mut whole) {
             *w = x * x;
-            *quant = (inverse * x).rounded(-half, half - 1.0).values();
+            *quant = (inverse * x).rounded(-half, half - 1.0);
         }
         let scale = descend(values, &weights, (-half, half - 1.0), &mut whole, false);
         for (quants, quant) in quants.iter_mut().zip(whole) {
-            let found = (quant + Lanes::splat(half)).rounded(0.0, 2.0 * half - 1.0).bytes();
-            *quants = zero.select_bytes([0; LANES], found);
+            *quants = zero.select(Lanes::ZERO, quant + Lanes::splat(half)).bytes();
         }
         zero.select(Lanes::ZERO, scale)
     }
@@ -198,11 +197,11 @@ by_cpu_level! {
         let mut whole = [Lanes::ZERO; 16];
         let whole = &mut whole[..values.len()];
         for (quant, &x) in whole.iter_mut().zip(values) {
-            *quant = (inverse * x).rounded(0.0, levels).values();
+            *quant = (inverse * x).rounded(0.0, levels);
         }
         let scale = descend(values, weights, (0.0, levels), whole, true);
         for (quants, quant) in quants.iter_mut().zip(whole) {
-            *quants = zero.select_bytes([0; LANES], quant.rounded(0.0, levels).bytes());
+            *quants = zero.select(Lanes::ZERO, *quant).bytes();
         }
         zero.select(Lanes::ZERO, scale)
     }
@@ -214,7 +213,7 @@ fn positive_error(values: &[Lanes], weights: &[Lanes], levels: f32, inverse: Lan
     let scale = Lanes::splat(1.0) / inverse;
     let mut error = Lanes::ZERO;
     for (&x, &w) in values.iter().zip(weights) {
-        let difference = x - scale * (inverse * x).rounded(0.0, levels).values();
+        let difference = x - scale * (inverse * x).rounded(0.0, levels);
         error = error + w * difference * difference;
     }
     error
@@ -223,10 +222,12 @@ fn positive_error(values: &[Lanes], weights: &[Lanes], levels: f32, inverse: Lan
 /// The value of largest magnitude, the first where several are, and its magnitude.
 #[inline(always)]
 fn largest(values: &[Lanes]) -> (Lanes, Lanes) {
-    values.iter().fold((Lanes::ZERO, Lanes::ZERO), |(largest, magnitude), &x| {
-        let greater = magnitude.less_than(x.abs());
-        (greater.select(x, largest), x.abs().greater(magnitude))
-    })
+    let (mut largest, mut magnitude) = (Lanes::ZERO, Lanes::ZERO);
+    for &x in values {
+        largest = magnitude.less_than(x.abs()).select(x, largest);
+        magnitude = x.abs().greater(magnitude);
+    }
+    (largest, magnitude)
 }
 
 /// Moves each quant to where the others' scale would round its value, as long as that raises (Σ w·x·q)² / Σ w·q²; at
@@ -250,7 +251,7 @@ fn descend(
             let (wx, old) = (w * x, *quant);
             let others_qx = sum_qx - wx * old;
             let others_qq = sum_qq - w * old * old;
-            let new = (x * others_qq / others_qx).rounded(low, high).values();
+            let new = (x * others_qq / others_qx).rounded(low, high);
             let new_qx = others_qx + wx * new;
             let new_qq = others_qq + w * new * new;
             let mut better = Lanes::ZERO
