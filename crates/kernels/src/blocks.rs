@@ -179,7 +179,7 @@ pub enum QuantizeError {
     #[error("the importance of column {column} is {value}, which is not a finite number from 0")]
     Importance { column: usize, value: f32 },
     /// A value that no block can hold.
-    #[error("element {column} of row {row} is {value}, which {} cannot hold", kind.name())]
+    #[error("element {column} of row {row} is {value:?}, which {} cannot hold", kind.name())]
     Value { kind: BlockType, row: usize, column: usize, value: f32 },
     /// The block's scale is beyond the range of its f16.
     #[error("the values of row {row} from element {column} are too large for {}, whose scales are f16", kind.name())]
@@ -278,7 +278,7 @@ fn quantize_rows(
     let place = |index: usize| (first_row + index / row_length, index % row_length);
     let limit = largest_magnitude(kind);
     if !all_within(values, limit)
-        && let Some(index) = values.iter().position(|value| !(value.abs() <= limit))
+        && let Some(index) = values.iter().position(|value| value.is_nan() || value.abs() > limit)
     {
         let (row, column) = place(index);
         return Err(QuantizeError::Value { kind, row, column, value: values[index] });
@@ -315,12 +315,14 @@ fn quantize_rows(
     }
 }
 
-/// Beyond it a value rounds to infinity.
+/// Beyond it a value is infinite, or would need a scale that is.
 fn largest_magnitude(kind: BlockType) -> f32 {
     match kind {
+        BlockType::F32 => f32::MAX,
         BlockType::F16 => 65520f32.next_down(),
         BlockType::Bf16 => f32::from_bits(0x7f7f_8000).next_down(),
-        _ => f32::MAX,
+        // What the largest f16 makes of the largest scale and quant, in Q6_K; other types see less, by their scales.
+        _ => 65504.0 * 128.0 * 32.0,
     }
 }
 
@@ -350,110 +352,4 @@ by_cpu_level! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use half::{bf16, f16};
-    use proptest::prelude::*;
-
-    fn values(kind: BlockType, bytes: &[u8], elements: usize) -> Vec<f32> {
-        let mut out = vec![f32::NAN; elements];
-        dequantize(kind, bytes, &mut out).unwrap();
-        out
-    }
-
-    #[test]
-    fn plain_types_are_exact() {
-        let f32_bytes: Vec<u8> =
-            [1.5f32, -0.0, f32::INFINITY, 1e-45].iter().flat_map(|v| v.to_le_bytes()).collect();
-        let exact = values(BlockType::F32, &f32_bytes, 4);
-        assert_eq!(
-            exact.iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
-            [0x3fc0_0000, 0x8000_0000, 0x7f80_0000, 1]
-        );
-        // 0x3c01 is 1 + 2^-10, 0x0001 the smallest subnormal 2^-24, 0xfbff the lowest finite half.
-        assert_eq!(
-            values(BlockType::F16, &[0x01, 0x3c, 0x01, 0x00, 0xff, 0xfb], 3),
-            [1.000_976_6, 5.960_464_5e-8, -65504.0]
-        );
-        assert_eq!(values(BlockType::Bf16, &[0x80, 0x3f, 0x49, 0xc0], 2), [1.0, -3.140_625]);
-    }
-
-    #[test]
-    fn every_half_is_converted_as_the_half_crate_does_one_by_one() {
-        let bits: Vec<u16> = (0..=u16::MAX).filter(|bits| !f16::from_bits(*bits).is_nan()).collect();
-        let bytes: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
-        for (value, bits) in values(BlockType::F16, &bytes, bits.len()).iter().zip(&bits) {
-            assert_eq!(value.to_bits(), f16::from_bits(*bits).to_f32().to_bits());
-        }
-        for (value, bits) in values(BlockType::Bf16, &bytes, bits.len()).iter().zip(&bits) {
-            if !bf16::from_bits(*bits).is_nan() {
-                assert_eq!(value.to_bits(), bf16::from_bits(*bits).to_f32().to_bits());
-            }
-        }
-    }
-
-    #[test]
-    fn q8_0_block_by_hand() {
-        // Scale 0.25, quants -16..16.
-        let mut block = vec![0x00, 0x34];
-        block.extend((-16i8..16).map(|q| q as u8));
-        let expected: Vec<f32> = (-16i8..16).map(|q| f32::from(q) * 0.25).collect();
-        assert_eq!(values(BlockType::Q8_0, &block, 32), expected);
-    }
-
-    #[test]
-    fn q4_0_block_by_hand() {
-        // Scale -0.5; byte j holds j in the low nibble (element j) and 15 - j in the high one (element j + 16).
-        let mut block = vec![0x00, 0xb8];
-        block.extend((0..16u8).map(|j| j | ((15 - j) << 4)));
-        let expected: Vec<f32> = (0..16).chain((0..16).rev()).map(|q| (q as f32 - 8.0) * -0.5).collect();
-        assert_eq!(values(BlockType::Q4_0, &block, 32), expected);
-    }
-
-    #[test]
-    fn q4_1_blocks_by_hand() {
-        // Two blocks: scale 2, minimum -3; scale 0, minimum 1.
-        let nibbles: Vec<u8> = (0..16u8).map(|j| j | ((15 - j) << 4)).collect();
-        let mut bytes = vec![0x00, 0x40, 0x00, 0xc2];
-        bytes.extend(&nibbles);
-        bytes.extend([0x00, 0x00, 0x00, 0x3c]);
-        bytes.extend(&nibbles);
-        let first = (0..16).chain((0..16).rev()).map(|q| q as f32 * 2.0 - 3.0);
-        let expected: Vec<f32> = first.chain(std::iter::repeat_n(1.0, 32)).collect();
-        assert_eq!(values(BlockType::Q4_1, &bytes, 64), expected);
-    }
-
-    #[test]
-    fn errors_say_what_was_expected() {
-        let partial = dequantize(BlockType::Q4_0, &[0; 18], &mut [0.0; 33]).unwrap_err();
-        assert_eq!(partial.to_string(), "33 elements are not whole Q4_0 blocks of 32");
-        let length = dequantize(BlockType::Q8_0, &[0; 18], &mut [0.0; 32]).unwrap_err();
-        assert_eq!(length.to_string(), "32 elements of Q8_0 take 34 bytes, but 18 were given");
-    }
-
-    proptest! {
-        #[test]
-        fn only_exact_sizes_are_accepted(kind in 0..BlockType::ALL.len(), elements in 0usize..600, extra in -3i64..4) {
-            let kind = BlockType::ALL[kind];
-            let exact = elements / kind.block_elements() * kind.block_bytes();
-            let bytes = vec![1u8; (exact as i64 + extra).max(0) as usize];
-            let mut out = vec![7.0f32; elements];
-            let whole = elements % kind.block_elements() == 0 && bytes.len() == exact;
-            prop_assert_eq!(dequantize(kind, &bytes, &mut out).is_ok(), whole);
-            // Every element is written, or none.
-            prop_assert!(out.iter().all(|value| (*value == 7.0) != whole));
-        }
-
-        #[test]
-        fn blocks_do_not_depend_on_their_neighbours(kind in 0..BlockType::ALL.len(), seed: Vec<u8>) {
-            let kind = BlockType::ALL[kind];
-            let blocks = seed.len() / kind.block_bytes();
-            let bytes = &seed[..blocks * kind.block_bytes()];
-            let all = values(kind, bytes, blocks * kind.block_elements());
-            for (block, expected) in bytes.chunks(kind.block_bytes()).zip(all.chunks(kind.block_elements())) {
-                let alone = values(kind, block, kind.block_elements());
-                prop_assert!(alone.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()));
-            }
-        }
-    }
-}
+mod tests;
