@@ -37,7 +37,16 @@ pub struct TensorSink<'a> {
     written: usize,
 }
 
-impl TensorSink<'_> {
+impl<'a> TensorSink<'a> {
+    pub(crate) fn new(
+        file: &'a mut AtomicFile,
+        path: &'a Path,
+        info: &'a TensorInfo,
+        expected: usize,
+    ) -> Self {
+        Self { file, path, info, expected, written: 0 }
+    }
+
     /// Appends bytes of the tensor (row-major, little-endian). Not buffered: give it pieces of many kilobytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.written = self.written.saturating_add(bytes.len());
@@ -47,7 +56,8 @@ impl TensorSink<'_> {
         self.file.write(bytes)
     }
 
-    fn finish(&self) -> Result<()> {
+    /// Checks that all bytes came.
+    pub(crate) fn finish(self) -> Result<()> {
         if self.written == self.expected { Ok(()) } else { Err(self.wrong_length()) }
     }
 
@@ -88,7 +98,7 @@ pub fn write_safetensors<E: From<Error>>(
         file.write(&header(&path, shard)?)?;
         for planned in shard {
             let (info, expected) = (planned.info, planned.bytes);
-            let mut sink = TensorSink { file: &mut file, path: &path, info, expected, written: 0 };
+            let mut sink = TensorSink::new(&mut file, &path, info, expected);
             give_bytes(planned.place, &mut sink)?;
             sink.finish()?;
             weight_map.insert(info.name.as_str(), file_name.clone());
@@ -184,6 +194,6 @@ fn header(path: &Path, shard: &[Planned]) -> Result<Vec<u8>> {
     Ok(header)
 }
 
-fn tensor_error(path: &Path, info: &TensorInfo, reason: String) -> Error {
+pub(crate) fn tensor_error(path: &Path, info: &TensorInfo, reason: String) -> Error {
     Error::Tensor { path: path.to_path_buf(), name: info.name.clone(), reason }
 }
