@@ -99,6 +99,11 @@ impl Dtype {
         TABLE.iter().find(|row| row.4 == Some(id)).map(|row| row.0)
     }
 
+    /// The number (`ggml_type`) in a GGUF file; `None` for types that GGUF does not have.
+    pub(crate) fn to_gguf(self) -> Option<u32> {
+        self.row().4
+    }
+
     pub(crate) fn from_safetensors(dtype: safetensors::Dtype) -> Option<Self> {
         let name = dtype.to_string();
         TABLE.iter().find(|row| row.1 == name).map(|row| row.0)

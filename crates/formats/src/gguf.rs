@@ -3,15 +3,16 @@
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Every length is checked against the file before
 //! anything is allocated by it. It neither dequantizes nor knows which keys a model needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::Path;
 
 use crate::mapped_file::MappedFile;
 use crate::tensor_table::TensorTable;
 use crate::{Dtype, Error, Result, Tensor, TensorInfo};
 
-const DEFAULT_ALIGNMENT: u64 = 32;
-const MAX_DIMENSIONS: u32 = 4;
+pub(crate) const DEFAULT_ALIGNMENT: u64 = 32;
+pub(crate) const MAX_DIMENSIONS: u32 = 4;
 
 /// An open GGUF file.
 #[derive(Debug)]
@@ -63,7 +64,22 @@ pub struct Strings {
     ends: Vec<usize>,
 }
 
+impl<S: AsRef<[u8]>> FromIterator<S> for Strings {
+    fn from_iter<I: IntoIterator<Item = S>>(strings: I) -> Self {
+        let mut all = Self::default();
+        for string in strings {
+            all.push(string.as_ref());
+        }
+        all
+    }
+}
+
 impl Strings {
+    fn push(&mut self, string: &[u8]) {
+        self.bytes.extend_from_slice(string);
+        self.ends.push(self.bytes.len());
+    }
+
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -110,6 +126,24 @@ impl Array {
         self.len() == 0
     }
 
+    /// The type of the items in a file.
+    pub(crate) fn type_number(&self) -> u32 {
+        match self {
+            Self::U8(_) => 0,
+            Self::I8(_) => 1,
+            Self::U16(_) => 2,
+            Self::I16(_) => 3,
+            Self::U32(_) => 4,
+            Self::I32(_) => 5,
+            Self::F32(_) => 6,
+            Self::Bool(_) => 7,
+            Self::Strings(_) => 8,
+            Self::U64(_) => 10,
+            Self::I64(_) => 11,
+            Self::F64(_) => 12,
+        }
+    }
+
     fn item_type(&self) -> &'static str {
         match self {
             Self::U8(_) => "u8",
@@ -152,8 +186,27 @@ impl Value {
         }
     }
 
+    /// The type in a file.
+    pub(crate) fn type_number(&self) -> u32 {
+        match self {
+            Self::U8(_) => 0,
+            Self::I8(_) => 1,
+            Self::U16(_) => 2,
+            Self::I16(_) => 3,
+            Self::U32(_) => 4,
+            Self::I32(_) => 5,
+            Self::F32(_) => 6,
+            Self::Bool(_) => 7,
+            Self::String(_) => 8,
+            Self::Array(_) => 9,
+            Self::U64(_) => 10,
+            Self::I64(_) => 11,
+            Self::F64(_) => 12,
+        }
+    }
+
     /// Type and, where it is short, content, for messages.
-    fn description(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         match self {
             Self::U8(value) => value.to_string(),
             Self::I8(value) => value.to_string(),
@@ -202,43 +255,43 @@ impl Gguf {
             }
         };
 
-        let mut tensors = Vec::new();
+        // Checked as they come, so that a false count cannot fill the memory.
+        let mut tensors: Vec<(TensorInfo, Range<u64>)> = Vec::new();
+        let mut names = HashSet::new();
+        let mut expected_start = 0u64;
         for _ in 0..tensor_count {
-            tensors.push(reader.tensor_info()?);
+            let (info, bytes, start) = reader.tensor_info()?;
+            let name = &info.name;
+            // The reference requires tensors in order without gaps, which also rules out overlaps.
+            if start != expected_start {
+                return Err(
+                    reader.invalid(format!("tensor `{name}` starts at {start}, not at {expected_start}"))
+                );
+            }
+            if !names.insert(name.clone()) {
+                return Err(reader.invalid(format!("tensor `{name}` is there twice")));
+            }
+            let end = start.checked_add(bytes as u64).filter(|end| *end <= reader.bytes.len() as u64);
+            let end = end.ok_or_else(|| reader.cut_short(name))?;
+            expected_start = end.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+            tensors.push((info, start..end));
         }
         let data_start = (reader.position as u64).checked_next_multiple_of(alignment);
         let mut ranges = Vec::with_capacity(tensors.len());
-        let mut expected_offset = 0u64;
-        for (info, bytes, offset) in &tensors {
-            // The reference requires tensors in order without gaps, which also rules out overlaps.
-            if *offset != expected_offset {
-                let name = &info.name;
-                return Err(
-                    reader.invalid(format!("tensor `{name}` starts at {offset}, not at {expected_offset}"))
-                );
-            }
-            let start = data_start.and_then(|start| start.checked_add(*offset));
-            let end = start.and_then(|start| start.checked_add(*bytes as u64));
+        for (info, range) in &tensors {
+            let start = data_start.and_then(|data_start| data_start.checked_add(range.start));
+            let end = data_start.and_then(|data_start| data_start.checked_add(range.end));
             match (start, end) {
                 (Some(start), Some(end)) if end <= reader.bytes.len() as u64 => {
                     ranges.push(start as usize..end as usize);
                 }
-                _ => {
-                    let reason = format!("tensor `{}` does not end before the file does", info.name);
-                    return Err(reader.invalid(format!("{reason}; it was not written or copied completely")));
-                }
+                _ => return Err(reader.cut_short(&info.name)),
             }
-            expected_offset =
-                (offset + *bytes as u64).checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
         }
 
-        let path = file.path().to_path_buf();
         let mut table = TensorTable::new(vec![file]);
-        for ((info, ..), range) in tensors.into_iter().zip(ranges) {
-            let name = info.name.clone();
-            if !table.insert(info, 0, range) {
-                return Err(invalid(&path, format!("tensor `{name}` is there twice")));
-            }
+        for ((info, _), range) in tensors.into_iter().zip(ranges) {
+            table.insert(info, 0, range);
         }
         Ok(Self { version, metadata, table })
     }
@@ -381,6 +434,12 @@ impl<'a> Reader<'a> {
         invalid(self.path, reason)
     }
 
+    fn cut_short(&self, tensor: &str) -> Error {
+        self.invalid(format!(
+            "tensor `{tensor}` does not end before the file does; it was not written or copied completely"
+        ))
+    }
+
     fn remaining(&self) -> usize {
         self.bytes.len() - self.position
     }
@@ -490,8 +549,7 @@ impl<'a> Reader<'a> {
         let count = self.count(items, 8)?;
         let mut strings = Strings::default();
         for _ in 0..count {
-            strings.bytes.extend_from_slice(self.bytes(items)?);
-            strings.ends.push(strings.bytes.len());
+            strings.push(self.bytes(items)?);
         }
         Ok(strings)
     }

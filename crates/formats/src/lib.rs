@@ -3,11 +3,11 @@
 //! | read | write |
 //! |---|---|
 //! | [`SafetensorsFolder`]: one file or shards, mapped | [`write_safetensors`]: streaming, in shards |
-//! | [`Gguf`]: metadata and tensors, mapped | |
 //! | [`PytorchFolder`]: `.bin`, `.pth`, `.pt`; one file or shards, mapped, nothing executed | [`write_pytorch`], [`write_pth`]: streaming |
 //! | [`TensorFolder`]: the first two, whichever is there | |
 //! | [`Llama2c`]: versions 0, 1 and 2 | [`write_llama2c`] |
 //! | [`ConsolidatedFolder`]: Meta's files and `params.json`; [`JoinedTensor`] | [`write_pth`] of each [`TensorPart`] |
+//! | [`Gguf`]: metadata and tensors, mapped | [`write_gguf`]: streaming |
 //! | [`AdapterConfig`]: PEFT's `adapter_config.json` | [`AdapterConfig`] |
 //!
 //! [`Container`] tells what a file is.
@@ -22,6 +22,7 @@ mod container;
 mod dtype;
 mod error;
 mod gguf;
+mod gguf_writer;
 mod llama2c;
 mod llama2c_writer;
 mod mapped_file;
@@ -46,6 +47,7 @@ pub use container::Container;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use gguf::{Array, Gguf, Strings, Value};
+pub use gguf_writer::write_gguf;
 pub use llama2c::{Llama2c, Llama2cConfig, Llama2cVersion};
 pub use llama2c_writer::{Llama2cSink, write_llama2c};
 pub use pytorch_file::Scalar;

@@ -13,13 +13,13 @@ mod by_cpu_level;
 pub mod attention;
 pub mod bandwidth;
 pub mod bias;
+pub mod blocks;
 mod buffer;
 pub mod ceiling;
 #[cfg(test)]
 mod check;
 pub mod cpu;
 pub mod cross_entropy;
-pub mod dequantize;
 pub mod elementwise;
 pub mod embedding;
 pub mod exp;

@@ -3,8 +3,8 @@
 //! A weight is [outputs, inputs], as every checkpoint of the family stores it; no layer has a bias. Layers that share
 //! their input (queries, keys and values; gate and up) pack it once, and the gradient of that input is one sum.
 
+use crate::blocks::BlockType;
 use crate::buffer::{View, ViewMut};
-use crate::dequantize::BlockType;
 use crate::matmul::{Left, Operand, Output, Right, matmul, sum_of_products};
 use crate::value::Value;
 

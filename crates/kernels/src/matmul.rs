@@ -19,8 +19,8 @@ use half::bf16;
 use self::kernel::Source;
 pub use self::packed::{Left, Right, sum_of_products};
 pub(crate) use self::prepared::{Method, Strided};
+use crate::blocks::{BlockType, dequantize};
 use crate::buffer::{View, ViewMut};
-use crate::dequantize::{BlockType, dequantize};
 use crate::linear::Precision;
 use crate::value::Value;
 

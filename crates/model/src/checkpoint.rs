@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::{Dtype, Gguf, SafetensorsFolder, Tensor};
-use danlu_kernels::dequantize::{BlockType, dequantize};
+use danlu_kernels::blocks::{BlockType, dequantize};
 use danlu_kernels::team::parallel_chunks;
 use danlu_tokenizer::{GgufVocabulary, Tokenizer};
 use serde_json::Value;
@@ -177,7 +177,10 @@ impl Checkpoint {
             return Err(error(reason));
         }
         let kind = block_type(tensor.info.dtype).ok_or_else(|| {
-            error(format!("type `{}` is not one of F32, F16, BF16, Q8_0, Q4_0, Q4_1", tensor.info.dtype))
+            error(format!(
+                "type `{}` is neither F32, F16 or BF16 nor a block type (Q…) of weights",
+                tensor.info.dtype
+            ))
         })?;
         Ok((tensor, kind))
     }
@@ -291,9 +294,16 @@ pub(crate) fn block_type(dtype: Dtype) -> Option<BlockType> {
         Dtype::F32 => Some(BlockType::F32),
         Dtype::F16 => Some(BlockType::F16),
         Dtype::Bf16 => Some(BlockType::Bf16),
-        Dtype::Q8_0 => Some(BlockType::Q8_0),
         Dtype::Q4_0 => Some(BlockType::Q4_0),
         Dtype::Q4_1 => Some(BlockType::Q4_1),
+        Dtype::Q5_0 => Some(BlockType::Q5_0),
+        Dtype::Q5_1 => Some(BlockType::Q5_1),
+        Dtype::Q8_0 => Some(BlockType::Q8_0),
+        Dtype::Q2K => Some(BlockType::Q2K),
+        Dtype::Q3K => Some(BlockType::Q3K),
+        Dtype::Q4K => Some(BlockType::Q4K),
+        Dtype::Q5K => Some(BlockType::Q5K),
+        Dtype::Q6K => Some(BlockType::Q6K),
         _ => None,
     }
 }

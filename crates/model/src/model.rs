@@ -1,6 +1,6 @@
 //! The model: its configuration, its weights at rest, and what of it is trained.
 
-use danlu_kernels::dequantize::BlockType;
+use danlu_kernels::blocks::BlockType;
 use danlu_kernels::{Buffer, Precision, View, Weight, bf16};
 
 use crate::adapter;
