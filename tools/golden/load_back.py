@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 TOLERANCE = 1e-4
 
@@ -25,7 +25,7 @@ def check(folder, output):
     if not ids or len(ids) != len(top_logprobs):
         print(f"{folder}: {len(ids)} ids and {len(top_logprobs)} rows of top_logprobs: nothing that can be compared")
         return False
-    model, report = LlamaForCausalLM.from_pretrained(
+    model, report = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     problems = {kind: sorted(names) for kind, names in report.items() if names}

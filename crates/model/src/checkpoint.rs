@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use danlu_formats::{Dtype, Gguf, SafetensorsFolder, Tensor};
 use danlu_kernels::blocks::{BlockType, dequantize};
 use danlu_kernels::team::parallel_chunks;
-use danlu_tokenizer::{GgufVocabulary, Tokenizer};
+use danlu_tokenizer::Tokenizer;
 use serde_json::Value;
 
 use crate::families::{GGUF_NAMES, META_NAMES, infer, is_computed};
+use crate::gguf::{gguf_config, gguf_vocabulary, has_neighbouring_pairs};
 use crate::layout::{FileTensor, file_tensors};
-use crate::names::{Part, Role, TensorId, TensorSpec};
-use crate::{Config, Error, Result};
+use crate::names::{Extra, Part, Role, TensorId, TensorSpec};
+use crate::{Config, Error, Module, Result, gguf};
 
 /// Elements that one task dequantizes; a multiple of every block.
 const CHUNK: usize = 1 << 16;
@@ -134,7 +135,11 @@ impl Checkpoint {
             return Err(Error::MissingTensors { path: self.path.clone(), names: missing });
         }
         let is_known = |name: &str| {
-            expected.contains(name) || is_computed(name) || self.is_same_as_embedding(config, name)
+            let computed = match &self.container {
+                Container::HuggingFace(_) => is_computed(name),
+                Container::Gguf(_) => gguf::is_computed(name),
+            };
+            expected.contains(name) || computed || self.is_same_as_embedding(config, name)
         };
         let leftover: Vec<String> = self
             .names()
@@ -205,7 +210,7 @@ impl Checkpoint {
             let out = &mut out[rows.start * width..rows.end * width];
             part_to_f32(kind, stored, values, out).map_err(|reason| self.tensor_error(file, reason))
         })?;
-        if self.has_pairs(spec) {
+        if self.has_pairs(spec, config) {
             pairs_to_halves(out, config.head_dim, width);
         }
         Ok(())
@@ -239,7 +244,7 @@ impl Checkpoint {
             out[rows.start * row_bytes..rows.end * row_bytes].copy_from_slice(stored);
             Ok(())
         })?;
-        if self.has_pairs(spec) {
+        if self.has_pairs(spec, config) {
             pairs_to_halves(out, config.head_dim, row_bytes);
         }
         Ok(())
@@ -271,9 +276,13 @@ impl Checkpoint {
     }
 
     /// Whether rotated rows of this tensor are neighbours in the file.
-    fn has_pairs(&self, spec: &TensorSpec) -> bool {
-        matches!(spec.role, Role::Block(_, Part::Query | Part::Key))
-            && matches!(self.container, Container::Gguf(_))
+    fn has_pairs(&self, spec: &TensorSpec, config: &Config) -> bool {
+        let rotated = matches!(
+            spec.role,
+            Role::Block(_, Part::Query | Part::Key)
+                | Role::Extra(_, Extra::Bias(Module::Query | Module::Key))
+        );
+        rotated && matches!(self.container, Container::Gguf(_)) && has_neighbouring_pairs(config.family)
     }
 
     fn full_name(&self, name: &str) -> String {
@@ -355,94 +364,4 @@ fn pairs_to_halves<T: Copy>(rows: &mut [T], head_dim: usize, width: usize) {
             }
         }
     }
-}
-
-fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
-    let error =
-        |field: &str, reason: String| Error::Config { path: path.into(), field: field.into(), reason };
-    let architecture = gguf.get_str("general.architecture")?.unwrap_or_default();
-    if architecture != "llama" {
-        return Err(error("general.architecture", format!("expected `llama`, found `{architecture}`")));
-    }
-    let number = |key: &str| -> Result<usize> {
-        gguf.get_usize(key)?.ok_or_else(|| error(key, "missing; expected a whole number".into()))
-    };
-    for key in ["llama.rope.scaling.type", "llama.expert_count"] {
-        let plain = match gguf.metadata(key) {
-            None => true,
-            Some(danlu_formats::Value::String(kind)) => kind == "none",
-            Some(value) => value.as_u64() == Some(0),
-        };
-        if !plain {
-            return Err(error(key, "expected a dense Llama with the plain rotary embedding".into()));
-        }
-    }
-    let hidden_size = number("llama.embedding_length")?;
-    let num_attention_heads = number("llama.attention.head_count")?;
-    let head_dim = match gguf.get_usize("llama.attention.key_length")? {
-        Some(length) => length,
-        None => {
-            gguf.get_usize("llama.rope.dimension_count")?.unwrap_or(hidden_size / num_attention_heads.max(1))
-        }
-    };
-    let embedding = gguf.tensors().find(|info| info.name == "token_embd.weight");
-    let vocab_size = embedding.and_then(|info| info.shape.first().copied()).unwrap_or(0);
-    let id =
-        |key: &str| -> Result<Option<u32>> { Ok(gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok())) };
-    let config = Config {
-        vocab_size,
-        hidden_size,
-        intermediate_size: number("llama.feed_forward_length")?,
-        num_hidden_layers: number("llama.block_count")?,
-        num_attention_heads,
-        num_key_value_heads: gguf.get_usize("llama.attention.head_count_kv")?.unwrap_or(num_attention_heads),
-        head_dim,
-        max_position_embeddings: number("llama.context_length")?,
-        rope_theta: f64::from(gguf.get_f32("llama.rope.freq_base")?.unwrap_or(10_000.0)),
-        rms_norm_eps: shortest(gguf.get_f32("llama.attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6)),
-        tie_word_embeddings: gguf.tensor("output.weight").is_none(),
-        bos_token_id: id("tokenizer.ggml.bos_token_id")?,
-        eos_token_ids: id("tokenizer.ggml.eos_token_id")?
-            .into_iter()
-            .chain(id("tokenizer.ggml.eot_token_id")?)
-            .collect(),
-        pad_token_id: id("tokenizer.ggml.padding_token_id")?,
-        ..Config::default()
-    };
-    config.check(path)?;
-    Ok(config)
-}
-
-/// 1e-5 stored as f32 reads back as 1e-5, not as 9.99999974e-6.
-fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
-}
-
-fn gguf_vocabulary(gguf: &Gguf) -> Result<Option<GgufVocabulary>> {
-    let Some(model) = gguf.get_str("tokenizer.ggml.model")? else { return Ok(None) };
-    let strings = |key: &str| -> Result<Vec<String>> {
-        let strings = gguf.get_strings(key)?;
-        Ok(strings
-            .map(|list| list.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect())
-            .unwrap_or_default())
-    };
-    let id =
-        |key: &str| -> Result<Option<u32>> { Ok(gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok())) };
-    Ok(Some(GgufVocabulary {
-        model: model.to_owned(),
-        pre: gguf.get_str("tokenizer.ggml.pre")?.map(str::to_owned),
-        tokens: strings("tokenizer.ggml.tokens")?,
-        scores: gguf.get_f32s("tokenizer.ggml.scores")?.map(<[f32]>::to_vec).unwrap_or_default(),
-        token_types: gguf.get_i32s("tokenizer.ggml.token_type")?.map(<[i32]>::to_vec).unwrap_or_default(),
-        merges: strings("tokenizer.ggml.merges")?,
-        bos_id: id("tokenizer.ggml.bos_token_id")?,
-        eos_id: id("tokenizer.ggml.eos_token_id")?,
-        unk_id: id("tokenizer.ggml.unknown_token_id")?,
-        pad_id: id("tokenizer.ggml.padding_token_id")?,
-        eot_id: id("tokenizer.ggml.eot_token_id")?,
-        add_bos: gguf.get_bool("tokenizer.ggml.add_bos_token")?,
-        add_eos: gguf.get_bool("tokenizer.ggml.add_eos_token")?,
-        add_space_prefix: gguf.get_bool("tokenizer.ggml.add_space_prefix")?,
-        chat_template: gguf.get_str("tokenizer.chat_template")?.map(str::to_owned),
-    }))
 }

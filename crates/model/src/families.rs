@@ -201,6 +201,9 @@ impl Family {
         if matches!(self, Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3) {
             fields.insert("attention_dropout".into(), json!(0.0));
         }
+        if config.normalized_head {
+            fields.insert(baichuan::SECOND_GENERATION.into(), json!(0));
+        }
         fields
     }
 

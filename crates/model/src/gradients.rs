@@ -144,11 +144,9 @@ impl Model {
         sink: &mut impl GradientSink,
     ) {
         let place = gradients.place(id);
-        if self.trained_unit_head() == Some(id) {
-            if sink.is_last_backward() {
-                let gradient = gradients.memory.view_mut(place.clone());
-                unit_rows_backward(self.parameters.view(id), self.config.hidden_size, gradient);
-            }
+        if self.trained_unit_head() == Some(id) && sink.is_last_backward() {
+            let gradient = gradients.memory.view_mut(place.clone());
+            unit_rows_backward(self.parameters.view(id), self.config.hidden_size, gradient);
             self.unit_head.forget();
         }
         sink.ready(id, &mut self.parameters, gradients.memory.view(place));

@@ -7,7 +7,8 @@ use crate::{ParameterId, Parameters};
 /// Told by a backward when it will not add to a parameter's gradient again: exactly once per backward and parameter,
 /// a tied matrix last. Clipping, fused updates and the check for missing gradients are sinks.
 pub trait GradientSink {
-    /// This backward is done with the gradient of parameter `id`, and with its values, which the sink may change.
+    /// This backward is done with the gradient of parameter `id`, and with its values, which the sink may change if it
+    /// is the step's last.
     fn ready(&mut self, id: ParameterId, parameters: &mut Parameters, gradient: View<f32>);
 
     /// Whether the step ends with this backward, so that sums over its slices are complete. Some gradients are then

@@ -14,6 +14,7 @@ mod families;
 mod fields;
 mod forward;
 mod generate;
+mod gguf;
 mod gradients;
 mod hooks;
 mod initialize;

@@ -286,25 +286,33 @@ fn new_model(recipe: &Recipe, tokenizer: &Tokenizer, precision: Precision) -> Re
                        `model_name_or_path`";
         return Err(TrainError::Option { key: "finetuning_type", problem: problem.into() });
     }
-    let hidden_size = needed("hidden_size", shape.hidden_size)?;
-    let num_attention_heads = needed("num_attention_heads", shape.num_attention_heads)?;
+    let shape = match shape.model_preset.as_deref().map(Config::preset) {
+        Some(Some(preset)) => preset,
+        _ => {
+            let hidden_size = needed("hidden_size", shape.hidden_size)?;
+            let num_attention_heads = needed("num_attention_heads", shape.num_attention_heads)?;
+            Config {
+                hidden_size,
+                intermediate_size: needed("intermediate_size", shape.intermediate_size)?,
+                num_hidden_layers: needed("num_hidden_layers", shape.num_hidden_layers)?,
+                num_attention_heads,
+                num_key_value_heads: shape.num_key_value_heads.unwrap_or(num_attention_heads),
+                head_dim: hidden_size / num_attention_heads.max(1),
+                max_position_embeddings: shape.max_position_embeddings,
+                rope_theta: shape.rope_theta,
+                rms_norm_eps: shape.rms_norm_eps,
+                tie_word_embeddings: shape.tie_word_embeddings,
+                initializer_range: shape.initializer_range,
+                ..Config::default()
+            }
+        }
+    };
     let config = Config {
         vocab_size: tokenizer.vocabulary_size(),
-        hidden_size,
-        intermediate_size: needed("intermediate_size", shape.intermediate_size)?,
-        num_hidden_layers: needed("num_hidden_layers", shape.num_hidden_layers)?,
-        num_attention_heads,
-        num_key_value_heads: shape.num_key_value_heads.unwrap_or(num_attention_heads),
-        head_dim: hidden_size / num_attention_heads.max(1),
-        max_position_embeddings: shape.max_position_embeddings,
-        rope_theta: shape.rope_theta,
-        rms_norm_eps: shape.rms_norm_eps,
-        tie_word_embeddings: shape.tie_word_embeddings,
-        initializer_range: shape.initializer_range,
         bos_token_id: tokenizer.bos_id(),
         eos_token_ids: tokenizer.eos_id().into_iter().collect(),
         pad_token_id: tokenizer.pad_id(),
-        ..Config::default()
+        ..shape
     };
     config.check(Path::new("recipe"))?;
     Ok(Model::zeros(config, precision))

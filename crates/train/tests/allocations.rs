@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use danlu_data::{Sample, Source, step_slices};
-use danlu_model::{Activations, Config, Keep, Model, Precision};
+use danlu_model::{Activations, AttentionBias, Config, Keep, Model, Precision};
 use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::TrainingOptions;
 use danlu_train::trainer::take_step;
@@ -60,7 +60,15 @@ fn computing_threads_allocate_nothing_after_the_second_step() {
         rms_norm_eps: 1e-5,
         ..Config::default()
     };
-    for precision in [Precision::F32, Precision::Bf16] {
+    let with_every_option = Config {
+        attention_bias: AttentionBias::All,
+        mlp_bias: true,
+        query_key_norm: true,
+        normalized_head: true,
+        ..config.clone()
+    };
+    let precisions = [Precision::F32, Precision::Bf16];
+    for (precision, config) in precisions.into_iter().flat_map(|p| [(p, &config), (p, &with_every_option)]) {
         let mut model = Model::zeros(config.clone(), precision).initialize(1);
         let options = TrainingOptions { learning_rate: 1e-3, ..TrainingOptions::default() };
         let mut optimizer = Optimizer::new(&model, &options);

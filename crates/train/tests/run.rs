@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use danlu_model::{Precision, Rest, open};
+use danlu_model::{AttentionBias, Config, Family, Model, Precision, Rest, open, save_folder};
 use danlu_train::recipe::ResumeFrom;
 use danlu_train::{Load, Observer, Outcome, Plan, Progress, Recipe, prepare, train};
 
@@ -224,4 +224,72 @@ fn save_total_limit_keeps_the_newest() {
     kept.sort_unstable();
     let last = losses.len() as u64 / 4 * 4;
     assert_eq!(kept, [last - 4, last]);
+}
+
+/// Biases, norms of heads and a head used with rows of unit length, over steps of several slices.
+#[test]
+fn every_option_of_the_block_trains_and_continues_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = prepare(recipe(folder.path(), "none", ""), Load::Shapes).unwrap().tokenizer;
+    let shape = Config {
+        vocab_size: tokenizer.vocabulary_size(),
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 4,
+        head_dim: 8,
+        max_position_embeddings: 64,
+        initializer_range: 0.1,
+        ..Config::default()
+    };
+    let families = [
+        Config { family: Family::Baichuan, normalized_head: true, ..shape.clone() },
+        Config { family: Family::Qwen2, attention_bias: AttentionBias::QueryKeyValue, ..shape.clone() },
+        Config { family: Family::Qwen3, query_key_norm: true, tie_word_embeddings: true, ..shape },
+    ];
+    for config in families {
+        let base = tempfile::tempdir().unwrap();
+        let model = Model::zeros(config.clone(), Precision::F32).initialize(3);
+        save_folder(&model, Some(&tokenizer), base.path(), 5_000_000_000).unwrap();
+        let recipe = |output: &str, extra: &str| {
+            let text = format!(
+                "stage: pt\nfinetuning_type: full\nmodel_name_or_path: {}\ndataset: {}\ncutoff_len: 32\n\
+                 learning_rate: 0.01\nmax_steps: 6\nper_device_train_batch_size: 54\nprecision: f32\nsave_steps: 3\n\
+                 output_dir: {}\n{extra}",
+                base.path().display(),
+                corpus(folder.path()).display(),
+                folder.path().join(output).display(),
+            );
+            Recipe::parse("test.yaml", &text, &[] as &[&str]).unwrap().recipe
+        };
+        let name = format!("{:?}", config.family);
+        let (whole, losses) = run(recipe(&name, ""), None);
+        assert!(losses[5] < 0.9 * losses[0], "{name}: {losses:?}");
+        let stopped = format!("{name}-stopped");
+        run(recipe(&stopped, ""), Some(4));
+        let (again, rest) = run(recipe(&stopped, "resume_from_checkpoint: true\n"), None);
+        assert_eq!(rest, losses[4..], "{name}");
+        assert_eq!(weights(&again.output_dir), weights(&whole.output_dir), "{name}");
+        let trained = open(&whole.output_dir, Precision::F32, Rest::Frozen).unwrap().model;
+        let read = trained.config();
+        assert_eq!((read.family, read.normalized_head), (config.family, config.normalized_head), "{name}");
+    }
+}
+
+#[test]
+fn a_preset_gives_the_shape_of_a_new_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "stage: pt\nfinetuning_type: full\nmodel_preset: minimind-64m\nvocab_size: 320\ndataset: {}\ncutoff_len: 32\n\
+         max_steps: 1\noutput_dir: {}\n",
+        corpus(folder.path()).display(),
+        folder.path().join("run").display(),
+    );
+    let recipe = Recipe::parse("test.yaml", &text, &[] as &[&str]).unwrap().recipe;
+    let prepared = prepare(recipe, Load::Shapes).unwrap();
+    let preset = Config::preset("minimind-64m").unwrap();
+    let other_rows = preset.vocab_size - prepared.tokenizer.vocabulary_size();
+    assert_eq!(prepared.model.parameter_count(), preset.parameter_count() - other_rows * preset.hidden_size);
+    assert_eq!(prepared.model.config().family, Family::Qwen3);
 }

@@ -28,7 +28,8 @@ pub(super) const NAMES: Names = Names {
 };
 
 const FIRST_GENERATION: &str = "BaiChuanForCausalLM";
-/// Vocabulary of the second generation, whose early files lack `z_loss_weight`.
+pub(super) const SECOND_GENERATION: &str = "z_loss_weight";
+/// Vocabulary of the second generation, should a file lack that field.
 const SECOND_VOCABULARY: usize = 125_696;
 
 pub(super) fn architecture(config: &Config) -> &'static str {
@@ -44,7 +45,7 @@ pub(super) fn read(fields: &Fields) -> Result<Config> {
     }
     let config = read_common(fields)?;
     let normalized_head =
-        !is_first && (fields.get("z_loss_weight").is_some() || config.vocab_size == SECOND_VOCABULARY);
+        !is_first && (fields.get(SECOND_GENERATION).is_some() || config.vocab_size == SECOND_VOCABULARY);
     Ok(Config { normalized_head, ..config })
 }
 

@@ -23,6 +23,12 @@ pub struct ModelOptions {
     ///
     /// zh: 新模型且未给分词器时：先在数据集上训练字节级 BPE，此为词表的最大大小。
     pub vocab_size: Option<usize>,
+    /// New model: the shape of a known model in place of the sizes and constants below: `luban-1b`, `luban-10b` (this
+    /// project's own shape), `llama2-chinese-92m`, `llama2-chinese-218m`, `minimind-26m`, `minimind-64m`,
+    /// `minimind-110m`, `llama2-7b`, `llama2-13b`, `llama3-8b`, `baichuan-7b` or `smollm2-135m`.
+    ///
+    /// zh: 新模型：采用某个已知模型的尺寸，代替下面的各项尺寸与常数：`luban-1b`、`luban-10b`（本项目自定的尺寸）、`llama2-chinese-92m`、`llama2-chinese-218m`、`minimind-26m`、`minimind-64m`、`minimind-110m`、`llama2-7b`、`llama2-13b`、`llama3-8b`、`baichuan-7b` 或 `smollm2-135m`。
+    pub model_preset: Option<String>,
     /// New model: width of the residual stream.
     ///
     /// zh: 新模型：残差流的宽度。
@@ -72,6 +78,7 @@ impl Default for ModelOptions {
             adapter_name_or_path: None,
             tokenizer_name_or_path: None,
             vocab_size: None,
+            model_preset: None,
             hidden_size: None,
             intermediate_size: None,
             num_hidden_layers: None,

@@ -207,6 +207,21 @@ fn values_out_of_range_say_so() {
 }
 
 #[test]
+fn a_preset_is_a_shape_of_its_own() {
+    let parse = |preset: &str| {
+        let text = format!(
+            "dataset: d\noutput_dir: o\nfinetuning_type: full\nvocab_size: 300\nmodel_preset: {preset}\n"
+        );
+        Recipe::parse("r.yaml", &text, &NONE)
+    };
+    assert_eq!(parse("luban-1b").unwrap().recipe.model.model_preset.as_deref(), Some("luban-1b"));
+    let unknown = parse("luban").unwrap_err().to_string();
+    assert!(unknown.contains("line 5: `model_preset` must be one of luban-1b, luban-10b, "), "{unknown}");
+    let both = parse("luban-1b\nhidden_size: 64").unwrap_err().to_string();
+    assert!(both.contains("line 6: `hidden_size` is part of `model_preset: luban-1b`"), "{both}");
+}
+
+#[test]
 fn text_that_is_no_recipe_names_the_line() {
     for text in ["a: [1\nb: 2\n", "- a\n- b\n", "a: 1\na: 2\n", "\t{", "just text", "a: b: c\n", "\u{0}"] {
         let error = Recipe::parse("r.yaml", text, &NONE).unwrap_err().to_string();

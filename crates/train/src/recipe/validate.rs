@@ -1,6 +1,8 @@
 //! Ranges of values, and values that must fit each other.
 
-use super::{Clip, LrSchedulerType, Recipe};
+use danlu_model::PRESETS;
+
+use super::{Clip, LrSchedulerType, ModelOptions, Recipe};
 
 /// The first problem: the key to blame, and a sentence.
 pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
@@ -70,6 +72,9 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
     if model.model_name_or_path.is_some() {
         return None;
     }
+    if model.model_preset.is_some() {
+        return preset(model).or_else(|| vocabulary(model));
+    }
     let missing = [
         ("hidden_size", model.hidden_size),
         ("intermediate_size", model.intermediate_size),
@@ -79,14 +84,13 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
     .into_iter()
     .find(|(_, value)| value.is_none());
     if let Some((key, _)) = missing {
-        let problem =
-            format!("set `model_name_or_path` to the model to start from, or `{key}` for a new model");
+        let problem = format!(
+            "set `model_name_or_path` to the model to start from, or `model_preset` or `{key}` for a new model"
+        );
         return Some((key, problem));
     }
-    if model.tokenizer_name_or_path.is_none() && model.vocab_size.is_none() {
-        let problem =
-            "a new model needs `tokenizer_name_or_path`, or `vocab_size` to train a tokenizer on the dataset";
-        return Some(("vocab_size", problem.into()));
+    if let Some(problem) = vocabulary(model) {
+        return Some(problem);
     }
     let (hidden_size, heads) = (model.hidden_size?, model.num_attention_heads?);
     if hidden_size % heads != 0 || !(hidden_size / heads).is_multiple_of(2) {
@@ -101,6 +105,39 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
             format!("`num_attention_heads` must be a multiple of `num_key_value_heads`, found `{heads}` and `{kv_heads}`");
         ("num_key_value_heads", problem)
     })
+}
+
+fn vocabulary(model: &ModelOptions) -> Option<(&'static str, String)> {
+    let is_missing = model.tokenizer_name_or_path.is_none() && model.vocab_size.is_none();
+    let problem =
+        "a new model needs `tokenizer_name_or_path`, or `vocab_size` to train a tokenizer on the dataset";
+    is_missing.then(|| ("vocab_size", problem.into()))
+}
+
+/// A preset is known, and nothing beside it says what it says.
+fn preset(model: &ModelOptions) -> Option<(&'static str, String)> {
+    let name = model.model_preset.as_deref()?;
+    if !PRESETS.contains(&name) {
+        let problem = format!("`model_preset` must be one of {}, found `{name}`", PRESETS.join(", "));
+        return Some(("model_preset", problem));
+    }
+    let ModelOptions { max_position_embeddings, rope_theta, rms_norm_eps, .. } = ModelOptions::default();
+    let ModelOptions { tie_word_embeddings, initializer_range, .. } = ModelOptions::default();
+    let (key, _) = [
+        ("hidden_size", model.hidden_size.is_some()),
+        ("intermediate_size", model.intermediate_size.is_some()),
+        ("num_hidden_layers", model.num_hidden_layers.is_some()),
+        ("num_attention_heads", model.num_attention_heads.is_some()),
+        ("num_key_value_heads", model.num_key_value_heads.is_some()),
+        ("max_position_embeddings", model.max_position_embeddings != max_position_embeddings),
+        ("rope_theta", model.rope_theta != rope_theta),
+        ("rms_norm_eps", model.rms_norm_eps != rms_norm_eps),
+        ("tie_word_embeddings", model.tie_word_embeddings != tie_word_embeddings),
+        ("initializer_range", model.initializer_range != initializer_range),
+    ]
+    .into_iter()
+    .find(|(_, given)| *given)?;
+    Some((key, format!("`{key}` is part of `model_preset: {name}`; leave one of the two out")))
 }
 
 fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
