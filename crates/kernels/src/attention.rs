@@ -31,6 +31,27 @@ pub struct Heads {
     pub head_dim: usize,
 }
 
+/// What weakens or hides keys that came before a query.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Distance<'a> {
+    /// A query sees only so many keys, its own the last (Beltagy et al. 2020, arXiv:2004.05150).
+    pub window: Option<usize>,
+    /// Each head's slope m: a score falls by m for each key further back, ALiBi (Press et al. 2021, arXiv:2108.12409);
+    /// empty without.
+    pub slopes: &'a [f32],
+}
+
+impl Distance<'_> {
+    /// The first of `seen` keys that is not hidden.
+    fn first(self, seen: usize) -> usize {
+        self.window.map_or(0, |window| seen.saturating_sub(window))
+    }
+
+    fn slope(self, head: usize) -> f32 {
+        self.slopes.get(head).copied().unwrap_or(0.0)
+    }
+}
+
 /// One sequence: which rows of the queries and of the keys are its own. The last query sees all its keys, each query
 /// before it one key less; with a cache there are more keys than queries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +89,7 @@ thread_local! {
 pub fn attention<T: Value>(
     precision: Precision,
     heads: Heads,
+    distance: Distance,
     sequences: &[Sequence],
     q: View<T>,
     k: View<T>,
@@ -120,8 +142,9 @@ pub fn attention<T: Value>(
                 // SAFETY: row `head` of the log-sum-exp, tokens of this tile: this task's own.
                 let kept = unsafe { log_sum_exp.range(head * tokens + row, rows) };
                 for (index, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                    (kept[index], sums[index]) =
-                        exponentials_of_row(scores, sequence.past() + tile.start + index + 1);
+                    let seen = sequence.past() + tile.start + index + 1;
+                    let visible = distance.first(seen)..seen;
+                    (kept[index], sums[index]) = exponentials_of_row(scores, visible, distance.slope(head));
                 }
                 let p = Strided::rows(scores, keys);
                 v.product([rows, head_dim, keys], 1.0, p, Output::Overwrite, result, left);
@@ -144,6 +167,7 @@ pub fn attention<T: Value>(
 pub fn attention_backward<T: Value>(
     precision: Precision,
     heads: Heads,
+    distance: Distance,
     sequences: &[Sequence],
     [q, k, v]: [View<T>; 3],
     output: View<T>,
@@ -217,9 +241,10 @@ pub fn attention_backward<T: Value>(
                             let kept = log_sum_exp.0[head * tokens + row + index];
                             let range = index * keys..(index + 1) * keys;
                             let seen = tile.start + index + 1;
-                            backward_row(&mut p[range.clone()], &mut ds[range], seen, kept, delta, scale);
-                        }
-                        let (p, ds) = (Strided::rows(p, keys), Strided::rows(ds, keys));
+                        let (visible, slope) = (distance.first(seen)..seen, distance.slope(head));
+                        backward_row(&mut p[range.clone()], &mut ds[range], visible, slope, kept, delta, scale);
+                    }
+                    let (p, ds) = (Strided::rows(p, keys), Strided::rows(ds, keys));
                         for (right, left_matrix, sum) in [(d_o, p, &mut *dv_sum), (q, ds, &mut *dk_sum)] {
                             let right = method.right(right, [rows, head_dim], tile_scratch);
                             let (shape, sum) = ([keys, head_dim, rows], &mut sum[..keys * head_dim]);
@@ -336,10 +361,13 @@ by_cpu_level! {
 }
 
 by_cpu_level! {
-    /// The first `seen` scores to exp(score − the largest), zero beyond; returns log Σ exp of the scores, and the sum.
-    fn exponentials_of_row(scores: &mut [f32], seen: usize) -> (f32, f32) {
-        let (scores, hidden) = scores.split_at_mut(seen);
-        hidden.fill(0.0);
+    /// The visible scores, weakened by their distance, to exp(score − the largest), zero elsewhere; returns log Σ exp of
+    /// the scores, and the sum.
+    fn exponentials_of_row(scores: &mut [f32], visible: Range<usize>, slope: f32) -> (f32, f32) {
+        scores[..visible.start].fill(0.0);
+        scores[visible.end..].fill(0.0);
+        let scores = &mut scores[visible];
+        weaken(scores, slope);
         let largest = maximum(scores);
         let sum = exponentials(scores, largest);
         (largest + sum.ln(), sum)
@@ -347,16 +375,39 @@ by_cpu_level! {
 }
 
 by_cpu_level! {
-    /// Scores to probabilities and dP to dS, zero beyond the first `seen` keys.
-    fn backward_row(p: &mut [f32], ds: &mut [f32], seen: usize, log_sum_exp: f32, delta: f32, scale: f32) {
-        // Whole vectors where there is room: what stands beyond `seen` is cleared afterwards.
-        let computed = seen.next_multiple_of(16).min(p.len());
+    /// Scores to probabilities and dP to dS, zero where the keys are not visible.
+    fn backward_row(
+        p: &mut [f32],
+        ds: &mut [f32],
+        visible: Range<usize>,
+        slope: f32,
+        log_sum_exp: f32,
+        delta: f32,
+        scale: f32,
+    ) {
+        weaken(&mut p[visible.clone()], slope);
+        // Whole vectors where there is room: what stands beyond the visible is cleared afterwards.
+        let computed = visible.end.next_multiple_of(16).min(p.len());
         for (p, ds) in p[..computed].iter_mut().zip(&mut ds[..computed]) {
             *p = crate::exp::exp(*p - log_sum_exp);
             *ds = *p * (*ds - delta) * scale;
         }
-        p[seen..].fill(0.0);
-        ds[seen..].fill(0.0);
+        for row in [p, ds] {
+            row[..visible.start].fill(0.0);
+            row[visible.end..].fill(0.0);
+        }
+    }
+}
+
+/// Lowers each score by `slope` for each key between it and the last.
+#[inline(always)]
+fn weaken(scores: &mut [f32], slope: f32) {
+    if slope == 0.0 {
+        return;
+    }
+    let last = scores.len() as f32 - 1.0;
+    for (key, score) in scores.iter_mut().enumerate() {
+        *score += slope * (key as f32 - last);
     }
 }
 
@@ -379,7 +430,7 @@ mod tests {
             .collect()
     }
 
-    fn twin(heads: Heads, sequences: &[Sequence], inputs: &[&[f64]]) -> Vec<f64> {
+    fn twin(heads: Heads, distance: Distance, sequences: &[Sequence], inputs: &[&[f64]]) -> Vec<f64> {
         let Heads { query_heads, key_value_heads, head_dim } = heads;
         let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
         let mut output = vec![0.0; q.len()];
@@ -387,13 +438,15 @@ mod tests {
             for (index, query) in sequence.queries.clone().enumerate() {
                 for head in 0..query_heads {
                     let at = (query * query_heads + head) * head_dim;
-                    let keys = sequence.keys.start..sequence.keys.start + sequence.past() + index + 1;
+                    let seen = sequence.past() + index + 1;
+                    let keys = sequence.keys.start + distance.first(seen)..sequence.keys.start + seen;
+                    let slope = f64::from(distance.slope(head));
                     let key_at = |key: usize| {
                         (key * key_value_heads + head / (query_heads / key_value_heads)) * head_dim
                     };
                     let score = |key: usize| -> f64 {
                         let dot: f64 = (0..head_dim).map(|e| q[at + e] * k[key_at(key) + e]).sum();
-                        (dot / (head_dim as f64).sqrt()).exp()
+                        (dot / (head_dim as f64).sqrt() - slope * (keys.end - 1 - key) as f64).exp()
                     };
                     let scores: Vec<f64> = keys.clone().map(score).collect();
                     let sum: f64 = scores.iter().sum();
@@ -408,8 +461,17 @@ mod tests {
         output
     }
 
+    /// Without distances, with a window, with slopes, with both.
+    const DISTANCES: [Distance; 4] = [
+        Distance { window: None, slopes: &[] },
+        Distance { window: Some(3), slopes: &[] },
+        Distance { window: None, slopes: &[0.5, 0.25, 0.125, 0.0625] },
+        Distance { window: Some(20), slopes: &[0.5, 0.25, 0.125, 0.0625] },
+    ];
+
     fn run(
         precision: Precision,
+        distance: Distance,
         sequences: &[Sequence],
         q: &[f32],
         k: &[f32],
@@ -420,6 +482,7 @@ mod tests {
         attention(
             precision,
             HEADS,
+            distance,
             sequences,
             View(q),
             View(k),
@@ -436,9 +499,12 @@ mod tests {
             let sequences = packed(&lengths);
             let tokens: usize = lengths.iter().sum();
             let (q, k, v) = (normals(1, tokens * 24), normals(2, tokens * 12), normals(3, tokens * 12));
-            for (precision, bound) in [(Precision::F32, 1e-5), (Precision::Bf16, 1e-2)] {
-                let (output, _) = run(precision, &sequences, &q, &k, &v);
-                close(&output, |inputs| twin(HEADS, &sequences, inputs), &[&q, &k, &v], bound);
+            for distance in DISTANCES {
+                for (precision, bound) in [(Precision::F32, 1e-5), (Precision::Bf16, 1e-2)] {
+                    let (output, _) = run(precision, distance, &sequences, &q, &k, &v);
+                    let twin = |inputs: &[&[f64]]| twin(HEADS, distance, &sequences, inputs);
+                    close(&output, twin, &[&q, &k, &v], bound);
+                }
             }
         }
     }
@@ -447,27 +513,32 @@ mod tests {
     fn a_query_after_cached_keys_sees_them_all() {
         let sequences = [Sequence { queries: 0..3, keys: 0..80 }];
         let (q, k, v) = (normals(1, 3 * 24), normals(2, 80 * 12), normals(3, 80 * 12));
-        let (output, _) = run(Precision::Bf16, &sequences, &q, &k, &v);
-        close(&output, |inputs| twin(HEADS, &sequences, inputs), &[&q, &k, &v], 1e-5);
+        for distance in DISTANCES {
+            let (output, _) = run(Precision::Bf16, distance, &sequences, &q, &k, &v);
+            close(&output, |inputs| twin(HEADS, distance, &sequences, inputs), &[&q, &k, &v], 1e-5);
+        }
     }
 
     #[test]
     fn gradients_equal_finite_differences_across_tiles_and_for_tasks_of_one_head_or_a_group() {
         for lengths in [vec![5, 1, 70], vec![5, 1, 7, 2, 3, 2, 1, 4]] {
-            check_gradients(&packed(&lengths), lengths.iter().sum());
+            for distance in DISTANCES {
+                check_gradients(distance, &packed(&lengths), lengths.iter().sum());
+            }
         }
     }
 
-    fn check_gradients(sequences: &[Sequence], tokens: usize) {
+    fn check_gradients(distance: Distance, sequences: &[Sequence], tokens: usize) {
         let (q, k, v) = (normals(1, tokens * 24), normals(2, tokens * 12), normals(3, tokens * 12));
         let dy = normals(4, q.len());
         let gradients = |precision| {
-            let (output, kept) = run(precision, sequences, &q, &k, &v);
+            let (output, kept) = run(precision, distance, sequences, &q, &k, &v);
             let (mut dq, mut dk, mut dv) = (vec![9.0; q.len()], vec![9.0; k.len()], vec![9.0; v.len()]);
             let mut scratch = vec![9.0; 2 * q.len()];
             attention_backward(
                 precision,
                 HEADS,
+                distance,
                 sequences,
                 [View(&q), View(&k), View(&v)],
                 View(&output),
@@ -478,7 +549,7 @@ mod tests {
             );
             [dq, dk, dv]
         };
-        let twin = |inputs: &[&[f64]]| twin(HEADS, sequences, inputs);
+        let twin = |inputs: &[&[f64]]| twin(HEADS, distance, sequences, inputs);
         let [dq, dk, dv] = gradients(Precision::F32);
         finite_difference(twin, &[&q, &k, &v], &dy, &[&dq, &dk, &dv], 1e-4);
         for (rounded, exact) in gradients(Precision::Bf16).iter().zip([&dq, &dk, &dv]) {
