@@ -179,6 +179,14 @@ impl Config {
         if self.normalized_head && self.tie_word_embeddings {
             return fail("tie_word_embeddings", "expected false: a normalised head is no embedding".into());
         }
+        if !self.family.can_say(self) {
+            let reason = format!(
+                "files of the family {:?} have no fields for some options of this model: its biases, norms of heads, \
+                 rotary positions or head",
+                self.family
+            );
+            return fail("model_type", reason);
+        }
         Ok(())
     }
 

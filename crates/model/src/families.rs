@@ -10,6 +10,8 @@ mod mistral;
 mod qwen2;
 mod qwen3;
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use crate::fields::Fields;
@@ -184,6 +186,13 @@ impl Family {
         object(fields)
     }
 
+    /// Whether its files can say what the configuration is.
+    pub(crate) fn can_say(self, config: &Config) -> bool {
+        let fields = self.fields(config).into_iter().chain(self.usual_fields(config)).collect();
+        let read = self.read(&Fields::new(Path::new("config.json"), &fields), &|_| config.query_key_norm);
+        read.is_ok_and(|read| Config { other_fields: config.other_fields.clone(), ..read } == *config)
+    }
+
     /// The fields that a new `config.json` has beside these.
     pub(crate) fn usual_fields(self, config: &Config) -> Map<String, Value> {
         let architecture = match self {
@@ -273,7 +282,7 @@ fn read_common(fields: &Fields) -> Result<Config> {
 
 /// The same, to write.
 fn common_fields(config: &Config, model_type: &str) -> Value {
-    json!({
+    let mut fields = json!({
         "bos_token_id": config.bos_token_id,
         "eos_token_id": config.eos_json(),
         "hidden_size": config.hidden_size,
@@ -290,7 +299,11 @@ fn common_fields(config: &Config, model_type: &str) -> Value {
         "rope_theta": config.rope_theta,
         "tie_word_embeddings": config.tie_word_embeddings,
         "vocab_size": config.vocab_size,
-    })
+    });
+    if config.head_dim != config.hidden_size / config.num_attention_heads.max(1) {
+        fields["head_dim"] = config.head_dim.into();
+    }
+    fields
 }
 
 fn refuse_what_no_family_has(fields: &Fields) -> Result<()> {

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use common::*;
 use danlu_formats::{Dtype, SafetensorsFolder, TensorInfo, WriteOptions, write_safetensors};
 use danlu_model::{
-    Activations, Config, Family, Generator, Gradients, Keep, LoraOptions, Model, PackedTokens, Precision,
-    Resident, Rest, Target, open, read_adapter, save_adapter, save_folder,
+    Activations, AttentionBias, Config, Family, Generator, Gradients, Keep, LoraOptions, Model, PackedTokens,
+    Precision, Resident, Rest, RopeLayout, Target, open, read_adapter, save_adapter, save_folder,
 };
 use serde_json::{Value, json};
 
@@ -846,4 +846,38 @@ fn metas_names_without_a_configuration_need_the_shapes_of_a_known_model() {
         error.contains("possible are 2, 4; write `config.json` beside it: {\"dim\": 32, \"n_layers\": 2,"),
         "{error}"
     );
+}
+
+#[test]
+fn options_that_a_family_has_no_fields_for_are_refused_before_they_are_lost() {
+    let shape = Config::preset("smollm2-135m").unwrap();
+    for (config, fits) in [
+        (shape.clone(), true),
+        (Config { query_key_norm: true, ..shape.clone() }, false),
+        (Config { rope_layout: RopeLayout::Interleaved, ..shape.clone() }, false),
+        (Config { attention_bias: AttentionBias::QueryKeyValue, ..shape.clone() }, false),
+        (
+            Config { attention_bias: AttentionBias::QueryKeyValue, family: Family::Qwen2, ..shape.clone() },
+            true,
+        ),
+        (Config { attention_bias: AttentionBias::All, ..shape }, true),
+    ] {
+        let checked = config.check(Path::new("here"));
+        assert_eq!(checked.is_ok(), fits, "{config:?}");
+    }
+}
+
+#[test]
+fn metas_arguments_give_the_width_of_the_feed_forward() {
+    let width = |arguments: Value| config_from(&arguments).intermediate_size;
+    let mut arguments = model_args();
+    arguments.as_object_mut().unwrap().remove("hidden_dim");
+    arguments["dim"] = 2048.into();
+    arguments["multiple_of"] = 32.into();
+    assert_eq!(width(arguments.clone()), 5472, "Luban-1B");
+    // Llama-2 70B.
+    arguments["dim"] = 8192.into();
+    arguments["multiple_of"] = 4096.into();
+    arguments["ffn_dim_multiplier"] = 1.3.into();
+    assert_eq!(width(arguments), 28_672);
 }

@@ -1,4 +1,4 @@
-//! Baby-Llama2 and Luban: Meta's names, neighbouring elements of a head rotated, the head always the embedding.
+//! Baby-Llama2 and Luban: Meta's names, neighbouring elements of a head rotated, the head usually the embedding.
 //!
 //! Their checkpoints have no `config.json`; the fields here are those of their `ModelArgs`, for a file beside the
 //! weights.
@@ -49,7 +49,10 @@ pub(super) fn read_arguments(fields: &Fields, multiple_of: usize, max_seq_len: u
         hidden_size,
         intermediate_size: match fields.optional("hidden_dim")? {
             Some(intermediate_size) => intermediate_size,
-            None => intermediate_size(hidden_size, multiple_of),
+            None => {
+                let wider = fields.number("ffn_dim_multiplier")?.unwrap_or(1.0);
+                intermediate_size(hidden_size, wider, multiple_of)
+            }
         },
         num_hidden_layers: fields.required("n_layers")?,
         num_attention_heads,
@@ -59,7 +62,8 @@ pub(super) fn read_arguments(fields: &Fields, multiple_of: usize, max_seq_len: u
         rope_theta: fields.number("rope_theta")?.unwrap_or(10_000.0),
         rope_layout: RopeLayout::Interleaved,
         rms_norm_eps: fields.number("norm_eps")?.unwrap_or(1e-5),
-        tie_word_embeddings: true,
+        tie_word_embeddings: fields.flag_or("tie_word_embeddings", true)?,
+        initializer_range: fields.number("initializer_range")?.unwrap_or(0.02),
         bos_token_id: fields.ids("bos_token_id")?.first().copied(),
         eos_token_ids: fields.ids("eos_token_id")?,
         pad_token_id: fields.ids("pad_token_id")?.first().copied(),
@@ -67,9 +71,10 @@ pub(super) fn read_arguments(fields: &Fields, multiple_of: usize, max_seq_len: u
     })
 }
 
-/// Two thirds of four times the width, rounded up.
-fn intermediate_size(hidden_size: usize, multiple_of: usize) -> usize {
-    (hidden_size.saturating_mul(8) / 3).next_multiple_of(multiple_of.clamp(1, 1 << 24))
+/// Two thirds of four times the width, times the multiplier of Meta's larger models, rounded up.
+fn intermediate_size(hidden_size: usize, multiplier: f64, multiple_of: usize) -> usize {
+    let size = (hidden_size.saturating_mul(8) / 3) as f64 * multiplier;
+    (size as usize).min(1 << 32).next_multiple_of(multiple_of.clamp(1, 1 << 24))
 }
 
 pub(super) fn fields(config: &Config) -> Value {
@@ -82,6 +87,7 @@ pub(super) fn arguments(config: &Config, model_type: &str) -> Value {
         "dim": config.hidden_size,
         "eos_token_id": config.eos_json(),
         "hidden_dim": config.intermediate_size,
+        "initializer_range": config.initializer_range,
         "max_seq_len": config.max_position_embeddings,
         "model_type": model_type,
         "n_heads": config.num_attention_heads,
@@ -90,6 +96,7 @@ pub(super) fn arguments(config: &Config, model_type: &str) -> Value {
         "norm_eps": config.rms_norm_eps,
         "pad_token_id": config.pad_token_id,
         "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tie_word_embeddings,
         "vocab_size": config.vocab_size,
     })
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{LLAMA_NAMES, Names, Packing, common_fields, read_common};
 use crate::fields::Fields;
-use crate::{Config, Result};
+use crate::{Config, Result, RopeScaling};
 
 pub(super) const NAMES: Names = Names {
     parts: [
@@ -46,7 +46,16 @@ pub(super) fn read(fields: &Fields) -> Result<Config> {
     let config = read_common(fields)?;
     let normalized_head =
         !is_first && (fields.get(SECOND_GENERATION).is_some() || config.vocab_size == SECOND_VOCABULARY);
-    Ok(Config { normalized_head, ..config })
+    // Its own code has no fields for these.
+    let head_dim = config.hidden_size / config.num_attention_heads.max(1);
+    Ok(Config {
+        num_key_value_heads: config.num_attention_heads,
+        head_dim,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::None,
+        normalized_head,
+        ..config
+    })
 }
 
 pub(super) fn fields(config: &Config) -> Value {
