@@ -61,6 +61,7 @@ FAMILIES = {
     "mistral": MistralConfig(**SHAPE, head_dim=16, sliding_window=None),
     "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SHAPE, head_dim=16),
+    "mistral-window": MistralConfig(**SHAPE, head_dim=16, sliding_window=6),
 }
 
 

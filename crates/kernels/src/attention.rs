@@ -241,10 +241,18 @@ pub fn attention_backward<T: Value>(
                             let kept = log_sum_exp.0[head * tokens + row + index];
                             let range = index * keys..(index + 1) * keys;
                             let seen = tile.start + index + 1;
-                        let (visible, slope) = (distance.first(seen)..seen, distance.slope(head));
-                        backward_row(&mut p[range.clone()], &mut ds[range], visible, slope, kept, delta, scale);
-                    }
-                    let (p, ds) = (Strided::rows(p, keys), Strided::rows(ds, keys));
+                            let (visible, slope) = (distance.first(seen)..seen, distance.slope(head));
+                            backward_row(
+                                &mut p[range.clone()],
+                                &mut ds[range],
+                                visible,
+                                slope,
+                                kept,
+                                delta,
+                                scale,
+                            );
+                        }
+                        let (p, ds) = (Strided::rows(p, keys), Strided::rows(ds, keys));
                         for (right, left_matrix, sum) in [(d_o, p, &mut *dv_sum), (q, ds, &mut *dk_sum)] {
                             let right = method.right(right, [rows, head_dim], tile_scratch);
                             let (shape, sum) = ([keys, head_dim, rows], &mut sum[..keys * head_dim]);

@@ -205,6 +205,7 @@ impl Model {
         attention_backward(
             self.precision,
             heads,
+            self.distance(),
             tokens.sequences(),
             [saved.queries.first(q), block.keys.first(kv), block.values.first(kv)],
             attended,
@@ -213,8 +214,10 @@ impl Model {
             [dqueries.first_mut(q), dkeys.first_mut(kv), dvalues.first_mut(kv)],
             backward.heads.first_mut(2 * q),
         );
-        rope(dqueries.first_mut(q), &rotary.rows, &rotary.table, Direction::Backward);
-        rope(dkeys.first_mut(kv), &rotary.rows, &rotary.table, Direction::Backward);
+        if !self.config.alibi {
+            rope(dqueries.first_mut(q), &rotary.rows, &rotary.table, Direction::Backward);
+            rope(dkeys.first_mut(kv), &rotary.rows, &rotary.table, Direction::Backward);
+        }
         if let Some(norms) = &saved.head_norms {
             let queries = (norms.queries.first(q), norms.query_inverse_rms.first(count * heads.query_heads));
             let keys = (norms.keys.first(kv), norms.key_inverse_rms.first(count * heads.key_value_heads));

@@ -40,6 +40,10 @@ pub struct Config {
     pub rope_scaling: RopeScaling,
     /// ε of every norm.
     pub rms_norm_eps: f64,
+    /// Whether scores fall with the distance of the keys (ALiBi), and nothing is rotated (Baichuan-13B).
+    pub alibi: bool,
+    /// A query sees only so many tokens, its own the last (Mistral).
+    pub sliding_window: Option<usize>,
     /// Biases of the attention's linear layers.
     pub attention_bias: AttentionBias,
     /// Whether the feed-forward's linear layers have biases.
@@ -91,6 +95,8 @@ impl Default for Config {
             rope_layout: RopeLayout::HalfSplit,
             rope_scaling: RopeScaling::None,
             rms_norm_eps: 1e-6,
+            alibi: false,
+            sliding_window: None,
             attention_bias: AttentionBias::None,
             mlp_bias: false,
             query_key_norm: false,
@@ -218,6 +224,18 @@ impl Config {
             key_value_heads: self.num_key_value_heads,
             head_dim: self.head_dim,
         }
+    }
+
+    /// ALiBi's slopes of the heads, empty without: 2^(−8i/n) for i = 1 … n, and where n is no power of two, those of the
+    /// power below it, then every second one of the power above.
+    pub(crate) fn alibi_slopes(&self) -> Vec<f32> {
+        if !self.alibi {
+            return Vec::new();
+        }
+        let heads = self.num_attention_heads;
+        let of_power = |n: usize| (1..=n).map(move |i| (-8.0 * i as f64 / n as f64).exp2() as f32);
+        let below = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
+        of_power(below).chain(of_power(2 * below).step_by(2).take(heads - below)).collect()
     }
 
     /// H · E: width of the queries.

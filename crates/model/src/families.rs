@@ -344,7 +344,7 @@ fn refuse_window(fields: &Fields, window: Option<usize>, max_position_embeddings
             "sliding_window",
             format!(
                 "expected null, or at least `max_position_embeddings` ({max_position_embeddings}), found {window}: \
-                 attention over a window is not supported; up to {window} tokens the model is the same without it, so \
+                 a window in some layers only is not supported; up to {window} tokens the model is the same without it, so \
                  set `max_position_embeddings` to {window}"
             ),
         )),

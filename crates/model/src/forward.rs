@@ -140,11 +140,14 @@ impl Model {
             let into = keys.view_mut(own_keys.clone());
             rms_norm(norms.keys.first(own_keys.len()), key_norm, epsilon, into, scales);
         }
-        rope(queries.first_mut(q), angles, table, Direction::Forward);
-        rope(keys.view_mut(own_keys), angles, table, Direction::Forward);
+        if !config.alibi {
+            rope(queries.first_mut(q), angles, table, Direction::Forward);
+            rope(keys.view_mut(own_keys), angles, table, Direction::Forward);
+        }
         attention(
             self.precision,
             config.heads(),
+            self.distance(),
             rows.sequences,
             queries.first(q),
             keys.first(all_keys),

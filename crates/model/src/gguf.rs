@@ -58,7 +58,7 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
     if let Some(window) = optional("attention.sliding_window")?.filter(|&window| window > 0)
         && window < max_position_embeddings
     {
-        let reason = format!("expected none, found {window}: attention over a window is not supported");
+        let reason = format!("expected none, found {window}: in a GGUF file a window is not supported yet by this program");
         return Err(error(&key("attention.sliding_window"), reason));
     }
     let hidden_size = number("embedding_length")?;
@@ -69,10 +69,7 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
     };
     let embedding = gguf.tensors().find(|info| info.name == GGUF_NAMES.embedding);
     let vocab_size = embedding.and_then(|info| info.shape.first().copied()).unwrap_or(0);
-    if family == Family::Baichuan && number("block_count")? == BAICHUAN_13B_LAYERS {
-        let reason = "found the 13B model: ALiBi is not supported, only the 7B models are".into();
-        return Err(error(&key("block_count"), reason));
-    }
+    let alibi = family == Family::Baichuan && number("block_count")? == BAICHUAN_13B_LAYERS;
     let has = |extra: Extra| gguf.tensor(&GGUF_NAMES.of(Role::Extra(0, extra))).is_some();
     let attention_bias = match (has(Extra::Bias(Module::Query)), has(Extra::Bias(Module::Output))) {
         (false, _) => AttentionBias::None,
@@ -93,6 +90,7 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
         max_position_embeddings,
         rope_theta: f64::from(gguf.get_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0)),
         rms_norm_eps: shortest(gguf.get_f32(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-6)),
+        alibi,
         attention_bias,
         mlp_bias: has(Extra::Bias(Module::Gate)),
         query_key_norm: has(Extra::QueryNorm),

@@ -1,5 +1,6 @@
 //! The model: its configuration, its weights at rest, and what of it is trained.
 
+use danlu_kernels::attention::Distance;
 use danlu_kernels::blocks::BlockType;
 use danlu_kernels::{Buffer, Precision, View, Weight, bf16};
 
@@ -19,6 +20,8 @@ pub struct Model {
     pub(crate) adapters: Adapters,
     /// The head with rows of length one, if it is trained and used so.
     pub(crate) unit_head: UnitHead,
+    /// ALiBi's slopes, one a head, or none.
+    slopes: Vec<f32>,
 }
 
 /// Where a tensor's values are.
@@ -40,7 +43,8 @@ impl Model {
         let specs = names::tensors(&config);
         debug_assert_eq!(specs.len(), stored.len());
         let (adapters, unit_head) = (Adapters::default(), UnitHead::default());
-        Self { config, precision, specs, stored, parameters, adapters, unit_head }
+        let slopes = config.alibi_slopes();
+        Self { config, precision, specs, stored, parameters, adapters, unit_head, slopes }
     }
 
     /// Its shapes and constants.
@@ -144,6 +148,11 @@ impl Model {
         }
         self.parameters = Parameters::new(shapes);
         Ok(())
+    }
+
+    /// What the distance between a query and a key does.
+    pub(crate) fn distance(&self) -> Distance<'_> {
+        Distance { window: self.config.sliding_window, slopes: &self.slopes }
     }
 
     /// A matrix as an operand.

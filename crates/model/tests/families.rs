@@ -80,7 +80,7 @@ fn gradient_of(model: &mut Model, name: &str) -> (f32, Vec<f32>) {
     (loss, all.host()[parameter.range.clone()].to_vec())
 }
 
-const RECORDED: [&str; 4] = ["llama-bias", "mistral", "qwen2", "qwen3"];
+const RECORDED: [&str; 6] = ["llama-bias", "mistral", "mistral-window", "qwen2", "qwen3", "baichuan-alibi"];
 
 #[test]
 fn logits_of_every_family_equal_those_of_transformers() {
@@ -94,7 +94,9 @@ fn logits_of_every_family_equal_those_of_transformers() {
 #[test]
 fn gradients_of_biases_and_of_norms_of_heads_equal_those_of_pytorch() {
     // Vectors: 5 norms, of 2 blocks 7 biases or 3 or 2 norms of heads; and q and k of the first block.
-    for (name, count) in [("llama-bias", 5 + 14 + 2), ("qwen2", 5 + 6 + 2), ("qwen3", 5 + 4 + 2)] {
+    for (name, count) in
+        [("llama-bias", 5 + 14 + 2), ("qwen2", 5 + 6 + 2), ("qwen3", 5 + 4 + 2), ("mistral-window", 5 + 2)]
+    {
         let mut model = open_f32(&family(name), Rest::Trained);
         check_gradients_at(&mut model, &family(name).join("gradients"), count);
     }
@@ -690,11 +692,6 @@ fn what_cannot_be_computed_is_refused_by_field_and_value() {
             "`rope_scaling.factor`: expected a number of 1 or more, found 0.5",
         ),
         (
-            "mistral",
-            json!({ "sliding_window": 32 }),
-            "`sliding_window`: expected null, or at least `max_position_embeddings` (64), found 32",
-        ),
-        (
             "qwen2",
             json!({ "use_sliding_window": true, "sliding_window": 32 }),
             "`sliding_window`: expected null, or at least `max_position_embeddings` (64), found 32",
@@ -705,11 +702,6 @@ fn what_cannot_be_computed_is_refused_by_field_and_value() {
             "`layer_types`: expected `full_attention` for every layer, found \"sliding_attention\"",
         ),
         ("qwen3", json!({ "model_type": "gemma" }), "`model_type`: expected `llama`, `mistral`, `qwen2`"),
-        (
-            "qwen3",
-            json!({ "model_type": "baichuan", "max_position_embeddings": null }),
-            "ALiBi is not supported, only the 7B models are",
-        ),
         ("qwen3", json!({ "model_type": "minimind", "use_moe": true }), "`use_moe`: expected false"),
     ] {
         let found = refusal(name, changes);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{common_fields, read_common, refuse_window};
+use super::{common_fields, read_common};
 use crate::fields::Fields;
 use crate::{Config, Result};
 
@@ -11,17 +11,16 @@ const SLIDING_WINDOW: usize = 4096;
 
 pub(super) fn read(fields: &Fields) -> Result<Config> {
     let config = read_common(fields)?;
-    let window = match fields.all().get("sliding_window") {
+    let sliding_window = match fields.all().get("sliding_window") {
         Some(Value::Null) => None,
         _ => Some(fields.optional("sliding_window")?.unwrap_or(SLIDING_WINDOW)),
     };
-    refuse_window(fields, window, config.max_position_embeddings)?;
-    Ok(config)
+    Ok(Config { sliding_window, ..config })
 }
 
 pub(super) fn fields(config: &Config) -> Value {
     let mut fields = common_fields(config, "mistral");
     fields["head_dim"] = json!(config.head_dim);
-    fields["sliding_window"] = Value::Null;
+    fields["sliding_window"] = json!(config.sliding_window);
     fields
 }

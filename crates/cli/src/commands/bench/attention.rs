@@ -1,7 +1,7 @@
 //! `danlu bench attention`: forward and backward by the lengths of the sequences that are packed together.
 
 use anyhow::Result;
-use danlu_kernels::attention::{Heads, Sequence, attention, attention_backward};
+use danlu_kernels::attention::{Distance, Heads, Sequence, attention, attention_backward};
 use danlu_kernels::random::Random;
 use danlu_kernels::{Buffer, Precision, Value, bf16, ceiling, cpu};
 use serde_json::json;
@@ -143,12 +143,23 @@ fn measure<T: Value>(
     let mut scratch = Buffer::zeros(2 * q_size);
     let forward = median_seconds(3, seconds, || {
         let ([q, k, v], output) = (inputs, output.first_mut(q_size));
-        attention(precision, heads, &sequences, q, k, v, output, log_sum_exp.first_mut(kept));
+        attention(
+            precision,
+            heads,
+            Distance::default(),
+            &sequences,
+            q,
+            k,
+            v,
+            output,
+            log_sum_exp.first_mut(kept),
+        );
     });
     let backward = median_seconds(3, seconds, || {
         attention_backward(
             precision,
             heads,
+            Distance::default(),
             &sequences,
             inputs,
             output.first(q_size),
