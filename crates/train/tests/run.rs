@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use danlu_model::{AttentionBias, Config, Family, Model, Precision, Rest, open, save_folder};
+use danlu_model::{AttentionBias, Config, Family, Model, Precision, Rest, RopeLayout, open, save_folder};
 use danlu_train::recipe::ResumeFrom;
 use danlu_train::{Load, Observer, Outcome, Plan, Progress, Recipe, prepare, train};
 
@@ -246,7 +246,13 @@ fn every_option_of_the_block_trains_and_continues_where_it_stopped() {
     let families = [
         Config { family: Family::Baichuan, normalized_head: true, ..shape.clone() },
         Config { family: Family::Qwen2, attention_bias: AttentionBias::QueryKeyValue, ..shape.clone() },
-        Config { family: Family::Qwen3, query_key_norm: true, tie_word_embeddings: true, ..shape },
+        Config { family: Family::Qwen3, query_key_norm: true, tie_word_embeddings: true, ..shape.clone() },
+        Config {
+            family: Family::BabyLlama2,
+            rope_layout: RopeLayout::Interleaved,
+            tie_word_embeddings: true,
+            ..shape
+        },
     ];
     for config in families {
         let base = tempfile::tempdir().unwrap();
