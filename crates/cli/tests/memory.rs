@@ -43,7 +43,8 @@ fn the_planned_peak_is_within_a_tenth_of_the_measured_one() {
         for (output, extra, precision) in methods {
             let precision = format!("precision={precision}");
             let extra = [extra, &[precision.as_str()]].concat();
-            let planned = json(folder, "plan", &output, &extra)["memory"]["peak"].as_f64().unwrap() / 1e6;
+            let planned =
+                json(folder, "plan", &output, &extra)["memory"]["peak"].as_f64().unwrap() / 1048576.0;
             let measured = json(folder, "train", &output, &extra)["peak_rss_mb"].as_f64().unwrap();
             println!("{output} {precision}: planned {planned:.0} MB, measured {measured:.0} MB");
             assert!(

@@ -1,13 +1,14 @@
 //! Causal attention over packed sequences with grouped heads: each sequence sees only itself.
 //!
-//! Work is cut by (sequence, key head), or by (sequence, query head) where that gives few tasks. The scores of a tile of queries against the keys it sees are the only scores
-//! in memory. The backward takes the probabilities again from the kept log-sum-exp. In [`Precision::Bf16`] the operands
-//! of the products are rounded, but for a few queries; sums and softmax are f32.
+//! Work is cut by (sequence, key head), or by (sequence, query head) where that gives few tasks. The scores of a tile of
+//! queries against the keys it sees are the only scores in memory. The backward takes the probabilities again from the
+//! kept log-sum-exp. In [`Precision::Bf16`] the operands of the products are rounded, but for a few queries; sums and
+//! softmax are f32.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::buffer::{View, ViewMut};
+use crate::buffer::{Buffer, View, ViewMut};
 use crate::linear::Precision;
 use crate::matmul::{Method, Output, Strided};
 use crate::reduce::{dot, exponentials, maximum};
@@ -42,6 +43,11 @@ pub struct Distance<'a> {
 }
 
 impl Distance<'_> {
+    fn check(self, heads: Heads) {
+        assert!(self.window != Some(0), "a query sees itself");
+        assert!(self.slopes.is_empty() || self.slopes.len() == heads.query_heads);
+    }
+
     /// The first of `seen` keys that is not hidden.
     fn first(self, seen: usize) -> usize {
         self.window.map_or(0, |window| seen.saturating_sub(window))
@@ -78,7 +84,7 @@ impl Sequence {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Buffer<f32>> = RefCell::new(Buffer::zeros(0));
 }
 
 /// output [T, H · E] = softmax(q · kᵀ / √E) · v; keeps log Σ exp of every row in `log_sum_exp` [H, T].
@@ -105,6 +111,7 @@ pub fn attention<T: Value>(
         q.0.len() == output.0.len() && k.0.len() == v.0.len() && log_sum_exp.0.len() == tokens * query_heads
     );
     assert!(Sequence::are_disjoint(sequences, tokens, |sequence| &sequence.queries));
+    distance.check(heads);
     let scale = 1.0 / (head_dim as f32).sqrt();
     let (output, log_sum_exp) = (SharedSlice::new(output.0), SharedSlice::new(log_sum_exp.0));
     let share = heads.share(sequences.len());
@@ -161,8 +168,8 @@ pub fn attention<T: Value>(
 /// Gradients of q, k and v, overwritten, for sequences whose queries and keys are the same rows and which cover all.
 ///
 /// With P the probabilities and δ = Σ dO · O per row: dV = Pᵀ·dO, dS = P · (dO·Vᵀ − δ) / √E, dQ = dS·K, dK = dSᵀ·Q.
-/// Where a task holds only a part of a group's heads, each head's dK and dV go to `scratch` [2, T, H · E], and are added in
-/// order.
+/// Where a task holds only a part of a group's heads, each head's dK and dV go to `scratch` [2, T, H · E]
+/// ([`Heads::backward_scratch`]), and are added in order.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward<T: Value>(
     precision: Precision,
@@ -180,15 +187,17 @@ pub fn attention_backward<T: Value>(
     let Heads { query_heads, key_value_heads, head_dim } = heads;
     let (q_width, k_width) = (query_heads * head_dim, key_value_heads * head_dim);
     let tokens = q.0.len() / q_width;
-    assert!(scratch.0.len() == 2 * q.0.len() && dq.0.len() == q.0.len() && dk.0.len() == k.0.len());
+    assert!(dq.0.len() == q.0.len() && dk.0.len() == k.0.len());
+    assert_eq!(scratch.0.len(), tokens * heads.backward_scratch());
     assert!(Sequence::are_disjoint(sequences, tokens, |sequence| &sequence.queries));
+    distance.check(heads);
     assert!(sequences.iter().all(|sequence| sequence.queries == sequence.keys));
     assert_eq!(sequences.iter().map(|sequence| sequence.keys.len()).sum::<usize>(), tokens);
     let scale = 1.0 / (head_dim as f32).sqrt();
     let group = query_heads / key_value_heads;
     let share = heads.share(sequences.len());
     let parts = query_heads / share;
-    let (dk_heads, dv_heads) = scratch.0.split_at_mut(q.0.len());
+    let (dk_heads, dv_heads) = scratch.0.split_at_mut(scratch.0.len() / 2);
     {
         let (dk_heads, dv_heads) = (SharedSlice::new(&mut *dk_heads), SharedSlice::new(&mut *dv_heads));
         let (dq, dk, dv) =
@@ -298,6 +307,12 @@ pub fn attention_backward<T: Value>(
 }
 
 impl Heads {
+    /// Elements of scratch that a token takes in [`attention_backward`].
+    pub fn backward_scratch(self) -> usize {
+        let shared = self.query_heads > self.key_value_heads;
+        if shared { 2 * self.query_heads * self.head_dim } else { 0 }
+    }
+
     /// Query heads of one task: all that share a key head, so that keys are packed once, or one where tasks are few.
     fn share(self, sequences: usize) -> usize {
         let few = sequences * self.key_value_heads < FEW_TASKS;
@@ -318,18 +333,19 @@ fn tiles_of(sequence: &Sequence, heads: Range<usize>) -> impl Iterator<Item = (u
     heads.flat_map(tiles)
 }
 
-/// Slices of these lengths from this thread's scratch memory, with unspecified contents.
+/// Slices of these lengths from this thread's scratch memory, with unspecified contents; each begins at a cache line.
 fn with_scratch<const N: usize>(lengths: [usize; N], work: impl FnOnce([&mut [f32]; N])) {
+    const LINE: usize = 16;
     SCRATCH.with_borrow_mut(|scratch| {
-        let total = lengths.iter().sum();
+        let total = lengths.iter().map(|length| length.next_multiple_of(LINE)).sum();
         if scratch.len() < total {
-            scratch.resize(total, 0.0);
+            *scratch = Buffer::zeros(total);
         }
-        let mut rest = scratch.as_mut_slice();
+        let mut rest = scratch.host_mut();
         work(lengths.map(|length| {
-            let (part, tail) = std::mem::take(&mut rest).split_at_mut(length);
+            let (part, tail) = std::mem::take(&mut rest).split_at_mut(length.next_multiple_of(LINE));
             rest = tail;
-            part
+            &mut part[..length]
         }));
     });
 }
@@ -421,8 +437,10 @@ fn weaken(scores: &mut [f32], slope: f32) {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
-    use crate::check::{close, finite_difference, normals};
+    use crate::check::{before_a_wall, close, finite_difference, normals};
 
     const HEADS: Heads = Heads { query_heads: 4, key_value_heads: 2, head_dim: 6 };
 
@@ -518,6 +536,51 @@ mod tests {
     }
 
     #[test]
+    fn operands_that_rest_as_bf16_give_what_their_values_give() {
+        let lengths = [5, 1, 70];
+        let sequences = packed(&lengths);
+        let tokens: usize = lengths.iter().sum();
+        let rounded =
+            [(1, tokens * 24), (2, tokens * 12), (3, tokens * 12), (4, tokens * 24)].map(|(seed, count)| {
+                normals(seed, count).into_iter().map(Value::from_f32).collect::<Vec<bf16>>()
+            });
+        let values =
+            rounded.each_ref().map(|values| values.iter().map(|value| value.to_f32()).collect::<Vec<f32>>());
+        let [narrow, wide] = [all_of(&sequences, &rounded), all_of(&sequences, &values)];
+        for (narrow, wide) in narrow.iter().zip(&wide) {
+            let largest = wide.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            for (narrow, wide) in narrow.iter().zip(wide) {
+                assert!((narrow - wide).abs() <= 1e-2 * largest, "{narrow} against {wide}");
+            }
+        }
+    }
+
+    /// Output and gradients of q, k and v, in bf16, of operands that stand before a wall.
+    fn all_of<T: Value>(sequences: &[Sequence], operands: &[Vec<T>; 4]) -> [Vec<f32>; 4] {
+        let [q, k, v, dy] = operands.each_ref().map(|values| -> &[T] { before_a_wall(values) });
+        let zeros = |like: &[T]| vec![T::from_f32(0.0); like.len()];
+        let tokens = q.len() / 24;
+        let (mut output, mut kept) = (zeros(q), vec![0.0; tokens * HEADS.query_heads]);
+        let (mut dq, mut dk, mut dv) = (zeros(q), zeros(k), zeros(v));
+        let (precision, distance) = (Precision::Bf16, Distance::default());
+        let (out, log_sum_exp) = (ViewMut(&mut output), ViewMut(&mut kept));
+        attention(precision, HEADS, distance, sequences, View(q), View(k), View(v), out, log_sum_exp);
+        attention_backward(
+            precision,
+            HEADS,
+            distance,
+            sequences,
+            [View(q), View(k), View(v)],
+            View(&output),
+            View(&kept),
+            View(dy),
+            [ViewMut(&mut dq), ViewMut(&mut dk), ViewMut(&mut dv)],
+            ViewMut(&mut vec![0.0; tokens * HEADS.backward_scratch()]),
+        );
+        [output, dq, dk, dv].map(|values| values.iter().map(|value| value.to_f32()).collect())
+    }
+
+    #[test]
     fn a_query_after_cached_keys_sees_them_all() {
         let sequences = [Sequence { queries: 0..3, keys: 0..80 }];
         let (q, k, v) = (normals(1, 3 * 24), normals(2, 80 * 12), normals(3, 80 * 12));
@@ -529,8 +592,9 @@ mod tests {
 
     #[test]
     fn gradients_equal_finite_differences_across_tiles_and_for_tasks_of_one_head_or_a_group() {
-        for lengths in [vec![5, 1, 70], vec![5, 1, 7, 2, 3, 2, 1, 4]] {
-            for distance in DISTANCES {
+        let (long, many) = (vec![5, 1, 70], vec![5, 1, 7, 2, 3, 2, 1, 4]);
+        for (lengths, distances) in [(long, &DISTANCES[3..]), (many, &DISTANCES[..])] {
+            for &distance in distances {
                 check_gradients(distance, &packed(&lengths), lengths.iter().sum());
             }
         }
@@ -542,7 +606,7 @@ mod tests {
         let gradients = |precision| {
             let (output, kept) = run(precision, distance, sequences, &q, &k, &v);
             let (mut dq, mut dk, mut dv) = (vec![9.0; q.len()], vec![9.0; k.len()], vec![9.0; v.len()]);
-            let mut scratch = vec![9.0; 2 * q.len()];
+            let mut scratch = vec![9.0; tokens * HEADS.backward_scratch()];
             attention_backward(
                 precision,
                 HEADS,

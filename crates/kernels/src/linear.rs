@@ -1,6 +1,6 @@
 //! Linear layers: Y = X · Wᵀ, their gradients, and low-rank adapters beside them.
 //!
-//! A weight is [outputs, inputs], as every checkpoint of the family stores it; no layer has a bias. Layers that share
+//! A weight is [outputs, inputs], as every checkpoint of the family stores it; biases are in [`crate::bias`]. Layers that share
 //! their input (queries, keys and values; gate and up) pack it once, and the gradient of that input is one sum.
 
 use crate::blocks::BlockType;
@@ -201,20 +201,16 @@ pub fn input_gradient<X: Value, const N: usize>(
     dx: ViewMut<X>,
 ) {
     let _timer = crate::timing::Operation::LinearInputGradient.start();
-    let rows = members[0].0.operand.rows;
-    let lows = members.map(|(dy, dlow)| match dy.layer.adapter {
-        Some(lora) => (Operand::rows_of(dlow, lora.rank), lora.a_operand()),
-        None => {
-            let none = View::<f32>(&[]);
-            (Operand::new(none, rows, 0), Operand::new(none, 0, dy.layer.weight.inputs()))
-        }
+    let lows = members.map(|(dy, dlow)| {
+        let lora = dy.layer.adapter?;
+        Some((Left::new(precision, Operand::rows_of(dlow, lora.rank)), lora.a_operand()))
     });
-    let packed = lows.map(|(low, _)| Left::new(precision, low));
-    let terms: [_; N] = std::array::from_fn(|index| {
-        let dy = members[index].0;
-        [(&dy.left, dy.layer.weight.operand), (&packed[index], lows[index].1)]
-    });
-    sum_of_products(1.0, terms.as_flattened(), output, dx);
+    let mut terms = Vec::with_capacity(2 * N);
+    for ((dy, _), low) in members.iter().zip(&lows) {
+        terms.push((&dy.left, dy.layer.weight.operand));
+        terms.extend(low.as_ref().map(|(low, a)| (low, *a)));
+    }
+    sum_of_products(1.0, &terms, output, dx);
 }
 
 #[cfg(test)]

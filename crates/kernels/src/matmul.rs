@@ -1,8 +1,9 @@
 //! Matrix products: C = alpha · A · B, or added to C.
 //!
 //! Operands rest as f32, bf16 or blocks of a quantized type, with either index contiguous, and are packed into panels for
-//! the [`kernel`] of the CPU level; blocks are dequantized then, part by part. In [`Precision::Bf16`] their values are rounded to bf16 and products are summed in f32. A few rows against a
-//! large weight take a path that reads the weight once ([`few_rows`]).
+//! the [`kernel`] of the CPU level; blocks are dequantized then, part by part. In [`Precision::Bf16`] their values are
+//! rounded to bf16 and products are summed in f32. A few rows against a large weight take a path that reads the weight
+//! once ([`few_rows`]).
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -254,7 +255,11 @@ mod tests {
                     matmul(precision, 0.5, a_operand, b_operand, output, ViewMut(&mut *fast));
                     compare_bf16(precision, a_operand, b_operand, output, &start);
                     twin(precision, 0.5, a_operand, b_operand, output, &mut plain);
-                    for (index, (fast, plain)) in fast.iter().zip(&plain).enumerate() {
+                    let packed = before_a_wall(&start);
+                    Right::new(precision, b_operand).product(0.5, a_operand, output, ViewMut(&mut *packed));
+                    for (index, (fast, plain)) in
+                        fast.iter().chain(&*packed).zip(plain.iter().chain(&plain)).enumerate()
+                    {
                         let bound = 1e-5 * (k as f32).sqrt() * (1.0 + plain.abs());
                         assert!(
                             (fast - plain).abs() <= bound,

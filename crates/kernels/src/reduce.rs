@@ -1,4 +1,4 @@
-//! Sums whose order is fixed: chunks of a fixed size in f32 lanes, then the chunks in order in f64.
+//! Sums and maxima whose order is fixed: lanes, then a tree of them; of large vectors chunks of a fixed size in order.
 
 use crate::buffer::View;
 use crate::team::parallel_chunks;

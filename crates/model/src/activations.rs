@@ -139,7 +139,7 @@ pub(crate) struct BackwardScratch<T: Value> {
     pub(crate) dattention: Buffer<T>,
     /// [T, H · E], [T, K · E], [T, K · E]
     pub(crate) dqkv: [Buffer<T>; 3],
-    /// [2, T, H · E]
+    /// [2, T, H · E] where heads share keys
     pub(crate) heads: Buffer<f32>,
     /// [T, R], of layers with the same input
     pub(crate) dlow: [Buffer<f32>; 3],
@@ -175,7 +175,7 @@ impl<T: Value> Buffers<T> {
             dproduct: Buffer::zeros(capacity * f),
             dattention: Buffer::zeros(capacity * q),
             dqkv: [q, kv, kv].map(|width| Buffer::zeros(capacity * width)),
-            heads: zeros(2 * q),
+            heads: zeros(config.heads().backward_scratch()),
             dlow: [zeros(rank), zeros(rank), zeros(rank)],
         });
         let dhead = if keep.has_backward() { d } else { 0 };

@@ -212,7 +212,7 @@ impl Model {
             saved.log_sum_exp.first(count * heads.query_heads),
             backward.dattention.first(q),
             [dqueries.first_mut(q), dkeys.first_mut(kv), dvalues.first_mut(kv)],
-            backward.heads.first_mut(2 * q),
+            backward.heads.first_mut(count * heads.backward_scratch()),
         );
         if !self.config.alibi {
             rope(dqueries.first_mut(q), &rotary.rows, &rotary.table, Direction::Backward);

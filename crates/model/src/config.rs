@@ -182,6 +182,9 @@ impl Config {
                 format!("expected an even number from {fewest}, found {}", self.head_dim),
             );
         }
+        if self.sliding_window == Some(0) {
+            return fail("sliding_window", "expected null or a number above 0, found 0".into());
+        }
         if self.normalized_head && self.tie_word_embeddings {
             return fail("tie_word_embeddings", "expected false: a normalised head is no embedding".into());
         }

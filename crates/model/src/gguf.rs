@@ -58,7 +58,9 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
     if let Some(window) = optional("attention.sliding_window")?.filter(|&window| window > 0)
         && window < max_position_embeddings
     {
-        let reason = format!("expected none, found {window}: in a GGUF file a window is not supported yet by this program");
+        let reason = format!(
+            "expected none, found {window}: in a GGUF file a window is not supported yet by this program"
+        );
         return Err(error(&key("attention.sliding_window"), reason));
     }
     let hidden_size = number("embedding_length")?;

@@ -14,8 +14,8 @@ use crate::prepare::{Load, Prepared, prepare};
 use crate::recipe::{Optim, Recipe, Recompute, TrainingOptions};
 use crate::trainer::capacity;
 
-/// From fast to small.
-const RECOMPUTE: [Recompute; 3] = [Recompute::Cheap, Recompute::Mlp, Recompute::Block];
+/// What `recompute: auto` chooses from: the first that fits, from fast to small.
+pub const RECOMPUTE: [Recompute; 3] = [Recompute::Cheap, Recompute::Mlp, Recompute::Block];
 
 /// Program, libraries and thread stacks.
 const PROGRAM_BYTES: usize = 32 << 20;

@@ -9,11 +9,11 @@ use anyhow::Result;
 use danlu_kernels::bandwidth::Bandwidth;
 use danlu_kernels::cpu::Level;
 use danlu_kernels::{Precision, ceiling, cpu, team};
-use danlu_model::{Keep, Model};
+use danlu_model::Model;
 use danlu_train::flops::flops_per_token;
 use danlu_train::machine;
-use danlu_train::plan::Memory;
-use danlu_train::recipe::TrainingOptions;
+use danlu_train::plan::{Memory, RECOMPUTE};
+use danlu_train::recipe::{Recompute, TrainingOptions};
 use serde_json::{Value, json};
 
 use crate::commands::bench::steps::{Mode, Shape, with_adapters};
@@ -30,10 +30,6 @@ const SHARE: f64 = 0.6;
 const SEQUENCE: usize = 512;
 const SLICE: usize = 1024;
 const RANK: usize = 16;
-
-/// Ways to recompute, from fast to lean; the first that fits is shown, as `recompute: auto` would choose it.
-const RECOMPUTE: [(&str, Keep); 3] =
-    [("cheap", Keep::ForBackward), ("mlp", Keep::WithoutFeedForward), ("block", Keep::ResidualOnly)];
 
 /// Shapes of known models, from small to large.
 const MODELS: [(&str, Shape); 6] = [
@@ -151,13 +147,10 @@ impl Machine {
         };
         let peak =
             |keep| Memory::of(&model, &TrainingOptions::default(), keep, [SLICE, SLICE], 0).peak as u64;
-        let (recompute, memory) = RECOMPUTE
-            .map(|(name, keep)| (name, peak(keep)))
-            .into_iter()
-            .reduce(
-                |first, next| if self.available.is_none_or(|free| first.1 <= free) { first } else { next },
-            )
-            .unwrap_or_default();
+        let fits_here =
+            |&recompute: &Recompute| self.memory.is_none_or(|memory| peak(recompute.keep()) <= memory);
+        let recompute = RECOMPUTE.into_iter().find(fits_here).unwrap_or(Recompute::Block);
+        let memory = peak(recompute.keep());
         let fits = match (self.available, self.memory) {
             (Some(available), _) if memory <= available => "yes",
             (Some(_), Some(total)) if memory <= total => "if more is freed",
@@ -173,11 +166,11 @@ impl Machine {
             method.to_owned(),
             memory.div_ceil(1_000_000).to_string(),
             fits.to_owned(),
-            recompute.to_owned(),
+            recompute.name().to_owned(),
             speed_text,
         ];
         let result = json!({
-            "shape": name, "parameters": parameters, "method": method, "peak_bytes": memory, "fits": fits, "recompute": recompute,
+            "shape": name, "parameters": parameters, "method": method, "peak_bytes": memory, "fits": fits, "recompute": recompute.name(),
             "tokens_per_s": speed,
         });
         Ok((row, result))

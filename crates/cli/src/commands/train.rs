@@ -62,7 +62,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         "steps": outcome.steps,
         "train_loss": outcome.train_loss,
         "eval_loss": outcome.eval_loss,
-        "peak_rss_mb": machine::peak().map(|bytes| bytes / 1_000_000),
+        "peak_rss_mb": machine::peak().map(|bytes| bytes >> 20),
     }))?;
     Ok(())
 }

@@ -63,14 +63,6 @@ pub fn sum_of_products<T: Value>(alpha: f32, terms: &[(&Left, Operand)], output:
     if m == 0 || n == 0 {
         return;
     }
-    // Empty terms add nothing; one stays, so that C is overwritten.
-    let mut present = [terms[0]; MOST_TERMS];
-    let mut count = 0;
-    for term in terms.iter().filter(|(_, b)| b.rows > 0) {
-        present[count] = *term;
-        count += 1;
-    }
-    let terms = &present[..count.max(1)];
     // Term by term only where nothing is rounded between them.
     let once = terms.len() == 1 || matches!(T::data(&[]), Data::F32(_));
     if once && terms.iter().all(|(a, b)| few_rows::suits(&a.operand, b)) {

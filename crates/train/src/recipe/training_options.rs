@@ -136,7 +136,8 @@ impl Recompute {
     }
 
     /// What is kept instead.
-    pub(crate) fn keep(self) -> Keep {
+    #[must_use]
+    pub fn keep(self) -> Keep {
         match self {
             Self::Auto | Self::Cheap => Keep::ForBackward,
             Self::Mlp => Keep::WithoutFeedForward,

@@ -140,7 +140,8 @@ fn measure<T: Value>(
     let kept = tokens * heads.query_heads;
     let mut log_sum_exp = Buffer::zeros(kept);
     let [mut dq, mut dk, mut dv] = [q_size, kv_size, kv_size].map(Buffer::<T>::zeros);
-    let mut scratch = Buffer::zeros(2 * q_size);
+    let scratch_size = tokens * heads.backward_scratch();
+    let mut scratch = Buffer::zeros(scratch_size);
     let forward = median_seconds(3, seconds, || {
         let ([q, k, v], output) = (inputs, output.first_mut(q_size));
         attention(
@@ -166,7 +167,7 @@ fn measure<T: Value>(
             log_sum_exp.first(kept),
             doutput.first(q_size),
             [dq.first_mut(q_size), dk.first_mut(kv_size), dv.first_mut(kv_size)],
-            scratch.first_mut(2 * q_size),
+            scratch.first_mut(scratch_size),
         );
     });
     [forward, backward]

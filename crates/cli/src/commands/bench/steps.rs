@@ -1,4 +1,5 @@
-//! Models and optimizer steps that are measured: what `danlu bench train` and `danlu bench sft` have in common.
+//! Models and optimizer steps that are measured or estimated: what `danlu bench train`, `danlu bench sft` and
+//! `danlu doctor` have in common.
 
 use std::path::Path;
 
@@ -52,7 +53,8 @@ impl Shape {
             num_hidden_layers: self.layers,
             num_attention_heads: self.heads,
             num_key_value_heads: self.kv_heads,
-            head_dim: self.hidden / self.heads.max(1),
+            // Elements are rotated in pairs.
+            head_dim: (self.hidden / self.heads.max(1)) & !1,
             max_position_embeddings: self.context.max(4096),
             tie_word_embeddings: self.tied,
             ..Config::default()
