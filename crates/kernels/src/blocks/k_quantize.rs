@@ -50,7 +50,8 @@ fn of_lane(quants: &TileQuants, lane: usize) -> Quants {
     from_fn(|i| quants[i][lane])
 }
 
-/// Σ x² of each super-block.
+/// Σ x² of each lane.
+#[inline(always)]
 fn sum_of_squares(values: &[Lanes]) -> Lanes {
     let mut sum = Lanes::ZERO;
     for &x in values {
