@@ -9,7 +9,7 @@ use super::k::{
     ELEMENTS, Q2K, Q3K, Q4K, Q5K, Q6K, Quants, pack_scales_and_minima, pack_sixteen_scales, to_nibbles,
     to_nibbles_of_half, to_one_bit, to_two_bits,
 };
-use super::lanes::{LANES, Lanes, nearest, put_into_lane};
+use super::lanes::{LANES, Lanes, each_lane, flat, flat_mut, nearest, put_into_lane};
 use super::legacy::{WEIGHTED, weigh};
 use super::plain::{f32_to_half, half_to_f32};
 use super::search::{ALL_ZERO, Candidates, Distance, affine, positive, symmetric, symmetric_by_descent};
@@ -50,7 +50,8 @@ fn of_lane(quants: &TileQuants, lane: usize) -> Quants {
     from_fn(|i| quants[i][lane])
 }
 
-/// Σ x² of each super-block.
+/// Σ x² of each lane.
+#[inline(always)]
 fn sum_of_squares(values: &[Lanes]) -> Lanes {
     let mut sum = Lanes::ZERO;
     for &x in values {
@@ -74,7 +75,7 @@ by_cpu_level! {
 by_cpu_level! {
     /// |x|.
     fn weigh_by_magnitude(values: &[Lanes], weights: &mut [Lanes]) {
-        for (w, x) in weights.iter_mut().zip(values) {
+        for (w, x) in flat_mut(weights).iter_mut().zip(flat(values)) {
             *w = x.abs();
         }
     }
@@ -93,7 +94,7 @@ by_cpu_level! {
 by_cpu_level! {
     /// x².
     fn weigh_by_square(values: &[Lanes], weights: &mut [Lanes]) {
-        for (w, &x) in weights.iter_mut().zip(values) {
+        for (w, x) in flat_mut(weights).iter_mut().zip(flat(values)) {
             *w = x * x;
         }
     }
@@ -112,7 +113,7 @@ by_cpu_level! {
         let kept = scale.equals(Lanes::ZERO);
         for (quants, &x) in quants.iter_mut().zip(values) {
             let found = ((x + minimum) / scale).rounded(lowest, highest) - Lanes::splat(lowest);
-            *quants = kept.select(Lanes(quants.map(f32::from)), found).bytes();
+            *quants = kept.select_bytes(*quants, found.bytes());
         }
     }
 }
@@ -135,7 +136,7 @@ impl<const SUB_BLOCKS: usize> Stored<SUB_BLOCKS> {
         let half = largest.0.map(|largest| f32_to_half(largest / levels));
         let inverse = largest.0.map(|largest| if largest > 0.0 { levels / largest } else { 0.0 });
         for (bytes, numbers) in bytes.iter_mut().zip(numbers) {
-            *bytes = from_fn(|lane| (nearest(inverse[lane] * numbers.0[lane]) as u8).min(levels as u8));
+            *bytes = each_lane(|lane| (nearest(inverse[lane] * numbers.0[lane]) as u8).min(levels as u8));
         }
         Self { half, bytes }
     }
@@ -161,7 +162,7 @@ impl<const SUB_BLOCKS: usize> Stored<SUB_BLOCKS> {
 
     /// What sub-block `j` of each super-block reads back; `value` is that of a byte.
     fn read(&self, j: usize, value: impl Fn(u8) -> f32) -> Lanes {
-        Lanes(from_fn(|lane| half_to_f32(self.half[lane]) * value(self.bytes[j][lane])))
+        Lanes(each_lane(|lane| half_to_f32(self.half[lane]) * value(self.bytes[j][lane])))
     }
 
     fn of_lane(&self, lane: usize) -> ([u8; 2], [u8; SUB_BLOCKS]) {

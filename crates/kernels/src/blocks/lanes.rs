@@ -4,11 +4,13 @@
 use std::array::from_fn;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
+use bytemuck::{Pod, Zeroable};
+
 pub(super) const LANES: usize = 16;
 
 /// One number of each of sixteen blocks.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
 pub(super) struct Lanes(pub [f32; LANES]);
 
 /// A truth value for each lane: all bits or none.
@@ -23,6 +25,27 @@ const SHIFT: f32 = 12_582_912.0;
 #[inline(always)]
 pub(super) fn nearest(value: f32) -> i32 {
     ((value + SHIFT).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
+}
+
+/// One number for each lane. A plain loop is always part of its caller, and so compiled for the caller's instructions.
+#[inline(always)]
+pub(super) fn each_lane<T: Copy + Default>(of_lane: impl Fn(usize) -> T) -> [T; LANES] {
+    let mut all = [T::default(); LANES];
+    for (lane, number) in all.iter_mut().enumerate() {
+        *number = of_lane(lane);
+    }
+    all
+}
+
+/// The numbers of a tile one after the other, for what is the same in every lane.
+#[inline(always)]
+pub(super) fn flat(tile: &[Lanes]) -> &[f32] {
+    bytemuck::cast_slice(tile)
+}
+
+#[inline(always)]
+pub(super) fn flat_mut(tile: &mut [Lanes]) -> &mut [f32] {
+    bytemuck::cast_slice_mut(tile)
 }
 
 /// Puts one block's values into its lane of `tile`.
@@ -43,28 +66,28 @@ impl Lanes {
 
     #[inline(always)]
     fn each(self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
-        Self(from_fn(|lane| operation(self.0[lane], other.0[lane])))
+        Self(each_lane(|lane| operation(self.0[lane], other.0[lane])))
     }
 
     #[inline(always)]
     pub(super) fn abs(self) -> Self {
-        Self(self.0.map(f32::abs))
+        Self(each_lane(|lane| self.0[lane].abs()))
     }
 
     #[inline(always)]
     pub(super) fn sqrt(self) -> Self {
-        Self(self.0.map(f32::sqrt))
+        Self(each_lane(|lane| self.0[lane].sqrt()))
     }
 
     #[inline(always)]
     pub(super) fn trunc(self) -> Self {
-        Self(self.0.map(f32::trunc))
+        Self(each_lane(|lane| self.0[lane].trunc()))
     }
 
     /// Ties away from zero.
     #[inline(always)]
     pub(super) fn round(self) -> Self {
-        Self(self.0.map(f32::round))
+        Self(each_lane(|lane| self.0[lane].round()))
     }
 
     /// The least of all lanes.
@@ -101,40 +124,41 @@ impl Lanes {
 
     #[inline(always)]
     pub(super) fn less_than(self, other: Self) -> Mask {
-        Mask(from_fn(|lane| if self.0[lane] < other.0[lane] { u32::MAX } else { 0 }))
+        Mask(each_lane(|lane| if self.0[lane] < other.0[lane] { u32::MAX } else { 0 }))
     }
 
     #[inline(always)]
     pub(super) fn equals(self, other: Self) -> Mask {
-        Mask(from_fn(|lane| if self.0[lane] == other.0[lane] { u32::MAX } else { 0 }))
+        Mask(each_lane(|lane| if self.0[lane] == other.0[lane] { u32::MAX } else { 0 }))
     }
 
     #[inline(always)]
     pub(super) fn differs(self, other: Self) -> Mask {
-        Mask(from_fn(|lane| if self.0[lane] != other.0[lane] { u32::MAX } else { 0 }))
+        Mask(each_lane(|lane| if self.0[lane] != other.0[lane] { u32::MAX } else { 0 }))
     }
 
     /// [`nearest`] within `low..=high`.
     #[inline(always)]
     pub(super) fn rounded(self, low: f32, high: f32) -> Self {
-        let sum = Self((self + Self::splat(SHIFT)).0.map(|sum| {
-            // Changes nothing within range; beyond it, this is how the reference wraps.
-            f32::from_bits(sum.to_bits() & 0x007f_ffff | SHIFT.to_bits() & 0xff80_0000)
-        }));
+        let sum = self + Self::splat(SHIFT);
+        // Changes nothing within range; beyond it, this is how the reference wraps.
+        let wrap = |sum: f32| f32::from_bits(sum.to_bits() & 0x007f_ffff | SHIFT.to_bits() & 0xff80_0000);
+        let sum = Self(each_lane(|lane| wrap(sum.0[lane])));
         sum.greater(Self::splat(low + SHIFT)).lesser(Self::splat(high + SHIFT)) - Self::splat(SHIFT)
     }
 
     /// Whole numbers in 0 ..= 255.
     #[inline(always)]
     pub(super) fn bytes(self) -> [u8; LANES] {
-        (self + Self::splat(SHIFT)).0.map(|sum| sum.to_bits() as u8)
+        let sum = self + Self::splat(SHIFT);
+        each_lane(|lane| sum.0[lane].to_bits() as u8)
     }
 }
 
 impl Mask {
     #[inline(always)]
     pub(super) fn and(self, other: Self) -> Self {
-        Self(from_fn(|lane| self.0[lane] & other.0[lane]))
+        Self(each_lane(|lane| self.0[lane] & other.0[lane]))
     }
 
     #[inline(always)]
@@ -145,10 +169,19 @@ impl Mask {
     /// `yes` where the mask is set, else `no`.
     #[inline(always)]
     pub(super) fn select(self, yes: Lanes, no: Lanes) -> Lanes {
-        Lanes(from_fn(|lane| {
+        Lanes(each_lane(|lane| {
             let mask = self.0[lane];
             f32::from_bits(yes.0[lane].to_bits() & mask | no.0[lane].to_bits() & !mask)
         }))
+    }
+
+    /// `yes` where the mask is set, else `no`.
+    #[inline(always)]
+    pub(super) fn select_bytes(self, yes: [u8; LANES], no: [u8; LANES]) -> [u8; LANES] {
+        each_lane(|lane| {
+            let mask = self.0[lane] as u8;
+            yes[lane] & mask | no[lane] & !mask
+        })
     }
 }
 
@@ -188,6 +221,6 @@ impl Neg for Lanes {
     type Output = Self;
     #[inline(always)]
     fn neg(self) -> Self {
-        Self(self.0.map(|value| -value))
+        Self(each_lane(|lane| -self.0[lane]))
     }
 }

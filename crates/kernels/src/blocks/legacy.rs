@@ -1,8 +1,14 @@
-//! ggml's blocks of 32: `Q4_0 Q4_1 Q5_0 Q5_1 Q8_0`, in which a f16 scale `d` (and for `_1` a f16 minimum `m`) precedes
-//! the quants.
+//! ggml's blocks of 32: `Q4_0 Q4_1 Q5_0 Q5_1 Q8_0`, in which an f16 scale `d`, and for `_1` an f16 minimum `m`,
+//! precedes the quants q.
 //!
-//! Nibble j of the low halves is element j, of the high halves element 16 + j. In `Q5` the fifth bits are those of one
-//! u32 before the nibbles, bit j for element j.
+//! | type | value |
+//! |---|---|
+//! | `Q4_0`, `Q5_0` | (q − 8)·d, (q − 16)·d |
+//! | `Q4_1`, `Q5_1` | q·d + m |
+//! | `Q8_0` | q·d, q signed |
+//!
+//! The low nibble of byte i is element i, the high nibble element 16 + i. In `Q5` the fifth bits are those of one u32
+//! before the nibbles, bit i for element i.
 
 use std::array::from_fn;
 

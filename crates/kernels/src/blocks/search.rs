@@ -3,7 +3,7 @@
 //!
 //! Each lane is a block of its own; `values[i]` and `weights[i]` hold element i of sixteen blocks, `quants[i]` takes it.
 
-use super::lanes::{LANES, Lanes};
+use super::lanes::{LANES, Lanes, flat, flat_mut};
 
 /// A block with no value or scale above this is all zero.
 pub(super) const ALL_ZERO: f32 = 1e-15;
@@ -118,7 +118,7 @@ by_cpu_level! {
         let zero = magnitude.less_than(Lanes::splat(ALL_ZERO));
         let mut products = [Lanes::ZERO; 32];
         let products = &mut products[..values.len()];
-        for ((product, &x), &w) in products.iter_mut().zip(values).zip(weights) {
+        for ((product, x), w) in flat_mut(products).iter_mut().zip(flat(values)).zip(flat(weights)) {
             *product = w * x;
         }
         let mut best_inverse = Lanes::splat(-half) / largest;
@@ -231,7 +231,7 @@ fn largest(values: &[Lanes]) -> (Lanes, Lanes) {
 }
 
 /// Moves each quant to where the others' scale would round its value, as long as that raises (Σ w·x·q)² / Σ w·q²; at
-/// most five rounds. Gives the scale Σ w·x·q / Σ w·q².
+/// most five rounds. Where `others_needed`, not those whose others are all zero. Gives the scale Σ w·x·q / Σ w·q².
 #[inline(always)]
 fn descend(
     values: &[Lanes],
