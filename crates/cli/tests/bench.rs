@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{run, vocabulary};
+use common::{danlu, run, vocabulary};
 
 const TINY: [&str; 16] = [
     "bench",
@@ -48,6 +48,40 @@ fn training_steps_are_measured_for_all_weights_and_for_adapters() {
             (lora, !lora),
             "{result}"
         );
+    }
+}
+
+#[test]
+fn four_bit_weights_take_less_memory_than_bf16_and_train_alike() {
+    let shape = "bench train --hidden 256 --layers 4 --heads 4 --kv-heads 2 --intermediate 1024 --vocab 8192 --batch 1 \
+                 --seq 16 --steps 2 --rank 2 --json --mode";
+    let [lora, qlora] = ["lora", "qlora"].map(|mode| {
+        let arguments: Vec<&str> = shape.split_whitespace().chain([mode]).collect();
+        run(Path::new("."), &arguments).json()
+    });
+    let number = |result: &serde_json::Value, key: &str| result[key].as_f64().unwrap();
+    assert!((number(&lora, "loss") - number(&qlora, "loss")).abs() < 0.05, "{lora} {qlora}");
+    assert!(number(&qlora, "train_peak_mb") < number(&lora, "train_peak_mb") - 5.0, "{lora} {qlora}");
+}
+
+#[test]
+fn odd_shapes_and_the_shortest_sequences_train_at_every_cpu_level() {
+    let odd = "bench train --hidden 100 --layers 2 --heads 3 --kv-heads 3 --intermediate 70 --vocab 33 --batch 3 --seq 2 \
+               --steps 2 --rank 3 --json --mode";
+    for level in ["portable", "avx2", "avx512", "avx512bf16"] {
+        for (mode, precision) in [("full", "f32"), ("full", "bf16"), ("lora", "bf16")] {
+            let arguments: Vec<&str> =
+                odd.split_whitespace().chain([mode, "--precision", precision]).collect();
+            let output = danlu(Path::new(".")).env("DANLU_ISA", level).args(&arguments).output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            if errors.contains("more than this processor has") {
+                println!("skipped: no {level} here");
+                continue;
+            }
+            assert!(output.status.success(), "{level} {mode} {precision}: {errors}");
+            let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert!((result["loss"].as_f64().unwrap() - 33f64.ln()).abs() < 1.0, "{level} {mode}: {result}");
+        }
     }
 }
 

@@ -112,7 +112,7 @@ impl BlockType {
     }
 
     /// Bytes that `elements` take; `None` if they are not whole blocks.
-    fn bytes_for(self, elements: usize) -> Option<usize> {
+    pub fn bytes_for(self, elements: usize) -> Option<usize> {
         // Cannot overflow for elements that are in memory: no block takes more bytes than its elements as f32.
         elements
             .is_multiple_of(self.block_elements())

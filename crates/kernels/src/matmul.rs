@@ -95,7 +95,7 @@ impl<'a> Operand<'a> {
     /// If a row is not whole blocks, or the bytes are not those of the matrix.
     pub fn blocks(kind: BlockType, bytes: &'a [u8], rows: usize, columns: usize) -> Self {
         assert!(columns.is_multiple_of(kind.block_elements()), "rows of whole blocks");
-        assert_eq!(bytes.len(), rows * columns / kind.block_elements() * kind.block_bytes());
+        assert_eq!(Some(bytes.len()), kind.bytes_for(rows * columns));
         let storage = Storage::Blocks { kind, bytes, width: columns };
         Self { storage, start: 0, rows, columns, row_stride: columns, column_stride: 1 }
     }

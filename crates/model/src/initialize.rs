@@ -1,7 +1,8 @@
 //! Fresh weights: a new model, and new adapters. Every tensor has its own stream of random numbers.
 
+use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
 use danlu_kernels::random::Random;
-use danlu_kernels::{Buffer, Precision, bf16};
+use danlu_kernels::{Precision, bf16};
 
 use crate::model::Stored;
 use crate::names::{self, Kind, TensorSpec};
@@ -45,20 +46,16 @@ impl Model {
 }
 
 impl Model {
-    /// A frozen model whose weights are zero: for plans, which need shapes only. The weights take no memory, because
-    /// their pages are never touched.
-    pub fn frozen_zeros(config: Config, precision: Precision) -> Self {
+    /// A frozen model whose weights are zero, its matrices in blocks if a type is given: for plans, which need shapes only.
+    /// The weights take no memory, because their pages are never touched.
+    pub fn frozen_zeros(config: Config, precision: Precision, kind: Option<BlockType>) -> Self {
         let specs = names::tensors(&config);
-        let zeros = |spec: &TensorSpec| match precision {
-            Precision::Bf16 if !spec.kind.is_vector() => Stored::Bf16(Buffer::zeros(spec.elements())),
-            _ => Stored::F32(Buffer::zeros(spec.elements())),
-        };
-        let stored = specs.iter().map(zeros).collect();
+        let stored = specs.iter().map(|spec| Stored::zeros(spec, precision, kind)).collect();
         Self::from_parts(config, precision, stored, Parameters::new([]))
     }
 
-    /// A frozen model with random weights, as large and as slow as a real one: for measurements without a file.
-    pub fn random(config: Config, precision: Precision, seed: u64) -> Self {
+    /// The same with random weights, as large and as slow as a real model: for measurements without a file.
+    pub fn random(config: Config, precision: Precision, kind: Option<BlockType>, seed: u64) -> Self {
         let deviation = config.initializer_range as f32;
         let fresh = |(index, spec): (usize, &TensorSpec)| {
             let mut random = Random::new(&[seed, MODEL, index as u64]);
@@ -67,13 +64,23 @@ impl Model {
                 Kind::Bias => 0.0,
                 _ => (2.0 * random.uniform() as f32 - 1.0) * deviation,
             };
-            let values = (0..spec.elements()).map(draw);
-            match precision {
-                Precision::Bf16 if !spec.kind.is_vector() => {
-                    Stored::Bf16(Buffer::from_host(&values.map(bf16::from_f32).collect::<Vec<_>>()))
+            let values: Vec<f32> = (0..spec.elements()).map(draw).collect();
+            let mut stored = Stored::zeros(spec, precision, kind);
+            match &mut stored {
+                Stored::F32(rest) => rest.host_mut().copy_from_slice(&values),
+                Stored::Bf16(rest) => {
+                    rest.host_mut()
+                        .iter_mut()
+                        .zip(&values)
+                        .for_each(|(rest, value)| *rest = bf16::from_f32(*value));
                 }
-                _ => Stored::F32(Buffer::from_host(&values.collect::<Vec<_>>())),
+                Stored::Blocks(kind, rest) => {
+                    let done = quantize_in_parallel(*kind, &values, spec.width(), None, rest.host_mut());
+                    assert!(done.is_ok(), "finite values in whole rows");
+                }
+                Stored::Trained(_) => unreachable!("a frozen tensor"),
             }
+            stored
         };
         let specs = names::tensors(&config);
         let stored = specs.iter().enumerate().map(fresh).collect();

@@ -33,6 +33,27 @@ pub(crate) enum Stored {
     Trained(ParameterId),
 }
 
+impl Stored {
+    /// A frozen tensor of zeros as it rests: vectors as f32, matrices in blocks of `kind` where rows are whole blocks, else
+    /// as they are computed with.
+    pub(crate) fn zeros(spec: &TensorSpec, precision: Precision, kind: Option<BlockType>) -> Self {
+        let elements = spec.elements();
+        if spec.kind.is_vector() {
+            return Self::F32(Buffer::zeros(elements));
+        }
+        let whole = |kind: &BlockType| spec.width().is_multiple_of(kind.block_elements());
+        if let Some(kind) = kind.filter(whole)
+            && let Some(bytes) = kind.bytes_for(elements)
+        {
+            return Self::Blocks(kind, Buffer::zeros(bytes));
+        }
+        match precision {
+            Precision::Bf16 => Self::Bf16(Buffer::zeros(elements)),
+            Precision::F32 => Self::F32(Buffer::zeros(elements)),
+        }
+    }
+}
+
 impl Model {
     pub(crate) fn from_parts(
         config: Config,

@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 
 use common::*;
 use danlu_model::{
-    GenerationOptions, Generator, Model, PackedTokens, Precision, Rest, Sampling, open, open_shape,
-    read_adapter, save_adapter, save_folder,
+    Config, GenerationOptions, Generator, Model, PackedTokens, Precision, Rest, Sampling, Target, open,
+    open_shape, read_adapter, save_adapter, save_folder,
 };
 use serde_json::Value;
 
@@ -178,4 +178,30 @@ fn a_slice_without_targets_reports_its_gradients_too() {
     let (loss, gradients) = gradients(&mut model, &PackedTokens::new([&[1, 2, 3][..]]), &[], &[]);
     assert_eq!(loss, 0.0);
     assert!(gradients.host().iter().all(|&gradient| gradient == 0.0));
+}
+
+#[test]
+fn one_token_sequences_sequences_without_targets_and_empty_slices_add_nothing() {
+    let config = Config {
+        vocab_size: 33,
+        hidden_size: 100,
+        intermediate_size: 70,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+        num_key_value_heads: 3,
+        head_dim: 32,
+        ..Config::default()
+    };
+    for (precision, bound) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
+        let mut model = Model::zeros(config.clone(), precision).initialize(1);
+        let target = |position, id| Target { position, id };
+        let alone = PackedTokens::new([&[7, 8, 9][..]]);
+        let (loss, expected) = gradients(&mut model, &alone, &[target(0, 8), target(1, 9)], &[1.0, 1.0]);
+        let among = PackedTokens::new([&[5][..], &[7, 8, 9], &[1, 2]]);
+        let (among_loss, found) = gradients(&mut model, &among, &[target(1, 8), target(2, 9)], &[1.0, 1.0]);
+        assert!((loss - among_loss).abs() <= bound * loss, "{loss} against {among_loss}");
+        assert_close(found.host(), expected.host(), bound, "gradients");
+        let (_, none) = gradients(&mut model, &PackedTokens::new([]), &[], &[]);
+        assert!(none.host().iter().all(|gradient| *gradient == 0.0));
+    }
 }

@@ -61,7 +61,7 @@ mod tests {
         let tied = Model::zeros(Config { tie_word_embeddings: true, ..config() }, Precision::F32);
         assert_eq!(flops_per_token(&tied, 9), flops_per_token(&full, 9));
 
-        let mut lora = Model::frozen_zeros(config(), Precision::F32);
+        let mut lora = Model::frozen_zeros(config(), Precision::F32, None);
         assert_eq!(flops_per_token(&lora, 9), (4 * weights) as f64 + attention);
         let options = LoraOptions { rank: 3, alpha: 6.0, modules: vec![Module::Query] };
         lora.add_adapters(&options, 1).unwrap();

@@ -16,7 +16,7 @@ use danlu_train::plan::{Memory, RECOMPUTE};
 use danlu_train::recipe::{Recompute, TrainingOptions};
 use serde_json::{Value, json};
 
-use crate::commands::bench::steps::{Mode, Shape, with_adapters};
+use crate::commands::bench::steps::{FOUR_BITS, Mode, Shape, with_adapters};
 use crate::models::count;
 use crate::printer::Printer;
 
@@ -114,7 +114,7 @@ pub fn run(_: &Args, printer: &Printer) -> Result<()> {
     let mut rows = Vec::new();
     let mut results = Vec::new();
     for (name, shape) in &MODELS {
-        for (mode, method) in [(Mode::Full, "full"), (Mode::Lora, "lora")] {
+        for (mode, method) in [(Mode::Full, "full"), (Mode::Lora, "lora"), (Mode::Qlora, "qlora")] {
             let (row, result) = machine.training(name, shape, mode, method)?;
             rows.push(row);
             results.push(result);
@@ -143,7 +143,8 @@ impl Machine {
         let config = shape.config()?;
         let model = match mode {
             Mode::Full => Model::zeros(config, self.precision),
-            Mode::Lora => with_adapters(Model::frozen_zeros(config, self.precision), RANK)?,
+            Mode::Lora => with_adapters(Model::frozen_zeros(config, self.precision, None), RANK)?,
+            Mode::Qlora => with_adapters(Model::frozen_zeros(config, self.precision, Some(FOUR_BITS)), RANK)?,
         };
         let peak =
             |keep| Memory::of(&model, &TrainingOptions::default(), keep, [SLICE, SLICE], 0).peak as u64;
@@ -181,6 +182,6 @@ impl Machine {
 fn shape_parameters(model: &Model, mode: Mode) -> usize {
     match mode {
         Mode::Full => model.parameter_count(),
-        Mode::Lora => model.parameter_count() - model.parameters().len(),
+        Mode::Lora | Mode::Qlora => model.parameter_count() - model.parameters().len(),
     }
 }

@@ -86,9 +86,9 @@ pub struct Args {
     /// zh: 从文件开头起用于训练的行数
     #[arg(long, default_value_t = 64)]
     rows: usize,
-    /// Rank of the adapters of `--mode lora`
+    /// Rank of the adapters of `--mode lora` and `--mode qlora`
     ///
-    /// zh: `--mode lora` 的适配器秩
+    /// zh: `--mode lora` 与 `--mode qlora` 的适配器秩
     #[arg(long, default_value_t = 16)]
     rank: usize,
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::StepSlices;
+use danlu_kernels::blocks::BlockType;
 use danlu_model::{Activations, Config, Gradients, Keep, LoraOptions, Model, Module, Precision};
 use danlu_train::machine;
 use danlu_train::optimizer::Optimizer;
@@ -16,6 +17,9 @@ use crate::failure::wrong_input;
 
 const LEARNING_RATE: f64 = 1e-4;
 
+/// What frozen weights rest in under [`Mode::Qlora`].
+pub const FOUR_BITS: BlockType = BlockType::Q4_0;
+
 /// What learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
@@ -23,6 +27,8 @@ pub enum Mode {
     Full,
     /// An adapter on every linear layer of frozen weights
     Lora,
+    /// The same, the frozen weights in 4-bit blocks (Q4_0)
+    Qlora,
 }
 
 /// The shape of a Llama.
@@ -71,7 +77,8 @@ impl Shape {
         let config = self.config()?;
         Ok(match mode {
             Mode::Full => Model::zeros(config, precision).initialize(1),
-            Mode::Lora => with_adapters(Model::random(config, precision, 1), rank)?,
+            Mode::Lora => with_adapters(Model::random(config, precision, None, 1), rank)?,
+            Mode::Qlora => with_adapters(Model::random(config, precision, Some(FOUR_BITS), 1), rank)?,
         })
     }
 }

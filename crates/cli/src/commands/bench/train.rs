@@ -77,9 +77,9 @@ pub struct Args {
     /// zh: 步数；第一步不计
     #[arg(long, default_value_t = 6)]
     steps: usize,
-    /// Rank of the adapters of `--mode lora`
+    /// Rank of the adapters of `--mode lora` and `--mode qlora`
     ///
-    /// zh: `--mode lora` 的适配器秩
+    /// zh: `--mode lora` 与 `--mode qlora` 的适配器秩
     #[arg(long, default_value_t = 16)]
     rank: usize,
 }
