@@ -2,11 +2,13 @@
 
 mod bench;
 mod chat;
+mod convert;
 mod data;
 mod docs;
 mod doctor;
 mod eval;
 mod generate;
+mod info;
 mod plan;
 mod quickstart;
 mod recipes;
@@ -69,6 +71,14 @@ pub enum Command {
     /// zh: 训练词表，编码与解码
     #[command(subcommand)]
     Tokenizer(tokenizer::Args),
+    /// Say what a model, adapter or tokenizer is and what can be done with it
+    ///
+    /// zh: 说明一个模型、适配器或分词器是什么、能用来做什么
+    Info(info::Args),
+    /// Write a model in another form: safetensors, bin, pth, GGUF (quantized or not), llama2.c
+    ///
+    /// zh: 将模型转换为另一种格式：safetensors、bin、pth、GGUF（可量化）、llama2.c
+    Convert(convert::Args),
     /// Score a model: multiple choice, perplexity
     ///
     /// zh: 评测模型：单项选择题、困惑度
@@ -110,6 +120,8 @@ impl Command {
             Self::Recipes(args) => recipes::run(args, printer),
             Self::Data(args) => data::run(args, printer),
             Self::Tokenizer(args) => tokenizer::run(args, printer),
+            Self::Info(args) => info::run(&args, printer),
+            Self::Convert(args) => convert::run(args, printer),
             Self::Eval(args) => eval::run(args, printer),
             Self::Chat(args) => chat::run(args, printer),
             Self::Generate(args) => generate::run(args, printer),

@@ -24,9 +24,9 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// Which model.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelArgs {
-    /// Model folder, adapter folder or GGUF file (default: the newest result under the current folder)
+    /// Model folder or file of any kind, or adapter folder (default: the newest result under the current folder)
     ///
-    /// zh: 模型文件夹、适配器文件夹或 GGUF 文件（默认：当前文件夹下最新的结果）
+    /// zh: 任何格式的模型文件夹或文件，或适配器文件夹（默认：当前文件夹下最新的结果）
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// PEFT adapter folder to put on the model
@@ -203,7 +203,10 @@ fn weight_bytes(path: &Path) -> u64 {
         return size(path);
     }
     let files = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    let weights = files.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    let is_weights = |path: &PathBuf| {
+        path.extension().is_some_and(|end| end == "safetensors" || end == "bin" || end == "pth")
+    };
+    let weights = files.filter(is_weights);
     weights.map(|path| size(&path)).sum()
 }
 

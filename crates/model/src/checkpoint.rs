@@ -1,79 +1,127 @@
 //! A model file, whatever its container: its configuration and its tensors as the model has them.
 //!
-//! What one tensor of the file holds may be several of the model ([`crate::layout`]). GGUF stores the rows of q and k so that rotated pairs are neighbours; they are put back into two halves here.
+//! What one tensor of the file holds may be several of the model ([`crate::layout`]). GGUF and Meta's files store the
+//! rows of q and k so that rotated pairs are neighbours; they are put back into two halves here, unless the model itself
+//! has them so.
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use danlu_formats::{Dtype, Gguf, SafetensorsFolder, Tensor};
+use danlu_formats::TensorFolder;
 use danlu_kernels::blocks::{BlockType, dequantize};
+use danlu_kernels::rope::RopeLayout;
 use danlu_kernels::team::parallel_chunks;
 use danlu_tokenizer::Tokenizer;
 use serde_json::Value;
 
-use crate::families::{GGUF_NAMES, META_NAMES, infer, is_computed};
+use crate::families::{GGUF_NAMES, META_NAMES, Names, infer, is_computed};
 use crate::gguf::{gguf_config, gguf_vocabulary, has_neighbouring_pairs};
 use crate::layout::{FileTensor, file_tensors};
 use crate::names::{Extra, Part, Role, TensorId, TensorSpec};
-use crate::{Config, Error, Module, Result, gguf};
+use crate::source::{Source, Stored};
+use crate::{Config, Error, Family, Module, Result, gguf, meta};
+
+pub(crate) use crate::source::block_type;
+
+/// Elements that are put together at once of a tensor that lies in parts, about.
+const PIECE: usize = 1 << 24;
+/// So that a stretch of a vector is whole blocks.
+const PIECE_ROWS: usize = 256;
 
 /// Elements that one task dequantizes; a multiple of every block.
 const CHUNK: usize = 1 << 16;
 
-/// What `torch.compile` puts before every name.
-const COMPILED: &str = "_orig_mod.";
-
+/// The opened file or folder and where it is.
 pub(crate) struct Checkpoint {
     path: PathBuf,
-    container: Container,
-    /// Before every name in the file.
-    prefix: &'static str,
-}
-
-enum Container {
-    HuggingFace(SafetensorsFolder),
-    Gguf(Gguf),
+    source: Source,
 }
 
 impl Checkpoint {
-    /// Opens a folder or a `.gguf` file, by content.
+    /// Opens what is at `path`, by content; see [`Source::open`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            let tensors = SafetensorsFolder::open(path)?;
-            let compiled = tensors.names().all(|name| name.starts_with(COMPILED));
-            let prefix = if compiled { COMPILED } else { "" };
-            return Ok(Self { path: path.into(), container: Container::HuggingFace(tensors), prefix });
+        Ok(Self { path: path.into(), source: Source::open(path)? })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Where its companions lie: `config.json`, the tokenizer.
+    pub(crate) fn folder(&self) -> &Path {
+        match self.path.is_dir() {
+            true => &self.path,
+            false => self.path.parent().unwrap_or(Path::new("")),
         }
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            let message = "a model is its folder, with `config.json` and the tokenizer; give the folder of";
-            return Err(Error::Message(format!("{message} `{}`", path.display())));
-        }
-        Ok(Self { path: path.into(), container: Container::Gguf(Gguf::open(path)?), prefix: "" })
     }
 
     pub(crate) fn config(&self) -> Result<Config> {
-        let mut config = match &self.container {
-            Container::HuggingFace(_) => {
-                let (path, has_tensor) =
-                    (self.path.join("config.json"), |name: &str| self.tensor(name).is_some());
-                let mut config = match path.is_file() || !has_tensor(META_NAMES.embedding) {
-                    true => Config::read_beside(&path, &has_tensor)?,
-                    false => infer(&self.path, &|name| Some(self.tensor(name)?.info.shape.clone()))?,
-                };
-                config.eos_token_ids.extend(self.generation_eos()?);
-                config
+        let mut config = match &self.source {
+            Source::Folder { .. } => self.folder_config()?,
+            Source::Meta { tensors, .. } => {
+                meta::meta_config(tensors, &self.path.join("params.json"), &self.shapes())?
             }
-            Container::Gguf(gguf) => gguf_config(gguf, &self.path)?,
+            Source::Llama2c(file) => meta::llama2c_config(file.config(), &self.path)?,
+            Source::Gguf(gguf) => gguf_config(gguf, &self.path)?,
         };
         let mut seen = HashSet::new();
         config.eos_token_ids.retain(|id| seen.insert(*id));
         Ok(config)
     }
 
+    /// From `config.json`, or for a single file from what lies beside it or is in it, or from its shapes.
+    fn folder_config(&self) -> Result<Config> {
+        let has_tensor = |name: &str| self.source.tensor(name).is_some();
+        let is_native = has_tensor(META_NAMES.embedding);
+        let own = self.path.with_extension("json");
+        let shared = self.folder().join("config.json");
+        let path = if self.path.is_file() && own.is_file() { own } else { shared };
+        let mut config = if path.is_file() || !is_native {
+            Config::read_beside(&path, &has_tensor)?
+        } else {
+            match &self.source {
+                Source::Folder { tensors: TensorFolder::Pytorch(file), .. }
+                    if file.metadata().contains_key(meta::ARGUMENTS) =>
+                {
+                    meta::config_of_arguments(file.metadata(), &self.path)?
+                }
+                _ => infer(&self.path, &self.shapes())?,
+            }
+        };
+        if is_native && config.tie_word_embeddings && self.has_own_head() {
+            // Its families tie the two; with a head of its own it is a Llama whose pairs lie side by side.
+            config = Config {
+                family: Family::Llama,
+                rope_layout: RopeLayout::HalfSplit,
+                tie_word_embeddings: false,
+                other_fields: serde_json::Map::new(),
+                ..config
+            };
+        }
+        config.eos_token_ids.extend(self.generation_eos()?);
+        Ok(config)
+    }
+
+    fn shapes(&self) -> impl Fn(&str) -> Option<Vec<usize>> {
+        |name| Some(self.source.get(name)?.shape().to_vec())
+    }
+
+    /// Whether a file with Meta's names has a head that is not the embedding.
+    fn has_own_head(&self) -> bool {
+        match (self.source.tensor(META_NAMES.head), self.source.tensor(META_NAMES.embedding)) {
+            (Some(head), Some(embedding)) => head.bytes != embedding.bytes,
+            _ => false,
+        }
+    }
+
     /// End tokens of `generation_config.json`, if there is one.
     fn generation_eos(&self) -> Result<Vec<u32>> {
-        let path = self.path.join("generation_config.json");
+        let path = self.folder().join("generation_config.json");
         if !path.is_file() {
             return Ok(Vec::new());
         }
@@ -87,24 +135,22 @@ impl Checkpoint {
         Ok(ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect())
     }
 
-    /// The vocabulary of the file or folder, if it has one.
+    /// The vocabulary of the file, or of the folder that it is or lies in, if there is one.
     pub(crate) fn tokenizer(&self) -> Result<Option<Tokenizer>> {
-        match &self.container {
-            Container::HuggingFace(_) if !self.path.join("tokenizer.json").is_file() => Ok(None),
-            Container::HuggingFace(_) => Ok(Some(Tokenizer::open(&self.path)?)),
-            Container::Gguf(gguf) => match gguf_vocabulary(gguf)? {
-                Some(vocabulary) => {
-                    let named = |error| Error::Message(format!("`{}`: {error}", self.path.display()));
-                    Ok(Some(Tokenizer::from_gguf(vocabulary).map_err(named)?))
-                }
-                None => Ok(None),
-            },
+        if let Source::Gguf(gguf) = &self.source {
+            let named = |error| Error::Message(format!("`{}`: {error}", self.path.display()));
+            let vocabulary = gguf_vocabulary(gguf)?;
+            return vocabulary.map(|vocabulary| Tokenizer::from_gguf(vocabulary).map_err(named)).transpose();
+        }
+        match self.folder().join("tokenizer.json").is_file() {
+            true => Ok(Some(Tokenizer::open(&self.folder().join("tokenizer.json"))?)),
+            false => Ok(None),
         }
     }
 
     /// Refuses a number of blocks that the file cannot hold, before anything of that size is made.
     pub(crate) fn check_layers(&self, config: &Config) -> Result<()> {
-        let (layers, tensors) = (config.num_hidden_layers, self.names().len());
+        let (layers, tensors) = (config.num_hidden_layers, self.source.names().len());
         if layers <= tensors {
             return Ok(());
         }
@@ -114,11 +160,17 @@ impl Checkpoint {
 
     /// The tensors that a file of this container and family holds.
     pub(crate) fn layout(&self, config: &Config, specs: &[TensorSpec]) -> Vec<FileTensor> {
-        let names = match &self.container {
-            Container::HuggingFace(_) => config.family.names(),
-            Container::Gguf(_) => &GGUF_NAMES,
-        };
-        file_tensors(config, specs, names)
+        file_tensors(config, specs, self.names(config))
+    }
+
+    /// What the file calls its tensors.
+    fn names(&self, config: &Config) -> &'static Names {
+        match &self.source {
+            Source::Gguf(_) => &GGUF_NAMES,
+            Source::Meta { .. } | Source::Llama2c(_) => &META_NAMES,
+            Source::Folder { .. } if self.source.tensor(META_NAMES.embedding).is_some() => &META_NAMES,
+            Source::Folder { .. } => config.family.names(),
+        }
     }
 
     /// Fails unless the file holds exactly the tensors of `layout`, in these shapes and in types that can be read.
@@ -129,63 +181,49 @@ impl Checkpoint {
 
     fn check_names(&self, config: &Config, layout: &[FileTensor]) -> Result<()> {
         let expected: HashSet<&str> = layout.iter().map(|file| file.name.as_str()).collect();
-        let missing = layout.iter().map(|file| &file.name).filter(|name| self.tensor(name).is_none());
+        let missing = layout.iter().map(|file| &file.name).filter(|name| self.source.get(name).is_none());
         let missing: Vec<String> = missing.cloned().collect();
         if !missing.is_empty() {
             return Err(Error::MissingTensors { path: self.path.clone(), names: missing });
         }
         let is_known = |name: &str| {
-            let computed = match &self.container {
-                Container::HuggingFace(_) => is_computed(name),
-                Container::Gguf(_) => gguf::is_computed(name),
+            let computed = match &self.source {
+                Source::Gguf(_) => gguf::is_computed(name),
+                Source::Meta { .. } => is_computed(name) || name == meta::FREQUENCIES,
+                Source::Folder { .. } | Source::Llama2c(_) => is_computed(name),
             };
             expected.contains(name) || computed || self.is_same_as_embedding(config, name)
         };
-        let leftover: Vec<String> = self
-            .names()
-            .into_iter()
-            .filter(|name| !name.strip_prefix(self.prefix).is_some_and(is_known))
-            .map(str::to_owned)
-            .collect();
+        let leftover = self.source.names().into_iter().filter(|name| !is_known(name));
+        let leftover: Vec<String> = leftover.map(str::to_owned).collect();
         if leftover.is_empty() {
             return Ok(());
         }
         Err(Error::LeftoverTensors { path: self.path.clone(), names: leftover })
     }
 
-    fn names(&self) -> Vec<&str> {
-        match &self.container {
-            Container::HuggingFace(tensors) => tensors.names().collect(),
-            Container::Gguf(gguf) => gguf.tensors().map(|info| info.name.as_str()).collect(),
-        }
-    }
-
     /// Whether this is a tied head that was stored once more.
     fn is_same_as_embedding(&self, config: &Config, name: &str) -> bool {
-        let names = config.family.names();
-        let same = |head: &str, embedding: &str| match (self.tensor(head), self.tensor(embedding)) {
-            (Some(head), Some(embedding)) => head.bytes == embedding.bytes,
-            _ => false,
-        };
+        let names = self.names(config);
+        let same =
+            |head: &str, embedding: &str| match (self.source.tensor(head), self.source.tensor(embedding)) {
+                (Some(head), Some(embedding)) => head.bytes == embedding.bytes,
+                _ => false,
+            };
         name == names.head && same(name, names.embedding)
     }
 
     /// The tensor of this shape and its type.
-    fn checked(&self, file: &FileTensor) -> Result<(Tensor<'_>, BlockType)> {
+    fn checked(&self, file: &FileTensor) -> Result<(Stored<'_>, BlockType)> {
         let error = |reason| self.tensor_error(file, reason);
-        let tensor = self.tensor(&file.name).ok_or_else(|| error("missing".into()))?;
-        if tensor.info.shape != file.shape {
-            let reason = format!(
-                "expected shape {:?} from the configuration, found {:?}",
-                file.shape, tensor.info.shape
-            );
+        let tensor = self.source.get(&file.name).ok_or_else(|| error("missing".into()))?;
+        if tensor.shape() != file.shape {
+            let reason =
+                format!("expected shape {:?} from the configuration, found {:?}", file.shape, tensor.shape());
             return Err(error(reason));
         }
-        let kind = block_type(tensor.info.dtype).ok_or_else(|| {
-            error(format!(
-                "type `{}` is neither F32, F16 or BF16 nor a block type (Q…) of weights",
-                tensor.info.dtype
-            ))
+        let kind = tensor.kind().map_err(|dtype| {
+            error(format!("type `{dtype}` is neither F32, F16 or BF16 nor a block type (Q…) of weights"))
         })?;
         Ok((tensor, kind))
     }
@@ -194,21 +232,20 @@ impl Checkpoint {
         Error::Tensor { path: self.path.clone(), name: file.name.clone(), reason }
     }
 
-    /// Reads one of the model's tensors as f32, [outputs, inputs]; its pages in the file are no longer needed
-    /// afterwards.
+    /// Reads `rows` of one of the model's tensors as f32; whole heads, where rotated rows are neighbours in the file.
     pub(crate) fn read(
         &self,
         layout: &[FileTensor],
         id: TensorId,
         spec: &TensorSpec,
         config: &Config,
+        rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<()> {
         let width = spec.width();
-        self.for_each_piece(layout, id, |file, stored, kind, row, rows| {
-            let values = row * width..(row + rows.len()) * width;
-            let out = &mut out[rows.start * width..rows.end * width];
-            part_to_f32(kind, stored, values, out).map_err(|reason| self.tensor_error(file, reason))
+        self.for_each_piece(layout, id, &rows, width, |file, stored, kind, place| {
+            let out = &mut out[place.start * width..place.end * width];
+            to_f32(kind, stored, out).map_err(|reason| self.tensor_error(file, reason))
         })?;
         if self.has_pairs(spec, config) {
             pairs_to_halves(out, config.head_dim, width);
@@ -216,32 +253,33 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The type of one of the model's matrices if it is quantized, and rows of it are whole blocks.
-    pub(crate) fn blocks(&self, layout: &[FileTensor], id: TensorId, spec: &TensorSpec) -> Option<BlockType> {
-        let mut kinds = Vec::new();
-        self.for_each_piece(layout, id, |_, _, kind, _, _| {
-            kinds.push(kind);
-            Ok(())
-        })
-        .ok()?;
-        let kind = *kinds.first()?;
-        let quantized = kind.block_elements() > 1 && spec.width().is_multiple_of(kind.block_elements());
-        (quantized && kinds.iter().all(|other| *other == kind)).then_some(kind)
+    /// The type of all parts of one of the model's tensors, if it is the same.
+    pub(crate) fn kind(&self, layout: &[FileTensor], id: TensorId) -> Option<BlockType> {
+        let of_tensor = |file: &&FileTensor| file.pieces.iter().any(|piece| piece.tensor == id);
+        let mut kinds = layout.iter().filter(of_tensor).map(|file| Some(self.checked(file).ok()?.1));
+        let first = kinds.next()??;
+        kinds.all(|kind| kind == Some(first)).then_some(first)
     }
 
-    /// Reads a matrix of [`Checkpoint::blocks`] as it is.
-    pub(crate) fn read_blocks(
+    /// The type of one of the model's matrices if it is quantized, and rows of it are whole blocks.
+    pub(crate) fn blocks(&self, layout: &[FileTensor], id: TensorId, spec: &TensorSpec) -> Option<BlockType> {
+        let block = |kind: &BlockType| kind.block_elements();
+        self.kind(layout, id).filter(|kind| block(kind) > 1 && spec.width().is_multiple_of(block(kind)))
+    }
+
+    /// Reads `rows` of a tensor of one [`Checkpoint::kind`] as they are stored; whole heads, as [`Checkpoint::read`].
+    pub(crate) fn read_stored(
         &self,
         layout: &[FileTensor],
         id: TensorId,
         spec: &TensorSpec,
         config: &Config,
+        rows: Range<usize>,
         out: &mut [u8],
     ) -> Result<()> {
-        let row_bytes = out.len() / spec.shape[0];
-        self.for_each_piece(layout, id, |_, stored, _, row, rows| {
-            let stored = &stored[row * row_bytes..(row + rows.len()) * row_bytes];
-            out[rows.start * row_bytes..rows.end * row_bytes].copy_from_slice(stored);
+        let row_bytes = out.len() / rows.len().max(1);
+        self.for_each_piece(layout, id, &rows, spec.width(), |_, stored, _, place| {
+            out[place.start * row_bytes..place.end * row_bytes].copy_from_slice(stored);
             Ok(())
         })?;
         if self.has_pairs(spec, config) {
@@ -250,86 +288,64 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Calls `take(file tensor, its bytes, its type, first row in it, rows of the model's tensor)` for each part of a
-    /// tensor, and drops its pages.
+    /// Says that a tensor's bytes are not needed soon.
+    pub(crate) fn drop_pages(&self, layout: &[FileTensor], id: TensorId) {
+        for file in layout.iter().filter(|file| file.pieces.iter().any(|piece| piece.tensor == id)) {
+            self.source.drop_pages(&file.name);
+        }
+    }
+
+    /// Calls `take(file tensor, bytes, their type, which of the wanted rows they are)` for each stretch of `rows` of a
+    /// tensor, none of many elements.
     fn for_each_piece(
         &self,
         layout: &[FileTensor],
         id: TensorId,
-        mut take: impl FnMut(&FileTensor, &[u8], BlockType, usize, &Range<usize>) -> Result<()>,
+        rows: &Range<usize>,
+        width: usize,
+        mut take: impl FnMut(&FileTensor, &[u8], BlockType, Range<usize>) -> Result<()>,
     ) -> Result<()> {
+        let at_once = (PIECE / width).next_multiple_of(PIECE_ROWS);
         for file in layout.iter().filter(|file| file.pieces.iter().any(|piece| piece.tensor == id)) {
             let (tensor, kind) = self.checked(file)?;
-            let mut row = 0;
+            // The first row of the piece within the file.
+            let mut start = 0;
             for piece in &file.pieces {
+                let wanted = piece.rows.start.max(rows.start)..piece.rows.end.min(rows.end);
                 if piece.tensor == id {
-                    take(file, tensor.bytes, kind, row, &piece.rows)?;
+                    for first in wanted.clone().step_by(at_once) {
+                        let part = first..wanted.end.min(first + at_once);
+                        let in_file = |row: usize| row - piece.rows.start + start;
+                        let bytes = tensor.rows(in_file(part.start)..in_file(part.end));
+                        let bytes = bytes.map_err(|reason| self.tensor_error(file, reason))?;
+                        take(file, &bytes, kind, part.start - rows.start..part.end - rows.start)?;
+                    }
                 }
-                row += piece.rows.len();
-            }
-            match &self.container {
-                Container::HuggingFace(tensors) => tensors.drop_pages(&self.full_name(&file.name)),
-                Container::Gguf(gguf) => gguf.drop_pages(&file.name),
+                start += piece.rows.len();
             }
         }
         Ok(())
     }
 
-    /// Whether rotated rows of this tensor are neighbours in the file.
+    /// Whether rotated rows of this tensor are neighbours in the file, but halves in the model.
     fn has_pairs(&self, spec: &TensorSpec, config: &Config) -> bool {
-        let rotated = matches!(
-            spec.role,
-            Role::Block(_, Part::Query | Part::Key)
-                | Role::Extra(_, Extra::Bias(Module::Query | Module::Key))
-        );
-        rotated && matches!(self.container, Container::Gguf(_)) && has_neighbouring_pairs(config.family)
-    }
-
-    fn full_name(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-
-    fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        match &self.container {
-            Container::HuggingFace(tensors) => tensors.tensor(&self.full_name(name)),
-            Container::Gguf(gguf) => gguf.tensor(name),
-        }
+        is_rotated(spec)
+            && match &self.source {
+                Source::Gguf(_) => has_neighbouring_pairs(config.family),
+                _ => {
+                    std::ptr::eq(self.names(config), &META_NAMES)
+                        && config.rope_layout == RopeLayout::HalfSplit
+                }
+            }
     }
 }
 
-/// The kernels' name of a stored type.
-pub(crate) fn block_type(dtype: Dtype) -> Option<BlockType> {
-    match dtype {
-        Dtype::F32 => Some(BlockType::F32),
-        Dtype::F16 => Some(BlockType::F16),
-        Dtype::Bf16 => Some(BlockType::Bf16),
-        Dtype::Q4_0 => Some(BlockType::Q4_0),
-        Dtype::Q4_1 => Some(BlockType::Q4_1),
-        Dtype::Q5_0 => Some(BlockType::Q5_0),
-        Dtype::Q5_1 => Some(BlockType::Q5_1),
-        Dtype::Q8_0 => Some(BlockType::Q8_0),
-        Dtype::Q2K => Some(BlockType::Q2K),
-        Dtype::Q3K => Some(BlockType::Q3K),
-        Dtype::Q4K => Some(BlockType::Q4K),
-        Dtype::Q5K => Some(BlockType::Q5K),
-        Dtype::Q6K => Some(BlockType::Q6K),
-        _ => None,
-    }
-}
-
-/// [`to_f32`] for the `values` of a tensor that are wanted.
-fn part_to_f32(
-    kind: BlockType,
-    bytes: &[u8],
-    values: Range<usize>,
-    out: &mut [f32],
-) -> std::result::Result<(), String> {
-    let (elements, block) = (kind.block_elements(), kind.block_bytes());
-    let part = bytes.get(values.start / elements * block..values.end / elements * block);
-    match part {
-        Some(part) if values.start.is_multiple_of(elements) => to_f32(kind, part, out),
-        _ => Err(format!("rows of {} do not begin at a block", kind.name())),
-    }
+/// Whether the rows of a tensor are rotated.
+pub(crate) fn is_rotated(spec: &TensorSpec) -> bool {
+    matches!(
+        spec.role,
+        Role::Block(_, Part::Query | Part::Key) | Role::Extra(_, Extra::Bias(Module::Query | Module::Key))
+    )
 }
 
 /// Dequantizes in parallel; the error is a reason.
@@ -352,8 +368,21 @@ pub(crate) fn to_f32(kind: BlockType, bytes: &[u8], out: &mut [f32]) -> std::res
     }
 }
 
+/// Rows i and E/2 + i of every head become rows 2i and 2i + 1.
+pub(crate) fn halves_to_pairs<T: Copy>(rows: &mut [T], head_dim: usize, width: usize) {
+    for head in rows.chunks_exact_mut(head_dim * width) {
+        let halves = head.to_vec();
+        for pair in 0..head_dim / 2 {
+            for half in 0..2 {
+                let source = (half * head_dim / 2 + pair) * width;
+                head[(2 * pair + half) * width..][..width].copy_from_slice(&halves[source..source + width]);
+            }
+        }
+    }
+}
+
 /// Rows 2i and 2i + 1 of every head become rows i and E/2 + i.
-fn pairs_to_halves<T: Copy>(rows: &mut [T], head_dim: usize, width: usize) {
+pub(crate) fn pairs_to_halves<T: Copy>(rows: &mut [T], head_dim: usize, width: usize) {
     for head in rows.chunks_exact_mut(head_dim * width) {
         let paired = head.to_vec();
         for pair in 0..head_dim / 2 {

@@ -99,6 +99,9 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// The caller wanted the work to end.
+    #[error("stopped; nothing was written")]
+    Cancelled,
     /// Anything else, said in full.
     #[error("{0}")]
     Message(String),

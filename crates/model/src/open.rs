@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use danlu_formats::Container;
 use danlu_kernels::elementwise::round_to_bf16;
 use danlu_kernels::unit_rows::unit_rows_in_place;
 use danlu_kernels::{Buffer, Precision, bf16};
@@ -38,8 +39,9 @@ impl Opened {
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         let message = || {
             Error::Message(format!(
-                "`{}` has no tokenizer.json; copy the tokenizer into it",
-                self.path.display()
+                "`{}` has no tokenizer; put its tokenizer.json {}",
+                self.path.display(),
+                if self.path.is_dir() { "into it" } else { "beside it" }
             ))
         };
         self.tokenizer.as_ref().ok_or_else(message)
@@ -57,7 +59,8 @@ impl Opened {
     }
 }
 
-/// Opens a Hugging Face folder or a GGUF file.
+/// Opens a model, whatever it came as: a Hugging Face folder, Meta's folder, a GGUF file, one of llama2.c, or a single
+/// file of PyTorch or safetensors with its configuration beside it or in its shapes. What it is, its content tells.
 ///
 /// # Errors
 /// A file that is missing or damaged, a configuration that this program cannot run, a missing, left-over or misshapen
@@ -81,7 +84,7 @@ pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
         let expected = "a folder with tokenizer.json, the file itself, or a GGUF file";
         return Err(Error::Message(format!("`{}` does not exist; expected {expected}", path.display())));
     }
-    if path.extension().is_none_or(|extension| extension != "gguf") {
+    if !path.is_file() || Container::of(path)? != Some(Container::Gguf) {
         return Ok(Tokenizer::open(path)?);
     }
     let tokenizer = Checkpoint::open(path)?.tokenizer()?;
@@ -91,7 +94,7 @@ pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
 fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) -> Result<Opened> {
     if !path.exists() {
         return Err(Error::Message(format!(
-            "`{}` does not exist; expected a model folder or a .gguf file",
+            "`{}` does not exist; expected a model folder or file",
             path.display()
         )));
     }
@@ -119,13 +122,16 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
                     let mut bytes =
                         Buffer::zeros(spec.elements() / kind.block_elements() * kind.block_bytes());
                     if read_weights {
-                        checkpoint.read_blocks(&layout, id, spec, &config, bytes.host_mut())?;
+                        let rows = 0..spec.shape[0];
+                        checkpoint.read_stored(&layout, id, spec, &config, rows, bytes.host_mut())?;
+                        checkpoint.drop_pages(&layout, id);
                     }
                     return Ok(Stored::Blocks(kind, bytes));
                 }
                 let rest_bf16 = precision == Precision::Bf16 && !spec.kind.is_vector();
                 frozen(spec, rest_bf16, read_weights, |values| {
-                    checkpoint.read(&layout, id, spec, &config, values.host_mut())?;
+                    checkpoint.read(&layout, id, spec, &config, 0..spec.shape[0], values.host_mut())?;
+                    checkpoint.drop_pages(&layout, id);
                     if is_unit_head {
                         unit_rows_in_place(values.first_mut(spec.elements()), spec.width());
                     }
@@ -140,7 +146,8 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
             for (index, spec) in specs.iter().enumerate().filter(|_| read_weights) {
                 let range = model.parameters.list()[index].range.clone();
                 let values = &mut model.parameters.values_mut().host_mut()[range];
-                checkpoint.read(&layout, index, spec, &config, values)?;
+                checkpoint.read(&layout, index, spec, &config, 0..spec.shape[0], values)?;
+                checkpoint.drop_pages(&layout, index);
             }
             model
         }

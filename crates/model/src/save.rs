@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::layout::file_tensors;
 use crate::names::TensorId;
-use crate::{Error, Model, Result};
+use crate::{Config, Error, Model, Result};
 
 /// Values that are converted and written at a time.
 const CHUNK: usize = 1 << 16;
@@ -25,14 +25,7 @@ pub fn save_folder(
     max_shard_bytes: usize,
 ) -> Result<()> {
     let config = model.config();
-    write_json(&folder.join("config.json"), &config.to_json("float32"))?;
-    let generation = json!({
-        "_from_model_config": true,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_json(),
-        "pad_token_id": config.pad_token_id,
-    });
-    write_json(&folder.join("generation_config.json"), &generation)?;
+    write_description(config, "float32", folder)?;
     let files = file_tensors(config, &model.specs, config.family.names());
     let infos: Vec<TensorInfo> = files
         .iter()
@@ -50,6 +43,18 @@ pub fn save_folder(
         tokenizer.save(folder)?;
     }
     Ok(())
+}
+
+/// Writes `config.json` and `generation_config.json` for weights of this type.
+pub(crate) fn write_description(config: &Config, dtype: &str, folder: &Path) -> Result<()> {
+    write_json(&folder.join("config.json"), &config.to_json(dtype))?;
+    let generation = json!({
+        "_from_model_config": true,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_json(),
+        "pad_token_id": config.pad_token_id,
+    });
+    write_json(&folder.join("generation_config.json"), &generation)
 }
 
 impl Model {
@@ -84,7 +89,7 @@ pub(crate) fn little_endian(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value)
         .map_err(|error| Error::Json { path: path.into(), reason: error.to_string() })?;
     text.push(b'\n');

@@ -8,6 +8,7 @@ mod decode;
 mod error;
 mod files;
 mod gguf;
+mod gguf_out;
 mod guard;
 mod jinja;
 mod template;

@@ -1,0 +1,44 @@
+//! What a model file or folder is, without reading its weights.
+
+use std::path::Path;
+
+use danlu_tokenizer::Tokenizer;
+
+use crate::checkpoint::Checkpoint;
+use crate::convert::{TypeShare, add_share};
+use crate::{Config, Error, Result, names};
+
+/// What was found.
+pub struct Description {
+    /// Kind and number of files: `safetensors, 2 files`.
+    pub container: String,
+    /// Types with how many tensors and bytes have them.
+    pub types: Vec<TypeShare>,
+    /// The configuration, if this program can run the model; else why not.
+    pub config: Result<Config>,
+    /// The vocabulary, if there is one that can be read; else why not.
+    pub tokenizer: Result<Option<Tokenizer>>,
+}
+
+/// Describes the model at `path`.
+///
+/// # Errors
+/// Nothing there, or no model file; a model that cannot be run is none.
+pub fn describe(path: &Path) -> Result<Description> {
+    if !path.exists() {
+        return Err(Error::Message(format!("`{}` does not exist", path.display())));
+    }
+    let checkpoint = Checkpoint::open(path)?;
+    let mut types = Vec::new();
+    for info in checkpoint.source().tensors() {
+        add_share(&mut types, info.dtype, info.byte_length().unwrap_or(0) as u64);
+    }
+    let config = checkpoint.config().and_then(|config| {
+        checkpoint.check_layers(&config)?;
+        let layout = checkpoint.layout(&config, &names::tensors(&config));
+        checkpoint.check(&config, &layout)?;
+        Ok(config)
+    });
+    let (container, tokenizer) = (checkpoint.source().name(), checkpoint.tokenizer());
+    Ok(Description { container, types, config, tokenizer })
+}
