@@ -44,10 +44,14 @@ def save_adapter(model, folder):
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
-    path = folder / "adapter_config.json"
+    plain_config(folder / "adapter_config.json", f"../{BASE}")
+
+
+def plain_config(path, base):
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = f"../{BASE}"
-    config["target_modules"].sort()
+    config["base_model_name_or_path"] = base
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

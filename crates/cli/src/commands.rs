@@ -7,6 +7,7 @@ mod docs;
 mod doctor;
 mod eval;
 mod generate;
+mod merge;
 mod plan;
 mod quickstart;
 mod recipes;
@@ -69,6 +70,10 @@ pub enum Command {
     /// zh: 训练词表，编码与解码
     #[command(subcommand)]
     Tokenizer(tokenizer::Args),
+    /// Make one model of a base and its adapters
+    ///
+    /// zh: 把基础模型与适配器合并成一个模型
+    Merge(merge::Args),
     /// Score a model: multiple choice, perplexity
     ///
     /// zh: 评测模型：单项选择题、困惑度
@@ -110,6 +115,7 @@ impl Command {
             Self::Recipes(args) => recipes::run(args, printer),
             Self::Data(args) => data::run(args, printer),
             Self::Tokenizer(args) => tokenizer::run(args, printer),
+            Self::Merge(args) => merge::run(&args, printer),
             Self::Eval(args) => eval::run(args, printer),
             Self::Chat(args) => chat::run(args, printer),
             Self::Generate(args) => generate::run(args, printer),

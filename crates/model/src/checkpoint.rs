@@ -190,6 +190,11 @@ impl Checkpoint {
         Ok((tensor, kind))
     }
 
+    /// The type that a tensor is stored in.
+    pub(crate) fn dtype(&self, file: &FileTensor) -> Result<Dtype> {
+        Ok(self.checked(file)?.0.info.dtype)
+    }
+
     fn tensor_error(&self, file: &FileTensor, reason: String) -> Error {
         Error::Tensor { path: self.path.clone(), name: file.name.clone(), reason }
     }

@@ -99,6 +99,9 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// The caller asked to stop.
+    #[error("stopped before the end")]
+    Interrupted,
     /// Anything else, said in full.
     #[error("{0}")]
     Message(String),

@@ -6,6 +6,9 @@
 
 mod activations;
 mod adapter;
+mod adapter_folder;
+mod adapter_patterns;
+mod adapter_set;
 mod backward;
 mod checkpoint;
 mod config;
@@ -20,6 +23,7 @@ mod hooks;
 mod initialize;
 mod layout;
 mod lora;
+mod merge;
 mod model;
 mod names;
 mod open;
@@ -33,9 +37,10 @@ mod save;
 mod scoring;
 mod tokens;
 mod unit_head;
+mod verify;
 
 pub use activations::{Activations, Keep};
-pub use adapter::{read_adapter, save_adapter};
+pub use adapter::{apply_adapters, is_hub_id, read_adapter, save_adapter};
 pub use config::{AttentionBias, Config};
 pub use error::{Error, Result};
 pub use families::Family;
@@ -43,6 +48,7 @@ pub use generate::{FinishReason, Generated, GenerationOptions, Generator, TokenP
 pub use gradients::Gradients;
 pub use hooks::{GradientSink, ParameterSource, Resident};
 pub use lora::{LoraOptions, Module};
+pub use merge::{MergeOptions, Merged, merge};
 pub use model::Model;
 pub use open::{Opened, Rest, open, open_shape, open_tokenizer};
 pub use parameters::{Parameter, ParameterId, Parameters};
@@ -51,6 +57,7 @@ pub use rope_scaling::{RopeScaling, Yarn};
 pub use sampling::{Sampler, Sampling};
 pub use save::save_folder;
 pub use tokens::{PackedTokens, Target};
+pub use verify::{Comparison, compare_merged};
 
 pub use danlu_kernels::Precision;
 pub use danlu_kernels::rope::RopeLayout;

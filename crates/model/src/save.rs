@@ -54,7 +54,7 @@ pub fn save_folder(
 
 impl Model {
     /// The values `range` of a tensor in pieces, as f32.
-    fn values(
+    pub(crate) fn values(
         &self,
         tensor: TensorId,
         range: Range<usize>,
@@ -84,7 +84,7 @@ pub(crate) fn little_endian(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value)
         .map_err(|error| Error::Json { path: path.into(), reason: error.to_string() })?;
     text.push(b'\n');
