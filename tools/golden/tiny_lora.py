@@ -48,10 +48,12 @@ def save_adapter(model, folder):
 
 
 def plain_config(path, base):
+    """PEFT keeps some lists as sets, whose order is another in every run."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
+    for field in ("target_modules", "exclude_modules"):
+        if isinstance(config[field], list):
+            config[field].sort()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use common::*;
 use danlu_formats::{
-    Dtype, PytorchFolder, SafetensorsFolder, TensorFolder, TensorInfo, WriteOptions, write_pytorch,
+    AdapterConfig, Dtype, PytorchFolder, SafetensorsFolder, TensorFolder, TensorInfo, WriteOptions,
+    write_pytorch, write_safetensors,
 };
 use danlu_model::{
-    Error, MergeOptions, Merged, Precision, Rest, apply_adapters, compare_merged, merge, open,
+    Config, Error, LoraOptions, MergeOptions, Merged, Model, Precision, Rest, apply_adapters, compare_merged,
+    merge, open, save_adapter, save_folder,
 };
 use serde_json::Value;
 
@@ -215,4 +217,69 @@ fn smollm2_with_its_adapter_gives_the_recorded_logits() {
     let opened = open(out.path(), Precision::F32, Rest::Frozen).unwrap();
     assert_eq!(opened.tokenizer().unwrap().vocabulary_size(), 49_152);
     check(&opened.model, "lora-merged");
+}
+
+/// Where files have queries, keys and values as one tensor, in either order of its rows: merged, applied, and as DoRA
+/// with the magnitudes that plain LoRA has.
+#[test]
+fn layers_that_are_one_tensor_are_merged_and_decomposed_as_one() {
+    for (source, kind, targets) in
+        [("gqa-tied", "internlm2", ["wqkv", "w2"]), ("mha-untied", "baichuan", ["W_pack", "down_proj"])]
+    {
+        let mut fields = read_json(&golden(source).join("config.json"));
+        fields["model_type"] = kind.into();
+        fields["bias"] = false.into();
+        let path = tempfile::tempdir().unwrap();
+        std::fs::write(path.path().join("config.json"), fields.to_string()).unwrap();
+        let config = Config::read(&path.path().join("config.json")).unwrap();
+        let base = tempfile::tempdir().unwrap();
+        let random = Config { initializer_range: 0.3, ..config.clone() };
+        let random = Model::zeros(random, Precision::F32).initialize(3);
+        save_folder(&random, None, base.path(), 5_000_000_000).unwrap();
+
+        let mut model = open(base.path(), Precision::F32, Rest::Frozen).unwrap().model;
+        let modules = targets.iter().flat_map(|name| config.family.target_modules(name).unwrap()).collect();
+        let options = LoraOptions { rank: 2, alpha: 3.0, modules };
+        model.add_adapters(&options, 5).unwrap();
+        let values = model.parameters_mut().values_mut().host_mut();
+        values.iter_mut().enumerate().for_each(|(index, value)| *value += 0.1 * (index as f32).cos());
+        let adapter = tempfile::tempdir().unwrap();
+        let adapter_config = options.adapter_config(config.family);
+        save_adapter(&model, &adapter_config, "base", adapter.path()).unwrap();
+        let expected = model.logits(&[1, 5, 9, 30]).unwrap();
+        let (folder, _) = merged(base.path(), &[adapter.path()], &KEEP);
+        let found = open(folder.path(), Precision::F32, Rest::Frozen).unwrap().model;
+        assert_close(found.logits(&[1, 5, 9, 30]).unwrap().host(), expected.host(), 1e-5, kind);
+
+        // The lengths of the merged rows are the magnitudes with which DoRA is LoRA.
+        let (source, rows) = (
+            SafetensorsFolder::open_named(adapter.path(), "adapter_model").unwrap(),
+            SafetensorsFolder::open(folder.path()).unwrap(),
+        );
+        let mut tensors: Vec<(TensorInfo, Vec<u8>)> = Vec::new();
+        for info in source.tensors() {
+            tensors.push((info.clone(), source.tensor(&info.name).unwrap().bytes.to_vec()));
+            let Some(module) = info.name.strip_suffix(".lora_A.weight") else { continue };
+            let weight = module.strip_prefix("base_model.model.").unwrap();
+            let weight = rows.tensor(&format!("{weight}.weight")).unwrap();
+            let length = |row: &[u8]| {
+                let values = row.as_chunks().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+                values.map(|value| value * value).sum::<f64>().sqrt() as f32
+            };
+            let lengths = weight.bytes.chunks_exact(weight.info.shape[1] * 4).map(length);
+            let name = format!("{module}.lora_magnitude_vector");
+            let info = TensorInfo { name, dtype: Dtype::F32, shape: vec![weight.info.shape[0]] };
+            tensors.push((info, lengths.flat_map(f32::to_le_bytes).collect()));
+        }
+        let dora = tempfile::tempdir().unwrap();
+        AdapterConfig { use_dora: true, ..adapter_config }.write(dora.path()).unwrap();
+        let infos: Vec<TensorInfo> = tensors.iter().map(|(info, _)| info.clone()).collect();
+        let options = WriteOptions { base_name: "adapter_model".into(), ..WriteOptions::default() };
+        write_safetensors(dora.path(), &options, &infos, |index, sink| sink.write(&tensors[index].1))
+            .unwrap();
+        let mut model = open(base.path(), Precision::F32, Rest::Frozen).unwrap().model;
+        apply_adapters(&mut model, &[dora.path()]).unwrap();
+        assert!(model.parameters().is_empty());
+        assert_close(model.logits(&[1, 5, 9, 30]).unwrap().host(), expected.host(), 1e-5, kind);
+    }
 }

@@ -119,6 +119,9 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         true => Some(verified(compare_merged(&base, &adapters, folder.path())?, &merged)?),
         false => None,
     };
+    if stop::requested() {
+        return Err(stop::Interrupted.into());
+    }
     folder.commit()?;
     report(args, &base, &merged, comparison, start, printer)
 }
