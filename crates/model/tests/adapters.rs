@@ -162,6 +162,21 @@ fn a_model_on_the_hub_stays_the_base_of_an_adapter_that_is_saved_again() {
     assert_eq!(config.other_fields["own"], json!([1]));
 }
 
+#[test]
+fn equal_copies_of_embedding_and_head_are_used_as_one_and_trained_apart() {
+    let fields = json!({ "modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": false });
+    let folder = with_fields("tied-modules", fields);
+    let mut used = base("tied-modules");
+    apply_adapters(&mut used, &[folder.path()]).unwrap();
+    let mut trained = base("tied-modules");
+    read_adapter(&mut trained, folder.path()).unwrap();
+    assert!(used.config().tie_word_embeddings && !trained.config().tie_word_embeddings);
+    let names = trained.parameters().list().iter().map(|parameter| parameter.name.as_str());
+    let whole: Vec<&str> = names.filter(|name| !name.contains("lora_")).collect();
+    assert_eq!(whole, ["base_model.model.model.embed_tokens.weight", "base_model.model.lm_head.weight"]);
+    [&used, &trained].into_iter().for_each(|model| check_logits(model, &recording("tied-modules")));
+}
+
 /// Whole copies get gradients, the embedding and a head that was tied to it each its own.
 #[test]
 fn whole_copies_are_trained() {

@@ -187,7 +187,7 @@ fn smollm2_with_its_adapter_gives_the_recorded_logits() {
     let base = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
     let adapter = checkpoints.join("smollm-135m-lora-medical");
     let cases = read_json(&folder.join("golden_transformers_fp32.json"))["cases"].clone();
-    let check = |model: &danlu_model::Model, prefix: &str| {
+    let check = |model: &Model, prefix: &str| {
         let mut checked = 0;
         // One case tells how many ids it had, not which.
         let cases = cases.as_object().unwrap().iter().filter(|(_, case)| case["ids"].is_array());
