@@ -44,10 +44,16 @@ def save_adapter(model, folder):
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
-    path = folder / "adapter_config.json"
+    plain_config(folder / "adapter_config.json", f"../{BASE}")
+
+
+def plain_config(path, base):
+    """PEFT keeps some lists as sets, whose order is another in every run."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = f"../{BASE}"
-    config["target_modules"].sort()
+    config["base_model_name_or_path"] = base
+    for field in ("target_modules", "exclude_modules"):
+        if isinstance(config[field], list):
+            config[field].sort()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ mod doctor;
 mod eval;
 mod generate;
 mod info;
+mod merge;
 mod plan;
 mod quickstart;
 mod recipes;
@@ -79,6 +80,10 @@ pub enum Command {
     ///
     /// zh: 将模型转换为另一种格式：safetensors、bin、pth、GGUF（可量化）、llama2.c
     Convert(convert::Args),
+    /// Make one model of a base and its adapters
+    ///
+    /// zh: 把基础模型与适配器合并成一个模型
+    Merge(merge::Args),
     /// Score a model: multiple choice, perplexity
     ///
     /// zh: 评测模型：单项选择题、困惑度
@@ -122,6 +127,7 @@ impl Command {
             Self::Tokenizer(args) => tokenizer::run(args, printer),
             Self::Info(args) => info::run(&args, printer),
             Self::Convert(args) => convert::run(args, printer),
+            Self::Merge(args) => merge::run(&args, printer),
             Self::Eval(args) => eval::run(args, printer),
             Self::Chat(args) => chat::run(args, printer),
             Self::Generate(args) => generate::run(args, printer),

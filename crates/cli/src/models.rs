@@ -6,7 +6,8 @@ use std::time::{Instant, SystemTime};
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_kernels::cpu::{Level, level};
-use danlu_model::{Opened, Precision, Rest, open, read_adapter};
+use danlu_model::{Error, Opened, Precision, Rest, apply_adapters, is_hub_id, open};
+use danlu_tokenizer::Tokenizer;
 use danlu_train::machine;
 use fs_err as fs;
 use serde_json::Value;
@@ -20,20 +21,22 @@ const DEPTH: usize = 4;
 const SMALL: u64 = 64 << 20;
 const CONFIG: &str = "config.json";
 const ADAPTER_CONFIG: &str = "adapter_config.json";
+const TOKENIZER: &str = "tokenizer.json";
 
 /// Which model.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelArgs {
-    /// Model folder or file of any kind, or adapter folder (default: the newest result under the current folder)
+    /// Model folder or file of any kind, or adapter folder (default: the adapter's own, or the newest result under the
+    /// current folder)
     ///
-    /// zh: 任何格式的模型文件夹或文件，或适配器文件夹（默认：当前文件夹下最新的结果）
+    /// zh: 任何格式的模型文件夹或文件，或适配器文件夹（默认：适配器所属的模型，或当前文件夹下最新的结果）
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
-    /// PEFT adapter folder to put on the model
+    /// PEFT adapter folder to put on the model; several, separated by commas or given again, are added up
     ///
-    /// zh: 加在模型上的 PEFT 适配器文件夹
-    #[arg(long, value_name = "PATH")]
-    pub adapter: Option<PathBuf>,
+    /// zh: 加在模型上的 PEFT 适配器文件夹；可给出多个（以逗号分隔或重复此项），效果相加
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    pub adapter: Vec<PathBuf>,
     /// Arithmetic: auto is bf16 where the processor has it and the model is not small, else f32
     ///
     /// zh: 运算精度：auto 在处理器支持且模型不太小时用 bf16，否则用 f32
@@ -54,8 +57,8 @@ pub enum PrecisionChoice {
 pub struct Located {
     /// The model folder or file.
     pub model: PathBuf,
-    /// The adapter to put on it.
-    pub adapter: Option<PathBuf>,
+    /// The adapters to put on it.
+    pub adapters: Vec<PathBuf>,
 }
 
 impl ModelArgs {
@@ -65,13 +68,22 @@ impl ModelArgs {
     /// No model is there, or it cannot be opened.
     pub fn open(&self, printer: &Printer) -> Result<Opened> {
         let start = Instant::now();
-        let Located { model: path, adapter } = self.locate(printer)?;
+        let Located { model: path, adapters } = self.locate(printer)?;
         let precision = self.precision.resolve(&path);
         let mut opened = open(&path, precision, Rest::Frozen)?;
-        if let Some(adapter) = &adapter {
-            read_adapter(&mut opened.model, adapter)?;
+        if !adapters.is_empty() {
+            apply_adapters(&mut opened.model, &adapters.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         }
-        let with = adapter.map_or_else(String::new, |adapter| format!(" with {}", adapter.display()));
+        if let Some(owner) = adapters.iter().find(|adapter| adapter.join(TOKENIZER).is_file()) {
+            let tokenizer = Tokenizer::open(owner)?;
+            let (size, rows) = (tokenizer.vocabulary_size(), opened.model.config().vocab_size);
+            if size > rows {
+                return Err(Error::VocabularyMismatch { path: owner.clone(), highest: size - 1, rows }.into());
+            }
+            opened.tokenizer = Some(tokenizer);
+        }
+        let names: Vec<String> = adapters.iter().map(|adapter| adapter.display().to_string()).collect();
+        let with = if names.is_empty() { String::new() } else { format!(" with {}", names.join(" and ")) };
         let precision = if precision == Precision::Bf16 { "bf16" } else { "f32" };
         printer.note(format_args!(
             "{}{with} · {} parameters · {precision} · loaded in {:.1} s · {} resident",
@@ -83,14 +95,16 @@ impl ModelArgs {
         Ok(opened)
     }
 
-    /// The model and adapter that are meant.
+    /// The model and adapters that are meant.
     ///
     /// # Errors
     /// No result under the current folder, or an adapter whose base model is not known.
     pub fn locate(&self, printer: &Printer) -> Result<Located> {
-        let path = match &self.model {
-            Some(path) => path.clone(),
-            None => {
+        let mut adapters = self.adapter.clone();
+        let path = match (&self.model, adapters.first()) {
+            (Some(path), _) => path.clone(),
+            (None, Some(adapter)) => base_of(adapter)?,
+            (None, None) => {
                 let path = newest_result(Path::new("."))?.ok_or_else(|| {
                     wrong_input(
                         "there is no model under the current folder: give one with `--model PATH`, or make one with \
@@ -102,16 +116,11 @@ impl ModelArgs {
             }
         };
         let is_adapter = path.join(ADAPTER_CONFIG).is_file() && !path.join(CONFIG).is_file();
-        if !is_adapter {
-            return Ok(Located { model: path, adapter: self.adapter.clone() });
+        let model = if is_adapter { base_of(&path)? } else { path.clone() };
+        if is_adapter {
+            adapters.insert(0, path);
         }
-        if let Some(other) = &self.adapter {
-            let (path, other) = (path.display(), other.display());
-            return Err(wrong_input(format!(
-                "`{path}` is an adapter, and so is `{other}`: give the model with `--model`"
-            )));
-        }
-        Ok(Located { model: base_of(&path)?, adapter: Some(path) })
+        Ok(Located { model, adapters })
     }
 }
 
@@ -142,20 +151,39 @@ fn resident() -> String {
     machine::resident().map_or_else(|| "unknown".into(), |bytes| format!("{} MB", bytes >> 20))
 }
 
-/// The model that an adapter was trained on.
-fn base_of(adapter: &Path) -> Result<PathBuf> {
+/// The model that an adapter was trained on: by the path that it names, from the current folder or from its own.
+///
+/// # Errors
+/// No adapter, or a model that is not there; the sentence says where it was looked for and how to get it.
+pub fn base_of(adapter: &Path) -> Result<PathBuf> {
     let path = adapter.join(ADAPTER_CONFIG);
     let config: Value = serde_json::from_str(&fs::read_to_string(&path)?)
         .map_err(|error| wrong_input(format!("`{}`: {error}", path.display())))?;
     let base = config["base_model_name_or_path"].as_str().unwrap_or_default();
-    if base.is_empty() || !Path::new(base).exists() {
+    let folder = adapter.display();
+    if base.is_empty() {
         return Err(wrong_input(format!(
-            "`{}` is an adapter of `{base}`, which is not here: give that model with `--model` and this folder with \
-             `--adapter`",
-            adapter.display()
+            "`{folder}` is an adapter that does not name its model: give the model with `--model` and this folder with \
+             `--adapter`"
         )));
     }
-    Ok(base.into())
+    let places = [PathBuf::from(base), adapter.join(base)];
+    if let Some(found) = places.iter().find(|place| place.exists()) {
+        return Ok(found.clone());
+    }
+    let get = match is_hub_id(base) {
+        true => format!("get it with `danlu download model {base} --to {base}`, or "),
+        false => String::new(),
+    };
+    let looked = if Path::new(base).is_absolute() {
+        String::new()
+    } else {
+        format!(" (looked for `{base}` and `{}`)", places[1].display())
+    };
+    Err(wrong_input(format!(
+        "`{folder}` is an adapter of `{base}`, which is not here{looked}: {get}give that model with `--model MODEL \
+         --adapter {folder}`"
+    )))
 }
 
 /// The newest model or adapter folder under `root`, by the time of its weights; of equals the one nearer to `root`.

@@ -90,6 +90,9 @@ pub struct AdapterConfig {
     pub megatron_config: Option<Value>,
     /// Python module of Megatron's layers.
     pub megatron_core: Option<String>,
+    /// Keys of other versions of PEFT, which are written again.
+    #[serde(flatten)]
+    pub other_fields: BTreeMap<String, Value>,
 }
 
 /// Which modules: a list of name ends, or one regular expression over whole names.
@@ -166,14 +169,22 @@ impl Default for AdapterConfig {
             loftq_config: BTreeMap::new(),
             megatron_config: None,
             megatron_core: Some("megatron.core".to_string()),
+            other_fields: BTreeMap::new(),
         }
     }
 }
 
 impl AdapterConfig {
-    /// Reads `adapter_config.json` of an adapter folder. Unknown keys are ignored, absent ones have PEFT's defaults.
+    /// Reads `adapter_config.json` of an adapter folder. Unknown keys are kept, absent ones have PEFT's defaults.
     pub fn read(folder: impl AsRef<Path>) -> Result<Self> {
         let path = folder.as_ref().join(FILE_NAME);
+        if !path.is_file() && folder.as_ref().is_dir() {
+            let path = folder.as_ref().to_path_buf();
+            return Err(Error::Missing {
+                path,
+                expected: format!("`{FILE_NAME}`: it is not an adapter folder"),
+            });
+        }
         let text = fs::read(&path).map_err(|error| Error::io(&path, error))?;
         let config: Self =
             serde_json::from_slice(&text).map_err(|error| Error::Json { path: path.clone(), error })?;

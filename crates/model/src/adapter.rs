@@ -1,90 +1,252 @@
-//! PEFT adapter folders: reading one onto a frozen model, writing the trained one.
+//! PEFT adapters on a model in memory: put on for use, several of them together, or for more training, and saved again.
+//!
+//! Low-rank matrices of the blocks' linear layers stay beside the frozen weights. For use, everything else becomes part
+//! of the weights when it is read; for training, whole copies become parameters.
 
 use std::path::Path;
 
-use danlu_formats::{
-    AdapterConfig, Bias, Dtype, InitLoraWeights, ModuleSelection, SafetensorsFolder, TensorInfo,
-    WriteOptions, write_safetensors,
-};
+use danlu_formats::{AdapterConfig, Dtype, ModuleSelection, TensorInfo, WriteOptions, write_safetensors};
+use danlu_kernels::elementwise::round_to_bf16;
+use danlu_kernels::unit_rows::unit_rows_in_place;
+use danlu_kernels::{Buffer, Precision};
 
-use crate::checkpoint::{block_type, to_f32};
+use crate::adapter_folder::{AdapterFolder, Change, PREFIX};
+use crate::adapter_set::AdapterSet;
 use crate::families::Packing;
+use crate::layout::{FileTensor, file_tensors};
 use crate::lora::stacked_rows;
-use crate::names::block_tensor;
+use crate::model::Stored;
+use crate::names::{self, EMBEDDING, Role, TensorId};
 use crate::save::little_endian;
 use crate::{Error, Family, LoraOptions, Model, Module, ParameterId, Result};
 
-const PREFIX: &str = "base_model.model.";
-
-/// Puts the adapter of `folder` onto a frozen model and returns its configuration, for saving it again after more
-/// training.
+/// Puts the adapter of `folder` onto a frozen model to train it further, and returns its configuration, for saving it
+/// again with [`save_adapter`].
 ///
 /// # Errors
-/// A folder that is missing or damaged, a setting that changes the arithmetic and is not known here, and any tensor
-/// that does not fit the model; each named.
+/// A folder that is missing or damaged, a setting that cannot be followed or not be trained here, and any tensor that
+/// does not fit the model; each named.
 pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
-    let config = AdapterConfig::read(folder)?;
-    refuse_unknown_arithmetic(&config, folder)?;
-    let tensors = SafetensorsFolder::open_named(folder, "adapter_model")?;
-    let family = model.config().family;
-    let mut wanted = Vec::new();
-    for layer in 0..model.config().num_hidden_layers {
-        for module in Module::ALL.into_iter().filter(|module| !family.span(*module).is_empty()) {
-            let path = family.names().module(layer, module);
-            let [a, b] = names(&path);
-            let (Some(a), Some(_)) = (tensors.tensor(&a), tensors.tensor(&b)) else { continue };
-            let spec = &model.specs[block_tensor(&model.config, layer, module.part())];
-            let Some(&rank) = a.info.shape.first().filter(|rank| **rank > 0) else { continue };
-            if a.info.shape != [rank, spec.shape[1]] {
-                let reason = format!(
-                    "expected {} inputs for this model, found shape {:?}",
-                    spec.shape[1], a.info.shape
-                );
-                return Err(Error::Tensor { path: folder.into(), name: a.info.name.clone(), reason });
-            }
-            let alpha = pattern(&config.alpha_pattern, &path).unwrap_or(config.lora_alpha);
-            let divisor = if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-            wanted.push((layer, module, rank, (alpha / divisor) as f32));
-        }
-    }
-    model.place_adapters(&wanted)?;
-    let parameters = model.parameters().list().to_vec();
-    let leftover: Vec<String> = tensors
-        .names()
-        .filter(|name| !parameters.iter().any(|parameter| parameter.name == *name))
-        .map(str::to_owned)
-        .collect();
-    if !leftover.is_empty() {
-        return Err(Error::LeftoverTensors { path: folder.into(), names: leftover });
-    }
-    if parameters.is_empty() {
-        return Err(Error::Message(format!("`{}` holds an adapter without a tensor", folder.display())));
-    }
-    for (index, parameter) in parameters.into_iter().enumerate() {
-        let error =
-            |reason: String| Error::Tensor { path: folder.into(), name: parameter.name.clone(), reason };
-        let tensor = tensors.tensor(&parameter.name).ok_or_else(|| error("missing".into()))?;
-        if tensor.info.shape != parameter.shape {
-            let found = &tensor.info.shape;
-            return Err(error(format!(
-                "expected shape {:?} for this model, found {found:?}",
-                parameter.shape
-            )));
-        }
-        let kind = block_type(tensor.info.dtype)
-            .ok_or_else(|| error(format!("type `{}` is not one of F32, F16, BF16", tensor.info.dtype)))?;
-        let places = row_places(model, ParameterId(index));
-        let values = &mut model.parameters_mut().values_mut().host_mut()[parameter.range.clone()];
-        to_f32(kind, tensor.bytes, values).map_err(error)?;
-        if let Some(places) = places {
-            let (stored, rank) = (values.to_vec(), parameter.shape[1]);
-            for (row, place) in stored.chunks_exact(rank).zip(places) {
-                values[place * rank..][..rank].copy_from_slice(row);
-            }
-        }
-    }
-    Ok(config)
+    let mut set = AdapterSet::open(&[folder], &model.config)?;
+    let [adapter] = &set.folders[..] else { unreachable!("one folder was opened") };
+    refuse_untrainable(adapter, |name| set.base.is_table(name))?;
+    let trains_table = [set.base.names.embedding, set.base.names.head].into_iter().any(|name| {
+        let changes = adapter.changes.get(name).into_iter().flatten();
+        changes.into_iter().any(|change| matches!(change, Change::Whole { is_trained: true, .. }))
+    });
+    // They may be equal now and are trained apart.
+    set.is_tied &= !trains_table || adapter.config.ensure_weight_tying;
+    put(model, &set, true)?;
+    let [adapter] = &set.folders[..] else { unreachable!("one folder was opened") };
+    Ok(adapter.config.clone())
 }
+
+/// Puts the adapters of `folders` onto a frozen model for use without training: their sum.
+///
+/// # Errors
+/// As [`read_adapter`], and adapters that cannot be added to each other.
+pub fn apply_adapters(model: &mut Model, folders: &[&Path]) -> Result<()> {
+    put(model, &AdapterSet::open(folders, &model.config)?, false)
+}
+
+/// Low-rank matrices that stay beside a layer's weight.
+struct Beside<'a> {
+    layer: usize,
+    module: Module,
+    pairs: Vec<(&'a AdapterFolder, &'a Change)>,
+}
+
+fn put(model: &mut Model, set: &AdapterSet, trains: bool) -> Result<()> {
+    if !model.parameters.is_empty() {
+        return Err(Error::Message(FROZEN.into()));
+    }
+    model.set_tables(set.vocab_size, set.is_tied);
+    let family = model.config.family;
+    let files = file_tensors(&model.config, &model.specs, family.names());
+    let (mut beside, mut trained, mut carried) = (Vec::new(), Vec::new(), Vec::new());
+    for file in &files {
+        let changes = set.changes(&file.name);
+        if changes.is_empty() {
+            continue;
+        }
+        let place = linear_layer(model, file);
+        let stays_beside =
+            |change: &Change| matches!(change, Change::LowRank { magnitude: None, .. }) && place.is_some();
+        let pairs: Vec<_> = changes.iter().copied().filter(|(_, change)| stays_beside(change)).collect();
+        if let Some((layer, module)) = place
+            && !pairs.is_empty()
+        {
+            beside.push(Beside { layer, module, pairs });
+        }
+        let whole = changes.iter().find_map(|(_, change)| match change {
+            Change::Whole { is_trained, .. } => Some(*is_trained),
+            _ => None,
+        });
+        if let (true, Some(is_trained), [piece]) = (trains, whole, &file.pieces[..]) {
+            let list = if is_trained { &mut trained } else { &mut carried };
+            list.push((piece.tensor, format!("{PREFIX}{}", file.name)));
+            if is_trained {
+                continue;
+            }
+        }
+        change_frozen(model, set, file, &stays_beside)?;
+    }
+    if trains
+        && set.is_tied
+        && set
+            .changes(set.base.names.head)
+            .iter()
+            .any(|(folder, _)| folder.changes.contains_key(set.base.names.head))
+    {
+        carried.push((EMBEDDING, format!("{PREFIX}{}", set.base.names.head)));
+    }
+    let wanted: Vec<_> = beside.iter().map(|beside| beside.shape()).collect();
+    model.place_adapters(&wanted, &trained)?;
+    model.adapters.carried = carried;
+    for (index, beside) in beside.iter().enumerate() {
+        fill(model, beside, 2 * index)?;
+    }
+    for (index, (tensor, name)) in trained.iter().enumerate() {
+        let name = name.strip_prefix(PREFIX).unwrap_or(name);
+        let id = ParameterId(2 * beside.len() + index);
+        let width = model.specs[*tensor].width();
+        let range = model.parameters.list()[id.0].range.clone();
+        let values = &mut model.parameters.values_mut().host_mut()[range];
+        if let Some(change) = set.load(name, width)? {
+            change.apply(0, values)?;
+        }
+        model.stored[*tensor] = Stored::Trained(id);
+    }
+    Ok(())
+}
+
+/// The linear layer of a block that a tensor of the file is the weight of.
+fn linear_layer(model: &Model, file: &FileTensor) -> Option<(usize, Module)> {
+    let Role::Block(layer, part) = model.specs[file.pieces.first()?.tensor].role else { return None };
+    Some((layer, Module::ALL.into_iter().find(|module| module.part() == part)?))
+}
+
+/// Makes what does not stay beside a frozen tensor a part of it.
+fn change_frozen(
+    model: &mut Model,
+    set: &AdapterSet,
+    file: &FileTensor,
+    stays_beside: &dyn Fn(&Change) -> bool,
+) -> Result<()> {
+    let Some(first) = file.pieces.first() else { return Ok(()) };
+    let width = model.specs[first.tensor].width();
+    let Some(change) = set.load_some(&file.name, width, |change| !stays_beside(change))? else {
+        return Ok(());
+    };
+    let is_unit_head = model.config.normalized_head && model.specs[first.tensor].role == Role::Head;
+    if is_unit_head && !change.replaces_all() {
+        return Err(Error::Message(format!(
+            "this model uses its head with rows of length one, so `{}` cannot be adapted in memory; make a model of \
+             both with `danlu merge`",
+            file.name
+        )));
+    }
+    let rows: usize = file.pieces.iter().map(|piece| piece.rows.len()).sum();
+    let mut values = Vec::with_capacity(rows * width);
+    if change.replaces_all() {
+        values.resize(rows * width, 0.0);
+    } else {
+        for piece in &file.pieces {
+            let range = piece.rows.start * width..piece.rows.end * width;
+            model.values(piece.tensor, range, |part| {
+                values.extend_from_slice(part);
+                Ok(())
+            })?;
+        }
+    }
+    change.apply(0, &mut values)?;
+    if is_unit_head {
+        let mut buffer = Buffer::from_host(&values);
+        unit_rows_in_place(buffer.first_mut(values.len()), width);
+        values.copy_from_slice(buffer.host());
+    }
+    let mut tensors: Vec<TensorId> = file.pieces.iter().map(|piece| piece.tensor).collect();
+    tensors.sort_unstable();
+    tensors.dedup();
+    for tensor in tensors {
+        let mut own = Buffer::zeros(model.specs[tensor].elements());
+        let mut row = 0;
+        for piece in &file.pieces {
+            let source = row * width..(row + piece.rows.len()) * width;
+            if piece.tensor == tensor {
+                let place = piece.rows.start * width..piece.rows.end * width;
+                own.host_mut()[place].copy_from_slice(&values[source]);
+            }
+            row += piece.rows.len();
+        }
+        model.stored[tensor] = model.at_rest(tensor, own);
+    }
+    Ok(())
+}
+
+impl Beside<'_> {
+    /// Layer, module, rank of all together, and the scale where it is that of one.
+    fn shape(&self) -> (usize, Module, usize, f32) {
+        let ranks = self.pairs.iter().map(|(_, change)| rank_and_scale(change).0).sum();
+        let scale = if let [(_, change)] = &self.pairs[..] { rank_and_scale(change).1 } else { 1.0 };
+        (self.layer, self.module, ranks, scale)
+    }
+}
+
+fn rank_and_scale(change: &Change) -> (usize, f32) {
+    match change {
+        Change::LowRank { rank, scale, .. } => (*rank, *scale as f32),
+        _ => (0, 0.0),
+    }
+}
+
+/// Reads A and B of a layer into its parameters: those of several adapters side by side, their scales in B.
+fn fill(model: &mut Model, beside: &Beside, first: usize) -> Result<()> {
+    let [a, b] = [first, first + 1].map(|index| model.parameters.list()[index].clone());
+    let (all, places) = (b.shape[1], row_places(model, ParameterId(first + 1)));
+    let values = model.parameters.values_mut().host_mut();
+    let mut before = 0;
+    for (folder, change) in &beside.pairs {
+        let Change::LowRank { a: stored_a, b: stored_b, rank, scale, .. } = change else { continue };
+        let factor = if beside.pairs.len() == 1 { 1.0 } else { *scale as f32 };
+        let inputs = a.shape[1];
+        let rows = a.range.start + before * inputs..a.range.start + (before + rank) * inputs;
+        folder.read(stored_a, 0, &mut values[rows])?;
+        for (row, stored) in folder.values(stored_b)?.chunks_exact(*rank).enumerate() {
+            let row = places.as_ref().map_or(row, |places| places[row]);
+            let columns = &mut values[b.range.start + row * all + before..][..*rank];
+            columns.iter_mut().zip(stored).for_each(|(value, stored)| *value = stored * factor);
+        }
+        before += rank;
+    }
+    Ok(())
+}
+
+impl Model {
+    /// Gives embedding and head so many rows, and the head a weight of its own if it is no longer the embedding; whole
+    /// copies then fill what was not there.
+    fn set_tables(&mut self, vocab_size: usize, is_tied: bool) {
+        if self.config.tie_word_embeddings && !is_tied {
+            let head = self.stored[EMBEDDING].copy();
+            self.config.tie_word_embeddings = false;
+            self.stored.push(head);
+        }
+        self.config.vocab_size = vocab_size;
+        self.specs = names::tensors(&self.config);
+    }
+
+    /// A frozen tensor of these values as it rests.
+    fn at_rest(&self, tensor: TensorId, values: Buffer<f32>) -> Stored {
+        if self.precision == Precision::F32 || self.specs[tensor].kind.is_vector() {
+            return Stored::F32(values);
+        }
+        let mut rounded = Buffer::zeros(values.len());
+        round_to_bf16(values.first(values.len()), rounded.first_mut(values.len()));
+        Stored::Bf16(rounded)
+    }
+}
+
+pub(crate) const FROZEN: &str = "adapters need a model whose weights are frozen";
 
 impl LoraOptions {
     /// The configuration of a fresh adapter of a model of this family.
@@ -100,23 +262,27 @@ impl LoraOptions {
     }
 }
 
-/// Writes `adapter_config.json` and `adapter_model.safetensors` into the existing `folder`; `base` is the model that the
-/// adapter belongs to.
+/// Writes `adapter_config.json` and `adapter_model.safetensors` into the existing `folder`; `base` is the model that a
+/// fresh adapter belongs to. One that was read keeps the name of a model on the hub.
 pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &Path) -> Result<()> {
-    AdapterConfig { base_model_name_or_path: Some(base.into()), ..config.clone() }.write(folder)?;
+    let kept = config.base_model_name_or_path.clone().filter(|name| is_hub_id(name));
+    let base = kept.unwrap_or_else(|| base.into());
+    AdapterConfig { base_model_name_or_path: Some(base), ..config.clone() }.write(folder)?;
     let parameters = model.parameters();
-    let infos: Vec<TensorInfo> = parameters
-        .list()
-        .iter()
-        .map(|parameter| TensorInfo {
-            name: parameter.name.clone(),
-            dtype: Dtype::F32,
-            shape: parameter.shape.clone(),
-        })
+    let carried = &model.adapters.carried;
+    let trained = parameters.list().iter().map(|parameter| (&parameter.name, &parameter.shape));
+    let others = carried.iter().map(|(tensor, name)| (name, &model.specs[*tensor].shape));
+    let infos: Vec<TensorInfo> = trained
+        .chain(others)
+        .map(|(name, shape)| TensorInfo { name: name.clone(), dtype: Dtype::F32, shape: shape.clone() })
         .collect();
     let options = WriteOptions { base_name: "adapter_model".into(), ..WriteOptions::default() };
     write_safetensors(folder, &options, &infos, |index, sink| -> Result<()> {
-        let parameter = &parameters.list()[index];
+        let Some(parameter) = parameters.list().get(index) else {
+            let (tensor, _) = &carried[index - parameters.list().len()];
+            let all = 0..model.specs[*tensor].elements();
+            return model.values(*tensor, all, |values| Ok(sink.write(&little_endian(values))?));
+        };
         let values = &parameters.values().host()[parameter.range.clone()];
         let Some(places) = row_places(model, ParameterId(index)) else {
             return Ok(sink.write(&little_endian(values))?);
@@ -126,6 +292,17 @@ pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &
             places.into_iter().flat_map(|place| &values[place * rank..][..rank]).copied().collect();
         Ok(sink.write(&little_endian(&stored))?)
     })
+}
+
+/// `org/name`, and no path that is here.
+pub fn is_hub_id(name: &str) -> bool {
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && !word.starts_with('.')
+            && word.chars().all(|letter| letter.is_alphanumeric() || "-_.".contains(letter))
+    };
+    let words = name.split_once('/');
+    words.is_some_and(|(owner, model)| is_word(owner) && is_word(model)) && !Path::new(name).exists()
 }
 
 /// For B of layers that files have as one tensor with rows in another order: where each of its rows is here.
@@ -141,37 +318,21 @@ pub(crate) fn names(path: &str) -> [String; 2] {
     ["lora_A", "lora_B"].map(|matrix| format!("{PREFIX}{path}.{matrix}.weight"))
 }
 
-/// The value of a module by its name or the end of its path, as PEFT's patterns without special characters work.
-fn pattern(values: &std::collections::BTreeMap<String, f64>, path: &str) -> Option<f64> {
-    let matches = |key: &str| path == key || path.strip_suffix(key).is_some_and(|rest| rest.ends_with('.'));
-    values.iter().find(|(key, _)| matches(key)).map(|(_, value)| *value)
-}
-
-fn refuse_unknown_arithmetic(config: &AdapterConfig, folder: &Path) -> Result<()> {
-    let is_expression = |key: &&String| !key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
-    let pattern = config.alpha_pattern.keys().find(is_expression).cloned();
-    // These methods take the adapter's start out of the base weights when the adapter is loaded.
-    let changes_base = matches!(&config.init_lora_weights, InitLoraWeights::Method(method)
-        if ["pissa", "olora", "corda", "loftq"].iter().any(|name| method.to_lowercase().starts_with(name)));
-    let refusals = [
-        ("use_dora", config.use_dora),
-        ("fan_in_fan_out", config.fan_in_fan_out),
-        ("lora_bias", config.lora_bias),
-        ("bias", config.bias != Bias::None),
-        ("modules_to_save", config.modules_to_save.as_ref().is_some_and(|modules| !modules.is_empty())),
-        ("trainable_token_indices", config.trainable_token_indices.is_some()),
-        ("alpha_pattern", pattern.is_some()),
-        ("layer_replication", config.layer_replication.is_some()),
-        ("target_parameters", config.target_parameters.is_some()),
-        ("init_lora_weights", changes_base),
-    ];
-    match refusals.iter().find(|(_, used)| *used) {
-        Some((field, _)) => Err(Error::Config {
-            path: folder.join("adapter_config.json"),
-            field: (*field).into(),
-            reason: "this setting is not supported; expected a plain LoRA adapter of the linear layers"
-                .into(),
-        }),
-        None => Ok(()),
+/// Refuses what can be used but not be trained here.
+fn refuse_untrainable(adapter: &AdapterFolder, is_table: impl Fn(&str) -> bool) -> Result<()> {
+    let merge = "this can be used and merged, but not be trained further here";
+    for (name, change) in
+        adapter.changes.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)))
+    {
+        let field = match change {
+            Change::LowRank { magnitude: Some(_), .. } => "use_dora",
+            Change::LowRank { is_embedding: true, .. } => "target_modules",
+            Change::LowRank { .. } if is_table(name) => "target_modules",
+            Change::Rows { .. } => "trainable_token_indices",
+            Change::Whole { .. } if name.ends_with(".bias") => "bias",
+            _ => continue,
+        };
+        return Err(adapter.refuse(field, &format!("{merge} (`{name}`)")));
     }
+    Ok(())
 }

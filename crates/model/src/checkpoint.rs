@@ -228,6 +228,11 @@ impl Checkpoint {
         Ok((tensor, kind))
     }
 
+    /// The type that a tensor is stored in.
+    pub(crate) fn kind_of(&self, file: &FileTensor) -> Result<BlockType> {
+        Ok(self.checked(file)?.1)
+    }
+
     fn tensor_error(&self, file: &FileTensor, reason: String) -> Error {
         Error::Tensor { path: self.path.clone(), name: file.name.clone(), reason }
     }

@@ -7,7 +7,7 @@ use danlu_kernels::{View, ViewMut};
 
 use crate::families::Packing;
 use crate::layout::packed;
-use crate::names::Part;
+use crate::names::{Part, TensorId};
 use crate::{Config, Family, ParameterId, Parameters};
 
 /// A linear layer of a decoder block that can carry an adapter.
@@ -155,6 +155,8 @@ impl Adapter {
 pub(crate) struct Adapters {
     /// [layer][module]
     layers: Vec<[Option<Adapter>; Module::ALL.len()]>,
+    /// Frozen tensors that the adapter brought along, and their names in its file.
+    pub(crate) carried: Vec<(TensorId, String)>,
 }
 
 impl Adapters {

@@ -52,6 +52,16 @@ impl Stored {
             Precision::F32 => Self::F32(Buffer::zeros(elements)),
         }
     }
+
+    /// Another one of the same values; a trained one is the same parameter.
+    pub(crate) fn copy(&self) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(Buffer::from_host(values.host())),
+            Self::Bf16(values) => Self::Bf16(Buffer::from_host(values.host())),
+            Self::Blocks(kind, bytes) => Self::Blocks(*kind, Buffer::from_host(bytes.host())),
+            Self::Trained(id) => Self::Trained(*id),
+        }
+    }
 }
 
 impl Model {
@@ -91,9 +101,12 @@ impl Model {
 
     /// Number of elements of all tensors, tied ones once, adapters included.
     pub fn parameter_count(&self) -> usize {
-        let own: usize = self.specs.iter().map(TensorSpec::elements).sum();
-        let trained_own = self.stored.iter().any(|stored| matches!(stored, Stored::Trained(_)));
-        own + if trained_own { 0 } else { self.parameters.len() }
+        let elements = |(spec, stored): (&TensorSpec, &Stored)| match stored {
+            Stored::Trained(_) => 0,
+            _ => spec.elements(),
+        };
+        let frozen: usize = self.specs.iter().zip(&self.stored).map(elements).sum();
+        frozen + self.parameters.len()
     }
 
     /// Bytes of all weights in memory.
@@ -142,15 +155,20 @@ impl Model {
             .filter(|(_, module)| options.modules.contains(module) && !family.span(*module).is_empty())
             .map(|(layer, module)| (layer, module, options.rank, scale))
             .collect::<Vec<_>>();
-        self.place_adapters(&wanted)?;
+        self.place_adapters(&wanted, &[])?;
         crate::initialize::adapters(self, seed);
         Ok(())
     }
 
-    /// Makes room for adapters of (layer, module, rank, scale), all zero, each for the whole span of its module.
-    pub(crate) fn place_adapters(&mut self, wanted: &[(usize, Module, usize, f32)]) -> Result<()> {
+    /// Makes room for adapters of (layer, module, rank, scale), all zero, each for the whole span of its module, and
+    /// behind them for whole tensors under these names.
+    pub(crate) fn place_adapters(
+        &mut self,
+        wanted: &[(usize, Module, usize, f32)],
+        whole: &[(TensorId, String)],
+    ) -> Result<()> {
         if !self.parameters.is_empty() {
-            return Err(Error::Message("adapters need a model whose weights are frozen".into()));
+            return Err(Error::Message(adapter::FROZEN.into()));
         }
         let mut shapes = Vec::new();
         for (index, &(layer, module, rank, scale)) in wanted.iter().enumerate() {
@@ -167,6 +185,7 @@ impl Model {
             shapes.push((a, vec![rank, inputs]));
             shapes.push((b, vec![end, rank]));
         }
+        shapes.extend(whole.iter().map(|(tensor, name)| (name.clone(), self.specs[*tensor].shape.clone())));
         self.parameters = Parameters::new(shapes);
         Ok(())
     }

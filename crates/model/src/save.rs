@@ -59,7 +59,7 @@ pub(crate) fn write_description(config: &Config, dtype: &str, folder: &Path) -> 
 
 impl Model {
     /// The values `range` of a tensor in pieces, as f32.
-    fn values(
+    pub(crate) fn values(
         &self,
         tensor: TensorId,
         range: Range<usize>,
