@@ -172,7 +172,7 @@ pub fn base_of(adapter: &Path) -> Result<PathBuf> {
         return Ok(found.clone());
     }
     let get = match is_hub_id(base) {
-        true => format!("get it with `danlu download model {base} --to {base}`, or "),
+        true => format!("get it with `hf download {base} --local-dir {base}`, or "),
         false => String::new(),
     };
     let looked = if Path::new(base).is_absolute() {
