@@ -100,13 +100,20 @@ fn a_model_goes_through_every_container_and_back_with_the_same_logits() {
                 continue;
             }
             written += 1;
-            assert_eq!(log_probabilities(&load_path(&path), &prompt), expected, "{name} {form:?}");
+            let model = load_path(&path);
+            let found = log_probabilities(&model, &prompt);
+            if model.config().family == Family::BabyLlama2 {
+                // Its rows stay as they are, so that the elements of a head are summed in another order.
+                assert_close(&found.concat(), &expected.concat(), 1e-5, name);
+            } else {
+                assert!(found == expected, "{name} {form:?}");
+            }
             let back = folder.path().join("back");
             converted(&path, &back, Form::Safetensors, None).unwrap();
-            assert_eq!(log_probabilities(&load_path(&back), &prompt), expected, "{name} {form:?} and back");
+            assert!(log_probabilities(&load_path(&back), &prompt) == expected, "{name} {form:?} and back");
         }
         assert_eq!(written + refusals, forms.len());
-        assert!(written >= 3 && (name.starts_with("families") || written >= 5), "{name}: {written}");
+        assert!(written >= 3 && (name != "mha-tied" || written == 6), "{name}: {written}");
     }
 }
 
@@ -223,7 +230,7 @@ fn a_luban_checkpoint_needs_only_what_its_shapes_do_not_say() {
 #[test]
 fn metas_checkpoints_are_joined_from_one_two_and_eight_files() {
     let prompt = [3, 17, 5, 22, 9, 9, 28, 1];
-    for (name, counts) in [("mha-untied", &[1, 2, 4][..]), ("gqa-untied", &[1, 2])] {
+    for (name, counts) in [("mha-untied", &[1, 2, 4][..]), ("gqa-tied", &[1, 2])] {
         let expected = log_probabilities(&load_path(&golden(name)), &prompt);
         let (infos, bytes) = native(name);
         let source = tempfile::tempdir().unwrap();
@@ -285,7 +292,7 @@ fn foreign_and_damaged_files_are_refused_in_one_sentence() {
     for (form, name) in
         [(Form::Gguf, "m.gguf"), (Form::Pth, "m.pth"), (Form::Llama2c, "m.bin"), (Form::Safetensors, "m")]
     {
-        converted(&golden("gqa-tied"), &path(name), form, None).unwrap();
+        converted(&golden("mha-tied"), &path(name), form, None).unwrap();
         let file = if form == Form::Safetensors { path(name).join("model.safetensors") } else { path(name) };
         let whole = std::fs::read(&file).unwrap();
         for length in [0, 3, 40, whole.len() / 2, whole.len() - 1] {
@@ -318,7 +325,7 @@ fn work_that_is_stopped_leaves_nothing() {
     ] {
         let options = ConvertOptions { form, mixture: None, tokenizer: None };
         let mut steps = 0;
-        let stopped = convert(&golden("gqa-tied"), &folder.path().join(name), options, &mut |_, _| {
+        let stopped = convert(&golden("mha-tied"), &folder.path().join(name), options, &mut |_, _| {
             steps += 1;
             if steps > 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
