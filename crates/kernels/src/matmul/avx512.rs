@@ -42,14 +42,16 @@ impl Kernel for Bf16 {
                 for segment in segments {
                     for step in 0..segment.words {
                         let b = segment.b.add(step * COLUMNS);
-                        let b: [__m512bh; HALVES] = std::array::from_fn(|half| {
-                            std::mem::transmute(_mm512_loadu_si512(b.add(16 * half).cast()))
-                        });
+                        let mut columns = [_mm512_setzero_si512(); HALVES];
+                        for (half, columns) in columns.iter_mut().enumerate() {
+                            *columns = _mm512_loadu_si512(b.add(16 * half).cast());
+                        }
                         let a = segment.a.add(step * ROWS);
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let pair: __m512bh = std::mem::transmute(_mm512_set1_epi32(*a.add(row) as i32));
-                            for (sum, b) in sums.iter_mut().zip(b) {
-                                *sum = _mm512_dpbf16_ps(*sum, pair, b);
+                            for (sum, columns) in sums.iter_mut().zip(&columns) {
+                                let columns: __m512bh = std::mem::transmute(*columns);
+                                *sum = _mm512_dpbf16_ps(*sum, pair, columns);
                             }
                         }
                     }
@@ -87,31 +89,43 @@ impl<const ROUND: bool> Kernel for F32<ROUND> {
     }
 
     unsafe fn tile(segments: &[Segment], tile: Tile) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-        unsafe fn run<const HALVES: usize>(segments: &[Segment], tile: Tile) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                prefetch(tile);
-                let mut sums = [[_mm512_setzero_ps(); HALVES]; ROWS];
-                for segment in segments {
-                    for step in 0..segment.words {
-                        let b = segment.b.add(step * COLUMNS).cast::<f32>();
-                        let b: [__m512; HALVES] =
-                            std::array::from_fn(|half| _mm512_loadu_ps(b.add(16 * half)));
-                        let a = segment.a.add(step * ROWS).cast::<f32>();
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let value = _mm512_set1_ps(*a.add(row));
-                            for (sum, b) in sums.iter_mut().zip(b) {
-                                *sum = _mm512_fmadd_ps(value, b, *sum);
-                            }
-                        }
+        // SAFETY: the caller's promise.
+        unsafe { f32_tile(segments, tile) };
+    }
+}
+
+/// Not generic, so that it is compiled here and as this crate is, whoever calls it.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn f32_tile(segments: &[Segment], tile: Tile) {
+    // SAFETY: the caller's promise; half a tile is enough for few columns.
+    unsafe {
+        if tile.columns > 16 { multiply_add::<2>(segments, tile) } else { multiply_add::<1>(segments, tile) }
+    };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn multiply_add<const HALVES: usize>(segments: &[Segment], tile: Tile) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        prefetch(tile);
+        let mut sums = [[_mm512_setzero_ps(); HALVES]; ROWS];
+        for segment in segments {
+            for step in 0..segment.words {
+                let b = segment.b.add(step * COLUMNS).cast::<f32>();
+                let mut columns = [_mm512_setzero_ps(); HALVES];
+                for (half, columns) in columns.iter_mut().enumerate() {
+                    *columns = _mm512_loadu_ps(b.add(16 * half));
+                }
+                let a = segment.a.add(step * ROWS).cast::<f32>();
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let value = _mm512_set1_ps(*a.add(row));
+                    for (sum, columns) in sums.iter_mut().zip(&columns) {
+                        *sum = _mm512_fmadd_ps(value, *columns, *sum);
                     }
                 }
-                store(&sums, tile);
             }
         }
-        // SAFETY: the caller's promise; half a tile is enough for few columns.
-        unsafe { if tile.columns > 16 { run::<2>(segments, tile) } else { run::<1>(segments, tile) } };
+        store(&sums, tile);
     }
 }
 
