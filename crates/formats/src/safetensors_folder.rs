@@ -6,15 +6,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use safetensors::tensor::Metadata;
 
 use crate::mapped_file::MappedFile;
-use crate::shards::ShardIndex;
+use crate::shards;
 use crate::tensor_table::TensorTable;
 use crate::{Dtype, Error, Result, Tensor, TensorInfo};
-
-const INDEX_SUFFIX: &str = ".safetensors.index.json";
 
 /// The tensors of a checkpoint or adapter in safetensors files.
 #[derive(Debug)]
@@ -32,31 +29,11 @@ impl SafetensorsFolder {
 
     /// Like [`open`](Self::open), for another base name: `adapter_model` reads `adapter_model.safetensors`.
     pub fn open_named(path: impl AsRef<Path>, base_name: &str) -> Result<Self> {
-        let path = path.as_ref();
-        let metadata = fs::metadata(path).map_err(|error| Error::io(path, error))?;
-        if !metadata.is_dir() {
-            return if path.to_string_lossy().ends_with(INDEX_SUFFIX) {
-                Self::open_index(path)
-            } else {
-                Self::open_files(&[path.to_path_buf()])
-            };
+        let (files, index) = shards::files_of(path.as_ref(), base_name, "safetensors")?;
+        let folder = Self::open_files(&files)?;
+        if let Some(index) = index {
+            index.check(&folder.table)?;
         }
-        let single = path.join(format!("{base_name}.safetensors"));
-        let index = path.join(format!("{base_name}{INDEX_SUFFIX}"));
-        if single.exists() {
-            Self::open_files(&[single])
-        } else if index.exists() {
-            Self::open_index(&index)
-        } else {
-            let expected = format!("`{base_name}.safetensors` and no `{base_name}{INDEX_SUFFIX}`");
-            Err(Error::Missing { path: path.to_path_buf(), expected })
-        }
-    }
-
-    fn open_index(index_path: &Path) -> Result<Self> {
-        let index = ShardIndex::read(index_path)?;
-        let folder = Self::open_files(&index.shards()?)?;
-        index.check(&folder.table)?;
         Ok(folder)
     }
 

@@ -19,6 +19,37 @@ pub(crate) struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
+/// The files of a checkpoint, and the index that names them if there is one.
+///
+/// A folder has `BASE.EXTENSION`, or `BASE.EXTENSION.index.json` and its shards; when it has both, the single file counts,
+/// as in transformers. A file of any name is itself, an index file its shards.
+pub(crate) fn files_of(
+    path: &Path,
+    base_name: &str,
+    extension: &str,
+) -> Result<(Vec<PathBuf>, Option<ShardIndex>)> {
+    let suffix = format!(".{extension}.index.json");
+    let metadata = fs::metadata(path).map_err(|error| Error::io(path, error))?;
+    let of_index = |path: &Path| {
+        let index = ShardIndex::read(path)?;
+        Ok((index.shards()?, Some(index)))
+    };
+    if !metadata.is_dir() {
+        let is_index = path.to_string_lossy().ends_with(&suffix);
+        return if is_index { of_index(path) } else { Ok((vec![path.to_path_buf()], None)) };
+    }
+    let single = path.join(format!("{base_name}.{extension}"));
+    let index = path.join(format!("{base_name}{suffix}"));
+    if single.exists() {
+        Ok((vec![single], None))
+    } else if index.exists() {
+        of_index(&index)
+    } else {
+        let expected = format!("`{base_name}.{extension}` and no `{base_name}{suffix}`");
+        Err(Error::Missing { path: path.to_path_buf(), expected })
+    }
+}
+
 impl ShardIndex {
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).map_err(|error| Error::io(path, error))?;
