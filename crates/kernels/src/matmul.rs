@@ -82,6 +82,15 @@ pub enum DataMut<'a> {
 }
 
 impl<'a> Operand<'a> {
+    const NONE: Self = Self {
+        storage: Storage::Values(Data::F32(&[])),
+        start: 0,
+        rows: 0,
+        columns: 0,
+        row_stride: 0,
+        column_stride: 1,
+    };
+
     /// A row-major matrix [`rows`, `columns`].
     pub fn new<T: Value>(view: View<'a, T>, rows: usize, columns: usize) -> Self {
         assert_eq!(view.0.len(), rows * columns);

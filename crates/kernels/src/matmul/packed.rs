@@ -1,11 +1,10 @@
 //! Products of packed operands on all threads.
 //!
 //! An operand that several products share is packed once: [`Left`] for outputs and for sums over several inputs,
-//! [`Right`] for gradients of weights. The other operand is packed block by block. An output element belongs to one task
-//! and is summed in an order that depends on shapes only.
+//! [`Right`] for gradients of weights. Of the other operand each task packs the part it needs, into its thread's cache. An
+//! output element belongs to one task and is summed in an order that depends on shapes only.
 
 use std::cell::{OnceCell, RefCell};
-use std::ops::Range;
 
 use super::kernel::{Kernel, Place, Segment, Tile, with_kernel};
 use super::{Data, DataMut, Operand, Output, few_rows};
@@ -14,15 +13,14 @@ use crate::linear::Precision;
 use crate::team::{SharedSlice, parallel_for};
 use crate::value::Value;
 
-/// Words of the inner dimension in one pass over C: a panel of B and the rows of A of a task then stay in the L2 cache.
+/// Words of the inner dimension in one pass over C.
 const PASS: usize = 1152;
-/// Words of A that one task goes over: 448 KiB.
-const TASK_A_WORDS: usize = 112 << 10;
-/// Rows of A, and columns of B, of one task at most.
-const TASK_ROWS: usize = 112;
-const TASK_COLUMNS: usize = 256;
-/// Packed words of the operand that is packed block by block: 4 MiB.
-const BLOCK_WORDS: usize = 1 << 20;
+/// Words that a task packs for itself, 448 KiB: with a panel of the other operand they stay in the L2 cache.
+const TASK_WORDS: usize = 112 << 10;
+/// Panels of one task at most.
+const TASK_PANELS: usize = 8;
+/// Tasks come in multiples of this, so that a few threads have equally many.
+const EVEN_TASKS: usize = 4;
 /// Panels, and words, of one packing task where rows of memory are taken as they are.
 const PACK_PANELS: usize = 8;
 const PACK_WORDS: usize = 32;
@@ -74,37 +72,11 @@ pub fn sum_of_products<T: Value>(alpha: f32, terms: &[(&Left, Operand)], output:
     }
     let c = SharedC::new(T::data_mut(c.0), n);
     with_kernel!(precision, K => {
-        let words_of = |b: &Operand| b.rows.div_ceil(K::DEPTH);
-        let depth = terms.iter().map(|(_, b)| words_of(b)).sum();
-        for pass in passes(depth, c) {
-            let columns_at_once = (BLOCK_WORDS / pass.len().max(1) / K::B_WIDTH).max(1) * K::B_WIDTH;
-            let mut packed = Words::take(pass.len() * columns_at_once.min(n.next_multiple_of(K::B_WIDTH)));
-            for column in (0..n).step_by(columns_at_once) {
-                let columns = columns_at_once.min(n - column);
-                let mut pairs = [Pair::NONE; MOST_TERMS];
-                let mut rest = packed.slice_mut();
-                let mut before = 0;
-                for (pair, (a, b)) in pairs.iter_mut().zip(terms) {
-                    // The part of this term's inner dimension that belongs to the pass.
-                    let first = pass.start.saturating_sub(before).min(words_of(b));
-                    let words = pass.end.saturating_sub(before).min(words_of(b)) - first;
-                    before += words_of(b);
-                    let rows = (words * K::DEPTH).min(b.rows.saturating_sub(first * K::DEPTH));
-                    let block = b.block((first * K::DEPTH).min(b.rows), rows, column, columns).transposed();
-                    let (b_words, tail) = rest.split_at_mut(words * columns.next_multiple_of(K::B_WIDTH));
-                    rest = tail;
-                    pack::<K, false>(block, b_words);
-                    *pair = Pair {
-                        a: Panels { data: a.words::<K>(), stride: words_of(b), first },
-                        b: Panels { data: b_words, stride: words, first: 0 },
-                        words,
-                    };
-                }
-                let block = Block { row: 0, rows: m, column, columns };
-                let add = output == Output::Add || pass.start > 0;
-                multiply::<K>(alpha, &pairs[..terms.len()], add, c, block);
-            }
+        let mut all = [Term::NONE; MOST_TERMS];
+        for (term, (a, b)) in all.iter_mut().zip(terms) {
+            *term = Term { packed: a.words::<K>(), own: b.transposed() };
         }
+        multiply::<K, false>(alpha, &all[..terms.len()], output, c, [m, n]);
     });
 }
 
@@ -134,36 +106,85 @@ impl<'a> Right<'a> {
         }
         let c = SharedC::new(T::data_mut(c.0), n);
         with_kernel!(self.precision, K => {
-            let words = a.columns.div_ceil(K::DEPTH);
             let transposed = self.operand.transposed();
-            let b = self.words.get_or_init(|| Words::of::<K>(transposed, K::B_WIDTH, pack::<K, false>)).slice();
-            let rows_at_once = (BLOCK_WORDS / words.max(1) / K::A_WIDTH).max(1) * K::A_WIDTH;
-            let mut packed = Words::take(words * rows_at_once.min(m.next_multiple_of(K::A_WIDTH)));
-            for row in (0..m).step_by(rows_at_once) {
-                let rows = rows_at_once.min(m - row);
-                let packed = &mut packed.slice_mut()[..words * rows.next_multiple_of(K::A_WIDTH)];
-                pack::<K, true>(a.block(row, rows, 0, a.columns), packed);
-                for pass in passes(words, c) {
-                    let pair = Pair {
-                        a: Panels { data: packed, stride: words, first: pass.start },
-                        b: Panels { data: b, stride: words, first: pass.start },
-                        words: pass.len(),
-                    };
-                    let add = output == Output::Add || pass.start > 0;
-                    multiply::<K>(alpha, &[pair], add, c, Block { row, rows, column: 0, columns: n });
-                }
-            }
+            let packed = self.words.get_or_init(|| Words::of::<K>(transposed, K::B_WIDTH, pack::<K, false>));
+            multiply::<K, true>(alpha, &[Term { packed: packed.slice(), own: a }], output, c, [m, n]);
         });
     }
 }
 
-/// Steps of one pass over C after the other; sums that rest as bf16 are rounded once, after a single pass.
-fn passes(depth: usize, c: SharedC) -> impl Iterator<Item = Range<usize>> {
-    let count = match c.values {
+/// One product of a sum: an operand that is packed as a whole, and one of which each task packs its own part.
+#[derive(Clone, Copy)]
+struct Term<'a> {
+    packed: &'a [u32],
+    /// A [M, K] or Bᵀ [N, K].
+    own: Operand<'a>,
+}
+
+impl Term<'_> {
+    const NONE: Self = Self { packed: &[], own: Operand::NONE };
+
+    fn words<K: Kernel>(&self) -> usize {
+        self.own.columns.div_ceil(K::DEPTH)
+    }
+}
+
+/// C [M, N] = (C +) alpha · Σ A · B, where tasks own rows of C and pack those of A, or own columns and pack those of B.
+fn multiply<K: Kernel, const OWN_A: bool>(
+    alpha: f32,
+    terms: &[Term],
+    output: Output,
+    c: SharedC,
+    [m, n]: [usize; 2],
+) {
+    let (own_width, own_length) = if OWN_A { (K::A_WIDTH, m) } else { (K::B_WIDTH, n) };
+    let depth = terms.iter().map(Term::words::<K>).sum();
+    let passes = passes(depth, c);
+    let longest = depth.div_ceil(passes);
+    let panels = own_length.div_ceil(own_width);
+    let at_once = (TASK_WORDS / longest.max(1) / own_width).clamp(1, TASK_PANELS);
+    let tasks = panels.div_ceil(at_once).next_multiple_of(EVEN_TASKS).min(panels);
+    parallel_for(tasks, |task| {
+        let first = panels * task / tasks * own_width;
+        let length = (panels * (task + 1) / tasks * own_width).min(own_length) - first;
+        let block = match OWN_A {
+            true => Block { row: first, rows: length, column: 0, columns: n },
+            false => Block { row: 0, rows: m, column: first, columns: length },
+        };
+        let padded = length.next_multiple_of(own_width);
+        let mut scratch = Words::take(longest * padded);
+        for pass in 0..passes {
+            let pass_words = depth * pass / passes..depth * (pass + 1) / passes;
+            let mut pairs = [Pair::NONE; MOST_TERMS];
+            let mut rest = scratch.slice_mut();
+            let mut before = 0;
+            for (pair, term) in pairs.iter_mut().zip(terms) {
+                // The part of this term's inner dimension that belongs to the pass.
+                let stride = term.words::<K>();
+                let start = pass_words.start.saturating_sub(before).min(stride);
+                let words = pass_words.end.saturating_sub(before).min(stride) - start;
+                before += stride;
+                let (from, to) = (start * K::DEPTH, ((start + words) * K::DEPTH).min(term.own.columns));
+                let (packed, tail) = rest.split_at_mut(words * padded);
+                rest = tail;
+                pack::<K, OWN_A>(term.own.block(first, length, from.min(to), to - from.min(to)), packed);
+                let own = Panels { data: packed, stride: words, first: 0 };
+                let shared = Panels { data: term.packed, stride, first: start };
+                let (a, b) = if OWN_A { (own, shared) } else { (shared, own) };
+                *pair = Pair { a, b, words };
+            }
+            let add = output == Output::Add || pass > 0;
+            tiles::<K, OWN_A>(alpha, &pairs[..terms.len()], add, c, block);
+        }
+    });
+}
+
+/// How many passes over C a product takes; sums that rest as bf16 are rounded once, after a single pass.
+fn passes(depth: usize, c: SharedC) -> usize {
+    match c.values {
         SharedValues::F32(_) => depth.div_ceil(PASS).max(1),
         SharedValues::Bf16(_) => 1,
-    };
-    (0..count).map(move |pass| depth * pass / count..depth * (pass + 1) / count)
+    }
 }
 
 /// Panels of a packed operand, `stride` words each, of which the words from `first` on are used.
@@ -186,7 +207,7 @@ impl Panels<'_> {
     }
 }
 
-/// The operands of one product: all rows of a block of A, all columns of a block of B, `words` of the inner dimension.
+/// The operands of one product: the panels of A and of B of a task, `words` of the inner dimension.
 #[derive(Clone, Copy)]
 struct Pair<'a> {
     a: Panels<'a>,
@@ -201,7 +222,7 @@ impl Pair<'_> {
     };
 }
 
-/// The part of C that a product fills.
+/// The part of C that a task fills.
 #[derive(Clone, Copy)]
 struct Block {
     row: usize,
@@ -250,46 +271,42 @@ impl<'a> SharedC<'a> {
     }
 }
 
-fn multiply<K: Kernel>(alpha: f32, pairs: &[Pair], add: bool, c: SharedC, block: Block) {
+/// The tiles of one task: each panel of the other operand meets all of the task's own.
+fn tiles<K: Kernel, const OWN_A: bool>(alpha: f32, pairs: &[Pair], add: bool, c: SharedC, block: Block) {
     let (a_panels, b_panels) = (block.rows.div_ceil(K::A_WIDTH), block.columns.div_ceil(K::B_WIDTH));
     let fits = |pair: &Pair| {
         pair.a.hold(a_panels, pair.words, K::A_WIDTH) && pair.b.hold(b_panels, pair.words, K::B_WIDTH)
     };
     assert!(pairs.len() <= MOST_TERMS && pairs.iter().all(fits) && c.holds(block));
-    let depth: usize = pairs.iter().map(|pair| pair.words).sum();
-    let task_a = (TASK_A_WORDS / K::A_WIDTH / depth.max(1)).clamp(1, TASK_ROWS / K::A_WIDTH);
-    let task_b = TASK_COLUMNS / K::B_WIDTH;
-    let b_tasks = b_panels.div_ceil(task_b);
-    parallel_for(a_panels.div_ceil(task_a) * b_tasks, |task| {
-        let (a_start, b_start) = (task / b_tasks * task_a, task % b_tasks * task_b);
-        for b_panel in b_start..b_panels.min(b_start + task_b) {
-            for a_panel in a_start..a_panels.min(a_start + task_a) {
-                let (row, column) = (a_panel * K::A_WIDTH, b_panel * K::B_WIDTH);
-                let mut segments = [Segment::NONE; MOST_TERMS];
-                for (segment, pair) in segments.iter_mut().zip(pairs) {
-                    *segment = Segment {
-                        a: pair.a.panel(a_panel, K::A_WIDTH),
-                        b: pair.b.panel(b_panel, K::B_WIDTH),
-                        words: pair.words,
-                    };
-                }
-                let tile = Tile {
-                    c: c.place(block.row + row, block.column + column),
-                    rows: K::A_WIDTH.min(block.rows - row),
-                    columns: K::B_WIDTH.min(block.columns - column),
-                    row_stride: c.row_stride,
-                    alpha,
-                    add,
+    let (others, own) = if OWN_A { (b_panels, a_panels) } else { (a_panels, b_panels) };
+    for other in 0..others {
+        for own in 0..own {
+            let (a_panel, b_panel) = if OWN_A { (own, other) } else { (other, own) };
+            let (row, column) = (a_panel * K::A_WIDTH, b_panel * K::B_WIDTH);
+            let mut segments = [Segment::NONE; MOST_TERMS];
+            for (segment, pair) in segments.iter_mut().zip(pairs) {
+                *segment = Segment {
+                    a: pair.a.panel(a_panel, K::A_WIDTH),
+                    b: pair.b.panel(b_panel, K::B_WIDTH),
+                    words: pair.words,
                 };
-                // SAFETY: the kernel is this processor's, the panels lie inside the packed operands and the tile inside
-                // C by the assertions, and tiles of different tasks are disjoint.
-                unsafe { K::tile(&segments[..pairs.len()], tile) };
             }
+            let tile = Tile {
+                c: c.place(block.row + row, block.column + column),
+                rows: K::A_WIDTH.min(block.rows - row),
+                columns: K::B_WIDTH.min(block.columns - column),
+                row_stride: c.row_stride,
+                alpha,
+                add,
+            };
+            // SAFETY: the kernel is this processor's, the panels lie inside the packed operands and the tile inside C
+            // by the assertions, and tiles of different tasks are disjoint.
+            unsafe { K::tile(&segments[..pairs.len()], tile) };
         }
-    });
+    }
 }
 
-/// Packs a matrix on all threads, in panels of A's width or of B's.
+/// Packs a matrix in panels of A's width or of B's.
 fn pack<K: Kernel, const IS_A: bool>(matrix: Operand, packed: &mut [u32]) {
     let width = if IS_A { K::A_WIDTH } else { K::B_WIDTH };
     let (panels, words) = (matrix.rows.div_ceil(width), matrix.columns.div_ceil(K::DEPTH));
