@@ -12,6 +12,8 @@ A run measures danlu and its peer in turn. All results are kept in `--results` (
 by piece and runs added; `--again` forgets earlier runs of the chosen rows. Ratios are those of the medians. A bound that is
 missed is shown as missed. `--quick` tries everything out on tiny shapes, and writes nothing into the document.
 
+`--gemm` takes the program that `cargo build --release` makes in `benches/peers/gemm`, a second peer of the f32 products.
+
 With `--torch-linear` it is the peer of the products: it prints seconds of PyTorch's linear layers as one JSON line.
 """
 
@@ -101,6 +103,10 @@ def measure(name, row, args, results):
         if "linear" in row:
             ours = {key: ours["gflops"][0][field] for key, field in KEYS.items()} | {"ceiling_gflops": ours["ceiling_gflops"]}
         kept["runs"].append({"danlu": ours, "peer": theirs})
+        if args.gemm and row.get("precision") == "f32":
+            shape = row["linear"]
+            speeds = run([args.gemm, str(args.threads), str(args.seconds), shape], args.threads)
+            kept["runs"][-1]["gemm"] = {"forward": speeds[shape]}
         kept |= {"date": str(datetime.date.today()), "processor": processor(), "threads": args.threads}
         pathlib.Path(args.results).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
@@ -188,6 +194,11 @@ def product_lines(precision, measured):
                 means[direction][1].append(ratio)
             verdict = bound(ratio, *bounds) if direction == "forward" else ("", "", "")
             yield line(shape, name, number(ours), number(theirs), f"{ratio:.2f}", *verdict, len(runs))
+        beside = [result for result in runs if "gemm" in result]
+        if beside:
+            ours, theirs = (median(beside, who, "forward") for who in ["danlu", "gemm"])
+            verdict = bound(ours / theirs, 1.2, 1.5)
+            yield line(shape, "forward, beside the `gemm` crate", number(ours), number(theirs), f"{ours / theirs:.2f}", *verdict, len(beside))
     for direction, (limits, ratios) in means.items():
         # The bound of prepacked weights is one of bf16.
         if len(ratios) > 1 and (direction == "forward" or precision == "bf16"):
@@ -222,7 +233,7 @@ def table(found, results, args):
             continue
         text += ["", f"Products in {precision}, GFLOP/s, rounding and packing of both operands included on danlu's side "
                  f"(`danlu bench matmul --precision {precision}` against PyTorch's `linear`; tokens x inputs x outputs):", ""]
-        text += [line("shape", "product", "danlu", "PyTorch", "ratio", "bound", "aim", "verdict", "runs"), line(*["---"] * 9)]
+        text += [line("shape", "product", "danlu", "peer", "ratio", "bound", "aim", "verdict", "runs"), line(*["---"] * 9)]
         text += product_lines(precision, products)
     text += ["", *(f"- {name}: {kept['cause']}" for name, _, kept in measured if "cause" in kept)]
     return "\n".join(text).rstrip()
@@ -235,6 +246,7 @@ def main():
     parser.add_argument("--tokenizer", default="../shared/data/tokenizers/smollm/tokenizer.json")
     parser.add_argument("--python", default=sys.executable, help="a Python with PyTorch and transformers")
     parser.add_argument("--danlu", default="target/release/danlu")
+    parser.add_argument("--gemm", metavar="PROGRAM", help="also measure f32 products of the `gemm` crate")
     parser.add_argument("--rows", default="*", help="names, or patterns such as `linear-bf16-*`, separated by commas")
     parser.add_argument("--runs", type=int, default=3, help="runs to add to each row")
     parser.add_argument("--threads", type=int, default=2)

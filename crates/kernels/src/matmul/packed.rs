@@ -18,7 +18,7 @@ const PASS: usize = 1152;
 /// Words that a task packs for itself, 448 KiB: with a panel of the other operand they stay in the L2 cache.
 const TASK_WORDS: usize = 112 << 10;
 /// Panels of one task at most.
-const TASK_PANELS: usize = 8;
+const TASK_PANELS: usize = 3;
 /// Tasks come in multiples of this, so that a few threads have equally many.
 const EVEN_TASKS: usize = 4;
 /// Panels, and words, of one packing task where rows of memory are taken as they are.

@@ -6,9 +6,29 @@
 
 use std::arch::x86_64::*;
 
+use half::bf16;
+
 use super::super::Data;
 use super::super::kernel::Source;
 use super::{mask, round, widen};
+
+/// Values, and words, of the inner dimension that are asked for ahead: rows lie too far from each other for the processor
+/// to guess that they follow.
+const AHEAD_ALONG: usize = 512;
+const AHEAD_ACROSS: usize = 16;
+
+/// Asks for the cache lines of `count` values from `offset` on, which may lie beyond the end.
+#[inline(always)]
+fn prefetch(data: Data, offset: usize, count: usize) {
+    let (start, bytes) = match data {
+        Data::F32(values) => (values.as_ptr().wrapping_add(offset).cast::<i8>(), count * size_of::<f32>()),
+        Data::Bf16(values) => (values.as_ptr().wrapping_add(offset).cast(), count * size_of::<bf16>()),
+    };
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: every x86-64 has the instruction, and it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line)) };
+    }
+}
 
 /// How values of the inner dimension become words. Functions need the level of their kernel.
 pub(super) trait WordKind {
@@ -149,7 +169,9 @@ unsafe fn transposing<W: WordKind, const WIDTH: usize>(
             unsafe {
                 let mut lines = [_mm512_setzero_si512(); 16];
                 for (index, line) in lines.iter_mut().enumerate().take(present) {
-                    *line = W::along_k(data, (row + index) * stride + W::DEPTH * first, count);
+                    let from = (row + index) * stride + W::DEPTH * first;
+                    prefetch(data, from + AHEAD_ALONG, 16 * W::DEPTH);
+                    *line = W::along_k(data, from, count);
                 }
                 transpose(&mut lines);
                 let lanes = mask(WIDTH - group);
@@ -171,6 +193,9 @@ unsafe fn interleaving<W: WordKind, const WIDTH: usize>(
     for word in 0..depth.div_ceil(W::DEPTH) {
         let first = W::DEPTH * word * stride;
         let second = (W::DEPTH * word + 1 < depth).then_some(first + stride);
+        for row in 0..W::DEPTH {
+            prefetch(data, first + (W::DEPTH * AHEAD_ACROSS + row) * stride, rows);
+        }
         for panel in 0..rows.div_ceil(WIDTH) {
             for group in (0..WIDTH).step_by(16) {
                 let row = panel * WIDTH + group;
