@@ -41,7 +41,12 @@ fn model_scope_name(repository: &Repository) -> PathBuf {
 }
 
 /// The folder with the files of `repository`, if it is there; `revision` is what its main branch is called.
-pub(crate) fn find(settings: &Settings, repository: &Repository, revision: &str, want: Want) -> Option<PathBuf> {
+pub(crate) fn find(
+    settings: &Settings,
+    repository: &Repository,
+    revision: &str,
+    want: Want,
+) -> Option<PathBuf> {
     let folder = folder_of(settings, repository);
     let folders = match settings.service {
         Service::HuggingFace => {
@@ -85,7 +90,9 @@ fn is_complete(folder: &Path, want: Want) -> bool {
         .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
         .collect();
     match want {
-        Want::Any => !names.is_empty() || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()),
+        Want::Any => {
+            !names.is_empty() || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+        }
         Want::Tokenizer => needs_one_of(&names),
         Want::Model => {
             let index = names.iter().find(|name| name.ends_with(".index.json"));

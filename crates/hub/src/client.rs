@@ -47,7 +47,13 @@ struct ModelScopeId {
 
 impl Client {
     pub(crate) fn new(settings: Settings) -> Self {
-        let config = Agent::config_builder()
+        let mut config = Agent::config_builder();
+        // No proxy leads back to this machine.
+        if ["http://127.0.0.1:", "http://localhost:"].iter().any(|start| settings.endpoint.starts_with(start))
+        {
+            config = config.proxy(None);
+        }
+        let config = config
             .http_status_as_error(false)
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -107,7 +113,8 @@ impl Client {
                 self.parsed(&url, repository, Listing::of_hugging_face)
             }
             (Service::ModelScope, Kind::Model) => {
-                let url = format!("{endpoint}/api/v1/models/{id}/repo/files?Revision={escaped}&Recursive=True");
+                let url =
+                    format!("{endpoint}/api/v1/models/{id}/repo/files?Revision={escaped}&Recursive=True");
                 self.parsed(&url, repository, |text| Listing::of_model_scope(text, revision))
             }
             (Service::ModelScope, Kind::Dataset) => {
@@ -146,9 +153,7 @@ impl Client {
         let text = self.text(url, repository)?;
         parse(&text).map_err(|problem| match looks_like_html(None, text.as_bytes()) {
             true => self.html(url, "a list of files"),
-            false => {
-                Error::Answer { url: url.to_owned(), problem, variable: self.settings.variables().0 }
-            }
+            false => Error::Answer { url: url.to_owned(), problem, variable: self.settings.variables().0 },
         })
     }
 
@@ -273,8 +278,11 @@ pub(crate) fn is_passing(status: u16) -> bool {
 /// Whether an answer is a page for people.
 pub(crate) fn looks_like_html(content_type: Option<&str>, start: &[u8]) -> bool {
     let start = start.trim_ascii_start();
-    let begins = |word: &str| start.get(..word.len()).is_some_and(|text| text.eq_ignore_ascii_case(word.as_bytes()));
-    content_type.is_some_and(|kind| kind.starts_with("text/html")) || begins("<!doctype html") || begins("<html")
+    let begins =
+        |word: &str| start.get(..word.len()).is_some_and(|text| text.eq_ignore_ascii_case(word.as_bytes()));
+    content_type.is_some_and(|kind| kind.starts_with("text/html"))
+        || begins("<!doctype html")
+        || begins("<html")
 }
 
 /// Percent-encoding of everything that is not plain in every part of an address.
@@ -302,7 +310,10 @@ mod tests {
         let model = Repository::parse(Kind::Model, "a/b").unwrap();
         let dataset = Repository::parse(Kind::Dataset, "a/b").unwrap();
         let plain = client(Service::HuggingFace);
-        assert_eq!(plain.file_url(&model, "c0", "sub/数 据.txt"), "https://h/a/b/resolve/c0/sub/%E6%95%B0%20%E6%8D%AE.txt");
+        assert_eq!(
+            plain.file_url(&model, "c0", "sub/数 据.txt"),
+            "https://h/a/b/resolve/c0/sub/%E6%95%B0%20%E6%8D%AE.txt"
+        );
         assert_eq!(plain.file_url(&dataset, "c0", "x"), "https://h/datasets/a/b/resolve/c0/x");
         let other = client(Service::ModelScope);
         assert_eq!(

@@ -124,7 +124,8 @@ pub fn dataset_files(
     let names = |files: &[&RemoteFile]| files.iter().map(|file| file.path.clone()).collect::<Vec<_>>();
     let split = part.split.as_deref().unwrap_or("train");
     if split.contains(['[', '+']) {
-        let problem = format!("has no split `{split}`: give its name alone, and `num_samples` for fewer rows");
+        let problem =
+            format!("has no split `{split}`: give its name alone, and `num_samples` for fewer rows");
         return error(problem, names(&files.iter().collect::<Vec<_>>()));
     }
     let mut found: Vec<&RemoteFile> = files.iter().filter(|file| ending(file).is_some()).collect();
@@ -132,14 +133,18 @@ pub fn dataset_files(
         let start = format!("{}/", folder.trim_matches('/'));
         found.retain(|file| file.path.starts_with(&start));
         if found.is_empty() {
-            return error(format!("has no data in a folder `{folder}`"), names(&files.iter().collect::<Vec<_>>()));
+            return error(
+                format!("has no data in a folder `{folder}`"),
+                names(&files.iter().collect::<Vec<_>>()),
+            );
         }
     }
     let configurations = if part.folder.is_none() { configurations(card) } else { Vec::new() };
     let found = if configurations.is_empty() {
         if let Some(subset) = &part.subset {
             let start = format!("{subset}/");
-            let here: Vec<&RemoteFile> = found.iter().copied().filter(|file| file.path.contains(&start)).collect();
+            let here: Vec<&RemoteFile> =
+                found.iter().copied().filter(|file| file.path.contains(&start)).collect();
             if here.is_empty() {
                 return error(format!("has no subset `{subset}`"), names(&found));
             }
@@ -204,10 +209,15 @@ fn configurations(card: Option<&str>) -> Vec<Configuration> {
     card.map_or_else(Vec::new, |card| card.configs)
 }
 
-fn of_configuration<'a>(files: &[&'a RemoteFile], chosen: &Configuration, split: &str) -> Vec<&'a RemoteFile> {
+fn of_configuration<'a>(
+    files: &[&'a RemoteFile],
+    chosen: &Configuration,
+    split: &str,
+) -> Vec<&'a RemoteFile> {
     let folder = chosen.data_dir.as_ref().map(|folder| format!("{}/", folder.trim_matches('/')));
-    let within = |file: &&RemoteFile| folder.as_ref().is_none_or(|folder| file.path.starts_with(folder.as_str()));
-    let files: Vec<&RemoteFile> = files.iter().copied().filter(|file| within(&file)).collect();
+    let within =
+        |file: &&RemoteFile| folder.as_ref().is_none_or(|folder| file.path.starts_with(folder.as_str()));
+    let files: Vec<&RemoteFile> = files.iter().copied().filter(|file| within(file)).collect();
     let matching = |patterns: &Patterns| {
         let relative = |file: &RemoteFile| {
             let start = folder.as_deref().unwrap_or_default();
@@ -254,7 +264,9 @@ mod tests {
         let files: Vec<RemoteFile> = files.iter().map(file).collect();
         let [subset, folder, split] = part.map(|word| word.map(str::to_owned));
         let chosen = dataset_files(&repository, &files, card, &DatasetPart { subset, folder, split });
-        chosen.map(|files| files.into_iter().map(|file| file.path).collect()).map_err(|error| error.to_string())
+        chosen
+            .map(|files| files.into_iter().map(|file| file.path).collect())
+            .map_err(|error| error.to_string())
     }
 
     #[test]

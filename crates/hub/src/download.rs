@@ -9,7 +9,7 @@ use fs_err as fs;
 use crate::cache::{self, Want};
 use crate::client::Client;
 use crate::transfer::{Transfer, incomplete, sha256};
-use crate::{Error, Listing, RemoteFile, Repository, Result, Service, Settings};
+use crate::{DatasetPart, Error, Listing, RemoteFile, Repository, Result, Service, Settings, dataset_files};
 
 /// A hub and the folders of what came from it.
 pub struct Hub {
@@ -64,9 +64,7 @@ impl Hub {
     /// Offline, no connection, a repository that is not there or not for everyone, an answer that is none.
     pub fn listing(&self, repository: &Repository) -> Result<Listing> {
         if self.settings().offline {
-            let Repository { id, kind, .. } = repository;
-            let cache = self.settings().cache.clone();
-            return Err(Error::Offline { id: id.clone(), kind: kind.name(), cache });
+            return Err(self.offline(repository));
         }
         self.client.listing(repository)
     }
@@ -77,6 +75,29 @@ impl Hub {
     /// As [`listing`](Self::listing).
     pub(crate) fn text(&self, repository: &Repository, commit: &str, path: &str) -> Result<String> {
         self.client.text(&self.client.file_url(repository, commit, path), repository)
+    }
+
+    /// The files of `part` of a data set that was downloaded before, with its folder.
+    ///
+    /// # Errors
+    /// None was downloaded; as [`dataset_files`].
+    pub fn local_dataset_files(
+        &self,
+        repository: &Repository,
+        part: &DatasetPart,
+    ) -> Result<(PathBuf, Vec<RemoteFile>)> {
+        let folder = self.find(repository, Want::Any).ok_or_else(|| self.offline(repository))?;
+        let mut files = Vec::new();
+        list(&folder, "", &mut files)?;
+        files.sort_by(|one, other| one.path.cmp(&other.path));
+        let card = fs::read_to_string(folder.join("README.md")).ok();
+        let files = dataset_files(repository, &files, card.as_deref(), part)?;
+        Ok((folder, files))
+    }
+
+    fn offline(&self, repository: &Repository) -> Error {
+        let Repository { id, kind, .. } = repository;
+        Error::Offline { id: id.clone(), kind: kind.name(), cache: self.settings().cache.clone() }
     }
 
     /// Fetches `files` of `listing` into the cache, or as they are into the folder `to`. What is here already is kept,
@@ -111,7 +132,6 @@ impl Hub {
         check_space(&place.folder, needed)?;
         let mut transferred = 0;
         for (file, target) in missing {
-            let mut first = None;
             let transfer = Transfer {
                 client: &self.client,
                 repository,
@@ -119,12 +139,8 @@ impl Hub {
                 file,
                 target: &target,
             };
-            transfer.run(&mut |here| {
-                let begun = *first.get_or_insert(here);
-                transferred += here.saturating_sub(begun);
-                first = Some(here);
-                progress(&Progress { file: &file.path, done: done + here, total })
-            })?;
+            transferred += transfer
+                .run(&mut |here| progress(&Progress { file: &file.path, done: done + here, total }))?;
             done += file.size;
         }
         for file in &files {
@@ -209,6 +225,23 @@ impl Place {
         fs::write(&beside, &self.commit)?;
         Ok(fs::rename(beside, path)?)
     }
+}
+
+/// The files below `folder`, with `/` in their names.
+fn list(folder: &Path, above: &str, files: &mut Vec<RemoteFile>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let name = format!("{above}{name}");
+        // A link to a blob counts as what it leads to.
+        let metadata = fs::metadata(&path)?;
+        if metadata.is_dir() {
+            list(&path, &format!("{name}/"), files)?;
+        } else {
+            files.push(RemoteFile { path: name, size: metadata.len(), sha256: None, blob: String::new() });
+        }
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -53,7 +53,9 @@ pub enum Error {
     },
 
     /// The hub answers that it cannot answer.
-    #[error("`{url}` answers with HTTP status {status} ({tries} tries): try again later, what was downloaded is kept")]
+    #[error(
+        "`{url}` answers with HTTP status {status} ({tries} tries): try again later, what was downloaded is kept"
+    )]
     Server {
         /// What was asked for.
         url: String,
@@ -77,7 +79,9 @@ pub enum Error {
     },
 
     /// The repository has no such branch, tag or commit.
-    #[error("`{id}` has no revision `{revision}`: name a branch, a tag or a commit, or none for the main branch")]
+    #[error(
+        "`{id}` has no revision `{revision}`: name a branch, a tag or a commit, or none for the main branch"
+    )]
     Revision {
         /// The repository.
         id: String,
@@ -126,7 +130,9 @@ pub enum Error {
     },
 
     /// A file of another length than the list says.
-    #[error("`{file}` has {found} bytes where the hub's list says {expected}: it was removed, download it again")]
+    #[error(
+        "`{file}` has {found} bytes where the hub's list says {expected}: it was removed, download it again"
+    )]
     Size {
         /// The file.
         file: String,

@@ -119,7 +119,8 @@ fn is_digest(text: &str) -> bool {
 
 /// Refuses what could be written elsewhere than into the folder of the repository.
 fn checked(file: RemoteFile) -> Result<RemoteFile, String> {
-    let is_inside = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':', '\0']);
+    let is_inside =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':', '\0']);
     if !file.path.split('/').all(is_inside) {
         return Err(format!("`{}` is no path within the repository", file.path));
     }
@@ -156,8 +157,9 @@ mod tests {
     #[test]
     fn names_that_leave_the_folder_are_refused() {
         for name in ["../x", "/etc/passwd", "a//b", "a/../../b", "C:x", r"a\\..\\b", ""] {
-            let text =
-                format!(r#"{{"sha": "ab", "siblings": [{{"rfilename": "{name}", "size": 1, "blobId": "1"}}]}}"#);
+            let text = format!(
+                r#"{{"sha": "ab", "siblings": [{{"rfilename": "{name}", "size": 1, "blobId": "1"}}]}}"#
+            );
             assert!(Listing::of_hugging_face(&text).is_err(), "{name}");
         }
         let blob = r#"{"sha": "ab", "siblings": [{"rfilename": "a", "size": 1, "blobId": "../b"}]}"#;

@@ -129,7 +129,9 @@ mod tests {
         let at = parse("a/b@refs/pr/1").unwrap();
         assert_eq!((at.id.as_str(), at.revision.as_deref()), ("a/b", Some("refs/pr/1")));
         assert_eq!(at.to_string(), "a/b@refs/pr/1");
-        for wrong in ["a", "a/b/c", "/a/b", "../b", "a/..", "a/.b", "-a/b", "a b/c", "模型/七", "a/b@", "a/b@../x"] {
+        for wrong in
+            ["a", "a/b/c", "/a/b", "../b", "a/..", "a/.b", "-a/b", "a b/c", "模型/七", "a/b@", "a/b@../x"]
+        {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
@@ -140,7 +142,9 @@ mod tests {
         for address in ["https://hub.example/a/b", "https://hub.example/datasets/a/b/tree/main"] {
             assert_eq!(
                 message(address),
-                format!("`{address}` is no id of a hub: expected `org/name` or `org/name@revision`; give `a/b`")
+                format!(
+                    "`{address}` is no id of a hub: expected `org/name` or `org/name@revision`; give `a/b`"
+                )
             );
         }
     }

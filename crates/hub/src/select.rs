@@ -9,7 +9,8 @@ use crate::{Error, RemoteFile, Repository, Result};
 
 /// What training leaves beside weights.
 const NO_WEIGHTS: [&str; 4] = ["training_args.bin", "optimizer.bin", "scheduler.bin", "rng_state.pth"];
-const TOKENIZERS: [&str; 5] = ["tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt"];
+const TOKENIZERS: [&str; 5] =
+    ["tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt"];
 
 /// Whether a file of this name holds weights.
 pub(crate) fn is_weights(name: &str) -> bool {
@@ -85,7 +86,9 @@ fn main_weights<'a>(files: &[&'a RemoteFile], name: &str) -> Vec<&'a RemoteFile>
     let is_part = |file: &&RemoteFile| {
         let stem = stem(file);
         let numbers = stem.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
-        numbers.is_some_and(|rest| rest.starts_with(|letter: char| letter.is_ascii_digit()) && rest.contains("-of-"))
+        numbers.is_some_and(|rest| {
+            rest.starts_with(|letter: char| letter.is_ascii_digit()) && rest.contains("-of-")
+        })
     };
     let parts: Vec<_> = files.iter().copied().filter(is_part).collect();
     match (single.is_empty(), parts.is_empty()) {
@@ -170,7 +173,9 @@ pub fn model_entry(folder: PathBuf) -> PathBuf {
     }
     let files = |folder: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        entries.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_weights)).collect()
+        entries
+            .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_weights))
+            .collect()
     };
     match &files(&folder)[..] {
         [one] => one.clone(),
@@ -204,14 +209,18 @@ mod tests {
         assert_eq!(choose(&["model.safetensors", "pytorch_model.bin"]), expected(&["model.safetensors"]));
         let parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
         let index = "model.safetensors.index.json";
-        let others = ["consolidated.safetensors", "pytorch_model.bin.index.json", "original/consolidated.00.pth"];
+        let others =
+            ["consolidated.safetensors", "pytorch_model.bin.index.json", "original/consolidated.00.pth"];
+        assert_eq!(choose(&[&parts[..], &[index], &others].concat()), expected(&[parts[0], parts[1], index]));
         assert_eq!(
-            choose(&[&parts[..], &[index], &others].concat()),
-            expected(&[parts[0], parts[1], index])
+            choose(&["model.safetensors", "model.fp16.safetensors"]),
+            expected(&["model.safetensors"])
         );
-        assert_eq!(choose(&["model.safetensors", "model.fp16.safetensors"]), expected(&["model.safetensors"]));
         assert_eq!(choose(&["pytorch_model.bin", "training_args.bin"]), expected(&["pytorch_model.bin"]));
-        assert_eq!(choose(&["gptq_model-4bit-128g.safetensors"]), expected(&["gptq_model-4bit-128g.safetensors"]));
+        assert_eq!(
+            choose(&["gptq_model-4bit-128g.safetensors"]),
+            expected(&["gptq_model-4bit-128g.safetensors"])
+        );
         assert_eq!(chosen(&["Luban-1B.pth", "README.md"]).unwrap(), ["Luban-1B.pth"]);
         assert_eq!(chosen(&["m-q4_0.gguf", "README.md"]).unwrap(), ["m-q4_0.gguf"]);
         assert_eq!(

@@ -115,7 +115,8 @@ mod tests {
     use super::*;
 
     fn settings(service: Service, variables: &[(&str, &str)]) -> Settings {
-        let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
+        let find =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
         Settings::of_service(service, Path::new("/home/me"), find)
     }
 
@@ -142,7 +143,8 @@ mod tests {
             (mirror.endpoint.as_str(), mirror.token.as_deref(), mirror.offline),
             ("https://hf-mirror.com", Some("t"), true)
         );
-        let other = settings(Service::ModelScope, &[("MODELSCOPE_DOMAIN", "www.modelscope.ai"), ("HF_TOKEN", "t")]);
+        let other =
+            settings(Service::ModelScope, &[("MODELSCOPE_DOMAIN", "www.modelscope.ai"), ("HF_TOKEN", "t")]);
         assert_eq!((other.endpoint.as_str(), other.token), ("https://www.modelscope.ai", None));
     }
 

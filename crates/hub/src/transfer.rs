@@ -59,6 +59,8 @@ struct Growing {
     file: fs::File,
     length: u64,
     hash: Sha256,
+    /// Bytes that came from the network.
+    came: u64,
 }
 
 impl Growing {
@@ -70,11 +72,11 @@ impl Growing {
         system.lock()?;
         let mut growing = if file.metadata()?.len() > longest {
             file.set_len(0)?;
-            Self { file, length: 0, hash: Sha256::new() }
+            Self { file, length: 0, hash: Sha256::new(), came: 0 }
         } else {
             let mut hash = Sha256::new();
             let length = io::copy(&mut file, &mut hash)?;
-            Self { file, length, hash }
+            Self { file, length, hash, came: 0 }
         };
         growing.file.seek(SeekFrom::Start(growing.length))?;
         Ok(growing)
@@ -91,16 +93,17 @@ impl Growing {
         self.file.write_all(bytes)?;
         self.hash.update(bytes);
         self.length += bytes.len() as u64;
+        self.came += bytes.len() as u64;
         Ok(())
     }
 }
 
 impl Transfer<'_> {
-    /// Fetches the file; `progress` is told how many bytes of it are here.
+    /// Fetches the file; `progress` is told how many bytes of it are here. Gives how many came.
     ///
     /// # Errors
     /// A refusal, a network that stays away, a content that is not what the list says.
-    pub(crate) fn run(&self, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<()> {
+    pub(crate) fn run(&self, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<u64> {
         let part = incomplete(self.target);
         if let Some(folder) = part.parent() {
             fs::create_dir_all(folder)?;
@@ -108,7 +111,7 @@ impl Transfer<'_> {
         let mut growing = Growing::open(&part, self.file.size)?;
         // Another process may have fetched it while this one waited for the file.
         if self.target.exists() {
-            return Ok(());
+            return Ok(0);
         }
         let mut tries = 1;
         while growing.length < self.file.size {
@@ -122,13 +125,14 @@ impl Transfer<'_> {
             }
             sleep(self.client.pause(tries));
         }
-        let Growing { file, hash, .. } = growing;
+        let Growing { file, hash, came, .. } = growing;
         if self.file.sha256.as_ref().is_some_and(|expected| !expected.eq_ignore_ascii_case(&digits(hash))) {
             fs::remove_file(&part)?;
             return Err(Error::Checksum { file: self.file.path.clone() });
         }
         file.sync_all()?;
-        Ok(fs::rename(&part, self.target)?)
+        fs::rename(&part, self.target)?;
+        Ok(came)
     }
 
     /// One request, and as much of its answer as comes.
@@ -189,7 +193,9 @@ impl Transfer<'_> {
         }
         match growing.length == self.file.size {
             true => Ok(Ended::Whole),
-            false => Ok(Ended::Cut(self.client.unreachable(&io::Error::from(io::ErrorKind::UnexpectedEof).into()))),
+            false => {
+                Ok(Ended::Cut(self.client.unreachable(&io::Error::from(io::ErrorKind::UnexpectedEof).into())))
+            }
         }
     }
 
