@@ -72,22 +72,20 @@ fn the_base_of_an_adapter_is_found_where_it_was_downloaded() {
     let (folder, server) = with_hub();
     let path = folder.path();
     std::fs::write(path.join("rows.json"), ROWS).unwrap();
-    let arguments =
-        ["train", "lora-sft", "dataset=rows.json", "model_name_or_path=org/tiny", "template=default"];
-    let arguments =
-        [&arguments[..], &["max_steps=1", "output_dir=run", "cutoff_len=64", "save_steps=100"]].concat();
-    run(path, &["plan", "lora-sft", "dataset=rows.json", "model_name_or_path=org/tiny", "output_dir=run"])
-        .is_refused("`org/tiny` is no file or folder here; if it is the id of a hub, get it with `danlu download model org/tiny` first");
-    let trained = online(path, &server, &arguments);
+    let keys =
+        ["sft-lora", "dataset=rows.json", "model_name_or_path=org/tiny", "cutoff_len=64", "val_size=0"];
+    let keys = [&keys[..], &["eval_strategy=no", "max_steps=1", "output_dir=run"]].concat();
+    let with = |verb| [&[verb], &keys[..]].concat();
+    run(path, &with("plan")).is_refused(
+        "`org/tiny` is no file or folder here; if it is the id of a hub, get it with `danlu download model org/tiny` first",
+    );
+    let trained = online(path, &server, &with("train"));
     assert_eq!(trained.code, 0, "{}", trained.stderr);
     let config = std::fs::read_to_string(path.join("run/adapter_config.json")).unwrap();
     assert!(config.contains(r#""base_model_name_or_path": "org/tiny""#), "{config}");
     assert_eq!(run(path, &generate("run", &[])).code, 0);
-    assert_eq!(
-        run(path, &["plan", "lora-sft", "dataset=rows.json", "model_name_or_path=org/tiny", "output_dir=r2"])
-            .code,
-        0
-    );
+    let plan = run(path, &[with("plan"), vec!["output_dir=other"]].concat());
+    assert_eq!(plan.code, 0, "{}", plan.stderr);
     std::fs::remove_dir_all(path.join(".huggingface")).unwrap();
     run(path, &generate("run", &[]))
         .is_refused("get it with `danlu download model org/tiny`, or give that model");
@@ -223,7 +221,9 @@ fn data_sets_of_a_hub_are_rows_like_others() {
         "only": {"ms_hub_url": "Org/only"}}"#;
     std::fs::write(path.join("data/dataset_info.json"), info).unwrap();
     let recipe = |dataset: &str| {
-        format!("stage: sft\nmodel_name_or_path: model\ndataset: {dataset}\noutput_dir: run\n")
+        format!(
+            "stage: sft\nmodel_name_or_path: model\ndataset: {dataset}\ncutoff_len: 64\noutput_dir: run\n"
+        )
     };
     let inspect = |dataset: &str, offline: &str| {
         std::fs::write(path.join("recipe.yaml"), recipe(dataset)).unwrap();
