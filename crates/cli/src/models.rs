@@ -31,7 +31,7 @@ pub struct ModelArgs {
     /// Model folder or file of any kind, adapter folder, or id of a hub such as org/name (default: the adapter's own, or the newest result under the
     /// current folder)
     ///
-    /// zh: 任何格式的模型文件夹或文件，或适配器文件夹（默认：适配器所属的模型，或当前文件夹下最新的结果）
+    /// zh: 任何格式的模型文件夹或文件、适配器文件夹，或 org/name 形式的模型名（默认：适配器所属的模型，或当前文件夹下最新的结果）
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// PEFT adapter folder to put on the model; several, separated by commas or given again, are added up

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ModelOptions {
-    /// Model to start from: a Hugging Face folder or a GGUF file. Without it a new model is made from the shape below.
+    /// Model to start from: a Hugging Face folder, a GGUF file, or an id of a hub such as `org/name`. Without it a new model
+    /// is made from the shape below.
     ///
-    /// zh: 起始模型：Hugging Face 文件夹或 GGUF 文件。不给出则按下面的尺寸新建模型。
+    /// zh: 起始模型：Hugging Face 文件夹、GGUF 文件，或 `org/name` 形式的模型名。不给出则按下面的尺寸新建模型。
     pub model_name_or_path: Option<String>,
     /// PEFT adapter folder whose training is continued.
     ///
