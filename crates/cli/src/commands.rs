@@ -6,6 +6,7 @@ mod convert;
 mod data;
 mod docs;
 mod doctor;
+mod download;
 mod eval;
 mod generate;
 mod info;
@@ -76,6 +77,10 @@ pub enum Command {
     ///
     /// zh: 说明一个模型、适配器或分词器是什么、能用来做什么
     Info(info::Args),
+    /// Get a model or data set from Hugging Face, a mirror or ModelScope
+    ///
+    /// zh: 从 Hugging Face、其镜像或 ModelScope 下载模型或数据集
+    Download(download::Args),
     /// Write a model in another form: safetensors, bin, pth, GGUF (quantized or not), llama2.c
     ///
     /// zh: 将模型转换为另一种格式：safetensors、bin、pth、GGUF（可量化）、llama2.c
@@ -126,6 +131,7 @@ impl Command {
             Self::Data(args) => data::run(args, printer),
             Self::Tokenizer(args) => tokenizer::run(args, printer),
             Self::Info(args) => info::run(&args, printer),
+            Self::Download(args) => download::run(args, printer),
             Self::Convert(args) => convert::run(args, printer),
             Self::Merge(args) => merge::run(&args, printer),
             Self::Eval(args) => eval::run(args, printer),

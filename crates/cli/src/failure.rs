@@ -81,6 +81,9 @@ fn code(error: &(dyn Error + 'static)) -> Option<u8> {
             _ => WRONG_INPUT,
         });
     }
+    if let Some(error) = error.downcast_ref::<danlu_hub::Error>() {
+        return Some(of_hub(error));
+    }
     if let Some(error) = error.downcast_ref::<DataError>() {
         return Some(if let DataError::Io(error) = error { of_io(error) } else { WRONG_INPUT });
     }
@@ -135,6 +138,18 @@ fn of_model(error: &danlu_model::Error) -> u8 {
         danlu_model::Error::Format(error) => of_format(error),
         danlu_model::Error::Tokenizer(error) => of_tokenizer(error),
         _ => WRONG_INPUT,
+    }
+}
+
+/// What a hub says of an id is about the command line; what the network and the disk do is not.
+fn of_hub(error: &danlu_hub::Error) -> u8 {
+    use danlu_hub::Error::{Access, Files, Id, Io, NotFound, Offline, Revision};
+    match error {
+        Io(error) => of_io(error),
+        Access { .. } | Files { .. } | Id { .. } | NotFound { .. } | Offline { .. } | Revision { .. } => {
+            WRONG_INPUT
+        }
+        _ => FAILED,
     }
 }
 

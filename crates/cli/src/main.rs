@@ -3,6 +3,7 @@
 mod commands;
 mod failure;
 mod help;
+mod hub;
 mod models;
 mod printer;
 mod prompts;

@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use danlu_hub::Want;
 use danlu_kernels::cpu::{Level, level};
 use danlu_model::{Error, Opened, Precision, Rest, apply_adapters, is_hub_id, open};
 use danlu_tokenizer::Tokenizer;
@@ -13,6 +14,7 @@ use fs_err as fs;
 use serde_json::Value;
 
 use crate::failure::wrong_input;
+use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 
 /// How deep below the current folder results are looked for: `runs/NAME/checkpoint-N` and one more.
@@ -26,10 +28,10 @@ const TOKENIZER: &str = "tokenizer.json";
 /// Which model.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelArgs {
-    /// Model folder or file of any kind, or adapter folder (default: the adapter's own, or the newest result under the
+    /// Model folder or file of any kind, adapter folder, or id of a hub such as org/name (default: the adapter's own, or the newest result under the
     /// current folder)
     ///
-    /// zh: 任何格式的模型文件夹或文件，或适配器文件夹（默认：适配器所属的模型，或当前文件夹下最新的结果）
+    /// zh: 任何格式的模型文件夹或文件、适配器文件夹，或 org/name 形式的模型名（默认：适配器所属的模型，或当前文件夹下最新的结果）
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// PEFT adapter folder to put on the model; several, separated by commas or given again, are added up
@@ -100,9 +102,10 @@ impl ModelArgs {
     /// # Errors
     /// No result under the current folder, or an adapter whose base model is not known.
     pub fn locate(&self, printer: &Printer) -> Result<Located> {
-        let mut adapters = self.adapter.clone();
+        let place = |path: &PathBuf| hub::place(path, Want::Model, Fetch::Allowed, printer);
+        let mut adapters = self.adapter.iter().map(place).collect::<Result<Vec<_>>>()?;
         let path = match (&self.model, adapters.first()) {
-            (Some(path), _) => path.clone(),
+            (Some(path), _) => place(path)?,
             (None, Some(adapter)) => base_of(adapter)?,
             (None, None) => {
                 let path = newest_result(Path::new("."))?.ok_or_else(|| {
@@ -171,8 +174,11 @@ pub fn base_of(adapter: &Path) -> Result<PathBuf> {
     if let Some(found) = places.iter().find(|place| place.exists()) {
         return Ok(found.clone());
     }
+    if let Some(found) = hub::downloaded(base) {
+        return Ok(found);
+    }
     let get = match is_hub_id(base) {
-        true => format!("get it with `hf download {base} --local-dir {base}`, or "),
+        true => format!("get it with `danlu download model {base}`, or "),
         false => String::new(),
     };
     let looked = if Path::new(base).is_absolute() {

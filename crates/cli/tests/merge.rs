@@ -99,7 +99,7 @@ fn a_missing_base_is_told_with_the_command_that_gets_it() {
     set_base(path, "layers", "../base");
     assert_eq!(generate(path, &["--model", "layers"]).json(), at_hand);
     set_base(path, "layers", "Org/Model-7B");
-    let hint = "(looked for `Org/Model-7B` and `layers/Org/Model-7B`): get it with `hf download Org/Model-7B --local-dir \
+    let hint = "(looked for `Org/Model-7B` and `layers/Org/Model-7B`): get it with `danlu download model \
                 Org/Model-7B`, or give that model with `--model MODEL --adapter layers`";
     generate(path, &["--adapter", "layers"]).is_refused(hint);
     run(path, &["merge", "--adapter", "layers", "--out", "merged"]).is_refused(hint);

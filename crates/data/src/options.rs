@@ -154,6 +154,9 @@ pub struct DataOptions {
     #[serde(deserialize_with = "list_or_commas")]
     #[schemars(with = "ColumnNames")]
     pub eval_dataset: Vec<String>,
+    /// Files of the data sets of a hub that `dataset_info.json` names, by their names there.
+    #[serde(skip)]
+    pub downloaded: BTreeMap<String, Vec<PathBuf>>,
     /// Which column holds what, where the usual names do not fit.
     ///
     /// zh: 列名与常用名不同时，指定各列的含义。
@@ -202,6 +205,7 @@ impl Default for DataOptions {
             dataset: Vec::new(),
             dataset_dir: PathBuf::from("data"),
             eval_dataset: Vec::new(),
+            downloaded: BTreeMap::new(),
             columns: Columns::default(),
             dataset_placeholders: BTreeMap::new(),
             default_system: None,

@@ -79,6 +79,11 @@ impl Records {
         Ok(Self { files, current: None, ignored })
     }
 
+    /// The records of `files` in this order.
+    pub fn of_files(files: Vec<PathBuf>) -> Self {
+        Self { files: files.into(), current: None, ignored: Vec::new() }
+    }
+
     /// Files of the folder that are not read because of their ending.
     pub fn ignored(&self) -> &[PathBuf] {
         &self.ignored

@@ -32,8 +32,11 @@ impl<'a> Rows<'a> {
         name: &str,
         report: &mut DatasetReport,
     ) -> Result<Self> {
-        let located = locate(name, &options.dataset_dir)?;
-        let records = Records::open(&located.path)?;
+        let located = locate(name, options)?;
+        let records = match &located.files {
+            Some(files) => Records::of_files(files.clone()),
+            None => Records::open(&located.path)?,
+        };
         for path in records.ignored() {
             report.notices.push(format!("not read because of its ending: `{}`", path.display()));
         }

@@ -222,7 +222,8 @@ fn open_model(
     precision: Precision,
     load: Load,
 ) -> Result<ModelAndTokenizer> {
-    let named = recipe.model.model_name_or_path.as_deref().map(Path::new);
+    let named = recipe.model.model_name_or_path.as_deref().map(|name| recipe.model.place(name));
+    let named = named.as_deref();
     let (path, rest) = match recipe.method.finetuning_type {
         FinetuningType::Full => (resume_from.or(named), Rest::Trained),
         FinetuningType::Lora => (named, Rest::Stored),
@@ -251,7 +252,7 @@ fn check_memory(recipe: &Recipe, model: &Model) -> Result<()> {
 /// The vocabulary: named, the model's own, or learned from the dataset for a new model.
 fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>) -> Result<Tokenizer> {
     if let Some(path) = &recipe.model.tokenizer_name_or_path {
-        return Ok(open_tokenizer(Path::new(path))?);
+        return Ok(open_tokenizer(&recipe.model.place(path))?);
     }
     if let Some(own) = own {
         return Ok(own);
@@ -326,7 +327,8 @@ fn adapters(
     notices: &mut Vec<String>,
 ) -> Result<Option<AdapterConfig>> {
     let method = &recipe.method;
-    let continued = recipe.model.adapter_name_or_path.as_deref().map(Path::new);
+    let continued = recipe.model.adapter_name_or_path.as_deref().map(|name| recipe.model.place(name));
+    let continued = continued.as_deref();
     if method.finetuning_type == FinetuningType::Full {
         return match continued {
             None => Ok(None),

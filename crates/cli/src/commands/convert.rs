@@ -7,11 +7,13 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_formats::write_file_atomically;
+use danlu_hub::Want;
 use danlu_model::{ConvertOptions, Form, Mixture, convert, modelfile, modelfile_path, open_tokenizer};
 use fs_err as fs;
 use serde_json::{Value, json};
 
 use crate::failure::wrong_input;
+use crate::hub::{self, Fetch};
 use crate::models::count;
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
@@ -89,8 +91,9 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         let path = output.display();
         return Err(wrong_input(format!("`{path}` is there already: remove it, or give another name")));
     }
-    if args.input.join("adapter_config.json").is_file() && !args.input.join("config.json").is_file() {
-        let path = args.input.display();
+    let input = hub::place(&args.input, Want::Model, Fetch::Allowed, printer)?;
+    if input.join("adapter_config.json").is_file() && !input.join("config.json").is_file() {
+        let path = input.display();
         return Err(wrong_input(format!(
             "`{path}` is an adapter: put it into its model with `danlu merge` first"
         )));
@@ -100,7 +103,9 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Dtype::F16 => Mixture::F16,
         Dtype::Bf16 => Mixture::Bf16,
     }));
-    let tokenizer = args.tokenizer.as_deref().map(open_tokenizer).transpose()?;
+    let tokenizer =
+        args.tokenizer.as_deref().map(|path| hub::place(path, Want::Tokenizer, Fetch::Allowed, printer));
+    let tokenizer = tokenizer.transpose()?.as_deref().map(open_tokenizer).transpose()?;
     let start = Instant::now();
     let mut bar = None;
     let mut progress = |done: u64, total: u64| {
@@ -108,7 +113,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize)));
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let converted = convert(&args.input, output, ConvertOptions { form, mixture, tokenizer }, &mut progress);
+    let converted = convert(&input, output, ConvertOptions { form, mixture, tokenizer }, &mut progress);
     drop(bar);
     let converted = match converted {
         Err(danlu_model::Error::Cancelled) => return Err(Interrupted.into()),

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use danlu_data::dataset_format::{Layout, Purpose, Tags};
 use danlu_data::{Columns, Content, DataOptions, Records, inspect};
+use danlu_hub::Want;
 use danlu_model::{Precision, Rest, open_shape, open_tokenizer};
 use danlu_train::prepare::{Load, Prepared, Samples, prepare, samples};
 use danlu_train::recipe::{Loaded, Recipe, embedded};
 use serde_json::json;
 
 use crate::failure::wrong_input;
+use crate::hub::{self, Fetch};
 use crate::models::{ModelArgs, PrecisionChoice};
 use crate::printer::Printer;
 
@@ -58,11 +60,17 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     inputs.extend(args.model.map(|model| format!("model_name_or_path={}", model.display())));
     let loaded = recipe(&inputs, args.tokenizer.as_deref(), printer)?;
     loaded.notices.iter().for_each(|notice| printer.note(notice));
+    let mut recipe = loaded.recipe;
+    hub::settle_data(&mut recipe, printer)?;
     let Samples { tokenizer, training, validation, report } = match &args.tokenizer {
-        Some(path) => samples(&loaded.recipe, open_tokenizer(path)?)?,
+        Some(path) => {
+            let path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
+            samples(&recipe, open_tokenizer(&path)?)?
+        }
         None => {
+            hub::settle_models(&mut recipe, Fetch::Never, printer)?;
             let Prepared { tokenizer, training, validation, report, notices, .. } =
-                prepare(loaded.recipe, Load::Shapes)?;
+                prepare(recipe, Load::Shapes)?;
             notices.iter().for_each(|notice| printer.note(notice));
             Samples { tokenizer, training, validation, report }
         }
@@ -113,7 +121,10 @@ fn recipe(inputs: &[String], tokenizer: Option<&Path>, printer: &Printer) -> Res
             // With `--tokenizer` no model is opened, and none limits the length.
             let (model, context) = match (given("model_name_or_path"), tokenizer) {
                 (_, Some(path)) => (path.to_owned(), usize::MAX),
-                (Some(path), None) => (path.into(), context(Path::new(path))?),
+                (Some(path), None) => {
+                    let model = hub::place(Path::new(path), Want::Model, Fetch::Never, printer)?;
+                    (path.into(), context(&model)?)
+                }
                 (None, None) => {
                     let model = newest_model(printer)?;
                     let context = context(&model)?;

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_formats::{AdapterConfig, ModuleSelection, TensorFolder};
+use danlu_hub::Want;
 use danlu_model::{AttentionBias, Config, Description, RopeScaling, describe, open_tokenizer};
 use danlu_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::commands::convert::size;
 use crate::failure::wrong_input;
+use crate::hub::{self, Fetch};
 use crate::models::count;
 use crate::printer::Printer;
 
@@ -28,7 +30,7 @@ pub struct Args {
 /// # Errors
 /// A path with nothing there, or with a file that is none of these.
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let path = &args.path;
+    let path = &hub::place(&args.path, Want::Any, Fetch::Never, printer)?;
     if !path.exists() {
         return Err(wrong_input(format!("`{}` does not exist", path.display())));
     }

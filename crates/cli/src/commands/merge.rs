@@ -6,12 +6,14 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_formats::{AtomicFolder, Dtype};
+use danlu_hub::Want;
 use danlu_model::{Comparison, Error, MergeOptions, Merged, compare_merged, merge};
 use danlu_train::machine;
 use fs_err as fs;
 use serde_json::json;
 
 use crate::failure::wrong_input;
+use crate::hub::{self, Fetch};
 use crate::models::base_of;
 use crate::printer::Printer;
 use crate::stop;
@@ -95,12 +97,14 @@ fn shard_bytes(text: &str) -> Result<usize, String> {
 /// computes something else.
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let start = Instant::now();
+    let place = |path: &PathBuf| hub::place(path, Want::Model, Fetch::Allowed, printer);
+    let adapters = args.adapter.iter().map(place).collect::<Result<Vec<_>>>()?;
     let base = match &args.base {
-        Some(base) => base.clone(),
-        None => base_of(&args.adapter[0])?,
+        Some(base) => place(base)?,
+        None => base_of(&adapters[0])?,
     };
     check_out(args, &base)?;
-    let adapters: Vec<&Path> = args.adapter.iter().map(PathBuf::as_path).collect();
+    let adapters: Vec<&Path> = adapters.iter().map(PathBuf::as_path).collect();
     let options =
         MergeOptions { dtype: args.dtype.map(DtypeChoice::dtype), max_shard_bytes: args.max_shard_size };
     let folder = AtomicFolder::create(&args.out)?;

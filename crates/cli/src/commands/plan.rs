@@ -3,6 +3,7 @@
 use danlu_train::plan::{Choices, OptimizerChoice};
 use danlu_train::{Plan, Recipe, machine, plan};
 
+use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 
 /// Say what a recipe would do: parameters, tokens, steps, memory, what is cut.
@@ -25,7 +26,9 @@ pub struct Args {
 pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let loaded = Recipe::load(&args.recipe, &args.overrides)?;
     loaded.notices.iter().for_each(|notice| printer.note(notice));
-    let plan = plan(loaded.recipe)?;
+    let mut recipe = loaded.recipe;
+    hub::settle(&mut recipe, Fetch::Never, printer)?;
+    let plan = plan(recipe)?;
     describe(&plan).iter().try_for_each(|line| printer.line(line))?;
     let (header, rows) = choices(&plan.choices);
     printer.line("")?;

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use danlu_data::dataset_format::{Layout, Purpose, Row, Tags};
 use danlu_data::{ColumnNames, Columns, DataError, Record, Records, RowProblem};
 use danlu_formats::AtomicFolder;
+use danlu_hub::Want;
 use danlu_model::open_tokenizer;
 use danlu_tokenizer::{
     BpeTraining, ChatTemplate, SpecialTokens, TokenRole, Tokenizer, TrainedToken, TrainingProgress,
@@ -17,6 +18,7 @@ use fs_err as fs;
 use serde_json::json;
 
 use crate::failure::wrong_input;
+use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 
 /// What to do with a vocabulary.
@@ -134,17 +136,21 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Train(args) => train(&args, printer),
         Args::Encode(args) => encode(&args, printer),
         Args::Decode(args) => {
-            let tokenizer = open_tokenizer(&args.tokenizer.tokenizer)?;
+            let tokenizer = open(&args.tokenizer, printer)?;
             let text = tokenizer.decode(&args.ids, args.skip_special_tokens)?;
             printer.line(&text)?;
             Ok(printer.json(&json!({ "text": text }))?)
         }
-        Args::Info(args) => info(&args.tokenizer, printer),
+        Args::Info(args) => info(&args, printer),
     }
 }
 
+fn open(path: &TokenizerPath, printer: &Printer) -> Result<Tokenizer> {
+    Ok(open_tokenizer(&hub::place(&path.tokenizer, Want::Tokenizer, Fetch::Allowed, printer)?)?)
+}
+
 fn encode(args: &EncodeArgs, printer: &Printer) -> Result<()> {
-    let tokenizer = open_tokenizer(&args.tokenizer.tokenizer)?;
+    let tokenizer = open(&args.tokenizer, printer)?;
     let ids = if args.no_special_tokens {
         tokenizer.encode(&args.text, SpecialTokens::AsText)?
     } else {
@@ -176,8 +182,8 @@ fn readable(piece: &[u8]) -> String {
     text
 }
 
-fn info(path: &Path, printer: &Printer) -> Result<()> {
-    let tokenizer = open_tokenizer(path)?;
+fn info(path: &TokenizerPath, printer: &Printer) -> Result<()> {
+    let tokenizer = open(path, printer)?;
     let token =
         |id: Option<u32>| id.and_then(|id| Some(json!({ "id": id, "text": tokenizer.token_text(id)? })));
     let ends: Vec<_> = tokenizer.end_of_turn_ids().into_iter().map(|id| token(Some(id))).collect();

@@ -8,6 +8,7 @@ use danlu_train::{Load, Observer, Plan, Progress, Recipe, machine, prepare, trai
 use serde_json::json;
 
 use crate::commands::plan;
+use crate::hub::{self, Fetch};
 use crate::printer::{self, Printer};
 use crate::stop;
 
@@ -32,8 +33,10 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let Some(name) = args.recipe else { return list(printer) };
     let loaded = Recipe::load(&name, &args.overrides)?;
     loaded.notices.iter().for_each(|notice| printer.note(notice));
+    let mut recipe = loaded.recipe;
+    hub::settle(&mut recipe, Fetch::Allowed, printer)?;
     printer.note("reading model and data");
-    let prepared = prepare(loaded.recipe, Load::Weights)?;
+    let prepared = prepare(recipe, Load::Weights)?;
     let plan = Plan::of(&prepared);
     plan::describe(&plan).iter().for_each(|line| printer.note(line));
     let output_dir = prepared.recipe.output.output_dir.clone();

@@ -1,5 +1,8 @@
 //! Which model is trained, or the shape of a new one.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -7,9 +10,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ModelOptions {
-    /// Model to start from: a Hugging Face folder or a GGUF file. Without it a new model is made from the shape below.
+    /// Model to start from: a Hugging Face folder, a GGUF file, or an id of a hub such as `org/name`. Without it a new model
+    /// is made from the shape below.
     ///
-    /// zh: 起始模型：Hugging Face 文件夹或 GGUF 文件。不给出则按下面的尺寸新建模型。
+    /// zh: 起始模型：Hugging Face 文件夹、GGUF 文件，或 `org/name` 形式的模型名。不给出则按下面的尺寸新建模型。
     pub model_name_or_path: Option<String>,
     /// PEFT adapter folder whose training is continued.
     ///
@@ -19,6 +23,9 @@ pub struct ModelOptions {
     ///
     /// zh: 新模型的分词器，或替换模型自带的分词器：文件夹、`tokenizer.json` 或 GGUF 文件。
     pub tokenizer_name_or_path: Option<String>,
+    /// Where models of a hub that are named above lie on this disk.
+    #[serde(skip)]
+    pub places: BTreeMap<String, PathBuf>,
     /// New model without a tokenizer: largest vocabulary of the byte-level BPE that is trained on the dataset first.
     ///
     /// zh: 新模型且未给分词器时：先在数据集上训练字节级 BPE，此为词表的最大大小。
@@ -77,6 +84,7 @@ impl Default for ModelOptions {
             model_name_or_path: None,
             adapter_name_or_path: None,
             tokenizer_name_or_path: None,
+            places: BTreeMap::new(),
             vocab_size: None,
             model_preset: None,
             hidden_size: None,
@@ -90,5 +98,12 @@ impl Default for ModelOptions {
             tie_word_embeddings: true,
             initializer_range: 0.02,
         }
+    }
+}
+
+impl ModelOptions {
+    /// Where the model, adapter or vocabulary `name` lies: its place if it is an id of a hub, else the path that it is.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.places.get(name).cloned().unwrap_or_else(|| name.into())
     }
 }

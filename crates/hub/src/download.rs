@@ -1,0 +1,263 @@
+//! From an id to a folder: what is here already, else the list of files, the space for them, one file after another,
+//! small ones first, so that weights are never there without what explains them.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::cache::{self, Want};
+use crate::client::Client;
+use crate::transfer::{Transfer, incomplete, sha256};
+use crate::{DatasetPart, Error, Listing, RemoteFile, Repository, Result, Service, Settings, dataset_files};
+
+/// A hub and the folders of what came from it.
+pub struct Hub {
+    client: Client,
+}
+
+/// How far a download is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// The file that is coming.
+    pub file: &'a str,
+    /// Bytes of all files that are here.
+    pub done: u64,
+    /// Bytes of all files.
+    pub total: u64,
+}
+
+/// What a download left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Downloaded {
+    /// Where the files are.
+    pub folder: PathBuf,
+    /// The commit; of ModelScope the revision.
+    pub commit: String,
+    /// Paths within the folder.
+    pub files: Vec<String>,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// Bytes that came over the network this time.
+    pub transferred: u64,
+}
+
+impl Hub {
+    /// A hub as `settings` say.
+    pub fn new(settings: Settings) -> Self {
+        Self { client: Client::new(settings) }
+    }
+
+    /// How it is set up.
+    pub fn settings(&self) -> &Settings {
+        &self.client.settings
+    }
+
+    /// The folder that holds what is wanted of `repository`, without asking the network.
+    pub fn find(&self, repository: &Repository, want: Want) -> Option<PathBuf> {
+        cache::find(self.settings(), repository, self.client.revision(repository), want)
+    }
+
+    /// The files of `repository`.
+    ///
+    /// # Errors
+    /// Offline, no connection, a repository that is not there or not for everyone, an answer that is none.
+    pub fn listing(&self, repository: &Repository) -> Result<Listing> {
+        if self.settings().offline {
+            return Err(self.offline(repository));
+        }
+        self.client.listing(repository)
+    }
+
+    /// The text of a small file.
+    ///
+    /// # Errors
+    /// As [`listing`](Self::listing).
+    pub(crate) fn text(&self, repository: &Repository, commit: &str, path: &str) -> Result<String> {
+        self.client.text(&self.client.file_url(repository, commit, path), repository)
+    }
+
+    /// The files of `part` of a data set that was downloaded before, with its folder.
+    ///
+    /// # Errors
+    /// None was downloaded; as [`dataset_files`].
+    pub fn local_dataset_files(
+        &self,
+        repository: &Repository,
+        part: &DatasetPart,
+    ) -> Result<(PathBuf, Vec<RemoteFile>)> {
+        let folder = self.find(repository, Want::Any).ok_or_else(|| self.offline(repository))?;
+        let mut files = Vec::new();
+        list(&folder, "", &mut files)?;
+        files.sort_by(|one, other| one.path.cmp(&other.path));
+        let card = fs::read_to_string(folder.join("README.md")).ok();
+        let files = dataset_files(repository, &files, card.as_deref(), part)?;
+        Ok((folder, files))
+    }
+
+    fn offline(&self, repository: &Repository) -> Error {
+        let Repository { id, kind, .. } = repository;
+        Error::Offline { id: id.clone(), kind: kind.name(), cache: self.settings().cache.clone() }
+    }
+
+    /// Fetches `files` of `listing` into the cache, or as they are into the folder `to`. What is here already is kept,
+    /// what was begun goes on.
+    ///
+    /// # Errors
+    /// Too little space, a network that stays away, a file that is not what the list says, `progress` that breaks.
+    pub fn download(
+        &self,
+        repository: &Repository,
+        listing: &Listing,
+        files: &[RemoteFile],
+        to: Option<&Path>,
+        progress: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Downloaded> {
+        let place = Place::new(self.settings(), repository, listing, to);
+        let mut files: Vec<&RemoteFile> = files.iter().collect();
+        files.sort_by_key(|file| file.size);
+        let total = files.iter().map(|file| file.size).sum();
+        let mut missing = Vec::new();
+        let (mut done, mut needed) = (0, 0);
+        for file in files.iter().copied() {
+            let target = place.target(file);
+            if place.has(file, &target)? {
+                done += file.size;
+                continue;
+            }
+            let begun = fs::metadata(incomplete(&target)).map_or(0, |metadata| metadata.len());
+            needed += file.size.saturating_sub(begun);
+            missing.push((file, target));
+        }
+        check_space(&place.folder, needed)?;
+        let mut transferred = 0;
+        for (file, target) in missing {
+            let transfer = Transfer {
+                client: &self.client,
+                repository,
+                url: self.client.file_url(repository, &listing.commit, &file.path),
+                file,
+                target: &target,
+            };
+            transferred += transfer
+                .run(&mut |here| progress(&Progress { file: &file.path, done: done + here, total }))?;
+            done += file.size;
+        }
+        for file in &files {
+            place.link(file)?;
+        }
+        place.remember(self.client.revision(repository), repository)?;
+        let mut names: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+        names.sort();
+        let commit = listing.commit.clone();
+        Ok(Downloaded { folder: place.folder, commit, files: names, bytes: total, transferred })
+    }
+}
+
+/// Where files go.
+struct Place {
+    /// Where they are found.
+    folder: PathBuf,
+    /// Of the standard cache: the folder above `blobs` and `snapshots`.
+    repository: Option<PathBuf>,
+    commit: String,
+}
+
+impl Place {
+    fn new(settings: &Settings, repository: &Repository, listing: &Listing, to: Option<&Path>) -> Self {
+        let commit = listing.commit.clone();
+        let root = cache::folder_of(settings, repository);
+        match (to, settings.service) {
+            (Some(folder), _) => Self { folder: folder.to_owned(), repository: None, commit },
+            (None, Service::ModelScope) => Self { folder: root, repository: None, commit },
+            (None, Service::HuggingFace) => {
+                Self { folder: root.join("snapshots").join(&commit), repository: Some(root), commit }
+            }
+        }
+    }
+
+    /// The file that is written.
+    fn target(&self, file: &RemoteFile) -> PathBuf {
+        match &self.repository {
+            Some(root) => root.join("blobs").join(&file.blob),
+            None => self.folder.join(&file.path),
+        }
+    }
+
+    /// Whether the file is here. A blob carries its hash as its name; another file is compared, and where the hub tells
+    /// no hash, which is only of small ones, fetched again.
+    fn has(&self, file: &RemoteFile, target: &Path) -> Result<bool> {
+        if !fs::metadata(target).is_ok_and(|metadata| metadata.is_file() && metadata.len() == file.size) {
+            remove(target)?;
+            return Ok(false);
+        }
+        if self.repository.is_some() {
+            return Ok(true);
+        }
+        let is_same = match &file.sha256 {
+            Some(expected) => expected.eq_ignore_ascii_case(&sha256(&mut fs::File::open(target)?)?),
+            None => false,
+        };
+        if !is_same {
+            remove(target)?;
+        }
+        Ok(is_same)
+    }
+
+    fn link(&self, file: &RemoteFile) -> Result<()> {
+        if let Some(root) = &self.repository {
+            cache::link(&root.join("blobs").join(&file.blob), &self.folder, &file.path)?;
+        }
+        Ok(())
+    }
+
+    /// Says which commit the branch is at, once everything is here.
+    fn remember(&self, revision: &str, repository: &Repository) -> Result<()> {
+        let Some(root) = &self.repository else { return Ok(()) };
+        if repository.commit().is_some() {
+            return Ok(());
+        }
+        let path = root.join("refs").join(revision);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let beside = incomplete(&path);
+        fs::write(&beside, &self.commit)?;
+        Ok(fs::rename(beside, path)?)
+    }
+}
+
+/// The files below `folder`, with `/` in their names.
+fn list(folder: &Path, above: &str, files: &mut Vec<RemoteFile>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let name = format!("{above}{name}");
+        // A link to a blob counts as what it leads to.
+        let metadata = fs::metadata(&path)?;
+        if metadata.is_dir() {
+            list(&path, &format!("{name}/"), files)?;
+        } else {
+            files.push(RemoteFile { path: name, size: metadata.len(), sha256: None, blob: String::new() });
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => Ok(fs::remove_file(path)?),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses to begin what the disk cannot hold.
+fn check_space(folder: &Path, needed: u64) -> Result<()> {
+    let mut existing = folder.ancestors().filter(|path| path.is_dir());
+    let place = existing.next().unwrap_or(Path::new("."));
+    let free = fs4::available_space(place)?;
+    if needed > free {
+        return Err(Error::Space { folder: place.to_owned(), needed, free });
+    }
+    Ok(())
+}
