@@ -142,8 +142,8 @@ impl Checkpoint {
             let vocabulary = gguf_vocabulary(gguf)?;
             return vocabulary.map(|vocabulary| Tokenizer::from_gguf(vocabulary).map_err(named)).transpose();
         }
-        match self.folder().join("tokenizer.json").is_file() {
-            true => Ok(Some(Tokenizer::open(&self.folder().join("tokenizer.json"))?)),
+        match Tokenizer::is_in(self.folder()) {
+            true => Ok(Some(Tokenizer::open(self.folder())?)),
             false => Ok(None),
         }
     }
