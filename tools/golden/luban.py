@@ -201,9 +201,9 @@ def check(danlu, tokenizer):
             rows.writerow(["prompt", "answer"])
             rows.writerows([f"第{row}道工序是什么？", f"车床加工轴，公差{row}微米。"] for row in range(8))
         answer(
-            danlu, folder, "train", "model_name_or_path=compiled.pth", f"tokenizer_name_or_path={tokenizer}", "stage=sft",
-            "finetuning_type=full", "template=baby_llama2", "dataset=finetune_data.csv", "cutoff_len=64",
-            "num_train_epochs=1", "per_device_train_batch_size=4", "learning_rate=0.01", "output_dir=out",
+            danlu, folder, "train", "sft-csv", "finetuning_type=full", "model_name_or_path=compiled.pth",
+            f"tokenizer_name_or_path={tokenizer}", "template=baby_llama2", "dataset=finetune_data.csv", "cutoff_len=64",
+            "val_size=0", "num_train_epochs=1", "warmup_ratio=0", "learning_rate=0.01", "output_dir=out",
         )
         state = torch.load(folder / "out/epoch_0.pth", weights_only=True)
         trained = Transformer(LARGE).eval()

@@ -94,15 +94,16 @@ fn a_luban_checkpoint_generates_trains_and_comes_back_as_epoch_0() {
         folder,
         &[
             "train",
+            "sft-csv",
+            "finetuning_type=full",
             "model_name_or_path=compiled.pth",
             &format!("tokenizer_name_or_path={tokenizer}"),
-            "stage=sft",
-            "finetuning_type=full",
             "template=baby_llama2",
             "dataset=finetune_data.csv",
             "cutoff_len=64",
+            "val_size=0",
             "num_train_epochs=2",
-            "per_device_train_batch_size=4",
+            "warmup_ratio=0",
             "learning_rate=0.01",
             "output_dir=out",
             "--json",
@@ -141,7 +142,11 @@ fn a_token_without_a_row_is_named_where_it_occurs_only() {
     assert_eq!(ids(&found["prompt_ids"]), [36474, 54591], "the tokenizer is found beside the file");
     let refused = generate(folder, "Luban.pth", &["--prompt-ids", "1,64793"]);
     refused.is_refused("token id 64793 has no row in the model's embedding, which ends at 64792");
-    std::fs::write(folder.join("eop.jinja"), "{{ messages[0].content }}eop").unwrap();
+    std::fs::write(
+        folder.join("eop.jinja"),
+        "{% for message in messages %}{{ message.content + 'eop' }}{% endfor %}",
+    )
+    .unwrap();
     let refused = generate(folder, "Luban.pth", &["--template", "eop.jinja", "--prompt", "你好"]);
     refused.is_refused("token id 64793");
     std::fs::write(folder.join("rows.csv"), "prompt,answer\n问,答\n").unwrap();
@@ -149,16 +154,17 @@ fn a_token_without_a_row_is_named_where_it_occurs_only() {
         folder,
         &[
             "train",
-            "model_name_or_path=Luban.pth",
-            "stage=sft",
+            "sft-csv",
             "finetuning_type=full",
+            "model_name_or_path=Luban.pth",
             "template=eop.jinja",
             "dataset=rows.csv",
             "cutoff_len=64",
+            "val_size=0",
             "output_dir=out",
         ],
     );
-    train.is_refused("");
+    train.is_refused("token id 64793");
     let info = run(folder, &["info", "Luban.pth"]);
     assert!(info.stdout.contains("eop (64793): refused where it occurs"), "{}", info.stdout);
     let info: Value = run(folder, &["info", "Luban.pth", "--json"]).json();

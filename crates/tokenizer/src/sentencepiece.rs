@@ -107,9 +107,8 @@ impl ModelFile {
             1 => Algorithm::Unigram,
             2 => Algorithm::Bpe,
             other => {
-                let name = ["words", "characters"].get((other - 3).max(0) as usize).unwrap_or(&"unknown");
                 return Err(format!(
-                    "`trainer_spec.model_type` is {other} ({name}); only BPE and unigram are read"
+                    "`trainer_spec.model_type` is {other}; only 1 (unigram) and 2 (BPE) are read"
                 ));
             }
         };
