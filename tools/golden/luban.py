@@ -209,7 +209,7 @@ def check(danlu, tokenizer):
         trained = Transformer(LARGE).eval()
         trained.load_state_dict(state, strict=True)
         good &= state["output.weight"].equal(state["tok_embeddings.weight"])
-        moved = float((trained.norm.weight - model.norm.weight).abs().max())
+        moved = float((trained.norm.weight - model.norm.weight).detach().abs().max())
         print(f"epoch_0.pth: {len(state)} tensors, the last norm moved by up to {moved:.3f}")
         good &= moved > 1e-3
         asked = compare(danlu, folder, trained, "out/epoch_0.pth", "epoch_0.pth, asked", "--prompt", "问题是什么？")
