@@ -7,7 +7,9 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_hub::Want;
 use danlu_kernels::cpu::{Level, level};
-use danlu_model::{Error, Opened, Precision, Rest, apply_adapters, is_hub_id, open};
+use danlu_model::{
+    Opened, Precision, Rest, apply_adapters, check_vocabulary, is_hub_id, open, open_tokenizer,
+};
 use danlu_tokenizer::Tokenizer;
 use danlu_train::machine;
 use fs_err as fs;
@@ -23,7 +25,6 @@ const DEPTH: usize = 4;
 const SMALL: u64 = 64 << 20;
 const CONFIG: &str = "config.json";
 const ADAPTER_CONFIG: &str = "adapter_config.json";
-const TOKENIZER: &str = "tokenizer.json";
 
 /// Which model.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,6 +40,11 @@ pub struct ModelArgs {
     /// zh: 加在模型上的 PEFT 适配器文件夹；可给出多个（以逗号分隔或重复此项），效果相加
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     pub adapter: Vec<PathBuf>,
+    /// Tokenizer, in place of the model's own: a folder, tokenizer.json, tokenizer.model, or a GGUF file
+    ///
+    /// zh: 分词器，代替模型自带的：文件夹、tokenizer.json、tokenizer.model 或 GGUF 文件
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: Option<PathBuf>,
     /// Arithmetic: auto is bf16 where the processor has it and the model is not small, else f32
     ///
     /// zh: 运算精度：auto 在处理器支持且模型不太小时用 bf16，否则用 f32
@@ -76,12 +82,10 @@ impl ModelArgs {
         if !adapters.is_empty() {
             apply_adapters(&mut opened.model, &adapters.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         }
-        if let Some(owner) = adapters.iter().find(|adapter| adapter.join(TOKENIZER).is_file()) {
-            let tokenizer = Tokenizer::open(owner)?;
-            let (size, rows) = (tokenizer.vocabulary_size(), opened.model.config().vocab_size);
-            if size > rows {
-                return Err(Error::VocabularyMismatch { path: owner.clone(), highest: size - 1, rows }.into());
-            }
+        let of_adapter = adapters.iter().find(|adapter| Tokenizer::is_in(adapter));
+        if let Some(owner) = self.tokenizer.as_ref().or(of_adapter) {
+            let tokenizer = open_tokenizer(owner)?;
+            check_vocabulary(&tokenizer, opened.model.config().vocab_size, owner)?;
             opened.tokenizer = Some(tokenizer);
         }
         let names: Vec<String> = adapters.iter().map(|adapter| adapter.display().to_string()).collect();

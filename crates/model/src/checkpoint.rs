@@ -56,7 +56,11 @@ impl Checkpoint {
     pub(crate) fn folder(&self) -> &Path {
         match self.path.is_dir() {
             true => &self.path,
-            false => self.path.parent().unwrap_or(Path::new("")),
+            // Of a bare file name the parent is no path that can be opened.
+            false => match self.path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            },
         }
     }
 
@@ -142,8 +146,8 @@ impl Checkpoint {
             let vocabulary = gguf_vocabulary(gguf)?;
             return vocabulary.map(|vocabulary| Tokenizer::from_gguf(vocabulary).map_err(named)).transpose();
         }
-        match self.folder().join("tokenizer.json").is_file() {
-            true => Ok(Some(Tokenizer::open(&self.folder().join("tokenizer.json"))?)),
+        match Tokenizer::is_in(self.folder()) {
+            true => Ok(Some(Tokenizer::open(self.folder())?)),
             false => Ok(None),
         }
     }

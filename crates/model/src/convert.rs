@@ -22,6 +22,7 @@ use crate::gguf::has_neighbouring_pairs;
 use crate::layout::{FileTensor, file_tensors};
 use crate::mixture::Mixture;
 use crate::names::{self, Role, TensorId, TensorSpec};
+use crate::open::check_vocabulary;
 use crate::save::{little_endian, write_description, write_json};
 use crate::source::{Source, dtype_of};
 use crate::{AttentionBias, Config, Error, Family, Result, RopeScaling, gguf_out};
@@ -130,11 +131,8 @@ pub fn convert(
         Some(tokenizer) => Some(tokenizer),
         None => checkpoint.tokenizer()?,
     };
-    if let Some(tokenizer) = &tokenizer
-        && tokenizer.vocabulary_size() > config.vocab_size
-    {
-        let highest = tokenizer.vocabulary_size() - 1;
-        return Err(Error::VocabularyMismatch { path: input.into(), highest, rows: config.vocab_size });
+    if let Some(tokenizer) = &tokenizer {
+        check_vocabulary(tokenizer, config.vocab_size, input)?;
     }
     let total = specs.iter().map(|spec| spec.elements() as u64).sum();
     let mut work = Work {

@@ -80,7 +80,7 @@ pub enum Error {
         rows: usize,
     },
     /// A token id that the model has no embedding for.
-    #[error("token id {id} is not below the vocabulary size {vocabulary_size}")]
+    #[error("token id {id} has no row in the model's embedding, which ends at {}", vocabulary_size.saturating_sub(1))]
     TokenOutOfRange {
         /// The id.
         id: u32,

@@ -61,12 +61,12 @@ pub use lora::{LoraOptions, Module};
 pub use merge::{MergeOptions, Merged, merge};
 pub use mixture::Mixture;
 pub use model::Model;
-pub use open::{Opened, Rest, open, open_shape, open_tokenizer};
+pub use open::{Opened, Rest, check_vocabulary, open, open_shape, open_tokenizer};
 pub use parameters::{Parameter, ParameterId, Parameters};
 pub use presets::PRESETS;
 pub use rope_scaling::{RopeScaling, Yarn};
 pub use sampling::{Sampler, Sampling};
-pub use save::save_folder;
+pub use save::{save_folder, save_pth};
 pub use tokens::{PackedTokens, Target};
 pub use verify::{Comparison, compare_merged};
 

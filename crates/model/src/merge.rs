@@ -19,6 +19,7 @@ use crate::adapter_set::{AdapterSet, TensorChange};
 use crate::checkpoint::{Checkpoint, block_type, to_f32};
 use crate::layout::{FileTensor, file_tensors};
 use crate::names::{self, TensorSpec};
+use crate::open::check_vocabulary;
 use crate::save::write_json;
 use crate::{Config, Error, Result};
 
@@ -418,12 +419,8 @@ fn write_beside(
     {
         tokenizer.save(folder)?;
     }
-    if folder.join("tokenizer.json").is_file() {
-        let size = Tokenizer::open(folder)?.vocabulary_size();
-        if size > config.vocab_size {
-            let (path, highest) = (from.to_path_buf(), size - 1);
-            return Err(Error::VocabularyMismatch { path, highest, rows: config.vocab_size });
-        }
+    if Tokenizer::is_in(folder) {
+        check_vocabulary(&Tokenizer::open(folder)?, config.vocab_size, from)?;
     }
     Ok(owner.map(|owner| owner.to_path_buf()))
 }

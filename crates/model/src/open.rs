@@ -39,7 +39,7 @@ impl Opened {
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         let message = || {
             Error::Message(format!(
-                "`{}` has no tokenizer; put its tokenizer.json {}",
+                "`{}` has no tokenizer; name one with `--tokenizer`, or put its tokenizer.json or tokenizer.model {}",
                 self.path.display(),
                 if self.path.is_dir() { "into it" } else { "beside it" }
             ))
@@ -75,13 +75,13 @@ pub fn open_shape(path: &Path, precision: Precision, rest: Rest) -> Result<Opene
     open_with(path, precision, rest, false)
 }
 
-/// The vocabulary of a folder, a `tokenizer.json`, or a GGUF file, which may hold nothing else.
+/// The vocabulary of a folder, a `tokenizer.json` or `tokenizer.model`, or a GGUF file, which may hold nothing else.
 ///
 /// # Errors
 /// A file that is missing or damaged, or holds no vocabulary.
 pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
     if !path.exists() {
-        let expected = "a folder with tokenizer.json, the file itself, or a GGUF file";
+        let expected = "a folder with tokenizer.json or tokenizer.model, one of these files, or a GGUF file";
         return Err(Error::Message(format!("`{}` does not exist; expected {expected}", path.display())));
     }
     if !path.is_file() || Container::of(path)? != Some(Container::Gguf) {
@@ -89,6 +89,25 @@ pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
     }
     let tokenizer = Checkpoint::open(path)?.tokenizer()?;
     tokenizer.ok_or_else(|| Error::Message(format!("`{}` holds no tokenizer", path.display())))
+}
+
+/// Refuses a vocabulary that does not fit an embedding of `rows` rows: a text could become ids that have none.
+///
+/// Special tokens may be more than the rows, because no text becomes them: ChatGLM2's tokenizer, for which Luban's models
+/// have a row too few, or a padding token that the model was never grown for.
+///
+/// # Errors
+/// [`Error::VocabularyMismatch`], which names `path`.
+pub fn check_vocabulary(tokenizer: &Tokenizer, rows: usize, path: &Path) -> Result<()> {
+    let beyond = rows.min(u32::MAX as usize) as u32..tokenizer.vocabulary_size() as u32;
+    let highest = beyond.rev().find(|&id| tokenizer.token_text(id).is_some() && !tokenizer.is_special(id));
+    match highest {
+        None => Ok(()),
+        Some(_) => {
+            let highest = tokenizer.vocabulary_size() - 1;
+            Err(Error::VocabularyMismatch { path: path.into(), highest, rows })
+        }
+    }
 }
 
 fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) -> Result<Opened> {
@@ -101,11 +120,8 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
     let checkpoint = Checkpoint::open(path)?;
     let config = checkpoint.config()?;
     let tokenizer = checkpoint.tokenizer()?;
-    if let Some(tokenizer) = &tokenizer
-        && tokenizer.vocabulary_size() > config.vocab_size
-    {
-        let highest = tokenizer.vocabulary_size() - 1;
-        return Err(Error::VocabularyMismatch { path: path.into(), highest, rows: config.vocab_size });
+    if let Some(tokenizer) = &tokenizer {
+        check_vocabulary(tokenizer, config.vocab_size, path)?;
     }
     checkpoint.check_layers(&config)?;
     let specs = names::tensors(&config);

@@ -4,12 +4,15 @@
 use std::ops::Range;
 use std::path::Path;
 
-use danlu_formats::{Dtype, TensorInfo, WriteOptions, write_file_atomically, write_safetensors};
+use danlu_formats::{
+    Alias, Dtype, TensorInfo, TensorSink, WriteOptions, write_file_atomically, write_pth, write_safetensors,
+};
 use danlu_kernels::Weight;
 use danlu_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
-use crate::layout::file_tensors;
+use crate::families::META_NAMES;
+use crate::layout::{FileTensor, file_tensors};
 use crate::names::TensorId;
 use crate::{Config, Error, Model, Result};
 
@@ -27,22 +30,47 @@ pub fn save_folder(
     let config = model.config();
     write_description(config, "float32", folder)?;
     let files = file_tensors(config, &model.specs, config.family.names());
-    let infos: Vec<TensorInfo> = files
-        .iter()
-        .map(|file| TensorInfo { name: file.name.clone(), dtype: Dtype::F32, shape: file.shape.clone() })
-        .collect();
+    let infos = infos(&files);
     let options = WriteOptions { max_shard_bytes, ..WriteOptions::default() };
-    write_safetensors(folder, &options, &infos, |index, sink| -> Result<()> {
-        files[index].pieces.iter().try_for_each(|piece| {
-            let width = model.specs[piece.tensor].width();
-            let range = piece.rows.start * width..piece.rows.end * width;
-            model.values(piece.tensor, range, |values| Ok(sink.write(&little_endian(values))?))
-        })
-    })?;
+    write_safetensors(folder, &options, &infos, |index, sink| write_pieces(model, &files[index], sink))?;
     if let Some(tokenizer) = tokenizer {
         tokenizer.save(folder)?;
     }
     Ok(())
+}
+
+/// Writes a model of interleaved rotation as Baby-Llama2 and Luban save theirs: one `.pth` file, f32, with both names of
+/// the tied matrix. What its shapes do not tell lies beside it: `config.json` and the tokenizer's files.
+pub fn save_pth(model: &Model, tokenizer: Option<&Tokenizer>, path: &Path) -> Result<()> {
+    let config = model.config();
+    let files = file_tensors(config, &model.specs, &META_NAMES);
+    let infos = infos(&files);
+    let head = Alias { name: META_NAMES.head.into(), of: 0 };
+    let aliases = if config.tie_word_embeddings { vec![head] } else { Vec::new() };
+    let folder = path.parent().unwrap_or(Path::new(""));
+    write_description(config, "float32", folder)?;
+    if let Some(tokenizer) = tokenizer {
+        tokenizer.save(folder)?;
+    }
+    write_pth(path, &infos, &aliases, |index, sink| write_pieces(model, &files[index], sink))
+}
+
+/// The tensors of a file as f32.
+fn infos(files: &[FileTensor]) -> Vec<TensorInfo> {
+    let info = |file: &FileTensor| TensorInfo {
+        name: file.name.clone(),
+        dtype: Dtype::F32,
+        shape: file.shape.clone(),
+    };
+    files.iter().map(info).collect()
+}
+
+fn write_pieces(model: &Model, file: &FileTensor, sink: &mut TensorSink<'_>) -> Result<()> {
+    file.pieces.iter().try_for_each(|piece| {
+        let width = model.specs[piece.tensor].width();
+        let range = piece.rows.start * width..piece.rows.end * width;
+        model.values(piece.tensor, range, |values| Ok(sink.write(&little_endian(values))?))
+    })
 }
 
 /// Writes `config.json` and `generation_config.json` for weights of this type.

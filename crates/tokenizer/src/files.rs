@@ -1,12 +1,13 @@
-//! The tokenizer files of a Hugging Face folder, in and out.
+//! The tokenizer files of a Hugging Face folder, in and out: `tokenizer.json`, or sentencepiece's `tokenizer.model`.
 
+use crate::model_file::{Vocabulary, sentencepiece_vocabulary};
 use crate::tokenizer::Settings;
 use crate::{Error, Result, Tokenizer};
 use fs_err as fs;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -14,11 +15,13 @@ use std::sync::OnceLock;
 use tokenizers::tokenizer::AddedToken;
 
 const TOKENIZER: &str = "tokenizer.json";
-const CONFIG: &str = "tokenizer_config.json";
+const SENTENCEPIECE: &str = "tokenizer.model";
+pub(crate) const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.jinja";
+pub(crate) const ADDED_TOKENS: &str = "added_tokens.json";
 /// Files that other programs expect beside `tokenizer.json`; kept although nothing here reads them.
-const COMPANIONS: [&str; 4] = ["tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"];
+const COMPANIONS: [&str; 4] = [SENTENCEPIECE, "vocab.json", "merges.txt", ADDED_TOKENS];
 /// What Hugging Face writes for "no limit".
 const NO_LIMIT: f64 = 1e30;
 
@@ -89,34 +92,32 @@ impl Outline<'_> {
 }
 
 impl Tokenizer {
-    /// Opens a `tokenizer.json` file, or a folder with one (and `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `chat_template.jinja` where they are). A file called `tokenizer.json` is read with its neighbours.
+    /// Whether [`Tokenizer::open`] finds a vocabulary in `folder`.
+    pub fn is_in(folder: &Path) -> bool {
+        [TOKENIZER, SENTENCEPIECE].iter().any(|name| folder.join(name).is_file())
+    }
+
+    /// Opens a `tokenizer.json` file, a sentencepiece `.model` file, or a folder with one (and `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` where they are). A file called
+    /// `tokenizer.json` or `tokenizer.model` is read with its neighbours; of both in a folder the first counts.
     ///
     /// # Errors
     /// A missing, unreadable or inconsistent file, each with its path.
     pub fn open(path: &Path) -> Result<Self> {
-        let folder = if path.is_dir() {
-            Some(path.to_path_buf())
-        } else if path.file_name().is_some_and(|name| name == TOKENIZER) {
-            Some(path.parent().map_or_else(PathBuf::new, Path::to_path_buf))
-        } else {
-            None
-        };
-        let main = folder.as_ref().map_or_else(|| path.to_path_buf(), |folder| folder.join(TOKENIZER));
-        if let Some(folder) = folder.as_ref().filter(|_| !main.exists()) {
-            refuse_foreign(folder)?;
-        }
-        let mut files = vec![(TOKENIZER.to_owned(), fs::read(&main)?)];
-        if let Some(folder) = &folder {
-            for name in [CONFIG, SPECIAL_TOKENS, TEMPLATE].into_iter().chain(COMPANIONS) {
-                let companion = folder.join(name);
-                if companion.is_file() {
-                    files.push((name.to_owned(), fs::read(&companion)?));
+        let main = main_file(path)?;
+        let bytes = fs::read(&main)?;
+        let is_model = is_sentencepiece(&bytes);
+        let name = if is_model { SENTENCEPIECE } else { TOKENIZER };
+        let has_neighbours = main.file_name().is_some_and(|file| file == TOKENIZER || file == SENTENCEPIECE);
+        let mut files = vec![(name.to_owned(), bytes)];
+        if has_neighbours {
+            for companion in [CONFIG, SPECIAL_TOKENS, TEMPLATE].into_iter().chain(COMPANIONS) {
+                let beside = main.with_file_name(companion);
+                if companion != name && beside.is_file() {
+                    files.push((companion.to_owned(), fs::read(&beside)?));
                 }
             }
         }
-        let inner = parse_tokenizer(&files[0].1)
-            .map_err(|message| malformed(&main, foreign_format(&files[0].1).unwrap_or(message)))?;
         let beside = |name: &str| main.with_file_name(name);
         let object = |name: &str| -> Result<Map<String, Value>> {
             match file(&files, name) {
@@ -133,38 +134,49 @@ impl Tokenizer {
             }
             None => config_template(&config).map_err(|message| malformed(&beside(CONFIG), message))?,
         };
-        let post_processor =
-            serde_json::to_value(inner.get_post_processor()).map_err(|error| malformed(&main, error))?;
-        let (before, after) = added_around(&post_processor);
+        let Vocabulary { inner, sentencepiece, own, before, after } = if is_model {
+            sentencepiece_vocabulary(&files[0].1, &config, &object(ADDED_TOKENS)?)
+                .map_err(|message| malformed(&main, message))?
+        } else {
+            let inner = parse_tokenizer(&files[0].1)
+                .map_err(|message| malformed(&main, foreign_format(&files[0].1).unwrap_or(message)))?;
+            let post_processor =
+                serde_json::to_value(inner.get_post_processor()).map_err(|error| malformed(&main, error))?;
+            let (before, after) = added_around(&post_processor);
+            Vocabulary { inner, sentencepiece: None, own: Settings::default(), before, after }
+        };
         let special = |key: &str| {
             let entry = config.get(key).filter(|entry| !entry.is_null()).or_else(|| map.get(key))?;
             inner.token_to_id(entry.as_str().or_else(|| entry["content"].as_str())?)
         };
-        let bos = special("bos_token").or(before);
-        let eos = special("eos_token").or(after);
+        let bos = special("bos_token").or(before).or(own.bos);
+        let eos = special("eos_token").or(after).or(own.eos);
         let flag = |key: &str| config.get(key).and_then(Value::as_bool);
         let settings = Settings {
             bos,
             eos,
-            pad: special("pad_token"),
-            unk: special("unk_token"),
+            pad: special("pad_token").or(own.pad),
+            unk: special("unk_token").or(own.unk),
             end_of_turn: None,
             add_bos: bos.is_some() && flag("add_bos_token").unwrap_or(before.is_some()),
             add_eos: eos.is_some() && flag("add_eos_token").unwrap_or(after.is_some()),
             chat_template,
         };
         let inner = with_special_tokens(inner, &settings).map_err(|message| malformed(&main, message))?;
-        Self::new(inner, settings, files).map_err(|message| malformed(&main, message))
+        Self::new(inner, sentencepiece, settings, files).map_err(|message| malformed(&main, message))
     }
 
     /// Writes the tokenizer files into `folder`, which is created. Files that were opened are written back byte for
-    /// byte; a vocabulary from a GGUF file or from training gets files that `transformers.AutoTokenizer` loads.
+    /// byte; a vocabulary from a GGUF file or from training gets files that `transformers.AutoTokenizer` loads, and a
+    /// `.model` file the configuration that it lacks.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
-        write(&folder.join(TOKENIZER), &self.tokenizer_json()?)?;
+        if self.model_file().is_none() {
+            write(&folder.join(TOKENIZER), &self.tokenizer_json()?)?;
+        }
         for (name, bytes) in self.files.iter().filter(|(name, _)| name != TOKENIZER) {
             write(&folder.join(name), bytes)?;
         }
@@ -206,6 +218,12 @@ impl Tokenizer {
         }
     }
 
+    /// The sentencepiece `.model` file that was opened.
+    pub(crate) fn model_file(&self) -> Option<&[u8]> {
+        let main = self.files.first().filter(|(name, _)| name == SENTENCEPIECE)?;
+        Some(&main.1)
+    }
+
     fn config(&self) -> Value {
         let mut config = Map::new();
         config.insert("add_bos_token".into(), json!(self.settings.add_bos));
@@ -216,8 +234,23 @@ impl Tokenizer {
         }
         config.insert("clean_up_tokenization_spaces".into(), json!(false));
         config.insert("model_max_length".into(), json!(NO_LIMIT));
-        config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
+        let class = if self.model_file().is_some() {
+            config.insert("legacy".into(), json!(true));
+            config.insert("added_tokens_decoder".into(), self.added_tokens_json());
+            "LlamaTokenizer"
+        } else {
+            "PreTrainedTokenizerFast"
+        };
+        config.insert("tokenizer_class".into(), json!(class));
         Value::Object(config)
+    }
+
+    /// The added tokens as `tokenizer_config.json` has them.
+    fn added_tokens_json(&self) -> Value {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        let added: BTreeMap<u32, &AddedToken> = added.iter().map(|(id, token)| (*id, token)).collect();
+        let entry = |(id, token): (u32, &AddedToken)| (id.to_string(), json!(token));
+        Value::Object(added.into_iter().map(entry).collect())
     }
 
     fn special_tokens_map(&self) -> Map<String, Value> {
@@ -258,32 +291,45 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(written?)
 }
 
+/// The file with the vocabulary of `path`.
+fn main_file(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let [json, model] = [TOKENIZER, SENTENCEPIECE].map(|name| path.join(name));
+    if !json.is_file() && model.is_file() {
+        return Ok(model);
+    }
+    if !json.exists() {
+        name_others(path)?;
+    }
+    Ok(json)
+}
+
+/// Whether the bytes begin with a piece (field 1) with a text (field 1), behind which its score (field 2, four bytes)
+/// stands.
+fn is_sentencepiece(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x0a, _, 0x0a, length, text @ ..] if text.get(usize::from(*length)) == Some(&0x15))
+}
+
 /// What to say of a vocabulary in a format of another program, known by how the file begins.
 fn foreign_format(bytes: &[u8]) -> Option<String> {
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
-    let name = match (bytes, line.iter().position(|&byte| byte == b' ')) {
-        // A piece (field 1) with a text (field 1), behind which its score (field 2, four bytes) stands.
-        ([0x0a, _, 0x0a, length, text @ ..], _) if text.get(usize::from(*length)) == Some(&0x15) => {
-            "sentencepiece"
-        }
-        // The token in base64, and its rank.
-        (_, Some(space @ 1..))
-            if line[..space].iter().all(is_base64)
-                && line.len() > space + 1
-                && line[space + 1..].trim_ascii_end().iter().all(u8::is_ascii_digit) =>
-        {
-            "tiktoken"
-        }
-        _ => return None,
-    };
-    Some(format!(
-        "a {name} vocabulary, which is not read yet: give a folder with tokenizer.json, that file, or a GGUF file"
-    ))
+    // The token in base64, and its rank.
+    let space = line.iter().position(|&byte| byte == b' ').filter(|&space| space > 0)?;
+    let is_tiktoken = line[..space].iter().all(is_base64)
+        && line.len() > space + 1
+        && line[space + 1..].trim_ascii_end().iter().all(u8::is_ascii_digit);
+    is_tiktoken.then(|| {
+        "a tiktoken vocabulary, which is not read: give a folder with tokenizer.json or tokenizer.model, one of these \
+         files, or a GGUF file"
+            .to_owned()
+    })
 }
 
-/// Names a vocabulary of another format in a folder without `tokenizer.json`.
-fn refuse_foreign(folder: &Path) -> Result<()> {
+/// Names a vocabulary of another name or format in a folder without the usual ones.
+fn name_others(folder: &Path) -> Result<()> {
     const HEAD: u64 = 4096;
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -292,6 +338,12 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
         }
         let mut head = Vec::new();
         fs::File::open(&path)?.take(HEAD).read_to_end(&mut head)?;
+        if is_sentencepiece(&head) {
+            let message = format!(
+                "a sentencepiece vocabulary of another name than `{SENTENCEPIECE}`: give it by its own path"
+            );
+            return Err(malformed(&path, message));
+        }
         if let Some(message) = foreign_format(&head) {
             return Err(malformed(&path, message));
         }

@@ -3,13 +3,10 @@
 //! Two of the models that llama.cpp knows: `gpt2` (byte-level BPE with merges) and `llama` (sentencepiece BPE with
 //! scores), both turned into the same BPE that `tokenizer.json` files have. Reads no file itself.
 
+use crate::sentencepiece::{BYTE, CONTROL, DummyPrefix, SentencePiece, UNKNOWN, USER_DEFINED};
 use crate::tokenizer::Settings;
 use crate::{Error, Result, Tokenizer};
 use std::collections::HashMap;
-use tokenizers::decoders::{
-    DecoderWrapper, byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence as DecoderSequence,
-    strip::Strip,
-};
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{NormalizerWrapper, Prepend, Replace, Sequence as NormalizerSequence};
 use tokenizers::pre_tokenizers::{
@@ -20,12 +17,6 @@ use tokenizers::pre_tokenizers::{
 };
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::{AddedToken, SplitDelimiterBehavior};
-
-/// Values of `tokenizer.ggml.token_type`.
-pub(crate) const UNKNOWN: i32 = 2;
-pub(crate) const CONTROL: i32 = 3;
-pub(crate) const USER_DEFINED: i32 = 4;
-pub(crate) const BYTE: i32 = 6;
 
 pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -151,8 +142,11 @@ fn build(mut vocabulary: GgufVocabulary) -> Result<Tokenizer, String> {
             return Err(format!("`tokenizer.ggml.{key}` is {id}, but there are {size} tokens"));
         }
     }
-    let (mut inner, add_bos) = match vocabulary.model.as_str() {
-        "gpt2" => byte_level(&vocabulary, ids)?,
+    let (mut inner, cutting, add_bos) = match vocabulary.model.as_str() {
+        "gpt2" => {
+            let (inner, add_bos) = byte_level(&vocabulary, ids)?;
+            (inner, None, add_bos)
+        }
         "llama" => {
             // The places that sentencepiece gives them by default.
             let default = |id: u32, kind| Some(id).filter(|_| vocabulary.kind(id as usize) == kind);
@@ -160,7 +154,8 @@ fn build(mut vocabulary: GgufVocabulary) -> Result<Tokenizer, String> {
             vocabulary.unk_id = vocabulary.unk_id.or(unk);
             vocabulary.bos_id = vocabulary.bos_id.or(bos);
             vocabulary.eos_id = vocabulary.eos_id.or(eos);
-            (sentencepiece(&vocabulary, ids)?, true)
+            let (inner, cutting) = sentencepiece(&vocabulary, ids)?;
+            (inner, Some(cutting), true)
         }
         other => {
             return Err(format!("`tokenizer.ggml.model` is `{other}`; known are `gpt2` and `llama`"));
@@ -190,7 +185,7 @@ fn build(mut vocabulary: GgufVocabulary) -> Result<Tokenizer, String> {
     let before = text(settings.bos).filter(|_| settings.add_bos);
     let after = text(settings.eos).filter(|_| settings.add_eos);
     inner.with_post_processor(around(before, after)?);
-    Tokenizer::new(inner, settings, Vec::new())
+    Tokenizer::new(inner, cutting, settings, Vec::new())
 }
 
 impl GgufVocabulary {
@@ -275,11 +270,16 @@ type Vocabulary = tokenizers::models::bpe::Vocab;
 fn sentencepiece(
     vocabulary: &GgufVocabulary,
     ids: HashMap<String, u32>,
-) -> Result<tokenizers::Tokenizer, String> {
+) -> Result<(tokenizers::Tokenizer, SentencePiece), String> {
     let (size, scores) = (vocabulary.tokens.len(), vocabulary.scores.len());
     if scores != size {
         return Err(format!("`tokenizer.ggml.scores` has {scores} entries for {size} tokens"));
     }
+    let prefix = vocabulary.add_space_prefix.unwrap_or(true);
+    let (scores, kinds, unk) = (&vocabulary.scores, &vocabulary.token_types, vocabulary.unk_id);
+    let dummy_prefix = if prefix { DummyPrefix::Always } else { DummyPrefix::Never };
+    let cutting = SentencePiece::of_gguf(&ids, scores, kinds, unk, dummy_prefix);
+    // For programs that read the saved files, as near as ranked merges come.
     let merges = merges_of_scores(vocabulary, &ids);
     let mut model = BPE::builder()
         .vocab_and_merges(ids.into_iter().collect::<Vocabulary>(), merges)
@@ -289,21 +289,14 @@ fn sentencepiece(
         model = model.unk_token(vocabulary.tokens[id as usize].clone());
     }
     let mut inner = tokenizers::Tokenizer::new(model.build().map_err(|error| error.to_string())?);
-    let prefix = vocabulary.add_space_prefix.unwrap_or(true);
     let escape = Replace::new(" ", "▁").map_err(|error| error.to_string())?;
     let mut normalizers: Vec<NormalizerWrapper> = vec![escape.into()];
     if prefix {
         normalizers.insert(0, Prepend::new("▁".into()).into());
     }
     inner.with_normalizer(Some(NormalizerSequence::new(normalizers))).map_err(|error| error.to_string())?;
-    let unescape = Replace::new("▁", " ").map_err(|error| error.to_string())?;
-    let mut decoders: Vec<DecoderWrapper> =
-        vec![unescape.into(), ByteFallback::new().into(), Fuse::new().into()];
-    if prefix {
-        decoders.push(Strip::new(' ', 1, 0).into());
-    }
-    inner.with_decoder(Some(DecoderSequence::new(decoders)));
-    Ok(inner)
+    inner.with_decoder(Some(cutting.decoder()?));
+    Ok((inner, cutting))
 }
 
 /// Sentencepiece joins the pair whose piece scores highest. As ranked merges: every way to build a piece from two

@@ -8,38 +8,48 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use crate::gguf::{BYTE, CONTROL, GPT2, PRE_TOKENIZATIONS, UNKNOWN, USER_DEFINED};
+use crate::gguf::{GPT2, PRE_TOKENIZATIONS};
+use crate::sentencepiece::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::{Error, GgufVocabulary, Result, Tokenizer};
 
-const NORMAL: i32 = 1;
-const UNUSED: i32 = 5;
 /// Of tokens that no merge makes.
 const LOWEST_SCORE: f32 = -1e6;
 
 impl Tokenizer {
     /// The `tokenizer.ggml.*` values of a vocabulary for a model with `rows` rows of embeddings: ids without a token
-    /// become unused ones, because llama.cpp wants a token for each row.
+    /// become unused ones, and tokens without a row are left out, because llama.cpp wants a token for each row.
     ///
     /// # Errors
     /// Text that is cut in a way that llama.cpp has no name for.
     pub fn to_gguf(&self, rows: usize) -> Result<GgufVocabulary> {
         let failed = |message: String| Error::Gguf(message);
-        let json = self.tokenizer_json()?;
-        let json: Value = serde_json::from_slice(&json).map_err(|error| failed(error.to_string()))?;
-        let size = rows.max(self.vocabulary_size());
+        let has_row = |id: &u32| (*id as usize) < rows;
         let mut vocabulary = GgufVocabulary {
-            tokens: (0..size).map(|id| self.token_text(id as u32).unwrap_or(format!("[PAD{id}]"))).collect(),
-            token_types: (0..size).map(|id| self.token_type(id as u32)).collect(),
-            bos_id: self.settings.bos,
-            eos_id: self.settings.eos,
-            unk_id: self.settings.unk,
-            pad_id: self.settings.pad,
-            eot_id: self.settings.end_of_turn,
+            tokens: (0..rows).map(|id| self.token_text(id as u32).unwrap_or(format!("[PAD{id}]"))).collect(),
+            token_types: (0..rows).map(|id| self.token_type(id as u32)).collect(),
+            bos_id: self.settings.bos.filter(has_row),
+            eos_id: self.settings.eos.filter(has_row),
+            unk_id: self.settings.unk.filter(has_row),
+            pad_id: self.settings.pad.filter(has_row),
+            eot_id: self.settings.end_of_turn.filter(has_row),
             add_bos: Some(self.settings.add_bos),
             add_eos: Some(self.settings.add_eos),
             chat_template: self.settings.chat_template.clone(),
             ..GgufVocabulary::default()
         };
+        if let Some(sentencepiece) = &self.sentencepiece {
+            if !sentencepiece.is_bpe_with_bytes() {
+                let reason = "llama.cpp reads sentencepiece vocabularies only if they are BPE with bytes";
+                return Err(failed(reason.into()));
+            }
+            let score = |id| sentencepiece.score(id).unwrap_or(LOWEST_SCORE);
+            vocabulary.model = "llama".into();
+            vocabulary.scores = (0..rows as u32).map(score).collect();
+            vocabulary.add_space_prefix = Some(sentencepiece.has_dummy_prefix());
+            return Ok(vocabulary);
+        }
+        let json = self.tokenizer_json()?;
+        let json: Value = serde_json::from_slice(&json).map_err(|error| failed(error.to_string()))?;
         let merges = merges(&json["model"]["merges"]);
         if json["model"]["byte_fallback"] == true {
             vocabulary.model = "llama".into();
@@ -62,6 +72,10 @@ impl Tokenizer {
     }
 
     fn token_type(&self, id: u32) -> i32 {
+        let kind = self.sentencepiece.as_ref().and_then(|pieces| pieces.kind(id));
+        if let Some(kind) = kind.filter(|&kind| kind != NORMAL) {
+            return kind;
+        }
         match self.added_token(id) {
             Some(token) if token.special => CONTROL,
             Some(_) => USER_DEFINED,

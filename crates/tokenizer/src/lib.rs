@@ -1,7 +1,7 @@
 //! Text and ids: vocabularies, their training, and chat templates.
 //!
-//! Knows no models and reads no tensor files: a vocabulary comes from Hugging Face files, from training, or from the
-//! plain fields of a GGUF file's metadata. Nothing here ever adds BOS or EOS by itself.
+//! Knows no models and reads no tensor files: a vocabulary comes from Hugging Face or sentencepiece files, from
+//! training, or from the plain fields of a GGUF file's metadata. Nothing here ever adds BOS or EOS by itself.
 
 mod bytes;
 mod decode;
@@ -11,6 +11,8 @@ mod gguf;
 mod gguf_out;
 mod guard;
 mod jinja;
+mod model_file;
+mod sentencepiece;
 mod template;
 mod tokenizer;
 mod training;

@@ -11,7 +11,7 @@ use minijinja::{Environment, Value, context};
 use serde::{Deserialize, Serialize};
 
 /// The formats that are built in, as Jinja sources. None has a system text of its own.
-const BUILTIN: [(&str, &str); 4] = [
+const BUILTIN: [(&str, &str); 5] = [
     (
         "chatml",
         "{% for message in messages %}\
@@ -52,9 +52,19 @@ const BUILTIN: [(&str, &str); 4] = [
          {% endfor %}\
          {% if add_generation_prompt %}{{ '<s>Assistant: ' }}{% endif %}",
     ),
+    // Baby-Llama2 and Luban: nothing but BOS between a question and its answer.
+    (
+        "baby_llama2",
+        "{% for message in messages %}\
+         {% if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') %}\
+         {{ raise_exception('baby_llama2: user and assistant must take turns, and there is no system message') }}\
+         {% endif %}\
+         {{ message['content'] + (bos_token if message['role'] == 'user' else eos_token) }}\
+         {% endfor %}",
+    ),
 ];
 
-const BUILTIN_NAMES: [&str; 4] = [BUILTIN[0].0, BUILTIN[1].0, BUILTIN[2].0, BUILTIN[3].0];
+const BUILTIN_NAMES: [&str; 5] = [BUILTIN[0].0, BUILTIN[1].0, BUILTIN[2].0, BUILTIN[3].0, BUILTIN[4].0];
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

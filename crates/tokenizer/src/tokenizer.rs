@@ -1,9 +1,11 @@
 //! One immutable vocabulary: text to ids, and what its special tokens are.
 
 use crate::decode::Decoding;
+use crate::sentencepiece::SentencePiece;
 use crate::{Error, Result, TemplateTokens};
 use sha2::{Digest, Sha256};
 use std::sync::OnceLock;
+use tokenizers::NormalizerWrapper;
 use tokenizers::tokenizer::{
     AddedToken, AddedVocabulary, Model, NormalizedString, OffsetReferential, OffsetType, PreTokenizer,
 };
@@ -53,6 +55,8 @@ pub struct Tokenizer {
     pub(crate) inner: tokenizers::Tokenizer,
     /// The added tokens of `inner`, with special ones not recognised in text.
     as_text: AddedVocabulary,
+    /// How text is cut, where it is sentencepiece that cuts it; then `inner` only knows the tokens.
+    pub(crate) sentencepiece: Option<SentencePiece>,
     pub(crate) decoding: Decoding,
     pub(crate) settings: Settings,
     vocabulary_size: usize,
@@ -65,6 +69,7 @@ impl Tokenizer {
     /// The error is the bare reason; callers say which file.
     pub(crate) fn new(
         inner: tokenizers::Tokenizer,
+        sentencepiece: Option<SentencePiece>,
         settings: Settings,
         files: Vec<(String, Vec<u8>)>,
     ) -> Result<Self, String> {
@@ -73,7 +78,16 @@ impl Tokenizer {
         let mut as_text = inner.get_added_vocabulary().clone();
         as_text.set_encode_special_tokens(true);
         let vocabulary_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        Ok(Self { inner, as_text, decoding, settings, vocabulary_size, files, fingerprint: OnceLock::new() })
+        Ok(Self {
+            inner,
+            as_text,
+            sentencepiece,
+            decoding,
+            settings,
+            vocabulary_size,
+            files,
+            fingerprint: OnceLock::new(),
+        })
     }
 
     /// The ids of `text`. Never adds BOS or EOS; see [`Tokenizer::adds_bos`].
@@ -86,6 +100,25 @@ impl Tokenizer {
             SpecialTokens::Parse | SpecialTokens::Guarded(_) => self.inner.get_added_vocabulary(),
             SpecialTokens::AsText => &self.as_text,
         };
+        if let Some(sentencepiece) = &self.sentencepiece {
+            let pieces = added.extract_and_normalize(None::<&NormalizerWrapper>, text);
+            let mut ids = Vec::with_capacity(text.len() / 2);
+            for (part, (start, _), tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte)
+            {
+                let encoded = match (tokens, special) {
+                    (Some(tokens), _) => {
+                        ids.extend(tokens.iter().map(|token| token.id));
+                        Ok(())
+                    }
+                    (None, SpecialTokens::Guarded(guard)) => {
+                        sentencepiece.encode(&part.replace(guard, ""), start == 0, &mut ids)
+                    }
+                    (None, _) => sentencepiece.encode(part, start == 0, &mut ids),
+                };
+                encoded.map_err(Error::Encode)?;
+            }
+            return Ok(ids);
+        }
         let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
         if let SpecialTokens::Guarded(guard) = special {
             let remove = |piece: &mut NormalizedString| {
@@ -210,7 +243,11 @@ impl Tokenizer {
         let compute = || {
             let mut hash = Sha256::new();
             hash.update(self.tokenizer_json().unwrap_or_default());
-            hash.update(format!("{:?}", self.settings));
+            if let Some(model) = self.model_file() {
+                hash.update(model);
+            }
+            let prefix = self.sentencepiece.as_ref().map(|pieces| pieces.dummy_prefix);
+            hash.update(format!("{prefix:?} {:?}", self.settings));
             hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
         };
         self.fingerprint.get_or_init(compute).clone()

@@ -176,7 +176,7 @@ fn train(texts: impl Iterator<Item = String> + Send, options: &BpeTraining) -> R
     let bos = settings.bos.filter(|_| settings.add_bos);
     let bos = bos.map(|id| (options.special_tokens[id as usize].text.clone(), id));
     inner.with_post_processor(around(bos, None)?);
-    Tokenizer::new(inner, settings, Vec::new())
+    Tokenizer::new(inner, None, settings, Vec::new())
 }
 
 /// The words of a text for counting, written in the byte alphabet.

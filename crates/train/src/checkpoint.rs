@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use danlu_data::Sample;
 use danlu_formats::{AtomicFolder, Dtype, SafetensorsFolder, TensorInfo, WriteOptions, write_safetensors};
 use danlu_kernels::Buffer;
-use danlu_model::{save_adapter, save_folder};
+use danlu_model::{Family, save_adapter, save_folder, save_pth};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
@@ -201,7 +201,8 @@ pub fn remove_earlier(output_dir: &Path) -> Result<()> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_weights = ["model", "adapter_model"].iter().any(|start| name.starts_with(start))
-            && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"));
+            && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
+            || name.starts_with("epoch_") && name.ends_with(".pth");
         let is_result = name.ends_with("_results.json")
             || ["config.json", "generation_config.json", "adapter_config.json", "trainer_state.json"]
                 .contains(&name.as_str())
@@ -310,6 +311,19 @@ pub fn save_weights(prepared: &Prepared, folder: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes `epoch_E.pth`, counted from 0, for a model that came as such a file, whose programs know no other.
+pub fn save_epoch(prepared: &Prepared, epoch: u64) -> Result<Option<PathBuf>> {
+    let Prepared { model, tokenizer, recipe, adapter, .. } = prepared;
+    let source = recipe.model.model_name_or_path.as_deref().map(Path::new);
+    let is_pth = source.is_some_and(|source| source.extension().is_some_and(|end| end == "pth"));
+    if !is_pth || adapter.is_some() || model.config().family != Family::BabyLlama2 {
+        return Ok(None);
+    }
+    let path = recipe.output.output_dir.join(format!("epoch_{epoch}.pth"));
+    save_pth(model, Some(tokenizer), &path)?;
+    Ok(Some(path))
 }
 
 /// Reads the state and the optimizer of a checkpoint whose weights are already in the model.

@@ -7,7 +7,8 @@ use danlu_data::{Dataset, DatasetReport, Purpose, Sample, StepOrder, Task};
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
-    Config, LoraOptions, Model, Precision, Rest, open, open_shape, open_tokenizer, read_adapter,
+    Config, LoraOptions, Model, Precision, Rest, check_vocabulary, open, open_shape, open_tokenizer,
+    read_adapter,
 };
 use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
 
@@ -104,15 +105,17 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     if is_new && load == Load::Weights {
         model = model.initialize(recipe.training.seed);
     }
-    if tokenizer.vocabulary_size() > model.config().vocab_size {
-        let path = recipe.model.model_name_or_path.clone().unwrap_or_default();
-        let (highest, rows) = (tokenizer.vocabulary_size() - 1, model.config().vocab_size);
-        return Err(danlu_model::Error::VocabularyMismatch { path: path.into(), highest, rows }.into());
-    }
+    let rows = model.config().vocab_size;
+    let named = recipe.model.model_name_or_path.as_deref().unwrap_or_default();
+    check_vocabulary(&tokenizer, rows, Path::new(named))?;
     let adapter = adapters(&recipe, &mut model, resume_from.as_deref(), &mut notices)?;
     check_length(&recipe, &model)?;
 
     let Samples { tokenizer, training, validation, report } = samples(&recipe, tokenizer)?;
+    let mut ids = training.iter().chain(&validation).flat_map(|sample| &sample.ids);
+    if let Some(&id) = ids.find(|&&id| id as usize >= rows) {
+        return Err(danlu_model::Error::TokenOutOfRange { id, vocabulary_size: rows }.into());
+    }
     let mut prepared = Prepared {
         model,
         adapter,
@@ -258,7 +261,7 @@ fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>)
         return Ok(own);
     }
     if let Some(path) = &recipe.model.model_name_or_path {
-        let problem = format!("`{path}` has no tokenizer.json; name one");
+        let problem = format!("`{path}` has no tokenizer.json or tokenizer.model; name one");
         return Err(TrainError::Option { key: "tokenizer_name_or_path", problem });
     }
     let purpose = match recipe.method.stage {

@@ -176,6 +176,9 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             observer.evaluated(&log);
             last_eval = Some(log);
         }
+        if epoch_ends && let Some(path) = checkpoint::save_epoch(&prepared, step / steps_per_epoch)? {
+            observer.saved(&path);
+        }
         if due(output.save_strategy, output.save_steps) || stops && !last {
             let state = TrainingState::new(&prepared, data_fingerprint, done, tokens_seen, loss_sum);
             let path = checkpoint::save(&prepared, &optimizer, &run_folder, state, epoch_at(done))?;

@@ -46,9 +46,9 @@ pub struct Args {
     /// zh: GGUF 文件的量化方式，名称同 llama.cpp；llama2c 可用 q8_0
     #[arg(long, value_name = "TYPE", conflicts_with = "dtype", value_parser = mixture)]
     quant: Option<Mixture>,
-    /// Tokenizer for a model that has none: its folder, tokenizer.json, or a GGUF file
+    /// Tokenizer for a model that has none: its folder, tokenizer.json, tokenizer.model, or a GGUF file
     ///
-    /// zh: 为没有分词器的模型指定分词器：文件夹、tokenizer.json 或 GGUF 文件
+    /// zh: 为没有分词器的模型指定分词器：文件夹、tokenizer.json、tokenizer.model 或 GGUF 文件
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
 }

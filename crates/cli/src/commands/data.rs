@@ -38,9 +38,10 @@ pub struct InspectArgs {
     /// zh: 显示的样本数
     #[arg(long, value_name = "N", default_value_t = 3)]
     samples: usize,
-    /// Vocabulary that cuts the data, in place of a model's: a folder, tokenizer.json, or GGUF file
+    /// Vocabulary that cuts the data, in place of a model's: a folder, tokenizer.json, tokenizer.model, or
+    /// GGUF file
     ///
-    /// zh: 用于切分数据的词表，代替模型的词表：文件夹、tokenizer.json，或 GGUF 文件
+    /// zh: 用于切分数据的词表，代替模型的词表：文件夹、tokenizer.json、tokenizer.model 或 GGUF 文件
     #[arg(long, value_name = "PATH", conflicts_with = "model")]
     tokenizer: Option<PathBuf>,
     /// Model whose vocabulary cuts the data and whose context limits it, as `model_name_or_path=PATH`
@@ -151,7 +152,8 @@ fn context(model: &Path) -> Result<usize> {
 
 /// The model whose tokenizer cuts the data where none is named.
 fn newest_model(printer: &Printer) -> Result<PathBuf> {
-    let newest = ModelArgs { model: None, adapter: Vec::new(), precision: PrecisionChoice::Auto };
+    let newest =
+        ModelArgs { model: None, adapter: Vec::new(), tokenizer: None, precision: PrecisionChoice::Auto };
     let located = newest.locate(printer).map_err(|_| {
         wrong_input(
             "files are shown as a model's tokenizer cuts them: set `model_name_or_path=PATH` behind them, give a \

@@ -111,9 +111,9 @@ pub struct TemplateArgs {
     /// zh: 系统提示：模型应如何表现
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// Chat template: chatml, llama2, llama3, human_assistant or a Jinja file (default: the model's own)
+    /// Chat template: chatml, llama2, llama3, human_assistant, baby_llama2 or a Jinja file (default: the model's own)
     ///
-    /// zh: 对话模板：chatml、llama2、llama3、human_assistant 或 Jinja 文件（默认：模型自带）
+    /// zh: 对话模板：chatml、llama2、llama3、human_assistant、baby_llama2 或 Jinja 文件（默认：模型自带）
     #[arg(long, value_name = "NAME|FILE")]
     pub template: Option<String>,
 }

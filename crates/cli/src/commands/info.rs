@@ -59,7 +59,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 type Found = (Vec<(&'static str, String)>, Value);
 
 fn is_vocabulary(path: &Path) -> bool {
-    path.join("tokenizer.json").is_file() || path.extension().is_some_and(|end| end == "json")
+    Tokenizer::is_in(path) || path.extension().is_some_and(|end| end == "json" || end == "model")
 }
 
 fn vocabulary(path: &Path) -> Result<Found> {
@@ -161,6 +161,13 @@ fn model(path: &Path, description: &Description) -> Found {
     match &description.tokenizer {
         Ok(Some(tokenizer)) => {
             rows.push(("tokenizer", tokenizer_text(tokenizer)));
+            let beyond =
+                description.config.as_ref().map_or(Vec::new(), |config| beyond_rows(tokenizer, config));
+            if !beyond.is_empty() {
+                let tokens = beyond.join(", ");
+                rows.push(("no row for", format!("{tokens}: refused where it occurs")));
+                value["tokens_without_row"] = beyond.into();
+            }
             rows.push(("template", template_text(tokenizer)));
             value["tokenizer"] = tokenizer_json(tokenizer);
         }
@@ -276,6 +283,12 @@ fn config_json(config: &Config) -> Value {
         "rope_scaling": scaling(config.rope_scaling),
         "tie_word_embeddings": config.tie_word_embeddings,
     })
+}
+
+/// Special tokens of the vocabulary that the model has no rows for, with their ids.
+fn beyond_rows(tokenizer: &Tokenizer, config: &Config) -> Vec<String> {
+    let ids = config.vocab_size as u32..tokenizer.vocabulary_size() as u32;
+    ids.filter_map(|id| Some(format!("{} ({id})", tokenizer.token_text(id)?))).collect()
 }
 
 fn tokenizer_text(tokenizer: &Tokenizer) -> String {

@@ -45,9 +45,9 @@ pub enum Args {
 /// Which vocabulary.
 #[derive(Debug, clap::Args)]
 pub struct TokenizerPath {
-    /// Model or tokenizer folder, tokenizer.json, or GGUF file
+    /// Model or tokenizer folder, tokenizer.json, tokenizer.model, or GGUF file
     ///
-    /// zh: 模型或分词器文件夹、tokenizer.json，或 GGUF 文件
+    /// zh: 模型或分词器文件夹、tokenizer.json、tokenizer.model 或 GGUF 文件
     #[arg(long, value_name = "PATH")]
     tokenizer: PathBuf,
 }

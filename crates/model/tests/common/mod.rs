@@ -1,6 +1,8 @@
 //! Recordings, and what is computed to compare with them.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod families;
+
 use std::path::{Path, PathBuf};
 
 use danlu_formats::SafetensorsFolder;

@@ -19,9 +19,10 @@ pub struct ModelOptions {
     ///
     /// zh: 要继续训练的 PEFT 适配器文件夹。
     pub adapter_name_or_path: Option<String>,
-    /// Tokenizer of a new model, or another one than the model's own: a folder, `tokenizer.json` or GGUF file.
+    /// Tokenizer of a new model, or another one than the model's own: a folder, `tokenizer.json`,
+    /// `tokenizer.model` or GGUF file.
     ///
-    /// zh: 新模型的分词器，或替换模型自带的分词器：文件夹、`tokenizer.json` 或 GGUF 文件。
+    /// zh: 新模型的分词器，或替换模型自带的分词器：文件夹、`tokenizer.json`、`tokenizer.model` 或 GGUF 文件。
     pub tokenizer_name_or_path: Option<String>,
     /// Where models of a hub that are named above lie on this disk.
     #[serde(skip)]

@@ -31,9 +31,9 @@ pub struct Args {
     /// zh: 问答文件，例如 alpaca 格式的 JSON
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Vocabulary: tokenizer.json, a folder, or a GGUF file
+    /// Vocabulary: tokenizer.json or tokenizer.model, a folder, or a GGUF file
     ///
-    /// zh: 词表：tokenizer.json、文件夹或 GGUF 文件
+    /// zh: 词表：tokenizer.json、tokenizer.model、文件夹或 GGUF 文件
     #[arg(long, value_name = "PATH")]
     tokenizer: PathBuf,
     /// What learns

@@ -1,0 +1,335 @@
+//! Sentencepiece: how a text becomes pieces, exactly as its own library does it.
+//!
+//! The pieces come from a `.model` file or from the metadata of a GGUF file. The `tokenizers` crate keeps the
+//! vocabulary and finds special tokens; the cutting is done here, because ranked merges cannot express scores of which
+//! several are equal, nor user-defined pieces that survive normalization. Training and writing `.model` files are not
+//! done here.
+
+mod bpe;
+mod character_map;
+mod proto;
+mod unigram;
+
+use std::collections::HashMap;
+
+use character_map::CharacterMap;
+use prost::Message;
+use proto::ModelProto;
+use tokenizers::decoders::{
+    DecoderWrapper, byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence as DecoderSequence,
+    strip::Strip,
+};
+use tokenizers::normalizers::Replace;
+
+use crate::bytes::fallback_byte;
+
+pub(crate) const NORMAL: i32 = 1;
+pub(crate) const UNKNOWN: i32 = 2;
+pub(crate) const CONTROL: i32 = 3;
+pub(crate) const USER_DEFINED: i32 = 4;
+pub(crate) const UNUSED: i32 = 5;
+pub(crate) const BYTE: i32 = 6;
+
+/// A space inside of pieces.
+const SPACE: &str = "▁";
+
+/// How the best cut is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Algorithm {
+    Bpe,
+    Unigram,
+}
+
+/// Which stretches of a text get a space before them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DummyPrefix {
+    /// None.
+    Never,
+    /// The text's start, unless a special token stands there.
+    First,
+    /// That, and what follows each special token.
+    Always,
+}
+
+/// What is done to a text before it is cut.
+#[derive(Debug, Clone, PartialEq)]
+struct Normalization {
+    characters: Option<CharacterMap>,
+    remove_extra_whitespaces: bool,
+    escape_whitespaces: bool,
+}
+
+/// Score and kind of a piece.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Piece {
+    score: f32,
+    kind: i32,
+}
+
+/// The pieces and how a text is cut into them.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SentencePiece {
+    algorithm: Algorithm,
+    /// What can stand in a text: normal, user-defined and unused pieces.
+    pieces: HashMap<String, u32>,
+    /// By id.
+    table: Vec<Piece>,
+    /// Characters of the longest piece.
+    longest: usize,
+    /// User-defined pieces by their first character, longest first.
+    user_defined: HashMap<char, Vec<String>>,
+    unk: Option<u32>,
+    /// The pieces of single bytes, where what is in no piece is written with them.
+    bytes: Option<Box<[Option<u32>; 256]>>,
+    normalization: Normalization,
+    pub(crate) dummy_prefix: DummyPrefix,
+}
+
+/// What a `.model` file holds.
+pub(crate) struct ModelFile {
+    /// Ids by text.
+    pub vocabulary: HashMap<String, u32>,
+    pub sentencepiece: SentencePiece,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub pad: Option<u32>,
+    pub unk: Option<u32>,
+}
+
+impl ModelFile {
+    /// Reads the bytes of a `.model` file; the error is the bare reason.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let model =
+            ModelProto::decode(bytes).map_err(|error| format!("not a sentencepiece model: {error}"))?;
+        let trainer = model.trainer_spec.unwrap_or_default();
+        let normalizer = model.normalizer_spec.unwrap_or_default();
+        let algorithm = match trainer.model_type() {
+            1 => Algorithm::Unigram,
+            2 => Algorithm::Bpe,
+            other => {
+                return Err(format!(
+                    "`trainer_spec.model_type` is {other}; only 1 (unigram) and 2 (BPE) are read"
+                ));
+            }
+        };
+        if trainer.treat_whitespace_as_suffix() {
+            return Err("`trainer_spec.treat_whitespace_as_suffix` is not supported".into());
+        }
+        let characters = match normalizer.precompiled_charsmap() {
+            [] => None,
+            bytes => Some(CharacterMap::parse(bytes)?),
+        };
+        if model.pieces.is_empty() {
+            return Err("it holds no pieces".into());
+        }
+        let mut vocabulary = HashMap::with_capacity(model.pieces.len());
+        for (id, piece) in (0..).zip(&model.pieces) {
+            if piece.piece().is_empty() {
+                return Err(format!("piece {id} is empty"));
+            }
+            if let Some(first) = vocabulary.insert(piece.piece().to_owned(), id) {
+                return Err(format!("piece `{}` stands twice: {first} and {id}", piece.piece()));
+            }
+        }
+        let table: Vec<Piece> =
+            model.pieces.iter().map(|piece| Piece { score: piece.score(), kind: piece.kind() }).collect();
+        let id = |id: i32| u32::try_from(id).ok().filter(|&id| (id as usize) < table.len());
+        let (bos, eos, pad) = (id(trainer.bos_id()), id(trainer.eos_id()), id(trainer.pad_id()));
+        let unk = id(trainer.unk_id());
+        let normalization = Normalization {
+            characters,
+            remove_extra_whitespaces: normalizer.remove_extra_whitespaces(),
+            escape_whitespaces: normalizer.escape_whitespaces(),
+        };
+        let dummy_prefix =
+            if normalizer.add_dummy_prefix() { DummyPrefix::Always } else { DummyPrefix::Never };
+        let sentencepiece = SentencePiece::new(
+            algorithm,
+            &vocabulary,
+            table,
+            unk,
+            trainer.byte_fallback(),
+            normalization,
+            dummy_prefix,
+        );
+        Ok(Self { vocabulary, sentencepiece, bos, eos, pad, unk })
+    }
+}
+
+impl SentencePiece {
+    /// BPE as GGUF files have it: only spaces are normalized.
+    pub(crate) fn of_gguf(
+        vocabulary: &HashMap<String, u32>,
+        scores: &[f32],
+        kinds: &[i32],
+        unk: Option<u32>,
+        dummy_prefix: DummyPrefix,
+    ) -> Self {
+        let kind = |id: usize| kinds.get(id).copied().unwrap_or(NORMAL);
+        let table = scores.iter().enumerate().map(|(id, &score)| Piece { score, kind: kind(id) }).collect();
+        let normalization =
+            Normalization { characters: None, remove_extra_whitespaces: false, escape_whitespaces: true };
+        Self::new(Algorithm::Bpe, vocabulary, table, unk, true, normalization, dummy_prefix)
+    }
+
+    fn new(
+        algorithm: Algorithm,
+        vocabulary: &HashMap<String, u32>,
+        mut table: Vec<Piece>,
+        unk: Option<u32>,
+        byte_fallback: bool,
+        normalization: Normalization,
+        dummy_prefix: DummyPrefix,
+    ) -> Self {
+        // Zero is equal to minus zero here, as it is not in a total order.
+        table.iter_mut().for_each(|piece| piece.score += 0.0);
+        let mut pieces = HashMap::with_capacity(vocabulary.len());
+        let mut bytes = byte_fallback.then(|| Box::new([None; 256]));
+        let mut user_defined: HashMap<char, Vec<String>> = HashMap::new();
+        for (text, &id) in vocabulary {
+            match table[id as usize].kind {
+                BYTE => {
+                    if let (Some(bytes), Some(byte)) = (&mut bytes, fallback_byte(text)) {
+                        bytes[usize::from(byte)] = Some(id);
+                    }
+                }
+                UNKNOWN | CONTROL => {}
+                kind => {
+                    pieces.insert(text.clone(), id);
+                    if let (USER_DEFINED, Some(first)) = (kind, text.chars().next()) {
+                        user_defined.entry(first).or_default().push(text.clone());
+                    }
+                }
+            }
+        }
+        user_defined.values_mut().for_each(|texts| texts.sort_by_key(|text| std::cmp::Reverse(text.len())));
+        let longest = pieces.keys().map(|text| text.chars().count()).max().unwrap_or(0);
+        Self { algorithm, pieces, table, longest, user_defined, unk, bytes, normalization, dummy_prefix }
+    }
+
+    /// Adds the ids of a stretch of text to `ids`; the error is the bare reason.
+    ///
+    /// `is_first` says whether it is the start of the whole text.
+    pub(crate) fn encode(&self, text: &str, is_first: bool, ids: &mut Vec<u32>) -> Result<(), String> {
+        let prefix = match self.dummy_prefix {
+            DummyPrefix::Never => false,
+            DummyPrefix::First => is_first,
+            DummyPrefix::Always => true,
+        };
+        let text = self.normalize(text, prefix);
+        let cut = match self.algorithm {
+            Algorithm::Bpe => bpe::cut(self, &text),
+            Algorithm::Unigram => unigram::cut(self, &text),
+        };
+        let mut was_unknown = false;
+        for (range, id) in cut {
+            let part = &text[range];
+            let is_unknown = id.is_none() && !self.write_bytes(part, ids);
+            if let Some(id) = id {
+                ids.push(id);
+            } else if is_unknown && !was_unknown {
+                // What is unknown is one token, however long.
+                let missing = || format!("`{part}` is in no piece, and there is none for what is unknown");
+                ids.push(self.unk.ok_or_else(missing)?);
+            }
+            was_unknown = is_unknown;
+        }
+        Ok(())
+    }
+
+    /// Adds the pieces of the bytes of `part` to `ids`, if there are such.
+    fn write_bytes(&self, part: &str, ids: &mut Vec<u32>) -> bool {
+        let Some(bytes) = &self.bytes else { return false };
+        let found: Option<Vec<u32>> = part.bytes().map(|byte| bytes[usize::from(byte)]).collect();
+        ids.extend(found.iter().flatten());
+        found.is_some()
+    }
+
+    /// The text as pieces are written.
+    fn normalize(&self, mut text: &str, prefix: bool) -> String {
+        let Normalization { remove_extra_whitespaces, escape_whitespaces, .. } = self.normalization;
+        let space = if escape_whitespaces { SPACE } else { " " };
+        if remove_extra_whitespaces {
+            while let (length @ 1.., " ") = self.normalize_start(text) {
+                text = &text[length..];
+            }
+        }
+        let mut normalized = String::with_capacity(text.len() + text.len() / 4);
+        if prefix && !text.is_empty() {
+            normalized.push_str(space);
+        }
+        let mut after_space = remove_extra_whitespaces;
+        while !text.is_empty() {
+            let (length, mut part) = self.normalize_start(text);
+            text = &text[length..];
+            if after_space {
+                part = part.trim_start_matches(' ');
+            }
+            if !part.is_empty() {
+                after_space = remove_extra_whitespaces && part.ends_with(' ');
+            }
+            for (index, between) in part.split(' ').enumerate() {
+                if index > 0 {
+                    normalized.push_str(space);
+                }
+                normalized.push_str(between);
+            }
+        }
+        if remove_extra_whitespaces {
+            let end = normalized.trim_end_matches(space).len();
+            normalized.truncate(end);
+        }
+        normalized
+    }
+
+    /// How much of a text's start is normalized at once, and to what.
+    fn normalize_start<'a>(&'a self, text: &'a str) -> (usize, &'a str) {
+        if let Some(length) = self.user_defined(text) {
+            return (length, &text[..length]);
+        }
+        if let Some((length, replacement)) =
+            self.normalization.characters.as_ref().and_then(|map| map.longest_match(text))
+        {
+            return (length, replacement);
+        }
+        let length = text.chars().next().map_or(0, char::len_utf8);
+        (length, &text[..length])
+    }
+
+    /// Bytes of the longest user-defined piece that a text begins with.
+    fn user_defined(&self, text: &str) -> Option<usize> {
+        let first = text.chars().next().filter(|_| !self.user_defined.is_empty())?;
+        let texts = self.user_defined.get(&first)?;
+        texts.iter().find(|piece| text.starts_with(piece.as_str())).map(String::len)
+    }
+
+    /// Whether it is BPE that writes single bytes, as Llama's: the only kind that llama.cpp calls `llama`.
+    pub(crate) fn is_bpe_with_bytes(&self) -> bool {
+        self.algorithm == Algorithm::Bpe && self.bytes.is_some()
+    }
+
+    pub(crate) fn has_dummy_prefix(&self) -> bool {
+        self.dummy_prefix != DummyPrefix::Never
+    }
+
+    /// Score of a piece.
+    pub(crate) fn score(&self, id: u32) -> Option<f32> {
+        self.table.get(id as usize).map(|piece| piece.score)
+    }
+
+    /// Kind of a piece.
+    pub(crate) fn kind(&self, id: u32) -> Option<i32> {
+        self.table.get(id as usize).map(|piece| piece.kind)
+    }
+
+    /// The decoder that turns pieces into text.
+    pub(crate) fn decoder(&self) -> Result<DecoderSequence, String> {
+        let unescape = Replace::new(SPACE, " ").map_err(|error| error.to_string())?;
+        let mut decoders: Vec<DecoderWrapper> =
+            vec![unescape.into(), ByteFallback::new().into(), Fuse::new().into()];
+        if self.has_dummy_prefix() {
+            decoders.push(Strip::new(' ', 1, 0).into());
+        }
+        Ok(DecoderSequence::new(decoders))
+    }
+}

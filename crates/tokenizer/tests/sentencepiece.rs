@@ -1,0 +1,275 @@
+//! Sentencepiece `.model` files give the ids that sentencepiece itself records.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::shared;
+use danlu_tokenizer::{Message, SpecialTokens, Tokenizer};
+use proptest::prelude::*;
+use serde_json::Value;
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/sentencepiece");
+
+fn read(path: impl AsRef<Path>) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn as_text(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    tokenizer.encode(text, SpecialTokens::AsText).unwrap()
+}
+
+fn parsed(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    tokenizer.encode(text, SpecialTokens::Parse).unwrap()
+}
+
+/// A file of `tokenizers` copied alone, so that nothing beside it counts.
+fn alone(path: &str) -> Option<(tempfile::TempDir, PathBuf)> {
+    let path = shared(&format!("tokenizers/{path}"))?;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("tokenizer.model");
+    std::fs::copy(path, &copy).unwrap();
+    Some((folder, copy))
+}
+
+/// `<s>` and the like stay text in what somebody typed.
+#[test]
+fn every_kind_of_model_gives_the_recorded_ids() {
+    let recorded = read(format!("{GOLDEN}/ids.json"));
+    let texts = recorded["texts"].as_array().unwrap();
+    for (name, rows) in recorded["ids"].as_object().unwrap() {
+        let tokenizer = Tokenizer::open(Path::new(&format!("{GOLDEN}/{name}.model"))).unwrap();
+        assert_eq!(texts.len(), rows.as_array().unwrap().len());
+        for (text, expected) in texts.iter().zip(rows.as_array().unwrap()) {
+            let expected: Vec<u32> = serde_json::from_value(expected.clone()).unwrap();
+            let text = text.as_str().unwrap();
+            assert_eq!(as_text(&tokenizer, text), expected, "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn every_real_model_gives_the_recorded_ids() {
+    let Some(path) = shared("tokenizers/golden_ids.json") else { return };
+    let golden = read(path);
+    let texts = golden["texts"].as_array().unwrap();
+    let mut seen = 0;
+    for (name, recorded) in golden["by"].as_object().unwrap() {
+        // Llama 3 calls a tiktoken vocabulary so.
+        if !name.ends_with(".model") || name.starts_with("llama3/") {
+            continue;
+        }
+        let tokenizer = Tokenizer::open(&shared(&format!("tokenizers/{name}")).unwrap()).unwrap();
+        for (text, expected) in texts.iter().zip(recorded["ids"].as_array().unwrap()) {
+            let expected: Vec<u32> = serde_json::from_value(expected.clone()).unwrap();
+            let text = text.as_str().unwrap();
+            assert_eq!(as_text(&tokenizer, text), expected, "{name}: {text:?}");
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 8);
+}
+
+fn chatglm() -> Option<(tempfile::TempDir, Tokenizer)> {
+    let (folder, path) = alone("chatglm2-3/tokenizer.model")?;
+    Some((folder, Tokenizer::open(&path).unwrap()))
+}
+
+#[test]
+fn seed_000_chatglm2_encode() {
+    let Some((folder, tokenizer)) = chatglm() else { return };
+    let vectors: [(&str, &[u32]); 9] = [
+        (
+            "用挤出机挤塑生产塑料制品是",
+            &[44266, 57027, 54557, 54651, 57027, 56064, 31752, 35916, 35390, 54532],
+        ),
+        ("介绍一下数控加工：", &[30910, 48875, 47592, 33185, 31211]),
+        ("Hello world", &[13755, 993]),
+        ("a  b\nc", &[260, 265, 30931, 13, 30922]),
+        ("<s>你好</s>", &[906, 30917, 30994, 39701, 1833, 30917, 30994]),
+        (" 你好", &[265, 39701]),
+        ("\n", &[30910, 13]),
+        ("问题是什么？", &[30910, 31639, 32664, 31514]),
+        ("答案", &[30910, 33161]),
+    ];
+    for (text, ids) in vectors {
+        assert_eq!(as_text(&tokenizer, text), ids, "{text:?}");
+        assert_eq!(tokenizer.decode(ids, true).unwrap(), text);
+    }
+    assert!(as_text(&tokenizer, "").is_empty());
+    assert!(as_text(&tokenizer, "[gMASK]sop").iter().all(|&id| id < 64789), "typed, so it is text");
+    assert_eq!(parsed(&tokenizer, "[gMASK]sop你好"), [64790, 64792, 36474, 54591]);
+    assert_eq!(tokenizer.vocabulary_size(), 64794);
+    assert!(!tokenizer.adds_bos() && !tokenizer.adds_eos());
+    let ids = (tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id(), tokenizer.unk_id());
+    assert_eq!(ids, (Some(1), Some(2), Some(0), Some(0)));
+    // What was added to the model survives being saved, for other programs too.
+    let copy = folder.path().join("copy");
+    tokenizer.save(&copy).unwrap();
+    assert!(!copy.join("tokenizer.json").exists());
+    let again = Tokenizer::open(&copy).unwrap();
+    assert_eq!(parsed(&again, "[gMASK]sop你好<s>"), [64790, 64792, 36474, 54591, 1]);
+    assert_eq!((again.adds_bos(), again.pad_id(), again.vocabulary_size()), (false, Some(0), 64794));
+    let fixed = read(copy.join("tokenizer_config.json"));
+    assert_eq!((&fixed["tokenizer_class"], &fixed["legacy"]), (&"LlamaTokenizer".into(), &true.into()));
+}
+
+#[test]
+fn seed_000_chatglm2_decode_specials() {
+    let Some((_folder, tokenizer)) = chatglm() else { return };
+    assert_eq!(tokenizer.decode(&[1, 36474, 54591, 2], true).unwrap(), "你好");
+    let specials = [0, 1, 2, 64789, 64790, 64791, 64792, 64793];
+    assert_eq!(tokenizer.decode(&specials, true).unwrap(), "");
+    let answered = [&[30910, 31639, 32664, 31514, 1, 30910, 33161, 2][..], &specials].concat();
+    assert_eq!(tokenizer.decode(&answered, true).unwrap(), "问题是什么？ 答案");
+    let error = tokenizer.decode(&[64794], true).unwrap_err().to_string();
+    assert!(error.contains("64794"), "{error}");
+}
+
+#[test]
+fn a_question_and_its_answer_have_the_ids_that_baby_llama2_trains_on() {
+    let Some((_folder, tokenizer)) = chatglm() else { return };
+    let template = danlu_tokenizer::ChatTemplate::builtin("baby_llama2").unwrap();
+    let messages = [Message::new("user", "问题是什么？"), Message::new("assistant", "答案")];
+    let tokens = tokenizer.template_tokens();
+    let ids = |text: &str| parsed(&tokenizer, text);
+    let text = template.render(&messages, false, &tokens).unwrap();
+    assert_eq!(ids(&text), [30910, 31639, 32664, 31514, 1, 30910, 33161, 2]);
+    let prompt = template.render(&messages[..1], true, &tokens).unwrap();
+    assert_eq!(ids(&prompt), [30910, 31639, 32664, 31514, 1]);
+    let segments = template.segments(&messages, &tokens).unwrap();
+    let trained: Vec<&str> =
+        segments.iter().filter(|part| part.trained).map(|part| part.text.as_str()).collect();
+    assert_eq!(trained, ["答案</s>"]);
+    let system = template.render(&[Message::new("system", "x")], true, &tokens).unwrap_err().to_string();
+    assert!(system.contains("take turns"), "{system}");
+}
+
+#[test]
+fn seed_001_llama2_prompts_with_and_without_legacy() {
+    let Some(path) = shared("tokenizers/llama2") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"] {
+        std::fs::copy(path.join(name), folder.path().join(name)).unwrap();
+    }
+    let prompt = "<s>Human: 介绍一下中国\n</s><s>Assistant: ";
+    let current = Tokenizer::open(folder.path()).unwrap();
+    let ids = parsed(&current, prompt);
+    assert_eq!((ids.len(), &ids[..6]), (20, &[1, 29950, 7889, 29901, 29871, 31633][..]));
+    assert!(current.adds_bos() && !current.adds_eos());
+    assert_eq!(parsed(&current, "Hello world"), [15043, 3186]);
+    // A folder with nothing but the model, as Meta's own.
+    let (_folder, model) = alone("llama2/tokenizer.model").unwrap();
+    let legacy = Tokenizer::open(model.parent().unwrap()).unwrap();
+    assert!(legacy.adds_bos());
+    assert_eq!(parsed(&legacy, prompt)[..3], [1, 12968, 29901]);
+    assert_ne!(legacy.fingerprint(), current.fingerprint());
+    let alpaca = Tokenizer::open(&shared("tokenizers/chinese-alpaca-2").unwrap()).unwrap();
+    let ids = [1, 12968, 29901, 29871, 42002, 32006, 13, 2, 1, 4007, 22137, 29901, 29871];
+    assert_eq!(parsed(&alpaca, prompt), ids);
+}
+
+#[test]
+fn seed_001_merged_tokenizer_use() {
+    let Some(folder) = shared("tokenizers/literary-alpaca2") else { return };
+    let merged = Tokenizer::open(&folder).unwrap();
+    let prompt = "<s>Human: 介绍一下中国\n</s><s>Assistant: ";
+    let ids = [1, 29950, 7889, 29901, 29871, 74564, 32036, 13, 2, 1, 7900, 22137, 29901, 29871];
+    assert_eq!(parsed(&merged, prompt), ids);
+    assert_eq!(parsed(&merged, "<s>abc</s>"), [1, 10736, 2]);
+    assert_eq!(parsed(&merged, "你好，世界"), [43008, 30214, 32250]);
+    assert_eq!(parsed(&merged, "Hello world"), [10994, 3186], "its own file adds no space before a text");
+    assert_eq!(merged.vocabulary_size(), 74674);
+    // As a GGUF file has it, and read from there.
+    let vocabulary = merged.to_gguf(74674).unwrap();
+    assert_eq!((vocabulary.model.as_str(), vocabulary.scores[259]), ("llama", -1e9));
+    let gguf = Tokenizer::from_gguf(vocabulary).unwrap();
+    let novel = std::fs::read_to_string(shared("corpus/novels/红楼梦.txt").unwrap()).unwrap();
+    for line in novel.lines().step_by(50) {
+        assert_eq!(as_text(&gguf, line), as_text(&merged, line));
+    }
+}
+
+#[test]
+fn tokens_beside_the_model_have_their_ids() {
+    let Some(folder) = shared("tokenizers/tinyllm-zh-merge/merged") else { return };
+    let tokenizer = Tokenizer::open(&folder).unwrap();
+    assert_eq!(tokenizer.vocabulary_size(), 49958);
+    assert_eq!(parsed(&tokenizer, "<|user|><s>")[..], [49954, 1]);
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.model", "added_tokens.json"] {
+        std::fs::copy(folder.join(name), copy.path().join(name)).unwrap();
+    }
+    let tokenizer = Tokenizer::open(copy.path()).unwrap();
+    assert_eq!(parsed(&tokenizer, "<|im_end|>"), [49957]);
+    std::fs::write(copy.path().join("added_tokens.json"), r#"{"<|x|>": 50000}"#).unwrap();
+    let error = Tokenizer::open(copy.path()).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.model") && error.contains("50000"), "{error}");
+}
+
+#[test]
+fn a_megabyte_of_text_takes_no_more_than_a_moment() {
+    for (name, text) in [
+        ("bpe", "车削是在车床上加工回转表面的方法，banana。"),
+        ("bpe", "a"),
+        ("unigram", "数控加工 the lathe "),
+        ("ties", "aab "),
+    ] {
+        let tokenizer = Tokenizer::open(Path::new(&format!("{GOLDEN}/{name}.model"))).unwrap();
+        let text = text.repeat((1 << 20) / text.len());
+        let start = Instant::now();
+        let ids = as_text(&tokenizer, &text);
+        let taken = start.elapsed();
+        println!("{name}: {} tokens in {taken:?}", ids.len());
+        assert!(taken < Duration::from_secs(10), "{name}: {taken:?}");
+    }
+}
+
+#[test]
+fn damaged_models_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.model");
+    let good = std::fs::read(format!("{GOLDEN}/bpe.model")).unwrap();
+    let message = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Tokenizer::open(&path).unwrap_err().to_string()
+    };
+    let cut = message(&good[..good.len() / 2]);
+    assert!(cut.contains("tokenizer.model") && cut.contains("not a sentencepiece model"), "{cut}");
+    let twice = message(&[&good[..], &good].concat());
+    assert!(twice.contains("stands twice"), "{twice}");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(folder.path().join("own.model"), &good).unwrap();
+    let named = Tokenizer::open(folder.path()).unwrap_err().to_string();
+    assert!(named.contains("own.model") && named.contains("by its own path"), "{named}");
+    assert!(Tokenizer::open(&folder.path().join("own.model")).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn seed_000_any_text_comes_back(text in "[\\PC\n\t\u{3000}]{0,40}") {
+        if let Some(path) = shared("tokenizers/chatglm2-3/tokenizer.model") {
+            static OPENED: std::sync::OnceLock<Tokenizer> = std::sync::OnceLock::new();
+            let tokenizer = OPENED.get_or_init(|| Tokenizer::open(&path).unwrap());
+            let back = tokenizer.decode(&as_text(tokenizer, &text), true).unwrap();
+            prop_assert_eq!(back, text.replace('▁', " "));
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_an_error_or_a_vocabulary(place in 0usize..8600, byte in any::<u8>(), text in any::<String>()) {
+        let mut bytes = std::fs::read(format!("{GOLDEN}/bpe.model")).unwrap();
+        let place = place % bytes.len();
+        bytes[place] = byte;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.model");
+        std::fs::write(&path, bytes).unwrap();
+        if let Ok(tokenizer) = Tokenizer::open(&path) {
+            let _ = tokenizer.encode(&text, SpecialTokens::Parse);
+        }
+    }
+}
