@@ -69,7 +69,11 @@ impl Growing {
         let mut options = fs::OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
         let system: &File = file.file();
-        system.lock()?;
+        match system.lock() {
+            // Some network disks know no locks.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            locked => locked?,
+        }
         let mut growing = if file.metadata()?.len() > longest {
             file.set_len(0)?;
             Self { file, length: 0, hash: Sha256::new(), came: 0 }
