@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use common::run;
 
 /// Documents in English, and the same in Chinese.
-const PAIRS: [(&str, &str); 5] = [
+const PAIRS: [(&str, &str); 6] = [
     ("README.md", "README.zh.md"),
     ("docs/en/guide.md", "docs/zh/guide.md"),
     ("docs/en/faq.md", "docs/zh/faq.md"),
     ("docs/en/engine.md", "docs/zh/engine.md"),
+    ("docs/en/catalogue.md", "docs/zh/catalogue.md"),
     ("examples/data/README.md", "examples/data/README.zh.md"),
 ];
 const ENGLISH_ONLY: [&str; 4] =
