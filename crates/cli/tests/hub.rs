@@ -57,6 +57,7 @@ fn an_id_opens_like_a_path_and_needs_no_network_the_second_time() {
     let encode =
         |tokenizer| run(path, &["tokenizer", "encode", "--tokenizer", tokenizer, "--text", "铣刀", "--json"]);
     assert_eq!(encode("org/tiny").json(), encode("model").json());
+    assert_eq!(run(path, &generate("model", &["--tokenizer", "org/tiny"])).json(), expected);
     assert_eq!(run(path, &["convert", "org/tiny", "tiny.gguf"]).code, 0);
     assert_eq!(run(path, &generate("tiny.gguf", &[])).json()["ids"], expected["ids"]);
 
