@@ -7,8 +7,8 @@ use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
 use danlu_formats::{
-    Alias, AtomicFolder, Dtype, Llama2cConfig, Llama2cVersion, TensorInfo, TensorSink, WriteOptions,
-    write_gguf, write_llama2c, write_pth, write_pytorch, write_safetensors,
+    Alias, AtomicFolder, Dtype, ImportanceMatrix, Llama2cConfig, Llama2cVersion, TensorInfo, TensorSink,
+    WriteOptions, write_gguf, write_llama2c, write_pth, write_pytorch, write_safetensors,
 };
 use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
 use danlu_kernels::rope::RopeLayout;
@@ -63,6 +63,8 @@ pub struct ConvertOptions {
     pub mixture: Option<Mixture>,
     /// A vocabulary in the place of the model's own.
     pub tokenizer: Option<Tokenizer>,
+    /// By what errors are weighed where tensors are quantized.
+    pub importance: Option<ImportanceMatrix>,
 }
 
 /// What was written.
@@ -144,6 +146,7 @@ pub fn convert(
         layout: &layout,
         neighbours: false,
         unit_head: false,
+        importance: None,
         progress,
         done: 0,
         total,
@@ -155,7 +158,10 @@ pub fn convert(
             work.folder(output, options.form, options.mixture, tokenizer.as_ref())?
         }
         Form::Pth => work.pth(output, options.mixture, tokenizer.as_ref())?,
-        Form::Gguf => work.gguf(output, options.mixture, tokenizer.as_ref())?,
+        Form::Gguf => {
+            work.importance = options.importance.as_ref();
+            work.gguf(output, options.mixture, tokenizer.as_ref())?
+        }
         Form::Llama2c => work.llama2c(output, options.mixture)?,
     };
     let (types, notes) = (work.types, work.notes);
@@ -171,6 +177,7 @@ struct Work<'a> {
     neighbours: bool,
     /// Whether the head is to have rows of length one in what is written.
     unit_head: bool,
+    importance: Option<&'a ImportanceMatrix>,
     progress: &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     done: u64,
     total: u64,
@@ -400,7 +407,7 @@ impl Work<'_> {
         }
         let vocabulary = tokenizer.map(|tokenizer| tokenizer.to_gguf(config.vocab_size)).transpose()?;
         let name = self.checkpoint.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let metadata = gguf_out::metadata(config, mixture, vocabulary, &name)?;
+        let metadata = gguf_out::metadata(config, mixture, vocabulary, self.importance, &name)?;
         let family = match gguf_out::architecture(config)? {
             "qwen2" => Family::Qwen2,
             "qwen3" => Family::Qwen3,
@@ -412,7 +419,8 @@ impl Work<'_> {
         let mut infos: Vec<TensorInfo> = files
             .iter()
             .map(|file| {
-                let kind = mixture.kind(config, &self.specs[file.pieces[0].tensor]);
+                let kind =
+                    mixture.kind(config, &self.specs[file.pieces[0].tensor], self.importance.is_some());
                 TensorInfo { name: file.name.clone(), dtype: dtype_of(kind), shape: file.shape.clone() }
             })
             .collect();
@@ -425,6 +433,16 @@ impl Work<'_> {
             (Some(file), _) => self.give(file, &infos[place], sink),
             (None, factors) => Ok(sink.write(&little_endian(factors.as_deref().unwrap_or_default()))?),
         })?;
+        if let Some(matrix) = self.importance {
+            let matrices = self
+                .specs
+                .iter()
+                .filter(|spec| matches!(spec.role, Role::Block(..)) && !spec.kind.is_vector());
+            let (known, all) = matrices.fold((0, 0), |(known, all), spec| {
+                (known + usize::from(matrix.tensors.contains_key(&GGUF_NAMES.of(spec.role))), all + 1)
+            });
+            self.notes.push(format!("the importance matrix weighs the columns of {known} of {all} matrices"));
+        }
         let changed = infos.iter().zip(&files).filter(|(info, file)| {
             let spec = &self.specs[file.pieces[0].tensor];
             !spec.kind.is_vector()
@@ -513,18 +531,37 @@ impl Work<'_> {
             return Ok(());
         }
         let path = self.checkpoint.path();
+        let importance = self.importance_of(spec)?;
         self.values(id, rows, &mut |first, values| {
             bytes.resize(values.len() / width * row_bytes, 0);
-            quantize_in_parallel(kind, values, width, None, &mut bytes).map_err(|error| Error::Tensor {
-                path: path.into(),
-                name: spec.name.clone(),
-                reason: match first {
-                    0 => error.to_string(),
-                    first => format!("behind row {first}, {error}"),
+            quantize_in_parallel(kind, values, width, importance.as_deref(), &mut bytes).map_err(
+                |error| Error::Tensor {
+                    path: path.into(),
+                    name: spec.name.clone(),
+                    reason: match first {
+                        0 => error.to_string(),
+                        first => format!("behind row {first}, {error}"),
+                    },
                 },
-            })?;
+            )?;
             take(&bytes)
         })
+    }
+
+    /// The importance of a tensor's columns, if it is known.
+    fn importance_of(&self, spec: &TensorSpec) -> Result<Option<Vec<f32>>> {
+        let Some(matrix) = self.importance else { return Ok(None) };
+        let name = GGUF_NAMES.of(spec.role);
+        let Some(found) = matrix.tensors.get(&name) else { return Ok(None) };
+        let (columns, width) = (found.sums.len(), spec.width());
+        if columns != width {
+            let path = matrix.path.clone().unwrap_or_default();
+            let reason = format!(
+                "it is for {columns} columns, and the model's tensor has {width}: it is of another model"
+            );
+            return Err(Error::Tensor { path, name, reason });
+        }
+        Ok(Some(found.means()))
     }
 
     /// Gives `rows` of one of the model's tensors as f32, with the number of the first of them.

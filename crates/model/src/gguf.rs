@@ -55,14 +55,16 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
         return Err(error(&key("expert_count"), reason));
     }
     let max_position_embeddings = number("context_length")?;
-    if let Some(window) = optional("attention.sliding_window")?.filter(|&window| window > 0)
-        && window < max_position_embeddings
-    {
-        let reason = format!(
-            "expected none, found {window}: in a GGUF file a window is not supported yet by this program"
-        );
-        return Err(error(&key("attention.sliding_window"), reason));
-    }
+    let sliding_window = optional("attention.sliding_window")?.filter(|&window| window > 0);
+    let family = match (family, sliding_window) {
+        (Family::Llama, Some(_)) => Family::Mistral,
+        (Family::Llama, None) => family,
+        (_, Some(window)) if window < max_position_embeddings => {
+            let reason = format!("expected none for this architecture, found {window}");
+            return Err(error(&key("attention.sliding_window"), reason));
+        }
+        _ => family,
+    };
     let hidden_size = number("embedding_length")?;
     let num_attention_heads = number("attention.head_count")?;
     let head_dim = match optional("attention.key_length")? {
@@ -92,6 +94,7 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
         max_position_embeddings,
         rope_theta: f64::from(gguf.get_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0)),
         rms_norm_eps: shortest(gguf.get_f32(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-6)),
+        sliding_window: sliding_window.filter(|_| family == Family::Mistral),
         alibi,
         attention_bias,
         mlp_bias: has(Extra::Bias(Module::Gate)),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use danlu_formats::{Array, Value};
+use danlu_formats::{Array, ImportanceMatrix, Value};
 use danlu_tokenizer::GgufVocabulary;
 
 use crate::mixture::Mixture;
@@ -44,6 +44,7 @@ pub(crate) fn metadata(
     config: &Config,
     mixture: Mixture,
     vocabulary: Option<GgufVocabulary>,
+    importance: Option<&ImportanceMatrix>,
     name: &str,
 ) -> Result<Vec<(String, Value)>> {
     let architecture = architecture(config)?;
@@ -76,6 +77,9 @@ pub(crate) fn metadata(
     ] {
         own(key, whole(key, value)?);
     }
+    if let Some(window) = config.sliding_window {
+        own("attention.sliding_window", whole("attention.sliding_window", window)?);
+    }
     own("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps as f32));
     own("rope.freq_base", Value::F32(config.rope_theta as f32));
     match config.rope_scaling {
@@ -100,10 +104,25 @@ pub(crate) fn metadata(
             }
         }
     }
+    if let Some(matrix) = importance {
+        entries.extend(importance_entries(matrix));
+    }
     if let Some(vocabulary) = vocabulary {
         entries.extend(tokenizer_entries(vocabulary));
     }
     Ok(entries)
+}
+
+/// What llama.cpp's quantizer says of the importance matrix that it was given.
+fn importance_entries(matrix: &ImportanceMatrix) -> Vec<(String, Value)> {
+    let text = |text: String| Some(Value::String(text.into()));
+    let entries = [
+        ("file", matrix.path.as_ref().and_then(|path| text(path.display().to_string()))),
+        ("dataset", matrix.datasets.first().cloned().and_then(text)),
+        ("entries_count", u32::try_from(matrix.tensors.len()).ok().map(Value::U32)),
+        ("chunks_count", matrix.chunks.map(Value::U32)),
+    ];
+    entries.into_iter().filter_map(|(key, value)| Some((format!("quantize.imatrix.{key}"), value?))).collect()
 }
 
 fn tokenizer_entries(vocabulary: GgufVocabulary) -> Vec<(String, Value)> {

@@ -24,6 +24,7 @@ mod gguf_adapter;
 mod gguf_out;
 mod gradients;
 mod hooks;
+mod importance;
 mod initialize;
 mod layout;
 mod lora;
@@ -57,6 +58,7 @@ pub use generate::{FinishReason, Generated, GenerationOptions, Generator, TokenP
 pub use gguf_adapter::write_gguf_adapter;
 pub use gradients::Gradients;
 pub use hooks::{GradientSink, ParameterSource, Resident};
+pub use importance::measure_importance;
 pub use lora::{LoraOptions, Module};
 pub use merge::{MergeOptions, Merged, merge};
 pub use mixture::Mixture;

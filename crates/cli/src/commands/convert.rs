@@ -6,13 +6,18 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use danlu_formats::write_file_atomically;
-use danlu_model::{ConvertOptions, Form, Mixture, convert, modelfile, modelfile_path, open_tokenizer};
+use danlu_eval::perplexity;
+use danlu_formats::{ImportanceMatrix, write_file_atomically};
+use danlu_model::{
+    ConvertOptions, Form, Mixture, convert, measure_importance, modelfile, modelfile_path, open_tokenizer,
+};
+use danlu_tokenizer::Tokenizer;
 use fs_err as fs;
 use serde_json::{Value, json};
 
+use super::eval::told_apart;
 use crate::failure::wrong_input;
-use crate::models::count;
+use crate::models::{ModelArgs, PrecisionChoice, count};
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
 
@@ -49,6 +54,21 @@ pub struct Args {
     /// zh: 为没有分词器的模型指定分词器：文件夹、tokenizer.json 或 GGUF 文件
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
+    /// Importance matrix of llama.cpp (.gguf or .dat), by which the quantizer weighs its errors
+    ///
+    /// zh: llama.cpp 的重要性矩阵（.gguf 或 .dat），量化时按其加权误差
+    #[arg(long, value_name = "FILE", requires = "quant", conflicts_with = "calibration")]
+    imatrix: Option<PathBuf>,
+    /// Text file such as the model will see, UTF-8: the model runs on it and its importance matrix is used
+    ///
+    /// zh: 校准文本（UTF-8），应与模型将处理的内容相近：先在其上运行模型，得到重要性矩阵后用于量化
+    #[arg(long, value_name = "FILE", requires = "quant")]
+    calibration: Option<PathBuf>,
+    /// Write the importance matrix of the calibration text to this file too, as llama.cpp reads it
+    ///
+    /// zh: 将校准文本的重要性矩阵另存为此文件，llama.cpp 可直接读取
+    #[arg(long, value_name = "FILE", requires = "calibration")]
+    write_imatrix: Option<PathBuf>,
 }
 
 /// What can be written.
@@ -102,13 +122,22 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     }));
     let tokenizer = args.tokenizer.as_deref().map(open_tokenizer).transpose()?;
     let start = Instant::now();
+    if (args.imatrix.is_some() || args.calibration.is_some()) && form != Form::Gguf {
+        return Err(wrong_input("an importance matrix is for GGUF files: give an OUT that ends in `.gguf`"));
+    }
+    let importance = match (&args.imatrix, &args.calibration) {
+        (Some(path), _) => Some(ImportanceMatrix::open(path)?),
+        (None, Some(text)) => Some(calibrate(&args, text, tokenizer.as_ref(), printer)?),
+        (None, None) => None,
+    };
     let mut bar = None;
     let mut progress = |done: u64, total: u64| {
         let bar = bar.get_or_insert_with(|| printer.progress("converting", total));
         bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize)));
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let converted = convert(&args.input, output, ConvertOptions { form, mixture, tokenizer }, &mut progress);
+    let options = ConvertOptions { form, mixture, tokenizer, importance };
+    let converted = convert(&args.input, output, options, &mut progress);
     drop(bar);
     let converted = match converted {
         Err(danlu_model::Error::Cancelled) => return Err(Interrupted.into()),
@@ -152,6 +181,40 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         "notes": notes,
         "seconds": start.elapsed().as_secs_f64(),
     }))?)
+}
+
+/// The importance matrix of the model on a text.
+fn calibrate(
+    args: &Args,
+    text: &Path,
+    tokenizer: Option<&Tokenizer>,
+    printer: &Printer,
+) -> Result<ImportanceMatrix> {
+    let model =
+        ModelArgs { model: Some(args.input.clone()), adapter: Vec::new(), precision: PrecisionChoice::Auto };
+    let opened = model.open(printer)?;
+    let tokenizer = match tokenizer {
+        Some(tokenizer) => tokenizer,
+        None => opened.tokenizer()?,
+    };
+    let ids = perplexity::read_ids(tokenizer, text).map_err(told_apart)?;
+    let mut bar = printer.progress("calibrating", ids.len() as u64);
+    let measured = measure_importance(&opened.model, &ids, &mut |done, total| {
+        bar.set(done as u64, format_args!("{done} of {total} tokens"));
+        if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    drop(bar);
+    let mut matrix = match measured {
+        Err(danlu_model::Error::Cancelled) => return Err(Interrupted.into()),
+        measured => measured?,
+    };
+    matrix.datasets = vec![text.display().to_string()];
+    if let Some(path) = &args.write_imatrix {
+        matrix.write(path)?;
+        matrix.path = Some(path.clone());
+        printer.note(format_args!("the importance matrix of {} tokens is in {}", ids.len(), path.display()));
+    }
+    Ok(matrix)
 }
 
 /// Bytes as people say them.
