@@ -47,11 +47,11 @@ def encode(program, path, text):
     return danlu(program, "tokenizer", "encode", "--tokenizer", path, "--text", text, "--no-special-tokens")["ids"]
 
 
-def continuation(program, path, ids):
+def continuation(program, path, ids, *more):
     """danlu's greedy ids behind `ids`."""
     listed = ",".join(map(str, ids))
     return danlu(program, "generate", "--model", path, "--prompt-ids", listed, "--max-new-tokens", str(COUNT),
-                 "--temperature", "0", "--precision", "f32")["ids"]
+                 "--temperature", "0", "--precision", "f32", *more)["ids"]
 
 
 def common(mine, theirs):

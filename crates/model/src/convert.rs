@@ -4,7 +4,7 @@
 //! what other programs read. Nothing is merged or trained here.
 
 use std::ops::{ControlFlow, Range};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use danlu_formats::{
     Alias, AtomicFolder, Dtype, ImportanceMatrix, Llama2cConfig, Llama2cVersion, TensorInfo, TensorSink,
@@ -18,7 +18,6 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoint, halves_to_pairs, is_rotated, pairs_to_halves};
 use crate::families::{GGUF_NAMES, META_NAMES, Names};
-use crate::gguf::has_neighbouring_pairs;
 use crate::layout::{FileTensor, file_tensors};
 use crate::mixture::Mixture;
 use crate::names::{self, Role, TensorId, TensorSpec};
@@ -403,17 +402,12 @@ impl Work<'_> {
         }
         if tokenizer.is_none() {
             self.notes
-                .push("it holds no tokenizer, which llama.cpp needs: give one with `--tokenizer`".into());
+                .push("it holds no tokenizer, so that llama.cpp takes ids but no text: give one with `--tokenizer`".into());
         }
         let vocabulary = tokenizer.map(|tokenizer| tokenizer.to_gguf(config.vocab_size)).transpose()?;
         let name = self.checkpoint.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let metadata = gguf_out::metadata(config, mixture, vocabulary, self.importance, &name)?;
-        let family = match gguf_out::architecture(config)? {
-            "qwen2" => Family::Qwen2,
-            "qwen3" => Family::Qwen3,
-            _ => Family::Llama,
-        };
-        self.neighbours = has_neighbouring_pairs(family);
+        self.neighbours = gguf_out::has_neighbouring_pairs(gguf_out::architecture(config)?);
         self.unit_head = config.normalized_head;
         let files = file_tensors(config, self.specs, &GGUF_NAMES);
         let mut infos: Vec<TensorInfo> = files
@@ -620,44 +614,4 @@ impl Work<'_> {
 fn scale_to_one(row: &mut [f32]) {
     let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt().max(1e-12);
     row.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
-}
-
-/// Ollama's file for a GGUF file beside it, with the template of a conversation where it is a known one.
-///
-/// Syntax: <https://github.com/ollama/ollama/blob/main/docs/modelfile.md>.
-pub fn modelfile(gguf: &Path, tokenizer: Option<&Tokenizer>) -> String {
-    let name = gguf.file_name().unwrap_or_default().to_string_lossy();
-    let mut text = format!("FROM ./{name}\n");
-    let Some(tokenizer) = tokenizer else { return text };
-    let source = tokenizer.chat_template().unwrap_or_default();
-    let known = [
-        (
-            "<|im_start|>",
-            "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
-        ),
-        (
-            "<|start_header_id|>",
-            "{{ range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>{{ end }}\
-             <|start_header_id|>assistant<|end_header_id|>\n\n",
-        ),
-        (
-            "[INST]",
-            "[INST] {{ if .System }}<<SYS>>\n{{ .System }}\n<</SYS>>\n\n{{ end }}{{ .Prompt }} [/INST]",
-        ),
-        ("Human: ", "Human: {{ .Prompt }}\n</s><s>Assistant: "),
-    ];
-    if let Some((_, template)) = known.iter().find(|(sign, _)| source.contains(sign)) {
-        text += &format!("TEMPLATE \"\"\"{template}\"\"\"\n");
-    }
-    for id in tokenizer.end_of_turn_ids() {
-        if let Some(token) = tokenizer.token_text(id) {
-            text += &format!("PARAMETER stop \"{}\"\n", token.replace('"', "\\\""));
-        }
-    }
-    text
-}
-
-/// Where [`modelfile`] is written for a GGUF file.
-pub fn modelfile_path(gguf: &Path) -> PathBuf {
-    gguf.with_extension("Modelfile")
 }

@@ -9,6 +9,7 @@ use danlu_formats::{Dtype, Gguf};
 use danlu_tokenizer::GgufVocabulary;
 
 use crate::families::GGUF_NAMES;
+use crate::gguf_out::NO_VOCABULARY;
 use crate::names::{Extra, Role};
 use crate::{AttentionBias, Config, Error, Family, Module, Result, RopeScaling, Yarn};
 
@@ -185,7 +186,8 @@ fn shortest(value: f32) -> f64 {
 }
 
 pub(crate) fn gguf_vocabulary(gguf: &Gguf) -> Result<Option<GgufVocabulary>> {
-    let Some(model) = gguf.get_str("tokenizer.ggml.model")? else { return Ok(None) };
+    let model = gguf.get_str("tokenizer.ggml.model")?;
+    let Some(model) = model.filter(|model| *model != NO_VOCABULARY) else { return Ok(None) };
     let strings = |key: &str| -> Result<Vec<String>> {
         let strings = gguf.get_strings(key)?;
         Ok(strings

@@ -11,6 +11,9 @@ use crate::{AttentionBias, Config, Error, Family, Result, RopeScaling};
 /// The version of the block types.
 const QUANTIZATION_VERSION: u32 = 2;
 
+/// What `tokenizer.ggml.model` says where there is no vocabulary; llama.cpp then takes ids.
+pub(crate) const NO_VOCABULARY: &str = "none";
+
 /// The architecture of `general.architecture` for a model.
 ///
 /// # Errors
@@ -29,6 +32,11 @@ pub(crate) fn architecture(config: &Config) -> Result<&'static str> {
         return Err(Error::Message(format!("`{name}` {message}")));
     }
     Ok(name)
+}
+
+/// Whether an architecture's rows of q and k are stored with rotated pairs side by side.
+pub(crate) fn has_neighbouring_pairs(architecture: &str) -> bool {
+    !matches!(architecture, "qwen2" | "qwen3")
 }
 
 /// The factors of `rope_freqs.weight`, which stand for Llama 3's scaling: by how much each frequency is divided.
@@ -107,8 +115,9 @@ pub(crate) fn metadata(
     if let Some(matrix) = importance {
         entries.extend(importance_entries(matrix));
     }
-    if let Some(vocabulary) = vocabulary {
-        entries.extend(tokenizer_entries(vocabulary));
+    match vocabulary {
+        Some(vocabulary) => entries.extend(tokenizer_entries(vocabulary)),
+        None => entries.push(("tokenizer.ggml.model".to_owned(), Value::String(NO_VOCABULARY.into()))),
     }
     Ok(entries)
 }

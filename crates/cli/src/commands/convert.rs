@@ -9,15 +9,17 @@ use clap::ValueEnum;
 use danlu_eval::perplexity;
 use danlu_formats::{ImportanceMatrix, write_file_atomically};
 use danlu_model::{
-    ConvertOptions, Form, Mixture, convert, measure_importance, modelfile, modelfile_path, open_tokenizer,
+    ConvertOptions, Form, Mixture, adapter_modelfile, convert, describe, measure_importance, modelfile,
+    modelfile_path, open_tokenizer, write_gguf_adapter,
 };
 use danlu_tokenizer::Tokenizer;
+use danlu_train::machine;
 use fs_err as fs;
 use serde_json::{Value, json};
 
 use super::eval::told_apart;
 use crate::failure::wrong_input;
-use crate::models::{ModelArgs, PrecisionChoice, count};
+use crate::models::{ModelArgs, PrecisionChoice, base_of, count};
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
 
@@ -54,6 +56,11 @@ pub struct Args {
     /// zh: 为没有分词器的模型指定分词器：文件夹、tokenizer.json 或 GGUF 文件
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
+    /// Where IN is an adapter: its model (default: the one that the adapter names)
+    ///
+    /// zh: IN 为适配器时：它所属的模型（默认：适配器中记录的模型）
+    #[arg(long, value_name = "MODEL")]
+    base: Option<PathBuf>,
     /// Importance matrix of llama.cpp (.gguf or .dat), by which the quantizer weighs its errors
     ///
     /// zh: llama.cpp 的重要性矩阵（.gguf 或 .dat），量化时按其加权误差
@@ -110,10 +117,12 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         return Err(wrong_input(format!("`{path}` is there already: remove it, or give another name")));
     }
     if args.input.join("adapter_config.json").is_file() && !args.input.join("config.json").is_file() {
-        let path = args.input.display();
-        return Err(wrong_input(format!(
-            "`{path}` is an adapter: put it into its model with `danlu merge` first"
-        )));
+        return adapter(&args, form, printer);
+    }
+    if args.base.is_some() {
+        return Err(wrong_input(
+            "`--base` is the model of an adapter, and IN is a model itself: leave it out",
+        ));
     }
     let mixture = args.quant.or(args.dtype.map(|dtype| match dtype {
         Dtype::F32 => Mixture::F32,
@@ -136,6 +145,10 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize)));
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
+    // From here on Ctrl-C ends the work in order, and removes what is half written.
+    if stop::requested() {
+        return Err(Interrupted.into());
+    }
     let options = ConvertOptions { form, mixture, tokenizer, importance };
     let converted = convert(&args.input, output, options, &mut progress);
     drop(bar);
@@ -180,7 +193,44 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         "bits_per_weight": bytes as f64 * 8.0 / parameters.max(1) as f64,
         "notes": notes,
         "seconds": start.elapsed().as_secs_f64(),
+        "peak_rss_mb": machine::peak().map(|bytes| bytes >> 20),
     }))?)
+}
+
+/// Writes an adapter as the GGUF file that `llama-cli --lora` and Ollama take.
+fn adapter(args: &Args, form: Form, printer: &Printer) -> Result<()> {
+    let (input, output) = (&args.input, &args.output);
+    let path = input.display();
+    if form != Form::Gguf {
+        return Err(wrong_input(format!(
+            "`{path}` is an adapter: give an OUT that ends in `.gguf` for llama.cpp and Ollama, or put it into its model \
+             with `danlu merge` first"
+        )));
+    }
+    if args.quant.is_some() || args.dtype.is_some() || args.tokenizer.is_some() {
+        return Err(wrong_input(
+            "an adapter is written in f32, without a tokenizer: leave out `--quant`, `--dtype` and `--tokenizer`",
+        ));
+    }
+    let base = match &args.base {
+        Some(base) => base.clone(),
+        None => base_of(input)?,
+    };
+    let described = describe(&base)?;
+    write_gguf_adapter(&described.config?, input, output)?;
+    let modelfile = modelfile_path(output);
+    let text = adapter_modelfile(&base, output, described.tokenizer?.as_ref());
+    write_file_atomically(&modelfile, text.as_bytes())?;
+    let bytes = fs::metadata(output)?.len();
+    printer.line(format_args!(
+        "{path} (adapter of {}) → {} · {}",
+        base.display(),
+        output.display(),
+        size(bytes)
+    ))?;
+    printer.note("for llama.cpp: `llama-cli -m MODEL.gguf --lora` and this file, with its model as GGUF");
+    printer.note(format_args!("for Ollama: `ollama create NAME -f {}`", modelfile.display()));
+    Ok(printer.json(&json!({ "path": output, "base": base, "bytes": bytes, "modelfile": modelfile }))?)
 }
 
 /// The importance matrix of the model on a text.
