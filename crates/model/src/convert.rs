@@ -400,9 +400,17 @@ impl Work<'_> {
             self.notes
                 .push(format!("llama.cpp has no dynamic scaling: there it is good up to {context} tokens"));
         }
+        if let Some(window) = config.sliding_window.filter(|window| *window < config.max_position_embeddings)
+        {
+            self.notes.push(format!(
+                "llama.cpp has no sliding window in models of this architecture: there it is good up to {window} tokens"
+            ));
+        }
         if tokenizer.is_none() {
-            self.notes
-                .push("it holds no tokenizer, so that llama.cpp takes ids but no text: give one with `--tokenizer`".into());
+            self.notes.push(
+                "it holds no tokenizer, so that llama.cpp takes ids but no text: give one with `--tokenizer`"
+                    .into(),
+            );
         }
         let vocabulary = tokenizer.map(|tokenizer| tokenizer.to_gguf(config.vocab_size)).transpose()?;
         let name = self.checkpoint.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();

@@ -124,7 +124,7 @@ pub(crate) fn metadata(
 
 /// What llama.cpp's quantizer says of the importance matrix that it was given.
 fn importance_entries(matrix: &ImportanceMatrix) -> Vec<(String, Value)> {
-    let text = |text: String| Some(Value::String(text.into()));
+    let text = |text: String| Some(Value::String(text));
     let entries = [
         ("file", matrix.path.as_ref().and_then(|path| text(path.display().to_string()))),
         ("dataset", matrix.datasets.first().cloned().and_then(text)),
