@@ -3,27 +3,30 @@
 //! Hugging Face folders are written in the family's own form, those of Meta-like families as Llamas, because that is
 //! what other programs read. Nothing is merged or trained here.
 
+mod gguf;
+mod meta;
+
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use danlu_formats::{
-    Alias, AtomicFolder, Dtype, ImportanceMatrix, Llama2cConfig, Llama2cVersion, TensorInfo, TensorSink,
-    WriteOptions, write_gguf, write_llama2c, write_pth, write_pytorch, write_safetensors,
+    AtomicFolder, Dtype, ImportanceMatrix, TensorInfo, TensorSink, WriteOptions, write_pytorch,
+    write_safetensors,
 };
 use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
 use danlu_kernels::rope::RopeLayout;
 use danlu_tokenizer::Tokenizer;
 use fs_err as fs;
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 
 use crate::checkpoint::{Checkpoint, halves_to_pairs, is_rotated, pairs_to_halves};
-use crate::families::{GGUF_NAMES, META_NAMES, Names};
+use crate::families::{GGUF_NAMES, Names};
 use crate::layout::{FileTensor, file_tensors};
 use crate::mixture::Mixture;
 use crate::names::{self, Role, TensorId, TensorSpec};
-use crate::save::{little_endian, write_description, write_json};
+use crate::save::write_description;
 use crate::source::{Source, dtype_of};
-use crate::{AttentionBias, Config, Error, Family, Result, RopeScaling, gguf_out};
+use crate::{Config, Error, Family, Result};
 
 /// Values that are read, turned and written at once, about.
 const CHUNK: usize = 1 << 22;
@@ -242,225 +245,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn pth(
-        &mut self,
-        output: &Path,
-        mixture: Option<Mixture>,
-        tokenizer: Option<&Tokenizer>,
-    ) -> Result<Config> {
-        self.refuse_what_meta_has_not("Meta's files")?;
-        self.neighbours = true;
-        let (files, infos) = self.plain_tensors(&META_NAMES, mixture)?;
-        let is_file = output.extension().is_some_and(|end| end == "pth");
-        if !is_file {
-            let folder = AtomicFolder::create(output)?;
-            let path = folder.path().join("consolidated.00.pth");
-            write_pth(&path, &infos, &[], |place, sink| self.give(&files[place], &infos[place], sink))?;
-            write_json(&folder.path().join("params.json"), &self.meta_parameters())?;
-            self.companions(folder.path(), tokenizer, false)?;
-            folder.commit()?;
-            return Ok(self.config.clone());
-        }
-        // As Baby-Llama2 saves it: the head is there by name too.
-        let tied = self.config.tie_word_embeddings;
-        let alias = Alias { name: META_NAMES.head.into(), of: 0 };
-        let aliases = if tied { vec![alias] } else { Vec::new() };
-        write_pth(output, &infos, &aliases, |place, sink| self.give(&files[place], &infos[place], sink))?;
-        let config = Config {
-            family: Family::BabyLlama2,
-            rope_layout: RopeLayout::Interleaved,
-            other_fields: Map::new(),
-            ..self.config.clone()
-        };
-        if self.config.rope_scaling != RopeScaling::None {
-            self.notes.push("the file cannot say how the rotary frequencies are scaled".into());
-        }
-        let beside = output.with_extension("json");
-        write_json(&beside, &config.to_json("float32"))?;
-        self.notes.push(format!("`{}` beside it says what its shapes do not", beside.display()));
-        Ok(config)
-    }
-
-    fn meta_parameters(&self) -> Value {
-        const MULTIPLE: usize = 256;
-        let config = self.config;
-        let (base, found) = (config.hidden_size * 8 / 3, config.intermediate_size);
-        let multiple =
-            if found.is_multiple_of(MULTIPLE) { MULTIPLE } else { 1 << found.trailing_zeros().min(8) };
-        let mut parameters = json!({
-            "dim": config.hidden_size,
-            "n_layers": config.num_hidden_layers,
-            "n_heads": config.num_attention_heads,
-            "n_kv_heads": config.num_key_value_heads,
-            "vocab_size": config.vocab_size,
-            "multiple_of": multiple,
-            "norm_eps": config.rms_norm_eps,
-        });
-        if base.next_multiple_of(multiple) != found {
-            parameters["ffn_dim_multiplier"] = (found as f64 / base as f64).into();
-        }
-        if config.rope_theta != 10_000.0 {
-            parameters["rope_theta"] = config.rope_theta.into();
-        }
-        // Without it, a reader would have to guess.
-        parameters["max_seq_len"] = config.max_position_embeddings.into();
-        if let RopeScaling::Llama3 { factor, .. } = config.rope_scaling {
-            parameters["use_scaled_rope"] = true.into();
-            parameters["rope_scaling_factor"] = factor.into();
-        }
-        parameters
-    }
-
-    fn llama2c(&mut self, output: &Path, mixture: Option<Mixture>) -> Result<Config> {
-        self.refuse_what_meta_has_not("llama2.c")?;
-        let config = self.config;
-        let refuse = |what: &str| {
-            let message = format!("llama2.c's programs have no way to say {what}; write another form");
-            Err(Error::Message(message))
-        };
-        if config.rope_theta != 10_000.0 || config.rope_scaling != RopeScaling::None {
-            return refuse("that rotations have another base than 10000, or are scaled");
-        }
-        let version = match mixture {
-            None | Some(Mixture::F32) => Llama2cVersion::V0,
-            Some(Mixture::Q8_0) => Llama2cVersion::V2 {
-                group_size: Llama2cConfig::group_size_for(config.hidden_size, config.intermediate_size),
-            },
-            Some(other) => {
-                let name = other.name();
-                return Err(Error::Message(format!("llama2.c has f32 and q8_0, but not `{name}`")));
-            }
-        };
-        if (config.rms_norm_eps - 1e-5).abs() > 1e-9 {
-            let eps = config.rms_norm_eps;
-            self.notes.push(format!("llama2.c's programs add 1e-5 in every norm, and this model adds {eps}"));
-        }
-        self.neighbours = true;
-        let header = Llama2cConfig {
-            version,
-            dim: config.hidden_size,
-            hidden_dim: config.intermediate_size,
-            n_layers: config.num_hidden_layers,
-            n_heads: config.num_attention_heads,
-            n_kv_heads: config.num_key_value_heads,
-            vocab_size: config.vocab_size,
-            max_seq_len: config.max_position_embeddings,
-            shared_classifier: config.tie_word_embeddings,
-        };
-        let files = file_tensors(config, self.specs, &META_NAMES);
-        write_llama2c(output, &header, |info, sink| -> Result<()> {
-            let file = files.iter().find(|file| file.name == info.name);
-            let file = file.ok_or_else(|| Error::Message(format!("the model has no `{}`", info.name)))?;
-            for piece in &file.pieces {
-                self.values(piece.tensor, piece.rows.clone(), &mut |_, values| Ok(sink.write(values)?))?;
-            }
-            add_share(&mut self.types, info.dtype, info.byte_length().unwrap_or(0) as u64);
-            Ok(())
-        })?;
-        Ok(config.clone())
-    }
-
-    fn refuse_what_meta_has_not(&self, who: &str) -> Result<()> {
-        let config = self.config;
-        let what = if config.attention_bias != AttentionBias::None || config.mlp_bias {
-            "biases"
-        } else if config.query_key_norm {
-            "norms of query and key heads"
-        } else if config.normalized_head {
-            "heads of length one"
-        } else if config.head_dim * config.num_attention_heads != config.hidden_size {
-            "heads that are together not as wide as the model"
-        } else if !matches!(config.rope_scaling, RopeScaling::None | RopeScaling::Llama3 { .. }) {
-            "scaled rotary frequencies"
-        } else {
-            return Ok(());
-        };
-        let message = format!("{who} have no {what}, which this model has; write safetensors or GGUF");
-        Err(Error::Message(message))
-    }
-
-    fn gguf(
-        &mut self,
-        output: &Path,
-        mixture: Option<Mixture>,
-        tokenizer: Option<&Tokenizer>,
-    ) -> Result<Config> {
-        let config = self.config;
-        let mixture = match mixture {
-            Some(mixture) => mixture,
-            None => Mixture::plain(self.base_kind()).unwrap_or(Mixture::F16),
-        };
-        if self.base_kind().block_elements() > 1 && mixture.base().block_elements() > 1 {
-            let (from, to) = (self.base_kind().name(), mixture.name());
-            self.notes
-                .push(format!("it was quantized before ({from}), so {to} loses more than from the original"));
-        }
-        if let RopeScaling::Dynamic { .. } = config.rope_scaling {
-            let context = config.max_position_embeddings;
-            self.notes
-                .push(format!("llama.cpp has no dynamic scaling: there it is good up to {context} tokens"));
-        }
-        if let Some(window) = config.sliding_window.filter(|window| *window < config.max_position_embeddings)
-        {
-            self.notes.push(format!(
-                "llama.cpp has no sliding window in models of this architecture: there it is good up to {window} tokens"
-            ));
-        }
-        if tokenizer.is_none() {
-            self.notes.push(
-                "it holds no tokenizer, so that llama.cpp takes ids but no text: give one with `--tokenizer`"
-                    .into(),
-            );
-        }
-        let vocabulary = tokenizer.map(|tokenizer| tokenizer.to_gguf(config.vocab_size)).transpose()?;
-        let name = self.checkpoint.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let metadata = gguf_out::metadata(config, mixture, vocabulary, self.importance, &name)?;
-        self.neighbours = gguf_out::has_neighbouring_pairs(gguf_out::architecture(config)?);
-        self.unit_head = config.normalized_head;
-        let files = file_tensors(config, self.specs, &GGUF_NAMES);
-        let mut infos: Vec<TensorInfo> = files
-            .iter()
-            .map(|file| {
-                let kind =
-                    mixture.kind(config, &self.specs[file.pieces[0].tensor], self.importance.is_some());
-                TensorInfo { name: file.name.clone(), dtype: dtype_of(kind), shape: file.shape.clone() }
-            })
-            .collect();
-        let factors = gguf_out::rope_factors(config);
-        if let Some(factors) = &factors {
-            let (name, shape) = ("rope_freqs.weight".to_owned(), vec![factors.len()]);
-            infos.push(TensorInfo { name, dtype: Dtype::F32, shape });
-        }
-        write_gguf(output, &metadata, &infos, |place, sink| match (files.get(place), &factors) {
-            (Some(file), _) => self.give(file, &infos[place], sink),
-            (None, factors) => Ok(sink.write(&little_endian(factors.as_deref().unwrap_or_default()))?),
-        })?;
-        if let Some(matrix) = self.importance {
-            let matrices = self
-                .specs
-                .iter()
-                .filter(|spec| matches!(spec.role, Role::Block(..)) && !spec.kind.is_vector());
-            let (known, all) = matrices.fold((0, 0), |(known, all), spec| {
-                (known + usize::from(matrix.tensors.contains_key(&GGUF_NAMES.of(spec.role))), all + 1)
-            });
-            self.notes.push(format!("the importance matrix weighs the columns of {known} of {all} matrices"));
-        }
-        let changed = infos.iter().zip(&files).filter(|(info, file)| {
-            let spec = &self.specs[file.pieces[0].tensor];
-            !spec.kind.is_vector()
-                && !spec.width().is_multiple_of(mixture.base().block_elements())
-                && info.dtype != dtype_of(mixture.base())
-        });
-        let (changed, block) = (changed.count(), mixture.base().block_elements());
-        if changed > 0 {
-            self.notes.push(format!(
-                "{changed} tensors have rows that are not whole blocks of {block} and are of another type than {} has",
-                mixture.name()
-            ));
-        }
-        Ok(config.clone())
-    }
-
     /// The tensors of a form without block types: each of the type that is wanted, or of its own, or of f32.
     fn plain_tensors(
         &self,
@@ -480,12 +264,6 @@ impl Work<'_> {
         };
         let infos = files.iter().map(info).collect();
         Ok((files, infos))
-    }
-
-    /// The type of the model's own first matrix within a block.
-    fn base_kind(&self) -> BlockType {
-        let query = names::block_tensor(self.config, 0, names::Part::Query);
-        self.checkpoint.kind(self.layout, query).unwrap_or(BlockType::F32)
     }
 
     /// PyTorch's name of the type that most bytes have.
