@@ -39,8 +39,10 @@ NEARLY = 0.02
 
 def danlu(program, *arguments):
     """The object on the last line of a command's output."""
-    output = subprocess.run([program, *arguments, "--json"], check=True, capture_output=True, text=True).stdout
-    return json.loads(output.splitlines()[-1])
+    ran = subprocess.run([program, *arguments, "--json"], capture_output=True, text=True)
+    if ran.returncode:
+        sys.exit(ran.stderr)
+    return json.loads(ran.stdout.splitlines()[-1])
 
 
 def encode(program, path, text):

@@ -60,7 +60,7 @@ def main():
         print(f"| type | perplexity | over f16 | bound | llama.cpp's own | |\n| --- | --- | --- | --- | --- | --- |\n"
               f"| f16 | {reference:.4f} | | | | |", flush=True)
         for kind in options.types.split(","):
-            mine, theirs, back = (folder / f"{who}-{kind}" for who in ("mine.gguf", "theirs.gguf", "back"))
+            mine, theirs, back = (folder / f"{kind}-{end}" for end in ("mine.gguf", "theirs.gguf", "back"))
             danlu(program, "convert", base, mine, "--quant", kind, *extra)
             danlu(program, "convert", mine, back, "--dtype", "f32")
             peer.quantize(plain, theirs, kind, importance)
