@@ -83,7 +83,9 @@ impl ModelArgs {
             apply_adapters(&mut opened.model, &adapters.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         }
         let of_adapter = adapters.iter().find(|adapter| Tokenizer::is_in(adapter));
-        if let Some(owner) = self.tokenizer.as_ref().or(of_adapter) {
+        let given = self.tokenizer.as_deref();
+        let given = given.map(|path| hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)).transpose()?;
+        if let Some(owner) = given.as_ref().or(of_adapter) {
             let tokenizer = open_tokenizer(owner)?;
             check_vocabulary(&tokenizer, opened.model.config().vocab_size, owner)?;
             opened.tokenizer = Some(tokenizer);
