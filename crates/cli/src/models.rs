@@ -82,10 +82,10 @@ impl ModelArgs {
         if !adapters.is_empty() {
             apply_adapters(&mut opened.model, &adapters.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         }
-        let given = self.tokenizer.as_ref();
+        let of_adapter = adapters.iter().find(|adapter| Tokenizer::is_in(adapter));
+        let given = self.tokenizer.as_deref();
         let given =
             given.map(|path| hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)).transpose()?;
-        let of_adapter = adapters.iter().find(|adapter| Tokenizer::is_in(adapter));
         if let Some(owner) = given.as_ref().or(of_adapter) {
             let tokenizer = open_tokenizer(owner)?;
             check_vocabulary(&tokenizer, opened.model.config().vocab_size, owner)?;

@@ -1,9 +1,13 @@
-//! `danlu info` and `danlu convert` as a user types them.
+//! `danlu info` and `danlu convert` as a user types them; what a conversion takes and leaves is in `convert_limits.rs`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use common::{golden, run, with_model};
+use std::path::Path;
+
+use common::{TEXT, copy_folder, golden, run, shared, with_model};
+use danlu_formats::{Gguf, ImportanceMatrix};
+use serde_json::json;
 
 #[test]
 fn a_model_becomes_a_gguf_file_and_talks_the_same() {
@@ -28,7 +32,7 @@ fn a_model_becomes_a_gguf_file_and_talks_the_same() {
 fn mistakes_are_named_and_nothing_is_overwritten() {
     let folder = with_model();
     let folder = folder.path();
-    common::copy_folder(&golden("gqa-untied-lora"), &folder.join("adapter"));
+    copy_folder(&golden("gqa-untied-lora"), &folder.join("adapter"));
     std::fs::write(folder.join("there.gguf"), "mine").unwrap();
     run(folder, &["convert", "model", "there.gguf"]).is_refused("`there.gguf` is there already");
     assert_eq!(std::fs::read_to_string(folder.join("there.gguf")).unwrap(), "mine");
@@ -38,9 +42,152 @@ fn mistakes_are_named_and_nothing_is_overwritten() {
     run(folder, &["convert", "model", "x.safetensors"]).is_refused("is a folder");
     run(folder, &["convert", "model", "out", "--quant", "q4_k_m"]).is_refused("`q4_k_m` is for GGUF files");
     run(folder, &["convert", "adapter", "out"]).is_refused("danlu merge");
+    run(folder, &["convert", "adapter", "a.gguf", "--quant", "q8_0"])
+        .is_refused("an adapter is written in f32");
+    run(folder, &["convert", "adapter", "a.gguf"]).is_refused("is an adapter");
+    run(folder, &["convert", "model", "m.gguf", "--base", "model"]).is_refused("IN is a model itself");
+    let quant = ["convert", "model", "m.gguf", "--quant", "q4_0"];
+    run(folder, &[&quant[..], &["--imatrix", "there.gguf"]].concat())
+        .is_refused("`there.gguf` is not a valid importance");
+    run(folder, &[&quant[..], &["--calibration", "absent.txt"]].concat()).is_refused("absent.txt");
+    run(folder, &["convert", "model", "m.gguf", "--imatrix", "there.gguf"]).is_refused("--quant");
+    run(folder, &["convert", "model", "m", "--quant", "q4_0", "--imatrix", "i"])
+        .is_refused("is for GGUF files");
+    assert!(!folder.join("m.gguf").exists() && !folder.join("a.gguf").exists());
     run(folder, &["info", "absent"]).is_refused("`absent` does not exist");
     run(folder, &["info", "there.gguf"]).is_refused("is no model");
     assert!(!folder.join("out").exists());
     let adapter = run(folder, &["info", "adapter", "--json"]).json();
     assert_eq!(adapter["kind"], "adapter");
+}
+
+/// The bytes of a tensor.
+fn tensor(path: &Path, name: &str) -> Vec<u8> {
+    Gguf::open(path).unwrap().tensor(name).unwrap().bytes.to_vec()
+}
+
+#[test]
+fn an_importance_matrix_is_measured_written_and_read_in_both_forms() {
+    let folder = with_model();
+    let folder = folder.path();
+    std::fs::write(folder.join("text.txt"), TEXT.repeat(8)).unwrap();
+    let quant = |out: &str, more: &[&str]| {
+        let fixed = ["convert", "model", out, "--quant", "q4_0", "--json"];
+        run(folder, &[&fixed[..], more].concat()).json()
+    };
+    quant("plain.gguf", &[]);
+    let measured = quant("measured.gguf", &["--calibration", "text.txt", "--write-imatrix", "i.gguf"]);
+    let note = "the importance matrix weighs the columns of 14 of 14 matrices";
+    assert!(measured["notes"].as_array().unwrap().contains(&note.into()), "{measured}");
+    quant("read.gguf", &["--imatrix", "i.gguf"]);
+    // The older form, as `llama-imatrix` wrote it: sums over two calls.
+    let matrix = ImportanceMatrix::open(folder.join("i.gguf")).unwrap();
+    assert_eq!((matrix.datasets.as_slice(), matrix.tensors.len()), (&["text.txt".to_owned()][..], 14));
+    let mut old = (matrix.tensors.len() as i32).to_le_bytes().to_vec();
+    for (name, own) in &matrix.tensors {
+        old.extend((name.len() as i32).to_le_bytes());
+        old.extend(name.as_bytes());
+        old.extend([2, own.sums.len() as i32].map(i32::to_le_bytes).concat());
+        old.extend(own.means().iter().flat_map(|mean| (mean * 2.0).to_le_bytes()));
+    }
+    std::fs::write(
+        folder.join("i.dat"),
+        [&old[..], &7i32.to_le_bytes(), &8i32.to_le_bytes(), b"text.txt"].concat(),
+    )
+    .unwrap();
+    quant("old.gguf", &["--imatrix", "i.dat"]);
+    for name in ["blk.0.attn_q.weight", "blk.1.ffn_down.weight", "blk.1.ffn_up.weight"] {
+        let [plain, measured, read, old] = ["plain", "measured", "read", "old"]
+            .map(|file| tensor(&folder.join(format!("{file}.gguf")), name));
+        assert!(measured == read && read == old && plain != read, "{name}");
+    }
+    assert_eq!(
+        tensor(&folder.join("plain.gguf"), "token_embd.weight"),
+        tensor(&folder.join("read.gguf"), "token_embd.weight")
+    );
+    let gguf = Gguf::open(folder.join("old.gguf")).unwrap();
+    assert_eq!(gguf.get_str("quantize.imatrix.dataset").unwrap(), Some("text.txt"));
+    assert_eq!(gguf.get_usize("quantize.imatrix.chunks_count").unwrap(), Some(7));
+    // One of another model, and a damaged one.
+    std::fs::write(folder.join("cut.dat"), &old[..old.len() - 5]).unwrap();
+    let refused = |file: &str, sentence: &str| {
+        run(folder, &["convert", "model", "x.gguf", "--quant", "q4_0", "--imatrix", file])
+            .is_refused(sentence);
+    };
+    refused("cut.dat", "it ends too early");
+    let mut other = matrix.clone();
+    other.tensors.get_mut("blk.0.attn_q.weight").unwrap().sums.pop();
+    other.write(folder.join("other.gguf")).unwrap();
+    refused("other.gguf", "it is of another model");
+    assert!(!folder.join("x.gguf").exists());
+}
+
+#[test]
+fn calibration_makes_a_real_model_better() {
+    let Some(shared) = shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let model = shared.join("checkpoints/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let model = model.to_str().unwrap();
+    let text = std::fs::read_to_string(shared.join("datasets/llama-factory/wiki_demo.txt")).unwrap();
+    let part = |from: usize, to: usize| text.chars().skip(from).take(to - from).collect::<String>();
+    std::fs::write(folder.join("measured.txt"), part(0, 6000)).unwrap();
+    std::fs::write(folder.join("calibration.txt"), part(10_000, 18_000)).unwrap();
+    let perplexity = |more: &[&str]| {
+        let fixed = ["convert", model, "m.gguf", "--quant", "q3_k_m", "--json"];
+        run(folder, &[&fixed[..], more].concat()).json();
+        let found =
+            run(folder, &["eval", "ppl", "--model", "m.gguf", "--text", "measured.txt", "--json"]).json();
+        std::fs::remove_file(folder.join("m.gguf")).unwrap();
+        found["perplexity"].as_f64().unwrap()
+    };
+    let (plain, calibrated) = (perplexity(&[]), perplexity(&["--calibration", "calibration.txt"]));
+    println!("Q3_K_M: perplexity {plain:.3}, calibrated {calibrated:.3}");
+    assert!(calibrated < 0.99 * plain, "{plain} {calibrated}");
+}
+
+#[test]
+fn an_adapter_becomes_a_gguf_file_for_llama_cpp_and_ollama() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    copy_folder(&golden("peft").join("patterns"), &folder.join("adapter"));
+    copy_folder(&golden("gqa-untied"), &folder.join("base"));
+    let path = folder.join("adapter/adapter_config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    config["base_model_name_or_path"] = json!("../base");
+    std::fs::write(&path, config.to_string()).unwrap();
+    let written = run(folder, &["convert", "adapter", "a.gguf", "--json"]).json();
+    assert_eq!(written["modelfile"], "a.Modelfile");
+    let modelfile = std::fs::read_to_string(folder.join("a.Modelfile")).unwrap();
+    assert_eq!(modelfile, "FROM adapter/../base\nADAPTER ./a.gguf\n");
+    let gguf = Gguf::open(folder.join("a.gguf")).unwrap();
+    assert_eq!(gguf.get_str("general.type").unwrap(), Some("adapter"));
+    assert!(gguf.tensor("blk.0.attn_q.weight.lora_a").is_some());
+    run(folder, &["convert", "adapter", "b.gguf", "--base", "base"]);
+    assert_eq!(std::fs::read(folder.join("a.gguf")).unwrap(), std::fs::read(folder.join("b.gguf")).unwrap());
+    // What llama.cpp cannot use is merged instead.
+    copy_folder(&golden("peft").join("dora"), &folder.join("dora"));
+    run(folder, &["convert", "dora", "d.gguf", "--base", "base"]).is_refused("`danlu merge`");
+    assert!(!folder.join("d.gguf").exists() && !folder.join("d.Modelfile").exists());
+}
+
+#[test]
+fn a_sliding_window_goes_through_a_gguf_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    copy_folder(&golden("families/mistral-window"), &folder.join("window"));
+    run(folder, &["convert", "window", "w.gguf", "--json"]).json();
+    run(folder, &["convert", "w.gguf", "back", "--json"]).json();
+    let config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("back/config.json")).unwrap()).unwrap();
+    assert_eq!((&config["model_type"], &config["sliding_window"]), (&json!("mistral"), &json!(6)));
+    let answer = |model: &str| {
+        let ids = "3,17,5,22,9,9,28,1,14,2,30,11";
+        let fixed =
+            ["generate", "--json", "--temperature", "0", "--prompt-ids", ids, "--max-new-tokens", "8"];
+        run(folder, &[&fixed[..], &["--model", model]].concat()).json()["ids"].clone()
+    };
+    assert_eq!(answer("w.gguf"), answer("window"));
+    assert_eq!(answer("back"), answer("window"));
 }

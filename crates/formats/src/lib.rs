@@ -8,6 +8,7 @@
 //! | [`Llama2c`]: versions 0, 1 and 2 | [`write_llama2c`] |
 //! | [`ConsolidatedFolder`]: Meta's files and `params.json`; [`JoinedTensor`] | [`write_pth`] of each [`TensorPart`] |
 //! | [`Gguf`]: metadata and tensors, mapped | [`write_gguf`]: streaming |
+//! | [`ImportanceMatrix`]: llama.cpp's, both forms | [`ImportanceMatrix::write`] |
 //! | [`AdapterConfig`]: PEFT's `adapter_config.json` | [`AdapterConfig`] |
 //!
 //! [`Container`] tells what a file is.
@@ -23,6 +24,7 @@ mod dtype;
 mod error;
 mod gguf;
 mod gguf_writer;
+mod importance_matrix;
 mod llama2c;
 mod llama2c_writer;
 mod mapped_file;
@@ -48,6 +50,7 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use gguf::{Array, Gguf, Strings, Value};
 pub use gguf_writer::write_gguf;
+pub use importance_matrix::{Importance, ImportanceMatrix};
 pub use llama2c::{Llama2c, Llama2cConfig, Llama2cVersion};
 pub use llama2c_writer::{Llama2cSink, write_llama2c};
 pub use pytorch_file::Scalar;

@@ -18,8 +18,9 @@ use std::process::Command;
 
 use common::small_gguf;
 use danlu_formats::{
-    Alias, Dtype, Error, Gguf, Llama2c, Llama2cConfig, Llama2cVersion, PytorchFolder, SafetensorsFolder,
-    TensorInfo, WriteOptions, write_llama2c, write_pth, write_pytorch, write_safetensors,
+    Alias, Dtype, Error, Gguf, Importance, ImportanceMatrix, Llama2c, Llama2cConfig, Llama2cVersion,
+    PytorchFolder, SafetensorsFolder, TensorInfo, WriteOptions, write_llama2c, write_pth, write_pytorch,
+    write_safetensors,
 };
 use fs_err as fs;
 
@@ -58,6 +59,12 @@ fn open_llama2c(path: &Path) -> Result<(), Error> {
         assert_eq!(Some(file.tensor(&info.name).unwrap().bytes.len()), info.byte_length());
         file.read_f32(&info.name, 0, &mut vec![0.0; info.elements().unwrap()])?;
     }
+    Ok(())
+}
+
+fn open_importance(path: &Path) -> Result<(), Error> {
+    let matrix = ImportanceMatrix::open(path)?;
+    assert!(matrix.tensors.values().all(|own| own.means().len() == own.sums.len()));
     Ok(())
 }
 
@@ -103,6 +110,26 @@ fn llama2c(folder: &Path, version: Llama2cVersion) -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
+/// An importance matrix as GGUF and in the older form.
+fn importance_matrices(folder: &Path) -> [Vec<u8>; 2] {
+    let path = folder.join("imatrix.gguf");
+    let names = ["blk.0.attn_q.weight", "blk.0.ffn_down.weight"];
+    let mut matrix = ImportanceMatrix { datasets: vec!["text".to_string()], ..Default::default() };
+    let mut old = (names.len() as i32).to_le_bytes().to_vec();
+    for name in names {
+        let own = Importance { sums: vec![1.0, 0.0, 2.5], count: 3.0 };
+        old.extend((name.len() as i32).to_le_bytes());
+        old.extend(name.as_bytes());
+        old.extend([3i32, 3].map(i32::to_le_bytes).concat());
+        old.extend(own.sums.iter().flat_map(|sum| sum.to_le_bytes()));
+        matrix.tensors.insert(name.to_string(), own);
+    }
+    old.extend([1i32, 4].map(i32::to_le_bytes).concat());
+    old.extend(b"text");
+    matrix.write(&path).unwrap();
+    [fs::read(path).unwrap(), old]
+}
+
 /// Each container with a whole file of it.
 fn containers(folder: &Path) -> Vec<(&'static str, Vec<u8>, Open)> {
     let model = small_model();
@@ -119,6 +146,7 @@ fn containers(folder: &Path) -> Vec<(&'static str, Vec<u8>, Open)> {
     let written: Result<(), Error> = write_pth(&pth, &model, &tied, |place, sink| sink.write(&give(place)));
     written.unwrap();
     let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    let [importance, old_importance] = importance_matrices(folder);
     vec![
         ("PyTorch, written here", read("written.pth"), open_pytorch),
         ("PyTorch, zip", golden("zip.pth"), open_pytorch),
@@ -128,6 +156,8 @@ fn containers(folder: &Path) -> Vec<(&'static str, Vec<u8>, Open)> {
         ("index of shards", read("pytorch_model.bin.index.json"), open_index),
         ("safetensors", read("model.safetensors"), open_safetensors),
         ("GGUF", small_gguf().build(), open_gguf),
+        ("importance matrix", importance, open_importance),
+        ("importance matrix, older", old_importance, open_importance),
         ("llama2.c v0", llama2c(folder, Llama2cVersion::V0), open_llama2c),
         ("llama2.c v1", llama2c(folder, Llama2cVersion::V1), open_llama2c),
         ("llama2.c v2", llama2c(folder, Llama2cVersion::V2 { group_size: 4 }), open_llama2c),

@@ -1,7 +1,7 @@
 //! Sums and maxima whose order is fixed: lanes, then a tree of them; of large vectors chunks of a fixed size in order.
 
-use crate::buffer::View;
-use crate::team::parallel_chunks;
+use crate::buffer::{View, ViewMut};
+use crate::team::{SharedSlice, parallel_chunks, parallel_for};
 use crate::value::Value;
 
 const CHUNK: usize = 1 << 16;
@@ -15,6 +15,30 @@ pub fn sum_of_squares(x: View<f32>) -> f64 {
         sum[0] = squares(&x.0[start..x.0.len().min(start + CHUNK)]);
     });
     sums.iter().sum()
+}
+
+/// Columns of one task.
+const COLUMNS: usize = 64;
+
+/// sums [N] += Σ x² over the rows of x [T, N], column by column, as an importance matrix counts the inputs of a layer.
+pub fn add_squares_of_columns<T: Value>(x: View<T>, sums: ViewMut<f32>) {
+    let width = sums.0.len();
+    assert!(x.0.len().is_multiple_of(width));
+    let sums = SharedSlice::new(sums.0);
+    parallel_for(width.div_ceil(COLUMNS), |task| {
+        let (start, count) = (task * COLUMNS, COLUMNS.min(width - task * COLUMNS));
+        // SAFETY: each block of columns belongs to one task.
+        let sums = unsafe { sums.range(start, count) };
+        x.0.chunks_exact(width).for_each(|row| add_squares(&row[start..start + count], sums));
+    });
+}
+
+by_cpu_level! {
+    fn add_squares<[T: Value]>(row: &[T], sums: &mut [f32]) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += value.to_f32() * value.to_f32();
+        }
+    }
 }
 
 const LANES: usize = 16;
@@ -109,4 +133,26 @@ fn folded(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
         }
     }
     lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{close, normals};
+
+    #[test]
+    fn squares_of_columns_are_added_up() {
+        let (rows, width) = (9, 130);
+        let x = normals(1, rows * width);
+        let twin = |inputs: &[&[f64]]| -> Vec<f64> {
+            let column = |column: usize| inputs[0].chunks(width).map(|row| row[column] * row[column]).sum();
+            (0..width).map(column).collect()
+        };
+        let mut sums = vec![0.0; width];
+        add_squares_of_columns(View(&x), ViewMut(&mut sums));
+        close(&sums, twin, &[&x], 1e-6);
+        let once = sums.clone();
+        add_squares_of_columns(View(&x), ViewMut(&mut sums));
+        sums.iter().zip(&once).for_each(|(twice, once)| assert!((twice / once - 2.0).abs() < 1e-5));
+    }
 }

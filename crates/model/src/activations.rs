@@ -4,6 +4,7 @@
 
 use danlu_kernels::{Buffer, Precision, Value, bf16};
 
+use crate::importance::InputSquares;
 use crate::projection::LowRank;
 use crate::rotary::Rotary;
 use crate::{Model, Module};
@@ -126,6 +127,8 @@ pub(crate) struct Scratch<T: Value> {
     /// [T, F] each: gate and up where blocks keep none.
     pub(crate) feed_forward: Option<[Buffer<T>; 2]>,
     pub(crate) backward: Option<BackwardScratch<T>>,
+    /// What every forward adds the inputs of linear layers to, where they are wanted.
+    pub(crate) squares: Option<InputSquares>,
 }
 
 pub(crate) struct BackwardScratch<T: Value> {
@@ -189,6 +192,7 @@ impl<T: Value> Buffers<T> {
                 product: Buffer::zeros(capacity * f),
                 feed_forward: keep.shares_feed_forward().then(|| [f, f].map(|f| Buffer::zeros(capacity * f))),
                 backward,
+                squares: None,
             },
             head: HeadActivations {
                 residual: zeros(d),

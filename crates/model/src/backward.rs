@@ -156,7 +156,7 @@ impl Model {
         let (d, q, f) =
             (count * config.hidden_size, count * config.query_size(), count * config.intermediate_size);
         let kv = count * config.key_value_size();
-        let Scratch { normed, product, feed_forward: shared, backward: Some(backward) } = scratch else {
+        let Scratch { normed, product, feed_forward: shared, backward: Some(backward), .. } = scratch else {
             unreachable!("a backward needs activations that were kept");
         };
         let saved = &mut block.saved;

@@ -3,29 +3,31 @@
 //! Hugging Face folders are written in the family's own form, those of Meta-like families as Llamas, because that is
 //! what other programs read. Nothing is merged or trained here.
 
+mod gguf;
+mod meta;
+
 use std::ops::{ControlFlow, Range};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use danlu_formats::{
-    Alias, AtomicFolder, Dtype, Llama2cConfig, Llama2cVersion, TensorInfo, TensorSink, WriteOptions,
-    write_gguf, write_llama2c, write_pth, write_pytorch, write_safetensors,
+    AtomicFolder, Dtype, ImportanceMatrix, TensorInfo, TensorSink, WriteOptions, write_pytorch,
+    write_safetensors,
 };
 use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
 use danlu_kernels::rope::RopeLayout;
 use danlu_tokenizer::Tokenizer;
 use fs_err as fs;
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 
 use crate::checkpoint::{Checkpoint, halves_to_pairs, is_rotated, pairs_to_halves};
-use crate::families::{GGUF_NAMES, META_NAMES, Names};
-use crate::gguf::has_neighbouring_pairs;
+use crate::families::{GGUF_NAMES, Names};
 use crate::layout::{FileTensor, file_tensors};
 use crate::mixture::Mixture;
 use crate::names::{self, Role, TensorId, TensorSpec};
 use crate::open::check_vocabulary;
-use crate::save::{little_endian, write_description, write_json};
+use crate::save::write_description;
 use crate::source::{Source, dtype_of};
-use crate::{AttentionBias, Config, Error, Family, Result, RopeScaling, gguf_out};
+use crate::{Config, Error, Family, Result};
 
 /// Values that are read, turned and written at once, about.
 const CHUNK: usize = 1 << 22;
@@ -64,6 +66,8 @@ pub struct ConvertOptions {
     pub mixture: Option<Mixture>,
     /// A vocabulary in the place of the model's own.
     pub tokenizer: Option<Tokenizer>,
+    /// By what errors are weighed where tensors are quantized.
+    pub importance: Option<ImportanceMatrix>,
 }
 
 /// What was written.
@@ -142,6 +146,7 @@ pub fn convert(
         layout: &layout,
         neighbours: false,
         unit_head: false,
+        importance: None,
         progress,
         done: 0,
         total,
@@ -153,7 +158,10 @@ pub fn convert(
             work.folder(output, options.form, options.mixture, tokenizer.as_ref())?
         }
         Form::Pth => work.pth(output, options.mixture, tokenizer.as_ref())?,
-        Form::Gguf => work.gguf(output, options.mixture, tokenizer.as_ref())?,
+        Form::Gguf => {
+            work.importance = options.importance.as_ref();
+            work.gguf(output, options.mixture, tokenizer.as_ref())?
+        }
         Form::Llama2c => work.llama2c(output, options.mixture)?,
     };
     let (types, notes) = (work.types, work.notes);
@@ -169,6 +177,7 @@ struct Work<'a> {
     neighbours: bool,
     /// Whether the head is to have rows of length one in what is written.
     unit_head: bool,
+    importance: Option<&'a ImportanceMatrix>,
     progress: &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     done: u64,
     total: u64,
@@ -234,211 +243,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn pth(
-        &mut self,
-        output: &Path,
-        mixture: Option<Mixture>,
-        tokenizer: Option<&Tokenizer>,
-    ) -> Result<Config> {
-        self.refuse_what_meta_has_not("Meta's files")?;
-        self.neighbours = true;
-        let (files, infos) = self.plain_tensors(&META_NAMES, mixture)?;
-        let is_file = output.extension().is_some_and(|end| end == "pth");
-        if !is_file {
-            let folder = AtomicFolder::create(output)?;
-            let path = folder.path().join("consolidated.00.pth");
-            write_pth(&path, &infos, &[], |place, sink| self.give(&files[place], &infos[place], sink))?;
-            write_json(&folder.path().join("params.json"), &self.meta_parameters())?;
-            self.companions(folder.path(), tokenizer, false)?;
-            folder.commit()?;
-            return Ok(self.config.clone());
-        }
-        // As Baby-Llama2 saves it: the head is there by name too.
-        let tied = self.config.tie_word_embeddings;
-        let alias = Alias { name: META_NAMES.head.into(), of: 0 };
-        let aliases = if tied { vec![alias] } else { Vec::new() };
-        write_pth(output, &infos, &aliases, |place, sink| self.give(&files[place], &infos[place], sink))?;
-        let config = Config {
-            family: Family::BabyLlama2,
-            rope_layout: RopeLayout::Interleaved,
-            other_fields: Map::new(),
-            ..self.config.clone()
-        };
-        if self.config.rope_scaling != RopeScaling::None {
-            self.notes.push("the file cannot say how the rotary frequencies are scaled".into());
-        }
-        let beside = output.with_extension("json");
-        write_json(&beside, &config.to_json("float32"))?;
-        self.notes.push(format!("`{}` beside it says what its shapes do not", beside.display()));
-        Ok(config)
-    }
-
-    fn meta_parameters(&self) -> Value {
-        const MULTIPLE: usize = 256;
-        let config = self.config;
-        let (base, found) = (config.hidden_size * 8 / 3, config.intermediate_size);
-        let multiple =
-            if found.is_multiple_of(MULTIPLE) { MULTIPLE } else { 1 << found.trailing_zeros().min(8) };
-        let mut parameters = json!({
-            "dim": config.hidden_size,
-            "n_layers": config.num_hidden_layers,
-            "n_heads": config.num_attention_heads,
-            "n_kv_heads": config.num_key_value_heads,
-            "vocab_size": config.vocab_size,
-            "multiple_of": multiple,
-            "norm_eps": config.rms_norm_eps,
-        });
-        if base.next_multiple_of(multiple) != found {
-            parameters["ffn_dim_multiplier"] = (found as f64 / base as f64).into();
-        }
-        if config.rope_theta != 10_000.0 {
-            parameters["rope_theta"] = config.rope_theta.into();
-        }
-        // Without it, a reader would have to guess.
-        parameters["max_seq_len"] = config.max_position_embeddings.into();
-        if let RopeScaling::Llama3 { factor, .. } = config.rope_scaling {
-            parameters["use_scaled_rope"] = true.into();
-            parameters["rope_scaling_factor"] = factor.into();
-        }
-        parameters
-    }
-
-    fn llama2c(&mut self, output: &Path, mixture: Option<Mixture>) -> Result<Config> {
-        self.refuse_what_meta_has_not("llama2.c")?;
-        let config = self.config;
-        let refuse = |what: &str| {
-            let message = format!("llama2.c's programs have no way to say {what}; write another form");
-            Err(Error::Message(message))
-        };
-        if config.rope_theta != 10_000.0 || config.rope_scaling != RopeScaling::None {
-            return refuse("that rotations have another base than 10000, or are scaled");
-        }
-        let version = match mixture {
-            None | Some(Mixture::F32) => Llama2cVersion::V0,
-            Some(Mixture::Q8_0) => Llama2cVersion::V2 {
-                group_size: Llama2cConfig::group_size_for(config.hidden_size, config.intermediate_size),
-            },
-            Some(other) => {
-                let name = other.name();
-                return Err(Error::Message(format!("llama2.c has f32 and q8_0, but not `{name}`")));
-            }
-        };
-        if (config.rms_norm_eps - 1e-5).abs() > 1e-9 {
-            let eps = config.rms_norm_eps;
-            self.notes.push(format!("llama2.c's programs add 1e-5 in every norm, and this model adds {eps}"));
-        }
-        self.neighbours = true;
-        let header = Llama2cConfig {
-            version,
-            dim: config.hidden_size,
-            hidden_dim: config.intermediate_size,
-            n_layers: config.num_hidden_layers,
-            n_heads: config.num_attention_heads,
-            n_kv_heads: config.num_key_value_heads,
-            vocab_size: config.vocab_size,
-            max_seq_len: config.max_position_embeddings,
-            shared_classifier: config.tie_word_embeddings,
-        };
-        let files = file_tensors(config, self.specs, &META_NAMES);
-        write_llama2c(output, &header, |info, sink| -> Result<()> {
-            let file = files.iter().find(|file| file.name == info.name);
-            let file = file.ok_or_else(|| Error::Message(format!("the model has no `{}`", info.name)))?;
-            for piece in &file.pieces {
-                self.values(piece.tensor, piece.rows.clone(), &mut |_, values| Ok(sink.write(values)?))?;
-            }
-            add_share(&mut self.types, info.dtype, info.byte_length().unwrap_or(0) as u64);
-            Ok(())
-        })?;
-        Ok(config.clone())
-    }
-
-    fn refuse_what_meta_has_not(&self, who: &str) -> Result<()> {
-        let config = self.config;
-        let what = if config.attention_bias != AttentionBias::None || config.mlp_bias {
-            "biases"
-        } else if config.query_key_norm {
-            "norms of query and key heads"
-        } else if config.normalized_head {
-            "heads of length one"
-        } else if config.head_dim * config.num_attention_heads != config.hidden_size {
-            "heads that are together not as wide as the model"
-        } else if !matches!(config.rope_scaling, RopeScaling::None | RopeScaling::Llama3 { .. }) {
-            "scaled rotary frequencies"
-        } else {
-            return Ok(());
-        };
-        let message = format!("{who} have no {what}, which this model has; write safetensors or GGUF");
-        Err(Error::Message(message))
-    }
-
-    fn gguf(
-        &mut self,
-        output: &Path,
-        mixture: Option<Mixture>,
-        tokenizer: Option<&Tokenizer>,
-    ) -> Result<Config> {
-        let config = self.config;
-        let mixture = match mixture {
-            Some(mixture) => mixture,
-            None => Mixture::plain(self.base_kind()).unwrap_or(Mixture::F16),
-        };
-        if self.base_kind().block_elements() > 1 && mixture.base().block_elements() > 1 {
-            let (from, to) = (self.base_kind().name(), mixture.name());
-            self.notes
-                .push(format!("it was quantized before ({from}), so {to} loses more than from the original"));
-        }
-        if let RopeScaling::Dynamic { .. } = config.rope_scaling {
-            let context = config.max_position_embeddings;
-            self.notes
-                .push(format!("llama.cpp has no dynamic scaling: there it is good up to {context} tokens"));
-        }
-        if tokenizer.is_none() {
-            self.notes
-                .push("it holds no tokenizer, which llama.cpp needs: give one with `--tokenizer`".into());
-        }
-        let vocabulary = tokenizer.map(|tokenizer| tokenizer.to_gguf(config.vocab_size)).transpose()?;
-        let name = self.checkpoint.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let metadata = gguf_out::metadata(config, mixture, vocabulary, &name)?;
-        let family = match gguf_out::architecture(config)? {
-            "qwen2" => Family::Qwen2,
-            "qwen3" => Family::Qwen3,
-            _ => Family::Llama,
-        };
-        self.neighbours = has_neighbouring_pairs(family);
-        self.unit_head = config.normalized_head;
-        let files = file_tensors(config, self.specs, &GGUF_NAMES);
-        let mut infos: Vec<TensorInfo> = files
-            .iter()
-            .map(|file| {
-                let kind = mixture.kind(config, &self.specs[file.pieces[0].tensor]);
-                TensorInfo { name: file.name.clone(), dtype: dtype_of(kind), shape: file.shape.clone() }
-            })
-            .collect();
-        let factors = gguf_out::rope_factors(config);
-        if let Some(factors) = &factors {
-            let (name, shape) = ("rope_freqs.weight".to_owned(), vec![factors.len()]);
-            infos.push(TensorInfo { name, dtype: Dtype::F32, shape });
-        }
-        write_gguf(output, &metadata, &infos, |place, sink| match (files.get(place), &factors) {
-            (Some(file), _) => self.give(file, &infos[place], sink),
-            (None, factors) => Ok(sink.write(&little_endian(factors.as_deref().unwrap_or_default()))?),
-        })?;
-        let changed = infos.iter().zip(&files).filter(|(info, file)| {
-            let spec = &self.specs[file.pieces[0].tensor];
-            !spec.kind.is_vector()
-                && !spec.width().is_multiple_of(mixture.base().block_elements())
-                && info.dtype != dtype_of(mixture.base())
-        });
-        let (changed, block) = (changed.count(), mixture.base().block_elements());
-        if changed > 0 {
-            self.notes.push(format!(
-                "{changed} tensors have rows that are not whole blocks of {block} and are of another type than {} has",
-                mixture.name()
-            ));
-        }
-        Ok(config.clone())
-    }
-
     /// The tensors of a form without block types: each of the type that is wanted, or of its own, or of f32.
     fn plain_tensors(
         &self,
@@ -458,12 +262,6 @@ impl Work<'_> {
         };
         let infos = files.iter().map(info).collect();
         Ok((files, infos))
-    }
-
-    /// The type of the model's own first matrix within a block.
-    fn base_kind(&self) -> BlockType {
-        let query = names::block_tensor(self.config, 0, names::Part::Query);
-        self.checkpoint.kind(self.layout, query).unwrap_or(BlockType::F32)
     }
 
     /// PyTorch's name of the type that most bytes have.
@@ -511,18 +309,37 @@ impl Work<'_> {
             return Ok(());
         }
         let path = self.checkpoint.path();
+        let importance = self.importance_of(spec)?;
         self.values(id, rows, &mut |first, values| {
             bytes.resize(values.len() / width * row_bytes, 0);
-            quantize_in_parallel(kind, values, width, None, &mut bytes).map_err(|error| Error::Tensor {
-                path: path.into(),
-                name: spec.name.clone(),
-                reason: match first {
-                    0 => error.to_string(),
-                    first => format!("behind row {first}, {error}"),
+            quantize_in_parallel(kind, values, width, importance.as_deref(), &mut bytes).map_err(
+                |error| Error::Tensor {
+                    path: path.into(),
+                    name: spec.name.clone(),
+                    reason: match first {
+                        0 => error.to_string(),
+                        first => format!("behind row {first}, {error}"),
+                    },
                 },
-            })?;
+            )?;
             take(&bytes)
         })
+    }
+
+    /// The importance of a tensor's columns, if it is known.
+    fn importance_of(&self, spec: &TensorSpec) -> Result<Option<Vec<f32>>> {
+        let Some(matrix) = self.importance else { return Ok(None) };
+        let name = GGUF_NAMES.of(spec.role);
+        let Some(found) = matrix.tensors.get(&name) else { return Ok(None) };
+        let (columns, width) = (found.sums.len(), spec.width());
+        if columns != width {
+            let path = matrix.path.clone().unwrap_or_default();
+            let reason = format!(
+                "it is for {columns} columns, and the model's tensor has {width}: it is of another model"
+            );
+            return Err(Error::Tensor { path, name, reason });
+        }
+        Ok(Some(found.means()))
     }
 
     /// Gives `rows` of one of the model's tensors as f32, with the number of the first of them.
@@ -581,44 +398,4 @@ impl Work<'_> {
 fn scale_to_one(row: &mut [f32]) {
     let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt().max(1e-12);
     row.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
-}
-
-/// Ollama's file for a GGUF file beside it, with the template of a conversation where it is a known one.
-///
-/// Syntax: <https://github.com/ollama/ollama/blob/main/docs/modelfile.md>.
-pub fn modelfile(gguf: &Path, tokenizer: Option<&Tokenizer>) -> String {
-    let name = gguf.file_name().unwrap_or_default().to_string_lossy();
-    let mut text = format!("FROM ./{name}\n");
-    let Some(tokenizer) = tokenizer else { return text };
-    let source = tokenizer.chat_template().unwrap_or_default();
-    let known = [
-        (
-            "<|im_start|>",
-            "{{ range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
-        ),
-        (
-            "<|start_header_id|>",
-            "{{ range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>{{ end }}\
-             <|start_header_id|>assistant<|end_header_id|>\n\n",
-        ),
-        (
-            "[INST]",
-            "[INST] {{ if .System }}<<SYS>>\n{{ .System }}\n<</SYS>>\n\n{{ end }}{{ .Prompt }} [/INST]",
-        ),
-        ("Human: ", "Human: {{ .Prompt }}\n</s><s>Assistant: "),
-    ];
-    if let Some((_, template)) = known.iter().find(|(sign, _)| source.contains(sign)) {
-        text += &format!("TEMPLATE \"\"\"{template}\"\"\"\n");
-    }
-    for id in tokenizer.end_of_turn_ids() {
-        if let Some(token) = tokenizer.token_text(id) {
-            text += &format!("PARAMETER stop \"{}\"\n", token.replace('"', "\\\""));
-        }
-    }
-    text
-}
-
-/// Where [`modelfile`] is written for a GGUF file.
-pub fn modelfile_path(gguf: &Path) -> PathBuf {
-    gguf.with_extension("Modelfile")
 }

@@ -10,6 +10,7 @@ use danlu_kernels::swiglu::swiglu;
 use danlu_kernels::{Buffer, Value, View, ViewMut};
 
 use crate::activations::{Activations, Buffers, Saved, Scratch, with_buffers};
+use crate::importance::{Input, add_squares};
 use crate::names::{self, Extra, Part, block_tensor};
 use crate::rotary::Rotary;
 use crate::{Error, Model, Module, PackedTokens, ParameterSource, Result, Target};
@@ -103,7 +104,7 @@ impl Model {
         let all_keys = (rows.first_key + tokens) * kv_size;
         let epsilon = config.rms_norm_eps as f32;
         let norm = |part| self.vector(block_tensor(config, layer, part));
-        let Scratch { normed, product, feed_forward: shared, .. } = scratch;
+        let Scratch { normed, product, feed_forward: shared, squares, .. } = scratch;
         let Saved {
             queries,
             head_norms,
@@ -129,6 +130,7 @@ impl Model {
             (Module::Key, projected_keys),
             (Module::Value, values.view_mut(own_keys.clone())),
         ];
+        add_squares(squares, layer, Input::Attention, normed.first(d));
         self.forward_together(layer, normed.first(d), members, low, Output::Overwrite);
         if let Some(norms) = head_norms
             && let [Some(query_norm), Some(key_norm)] =
@@ -156,14 +158,17 @@ impl Model {
             log_sum_exp.first_mut(tokens * config.num_attention_heads),
         );
         copy(x, middle.first_mut(d));
+        add_squares(squares, layer, Input::Output, attended.first(q));
         let member = [(Module::Output, middle.first_mut(d))];
         self.forward_together(layer, attended.first(q), member, low, Output::Add);
 
         let inverse_rms = saved.post_inverse_rms.first_mut(tokens);
         rms_norm(middle.first(d), norm(Part::PostNorm), epsilon, normed.first_mut(d), inverse_rms);
+        add_squares(squares, layer, Input::FeedForward, normed.first(d));
         let members = [(Module::Gate, gate.first_mut(f)), (Module::Up, up.first_mut(f))];
         self.forward_together(layer, normed.first(d), members, low, Output::Overwrite);
         swiglu(gate.first(f), up.first(f), product.first_mut(f));
+        add_squares(squares, layer, Input::Down, product.first(f));
         copy(middle.first(d), out.reborrow());
         self.forward_together(layer, product.first(f), [(Module::Down, out)], low, Output::Add);
     }

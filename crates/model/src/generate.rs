@@ -111,6 +111,7 @@ impl<'m> Generator<'m> {
                 product: zeros(config.intermediate_size),
                 feed_forward: None,
                 backward: None,
+                squares: None,
             },
             residual: [zeros(config.hidden_size), zeros(config.hidden_size)],
             logits: Buffer::zeros(config.vocab_size),

@@ -9,6 +9,7 @@ use danlu_formats::{Dtype, Gguf};
 use danlu_tokenizer::GgufVocabulary;
 
 use crate::families::GGUF_NAMES;
+use crate::gguf_out::NO_VOCABULARY;
 use crate::names::{Extra, Role};
 use crate::{AttentionBias, Config, Error, Family, Module, Result, RopeScaling, Yarn};
 
@@ -55,14 +56,16 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
         return Err(error(&key("expert_count"), reason));
     }
     let max_position_embeddings = number("context_length")?;
-    if let Some(window) = optional("attention.sliding_window")?.filter(|&window| window > 0)
-        && window < max_position_embeddings
-    {
-        let reason = format!(
-            "expected none, found {window}: in a GGUF file a window is not supported yet by this program"
-        );
-        return Err(error(&key("attention.sliding_window"), reason));
-    }
+    let sliding_window = optional("attention.sliding_window")?.filter(|&window| window > 0);
+    let family = match (family, sliding_window) {
+        (Family::Llama, Some(_)) => Family::Mistral,
+        (Family::Llama, None) => family,
+        (_, Some(window)) if window < max_position_embeddings => {
+            let reason = format!("expected none for this architecture, found {window}");
+            return Err(error(&key("attention.sliding_window"), reason));
+        }
+        _ => family,
+    };
     let hidden_size = number("embedding_length")?;
     let num_attention_heads = number("attention.head_count")?;
     let head_dim = match optional("attention.key_length")? {
@@ -92,6 +95,7 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
         max_position_embeddings,
         rope_theta: f64::from(gguf.get_f32(&key("rope.freq_base"))?.unwrap_or(10_000.0)),
         rms_norm_eps: shortest(gguf.get_f32(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-6)),
+        sliding_window: sliding_window.filter(|_| family == Family::Mistral),
         alibi,
         attention_bias,
         mlp_bias: has(Extra::Bias(Module::Gate)),
@@ -182,7 +186,8 @@ fn shortest(value: f32) -> f64 {
 }
 
 pub(crate) fn gguf_vocabulary(gguf: &Gguf) -> Result<Option<GgufVocabulary>> {
-    let Some(model) = gguf.get_str("tokenizer.ggml.model")? else { return Ok(None) };
+    let model = gguf.get_str("tokenizer.ggml.model")?;
+    let Some(model) = model.filter(|model| *model != NO_VOCABULARY) else { return Ok(None) };
     let strings = |key: &str| -> Result<Vec<String>> {
         let strings = gguf.get_strings(key)?;
         Ok(strings

@@ -10,11 +10,12 @@ use danlu_formats::{Dtype, TensorInfo, Value, write_gguf};
 use danlu_kernels::rope::RopeLayout;
 
 use crate::adapter_folder::{AdapterFolder, BaseTensors, Change};
+use crate::checkpoint::{halves_to_pairs, is_rotated};
 use crate::families::GGUF_NAMES;
 use crate::layout::FileTensor;
-use crate::names::{self, Part, Role, TensorSpec};
+use crate::names::{self, TensorSpec};
 use crate::save::little_endian;
-use crate::{Config, Error, Family, Result};
+use crate::{Config, Error, Result, gguf_out};
 
 /// Writes the adapter in `folder`, which belongs to a model of this configuration, to the file `out`.
 ///
@@ -25,7 +26,9 @@ pub fn write_gguf_adapter(config: &Config, folder: &Path, out: &Path) -> Result<
     let adapter = AdapterFolder::open(folder, &base)?;
     // llama.cpp takes an alpha of zero as none.
     let alpha = if adapter.config.lora_alpha == 0.0 { 1.0 } else { adapter.config.lora_alpha };
-    let architecture = architecture(config);
+    let architecture = gguf_out::architecture(config)?;
+    // The base's GGUF has rotated rows side by side, and the adapter in two halves.
+    let turns = config.rope_layout == RopeLayout::HalfSplit && gguf_out::has_neighbouring_pairs(architecture);
     let specs = names::tensors(config);
     let mut matrices = BTreeMap::new();
     for (name, changes) in &adapter.changes {
@@ -40,12 +43,11 @@ pub fn write_gguf_adapter(config: &Config, folder: &Path, out: &Path) -> Result<
             let mut b = adapter.values(b)?;
             b.iter_mut().for_each(|value| *value *= factor);
             let a = adapter.values(a)?;
-            for (own, rows) in split(file, &specs, &b, *rank) {
+            for (own, mut rows) in split(file, &specs, &b, *rank) {
                 let spec = &specs[own];
-                let rows = match has_pairs(config, architecture, spec) {
-                    true => halves_to_pairs(&rows, config.head_dim, *rank),
-                    false => rows,
-                };
+                if turns && is_rotated(spec) {
+                    halves_to_pairs(&mut rows, config.head_dim, *rank);
+                }
                 let name = GGUF_NAMES.of(spec.role);
                 let info = |suffix: &str, shape: [usize; 2]| TensorInfo {
                     name: format!("{name}.{suffix}"),
@@ -73,18 +75,6 @@ pub fn write_gguf_adapter(config: &Config, folder: &Path, out: &Path) -> Result<
     })
 }
 
-/// What llama.cpp calls models of this configuration.
-fn architecture(config: &Config) -> &'static str {
-    match config.family {
-        Family::Qwen2 => "qwen2",
-        Family::Qwen3 => "qwen3",
-        Family::InternLm2 => "internlm2",
-        Family::Baichuan => "baichuan",
-        _ if config.query_key_norm => "qwen3",
-        _ => "llama",
-    }
-}
-
 /// The rows of B for each of the model's tensors that one of the file is.
 fn split(file: &FileTensor, specs: &[TensorSpec], b: &[f32], rank: usize) -> BTreeMap<usize, Vec<f32>> {
     let mut parts: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
@@ -97,25 +87,6 @@ fn split(file: &FileTensor, specs: &[TensorSpec], b: &[f32], rank: usize) -> BTr
         row += piece.rows.len();
     }
     parts
-}
-
-/// Whether the base's GGUF has rotated rows of this tensor side by side, and the adapter in two halves.
-fn has_pairs(config: &Config, architecture: &str, spec: &TensorSpec) -> bool {
-    matches!(spec.role, Role::Block(_, Part::Query | Part::Key))
-        && config.rope_layout == RopeLayout::HalfSplit
-        && ["llama", "internlm2", "baichuan"].contains(&architecture)
-}
-
-/// Rows i and E/2 + i of every head become rows 2i and 2i + 1.
-fn halves_to_pairs(rows: &[f32], head_dim: usize, width: usize) -> Vec<f32> {
-    let row = |head: usize, row: usize| &rows[(head * head_dim + row) * width..][..width];
-    let heads = rows.len() / width / head_dim;
-    let pairs = (0..heads).flat_map(|head| (0..head_dim / 2).map(move |pair| (head, pair)));
-    pairs
-        .flat_map(|(head, pair)| [row(head, pair), row(head, head_dim / 2 + pair)])
-        .flatten()
-        .copied()
-        .collect()
 }
 
 fn not_in_gguf(adapter: &AdapterFolder, name: &str) -> Error {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use danlu_formats::{Array, Value};
+use danlu_formats::{Array, ImportanceMatrix, Value};
 use danlu_tokenizer::GgufVocabulary;
 
 use crate::mixture::Mixture;
@@ -10,6 +10,9 @@ use crate::{AttentionBias, Config, Error, Family, Result, RopeScaling};
 
 /// The version of the block types.
 const QUANTIZATION_VERSION: u32 = 2;
+
+/// What `tokenizer.ggml.model` says where there is no vocabulary; llama.cpp then takes ids.
+pub(crate) const NO_VOCABULARY: &str = "none";
 
 /// The architecture of `general.architecture` for a model.
 ///
@@ -31,6 +34,11 @@ pub(crate) fn architecture(config: &Config) -> Result<&'static str> {
     Ok(name)
 }
 
+/// Whether an architecture's rows of q and k are stored with rotated pairs side by side.
+pub(crate) fn has_neighbouring_pairs(architecture: &str) -> bool {
+    !matches!(architecture, "qwen2" | "qwen3")
+}
+
 /// The factors of `rope_freqs.weight`, which stand for Llama 3's scaling: by how much each frequency is divided.
 pub(crate) fn rope_factors(config: &Config) -> Option<Vec<f32>> {
     let RopeScaling::Llama3 { .. } = config.rope_scaling else { return None };
@@ -44,6 +52,7 @@ pub(crate) fn metadata(
     config: &Config,
     mixture: Mixture,
     vocabulary: Option<GgufVocabulary>,
+    importance: Option<&ImportanceMatrix>,
     name: &str,
 ) -> Result<Vec<(String, Value)>> {
     let architecture = architecture(config)?;
@@ -76,6 +85,9 @@ pub(crate) fn metadata(
     ] {
         own(key, whole(key, value)?);
     }
+    if let Some(window) = config.sliding_window {
+        own("attention.sliding_window", whole("attention.sliding_window", window)?);
+    }
     own("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps as f32));
     own("rope.freq_base", Value::F32(config.rope_theta as f32));
     match config.rope_scaling {
@@ -100,10 +112,26 @@ pub(crate) fn metadata(
             }
         }
     }
-    if let Some(vocabulary) = vocabulary {
-        entries.extend(tokenizer_entries(vocabulary));
+    if let Some(matrix) = importance {
+        entries.extend(importance_entries(matrix));
+    }
+    match vocabulary {
+        Some(vocabulary) => entries.extend(tokenizer_entries(vocabulary)),
+        None => entries.push(("tokenizer.ggml.model".to_owned(), Value::String(NO_VOCABULARY.into()))),
     }
     Ok(entries)
+}
+
+/// What llama.cpp's quantizer says of the importance matrix that it was given.
+fn importance_entries(matrix: &ImportanceMatrix) -> Vec<(String, Value)> {
+    let text = |text: String| Some(Value::String(text));
+    let entries = [
+        ("file", matrix.path.as_ref().and_then(|path| text(path.display().to_string()))),
+        ("dataset", matrix.datasets.first().cloned().and_then(text)),
+        ("entries_count", u32::try_from(matrix.tensors.len()).ok().map(Value::U32)),
+        ("chunks_count", matrix.chunks.map(Value::U32)),
+    ];
+    entries.into_iter().filter_map(|(key, value)| Some((format!("quantize.imatrix.{key}"), value?))).collect()
 }
 
 fn tokenizer_entries(vocabulary: GgufVocabulary) -> Vec<(String, Value)> {

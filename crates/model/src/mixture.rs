@@ -85,8 +85,8 @@ impl Mixture {
     }
 
     /// The type of one tensor: vectors f32, rows that are no whole blocks of the wanted type another.
-    pub(crate) fn kind(self, config: &Config, spec: &TensorSpec) -> BlockType {
-        use BlockType::{F16, F32, Q3K, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    pub(crate) fn kind(self, config: &Config, spec: &TensorSpec, has_importance: bool) -> BlockType {
+        use BlockType::{F16, F32, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         if spec.kind.is_vector() {
             return F32;
         }
@@ -122,6 +122,8 @@ impl Mixture {
                 Self::Q3KM => Q4K,
                 Self::Q4KM | Self::Q5KM if has_more(layer) => Q6K,
                 Self::Q4KS if layer < layers / 8 => Q5K,
+                Self::Q4_0 if has_importance && layer < layers / 8 => Q4_1,
+                Self::Q5_0 if has_importance && layer < layers / 8 => Q5_1,
                 _ => base,
             },
             Role::Block(_, Part::Output) if self == Self::Q3KM => Q4K,
@@ -169,7 +171,7 @@ mod tests {
     fn mix(config: &Config, mixture: Mixture) -> Vec<(BlockType, usize)> {
         let mut counts: Vec<(BlockType, usize)> = Vec::new();
         for spec in names::tensors(config) {
-            let kind = mixture.kind(config, &spec);
+            let kind = mixture.kind(config, &spec, false);
             match counts.iter_mut().find(|(other, _)| *other == kind) {
                 Some((_, count)) => *count += 1,
                 None => counts.push((kind, 1)),

@@ -34,7 +34,7 @@ fn refused(path: &Path) -> String {
 }
 
 fn converted(input: &Path, output: &Path, form: Form, mixture: Option<Mixture>) -> Result<Converted, Error> {
-    let options = ConvertOptions { form, mixture, tokenizer: None };
+    let options = ConvertOptions { form, mixture, tokenizer: None, importance: None };
     convert(input, output, options, &mut |_, _| ControlFlow::Continue(()))
 }
 
@@ -323,7 +323,7 @@ fn work_that_is_stopped_leaves_nothing() {
         (Form::Pth, "meta"),
         (Form::Llama2c, "m.bin"),
     ] {
-        let options = ConvertOptions { form, mixture: None, tokenizer: None };
+        let options = ConvertOptions { form, mixture: None, tokenizer: None, importance: None };
         let mut steps = 0;
         let stopped = convert(&golden("mha-tied"), &folder.path().join(name), options, &mut |_, _| {
             steps += 1;

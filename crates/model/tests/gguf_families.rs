@@ -207,10 +207,15 @@ fn rope_scaling_is_read_from_its_keys_and_from_llama_3s_factors() {
 }
 
 #[test]
+fn a_sliding_window_makes_it_a_mistral() {
+    let config = scaled(&[("attention.sliding_window", Whole(16))], None).unwrap();
+    assert_eq!((config.family, config.sliding_window), (Family::Mistral, Some(16)));
+}
+
+#[test]
 fn what_gguf_asks_for_and_cannot_be_computed_is_refused_by_key() {
     for (key, value, expected) in [
         ("expert_count", Whole(8), "`llama.expert_count`: expected a dense model, found 8 experts"),
-        ("attention.sliding_window", Whole(16), "`llama.attention.sliding_window`: expected none, found 16"),
         (
             "rope.scaling.type",
             Text("longrope"),

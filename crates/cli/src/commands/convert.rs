@@ -6,15 +6,21 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use danlu_formats::write_file_atomically;
+use danlu_eval::perplexity;
+use danlu_formats::{ImportanceMatrix, write_file_atomically};
 use danlu_hub::Want;
-use danlu_model::{ConvertOptions, Form, Mixture, convert, modelfile, modelfile_path, open_tokenizer};
+use danlu_model::{
+    ConvertOptions, Form, Mixture, adapter_modelfile, convert, describe, measure_importance, modelfile,
+    modelfile_path, open_tokenizer, write_gguf_adapter,
+};
+use danlu_train::machine;
 use fs_err as fs;
 use serde_json::{Value, json};
 
+use super::eval::told_apart;
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
-use crate::models::count;
+use crate::models::{ModelArgs, PrecisionChoice, base_of, count};
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
 
@@ -51,6 +57,26 @@ pub struct Args {
     /// zh: 为没有分词器的模型指定分词器：文件夹、tokenizer.json、tokenizer.model 或 GGUF 文件
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
+    /// Where IN is an adapter: its model (default: the one that the adapter names)
+    ///
+    /// zh: IN 为适配器时：它所属的模型（默认：适配器中记录的模型）
+    #[arg(long, value_name = "MODEL")]
+    base: Option<PathBuf>,
+    /// Importance matrix of llama.cpp (.gguf or .dat), by which the quantizer weighs its errors
+    ///
+    /// zh: llama.cpp 的重要性矩阵（.gguf 或 .dat），量化时按其加权误差
+    #[arg(long, value_name = "FILE", requires = "quant", conflicts_with = "calibration")]
+    imatrix: Option<PathBuf>,
+    /// Text file such as the model will see, UTF-8: the model runs on it and its importance matrix is used
+    ///
+    /// zh: 校准文本（UTF-8），应与模型将处理的内容相近：先在其上运行模型，得到重要性矩阵后用于量化
+    #[arg(long, value_name = "FILE", requires = "quant")]
+    calibration: Option<PathBuf>,
+    /// Write the importance matrix of the calibration text to this file too, as llama.cpp reads it
+    ///
+    /// zh: 将校准文本的重要性矩阵另存为此文件，llama.cpp 可直接读取
+    #[arg(long, value_name = "FILE", requires = "calibration")]
+    write_imatrix: Option<PathBuf>,
 }
 
 /// What can be written.
@@ -84,36 +110,53 @@ fn mixture(name: &str) -> Result<Mixture, String> {
 ///
 /// # Errors
 /// A model that cannot be read or that the form cannot hold, an output that is there already or cannot be written.
-pub fn run(args: Args, printer: &Printer) -> Result<()> {
+pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     let form = form(args.to, &args.output)?;
-    let output = &args.output;
+    let output = args.output.clone();
+    let output = output.as_path();
     if fs::symlink_metadata(output).is_ok() && !is_empty_folder(output) {
         let path = output.display();
         return Err(wrong_input(format!("`{path}` is there already: remove it, or give another name")));
     }
-    let input = hub::place(&args.input, Want::Model, Fetch::Allowed, printer)?;
-    if input.join("adapter_config.json").is_file() && !input.join("config.json").is_file() {
-        let path = input.display();
-        return Err(wrong_input(format!(
-            "`{path}` is an adapter: put it into its model with `danlu merge` first"
-        )));
+    args.input = hub::place(&args.input, Want::Model, Fetch::Allowed, printer)?;
+    if args.input.join("adapter_config.json").is_file() && !args.input.join("config.json").is_file() {
+        return adapter(&args, form, printer);
+    }
+    if args.base.is_some() {
+        return Err(wrong_input(
+            "`--base` is the model of an adapter, and IN is a model itself: leave it out",
+        ));
     }
     let mixture = args.quant.or(args.dtype.map(|dtype| match dtype {
         Dtype::F32 => Mixture::F32,
         Dtype::F16 => Mixture::F16,
         Dtype::Bf16 => Mixture::Bf16,
     }));
-    let tokenizer =
-        args.tokenizer.as_deref().map(|path| hub::place(path, Want::Tokenizer, Fetch::Allowed, printer));
-    let tokenizer = tokenizer.transpose()?.as_deref().map(open_tokenizer).transpose()?;
+    if let Some(path) = &mut args.tokenizer {
+        *path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
+    }
+    let tokenizer = args.tokenizer.as_deref().map(open_tokenizer).transpose()?;
     let start = Instant::now();
+    if (args.imatrix.is_some() || args.calibration.is_some()) && form != Form::Gguf {
+        return Err(wrong_input("an importance matrix is for GGUF files: give an OUT that ends in `.gguf`"));
+    }
+    let importance = match (&args.imatrix, &args.calibration) {
+        (Some(path), _) => Some(ImportanceMatrix::open(path)?),
+        (None, Some(text)) => Some(calibrate(&args, text, printer)?),
+        (None, None) => None,
+    };
     let mut bar = None;
     let mut progress = |done: u64, total: u64| {
         let bar = bar.get_or_insert_with(|| printer.progress("converting", total));
         bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize)));
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let converted = convert(&input, output, ConvertOptions { form, mixture, tokenizer }, &mut progress);
+    // From here on Ctrl-C ends the work in order, and removes what is half written.
+    if stop::requested() {
+        return Err(Interrupted.into());
+    }
+    let options = ConvertOptions { form, mixture, tokenizer, importance };
+    let converted = convert(&args.input, output, options, &mut progress);
     drop(bar);
     let converted = match converted {
         Err(danlu_model::Error::Cancelled) => return Err(Interrupted.into()),
@@ -156,7 +199,73 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         "bits_per_weight": bytes as f64 * 8.0 / parameters.max(1) as f64,
         "notes": notes,
         "seconds": start.elapsed().as_secs_f64(),
+        "peak_rss_mb": machine::peak().map(|bytes| bytes >> 20),
     }))?)
+}
+
+/// Writes an adapter as the GGUF file that `llama-cli --lora` and Ollama take.
+fn adapter(args: &Args, form: Form, printer: &Printer) -> Result<()> {
+    let (input, output) = (&args.input, &args.output);
+    let path = input.display();
+    if form != Form::Gguf {
+        return Err(wrong_input(format!(
+            "`{path}` is an adapter: give an OUT that ends in `.gguf` for llama.cpp and Ollama, or put it into its model \
+             with `danlu merge` first"
+        )));
+    }
+    if args.quant.is_some() || args.dtype.is_some() || args.tokenizer.is_some() {
+        return Err(wrong_input(
+            "an adapter is written in f32, without a tokenizer: leave out `--quant`, `--dtype` and `--tokenizer`",
+        ));
+    }
+    let base = match &args.base {
+        Some(base) => hub::place(base, Want::Model, Fetch::Allowed, printer)?,
+        None => base_of(input)?,
+    };
+    let described = describe(&base)?;
+    write_gguf_adapter(&described.config?, input, output)?;
+    let modelfile = modelfile_path(output);
+    let text = adapter_modelfile(&base, output, described.tokenizer?.as_ref());
+    write_file_atomically(&modelfile, text.as_bytes())?;
+    let bytes = fs::metadata(output)?.len();
+    printer.line(format_args!(
+        "{path} (adapter of {}) → {} · {}",
+        base.display(),
+        output.display(),
+        size(bytes)
+    ))?;
+    printer.note("for llama.cpp: `llama-cli -m MODEL.gguf --lora` and this file, with its model as GGUF");
+    printer.note(format_args!("for Ollama: `ollama create NAME -f {}`", modelfile.display()));
+    Ok(printer.json(&json!({ "path": output, "base": base, "bytes": bytes, "modelfile": modelfile }))?)
+}
+
+/// The importance matrix of the model on a text.
+fn calibrate(args: &Args, text: &Path, printer: &Printer) -> Result<ImportanceMatrix> {
+    let model = ModelArgs {
+        model: Some(args.input.clone()),
+        adapter: Vec::new(),
+        tokenizer: args.tokenizer.clone(),
+        precision: PrecisionChoice::Auto,
+    };
+    let opened = model.open(printer)?;
+    let ids = perplexity::read_ids(opened.tokenizer()?, text).map_err(told_apart)?;
+    let mut bar = printer.progress("calibrating", ids.len() as u64);
+    let measured = measure_importance(&opened.model, &ids, &mut |done, total| {
+        bar.set(done as u64, format_args!("{done} of {total} tokens"));
+        if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    drop(bar);
+    let mut matrix = match measured {
+        Err(danlu_model::Error::Cancelled) => return Err(Interrupted.into()),
+        measured => measured?,
+    };
+    matrix.datasets = vec![text.display().to_string()];
+    if let Some(path) = &args.write_imatrix {
+        matrix.write(path)?;
+        matrix.path = Some(path.clone());
+        printer.note(format_args!("the importance matrix of {} tokens is in {}", ids.len(), path.display()));
+    }
+    Ok(matrix)
 }
 
 /// Bytes as people say them.

@@ -225,7 +225,7 @@ impl From<ScoringChoice> for Scoring {
 }
 
 /// Errors of the rooms below tell their exit code themselves; the others are of the input.
-fn told_apart(error: Error) -> anyhow::Error {
+pub(super) fn told_apart(error: Error) -> anyhow::Error {
     match error {
         Error::Io(error) => error.into(),
         Error::Model(error) => error.into(),

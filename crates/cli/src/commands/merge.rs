@@ -107,6 +107,10 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let adapters: Vec<&Path> = adapters.iter().map(PathBuf::as_path).collect();
     let options =
         MergeOptions { dtype: args.dtype.map(DtypeChoice::dtype), max_shard_bytes: args.max_shard_size };
+    // From here on Ctrl-C ends the work in order, and removes what is half written.
+    if stop::requested() {
+        return Err(stop::Interrupted.into());
+    }
     let folder = AtomicFolder::create(&args.out)?;
     let mut progress = None;
     let merged = merge(&base, &adapters, folder.path(), &options, &mut |written, all| {
