@@ -367,7 +367,7 @@ fn seed_003_gguf_export() {
     for (mixture, dtype, bound) in [
         (Mixture::F16, Dtype::F16, 2e-3),
         (Mixture::Q8_0, Dtype::Q8_0, 0.02),
-        (Mixture::Q4_0, Dtype::Q4_0, 0.3),
+        (Mixture::Q4_0, Dtype::Q4_0, 0.4),
     ] {
         let path = folder.path().join(format!("{}.gguf", mixture.name()));
         converted(&hf, &path, Form::Gguf, Some(mixture));
