@@ -118,7 +118,7 @@ fn a_luban_checkpoint_generates_trains_and_comes_back_as_epoch_0() {
             "strict keys, both of the tied ones"
         );
     }
-    let file = PytorchFolder::open(&folder.join("out/epoch_1.pth")).unwrap();
+    let file = PytorchFolder::open(folder.join("out/epoch_1.pth")).unwrap();
     assert_eq!(file.alias_of("output.weight"), Some("tok_embeddings.weight"));
     // The tokenizer and its template lie beside it now.
     let after = generate(folder, "out/epoch_1.pth", &["--prompt", "问题是什么？"]).json();
