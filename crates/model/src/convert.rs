@@ -3,6 +3,8 @@
 //! Hugging Face folders are written in the family's own form, those of Meta-like families as Llamas, because that is
 //! what other programs read. Nothing is merged or trained here.
 
+pub(crate) mod gptq;
+
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
@@ -114,28 +116,7 @@ pub fn convert(
     options: ConvertOptions,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Converted> {
-    if !input.exists() {
-        return Err(Error::Message(format!(
-            "`{}` does not exist; expected a model folder or file",
-            input.display()
-        )));
-    }
-    let checkpoint = Checkpoint::open(input)?;
-    let config = checkpoint.config()?;
-    checkpoint.check_layers(&config)?;
-    let specs = names::tensors(&config);
-    let layout = checkpoint.layout(&config, &specs);
-    checkpoint.check(&config, &layout)?;
-    let tokenizer = match options.tokenizer {
-        Some(tokenizer) => Some(tokenizer),
-        None => checkpoint.tokenizer()?,
-    };
-    if let Some(tokenizer) = &tokenizer
-        && tokenizer.vocabulary_size() > config.vocab_size
-    {
-        let highest = tokenizer.vocabulary_size() - 1;
-        return Err(Error::VocabularyMismatch { path: input.into(), highest, rows: config.vocab_size });
-    }
+    let Input { checkpoint, config, specs, layout, tokenizer } = Input::open(input, options.tokenizer)?;
     let total = specs.iter().map(|spec| spec.elements() as u64).sum();
     let mut work = Work {
         checkpoint: &checkpoint,
@@ -160,6 +141,44 @@ pub fn convert(
     };
     let (types, notes) = (work.types, work.notes);
     Ok(Converted { source: checkpoint.source().name(), config: written, types, notes, tokenizer })
+}
+
+/// A model to convert.
+struct Input {
+    checkpoint: Checkpoint,
+    config: Config,
+    specs: Vec<TensorSpec>,
+    layout: Vec<FileTensor>,
+    /// Its own vocabulary, or the one in its place.
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Input {
+    fn open(path: &Path, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::Message(format!(
+                "`{}` does not exist; expected a model folder or file",
+                path.display()
+            )));
+        }
+        let checkpoint = Checkpoint::open(path)?;
+        let config = checkpoint.config()?;
+        checkpoint.check_layers(&config)?;
+        let specs = names::tensors(&config);
+        let layout = checkpoint.layout(&config, &specs);
+        checkpoint.check(&config, &layout)?;
+        let tokenizer = match tokenizer {
+            Some(tokenizer) => Some(tokenizer),
+            None => checkpoint.tokenizer()?,
+        };
+        if let Some(tokenizer) = &tokenizer
+            && tokenizer.vocabulary_size() > config.vocab_size
+        {
+            let highest = tokenizer.vocabulary_size() - 1;
+            return Err(Error::VocabularyMismatch { path: path.into(), highest, rows: config.vocab_size });
+        }
+        Ok(Self { checkpoint, config, specs, layout, tokenizer })
+    }
 }
 
 struct Work<'a> {
@@ -382,12 +401,18 @@ impl Work<'_> {
         let config = self.config;
         let mixture = match mixture {
             Some(mixture) => mixture,
+            None if self.checkpoint.source().gptq().is_some() => Mixture::F16,
             None => Mixture::plain(self.base_kind()).unwrap_or(Mixture::F16),
         };
         if self.base_kind().block_elements() > 1 && mixture.base().block_elements() > 1 {
             let (from, to) = (self.base_kind().name(), mixture.name());
             self.notes
                 .push(format!("it was quantized before ({from}), so {to} loses more than from the original"));
+        }
+        if self.checkpoint.source().gptq().is_some() && mixture.base().block_elements() > 1 {
+            let to = mixture.name();
+            self.notes
+                .push(format!("it was quantized before (GPTQ), so {to} loses more than from the original"));
         }
         if let RopeScaling::Dynamic { .. } = config.rope_scaling {
             let context = config.max_position_embeddings;

@@ -1,5 +1,7 @@
 //! `danlu convert`: a model from one container into another.
 
+mod gptq;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -7,7 +9,9 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_formats::write_file_atomically;
-use danlu_model::{ConvertOptions, Form, Mixture, convert, modelfile, modelfile_path, open_tokenizer};
+use danlu_model::{
+    ConvertOptions, Form, Mixture, convert, modelfile, modelfile_path, open_tokenizer, quantize_gptq,
+};
 use fs_err as fs;
 use serde_json::{Value, json};
 
@@ -39,11 +43,15 @@ pub struct Args {
     /// zh: 权重类型（默认：保持原样；量化的权重写成 f32）
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// Quantization of a GGUF file, as llama.cpp names it; llama2c takes q8_0
+    /// Quantization of a GGUF file, as llama.cpp names it; llama2c takes q8_0; gptq-4bit and gptq-8bit make a folder of
+    /// GPTQ, with `--calibration`
     ///
-    /// zh: GGUF 文件的量化方式，名称同 llama.cpp；llama2c 可用 q8_0
-    #[arg(long, value_name = "TYPE", conflicts_with = "dtype", value_parser = mixture)]
-    quant: Option<Mixture>,
+    /// zh: GGUF 文件的量化方式，名称同 llama.cpp；llama2c 可用 q8_0；gptq-4bit 和 gptq-8bit 写出 GPTQ 文件夹，需要
+    /// `--calibration`
+    #[arg(long, value_name = "TYPE", conflicts_with = "dtype", value_parser = quant)]
+    quant: Option<Quant>,
+    #[command(flatten)]
+    gptq: gptq::Args,
     /// Tokenizer for a model that has none: its folder, tokenizer.json, or a GGUF file
     ///
     /// zh: 为没有分词器的模型指定分词器：文件夹、tokenizer.json 或 GGUF 文件
@@ -74,8 +82,22 @@ enum Dtype {
     Bf16,
 }
 
-fn mixture(name: &str) -> Result<Mixture, String> {
-    Mixture::of_name(name).ok_or_else(|| format!("it can be {}", Mixture::names().join(", ")))
+/// What `--quant` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quant {
+    Mixture(Mixture),
+    /// GPTQ with so many bits.
+    Gptq(usize),
+}
+
+fn quant(name: &str) -> Result<Quant, String> {
+    match name.to_ascii_lowercase().as_str() {
+        "gptq-4bit" => Ok(Quant::Gptq(4)),
+        "gptq-8bit" => Ok(Quant::Gptq(8)),
+        _ => Mixture::of_name(name)
+            .map(Quant::Mixture)
+            .ok_or_else(|| format!("it can be {}, gptq-4bit, gptq-8bit", Mixture::names().join(", "))),
+    }
 }
 
 /// Runs `danlu convert`.
@@ -95,20 +117,39 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
             "`{path}` is an adapter: put it into its model with `danlu merge` first"
         )));
     }
-    let mixture = args.quant.or(args.dtype.map(|dtype| match dtype {
-        Dtype::F32 => Mixture::F32,
-        Dtype::F16 => Mixture::F16,
-        Dtype::Bf16 => Mixture::Bf16,
-    }));
+    let mixture = match (args.quant, args.dtype) {
+        (Some(Quant::Mixture(mixture)), _) => Some(mixture),
+        (None, Some(Dtype::F32)) => Some(Mixture::F32),
+        (None, Some(Dtype::F16)) => Some(Mixture::F16),
+        (None, Some(Dtype::Bf16)) => Some(Mixture::Bf16),
+        (Some(Quant::Gptq(_)) | None, _) => None,
+    };
     let tokenizer = args.tokenizer.as_deref().map(open_tokenizer).transpose()?;
+    let gptq = match args.quant {
+        Some(Quant::Gptq(_)) if form != Form::Safetensors => {
+            return Err(wrong_input(
+                "GPTQ is a folder of safetensors: give a folder's name as OUT, and no other `--to`",
+            ));
+        }
+        Some(Quant::Gptq(bits)) => Some(args.gptq.options(bits, &args.input, tokenizer.as_ref())?),
+        _ => args.gptq.refuse().map(|()| None)?,
+    };
     let start = Instant::now();
+    let is_gptq = gptq.is_some();
+    let verb = if is_gptq { "quantizing" } else { "converting" };
     let mut bar = None;
     let mut progress = |done: u64, total: u64| {
-        let bar = bar.get_or_insert_with(|| printer.progress("converting", total));
-        bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize)));
+        let bar = bar.get_or_insert_with(|| printer.progress(verb, total));
+        match is_gptq {
+            true => bar.set(done, format_args!("{} %", 100 * done / total.max(1))),
+            false => bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize))),
+        }
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let converted = convert(&args.input, output, ConvertOptions { form, mixture, tokenizer }, &mut progress);
+    let converted = match &gptq {
+        Some(gptq) => quantize_gptq(&args.input, output, gptq, tokenizer, &mut progress),
+        None => convert(&args.input, output, ConvertOptions { form, mixture, tokenizer }, &mut progress),
+    };
     drop(bar);
     let converted = match converted {
         Err(danlu_model::Error::Cancelled) => return Err(Interrupted.into()),
