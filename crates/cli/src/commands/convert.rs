@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "TYPE", conflicts_with = "dtype", value_parser = quant)]
     quant: Option<Quant>,
     #[command(flatten)]
-    gptq: gptq::Args,
+    gptq: gptq::GptqArgs,
     /// Tokenizer for a model that has none: its folder, tokenizer.json, or a GGUF file
     ///
     /// zh: 为没有分词器的模型指定分词器：文件夹、tokenizer.json 或 GGUF 文件

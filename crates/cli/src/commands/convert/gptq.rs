@@ -14,7 +14,7 @@ use crate::models::PrecisionChoice;
 
 /// How `--quant gptq-4bit` and `gptq-8bit` quantize.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct GptqArgs {
     /// GPTQ: text or data set of the kind that the model is for, with which it is calibrated
     ///
     /// zh: GPTQ：用于校准的文本或数据集，应与模型的用途相近
@@ -52,7 +52,7 @@ pub struct Args {
     damp_percent: Option<f64>,
 }
 
-impl Args {
+impl GptqArgs {
     /// Refuses options of GPTQ where nothing is quantized so.
     pub fn refuse(&self) -> Result<()> {
         let given = [
