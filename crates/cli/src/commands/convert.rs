@@ -139,10 +139,13 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let verb = if is_gptq { "quantizing" } else { "converting" };
     let mut bar = None;
     let mut progress = |done: u64, total: u64| {
-        let bar = bar.get_or_insert_with(|| printer.progress(verb, total));
-        match is_gptq {
-            true => bar.set(done, format_args!("{} %", 100 * done / total.max(1))),
-            false => bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize))),
+        if is_gptq {
+            // Its steps are of many kinds.
+            let bar = bar.get_or_insert_with(|| printer.progress(verb, 100));
+            bar.set(100 * done / total.max(1), "%");
+        } else {
+            let bar = bar.get_or_insert_with(|| printer.progress(verb, total));
+            bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize)));
         }
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
