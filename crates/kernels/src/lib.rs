@@ -36,6 +36,7 @@ pub mod timing;
 pub mod unit_rows;
 mod value;
 
+pub use blocks::grouped::Grouped;
 pub use buffer::{Buffer, Element, View, ViewMut};
 pub use half::bf16;
 pub use linear::{Precision, Weight};

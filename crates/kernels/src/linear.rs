@@ -4,6 +4,7 @@
 //! their input (queries, keys and values; gate and up) pack it once, and the gradient of that input is one sum.
 
 use crate::blocks::BlockType;
+use crate::blocks::grouped::Grouped;
 use crate::buffer::{View, ViewMut};
 use crate::matmul::{Left, Operand, Output, Right, matmul, sum_of_products};
 use crate::value::Value;
@@ -36,6 +37,11 @@ impl<'a> Weight<'a> {
     /// If a row is not whole blocks, or the bytes are not those of the weight.
     pub fn blocks(kind: BlockType, bytes: View<'a, u8>, outputs: usize, inputs: usize) -> Self {
         Self { operand: Operand::blocks(kind, bytes.0, outputs, inputs) }
+    }
+
+    /// A weight of columns quantized in groups, which stays what it is.
+    pub fn grouped(grouped: &'a Grouped) -> Self {
+        Self { operand: Operand::grouped(grouped) }
     }
 
     /// Number of outputs.

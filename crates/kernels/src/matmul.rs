@@ -1,6 +1,6 @@
 //! Matrix products: C = alpha · A · B, or added to C.
 //!
-//! Operands rest as f32, bf16 or blocks of a quantized type, with either index contiguous, and are packed into panels for
+//! Operands rest as f32, bf16, blocks of a quantized type or columns quantized in groups, with either index contiguous, and are packed into panels for
 //! the [`kernel`] of the CPU level; blocks are dequantized then, part by part. In [`Precision::Bf16`] their values are
 //! rounded to bf16 and products are summed in f32. A few rows against a large weight take a path that reads the weight
 //! once ([`few_rows`]).
@@ -20,6 +20,7 @@ use half::bf16;
 use self::kernel::Source;
 pub use self::packed::{Left, Right, sum_of_products};
 pub(crate) use self::prepared::{Method, Strided};
+use crate::blocks::grouped::Grouped;
 use crate::blocks::{BlockType, dequantize};
 use crate::buffer::{View, ViewMut};
 use crate::linear::Precision;
@@ -47,6 +48,8 @@ pub(crate) enum Storage<'a> {
         bytes: &'a [u8],
         width: usize,
     },
+    /// Columns quantized in groups.
+    Grouped(&'a Grouped),
 }
 
 /// Values at rest, to read.
@@ -109,6 +112,13 @@ impl<'a> Operand<'a> {
         Self { storage, start: 0, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// A row-major matrix of columns quantized in groups, which are dequantized part by part while it is packed.
+    pub fn grouped(grouped: &'a Grouped) -> Self {
+        let [rows, columns] = grouped.shape();
+        let storage = Storage::Grouped(grouped);
+        Self { storage, start: 0, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
     /// Row-major rows of `columns` values, as many as there are.
     pub fn rows_of<T: Value>(view: View<'a, T>, columns: usize) -> Self {
         Self::new(view, view.0.len() / columns, columns)
@@ -135,25 +145,32 @@ impl<'a> Operand<'a> {
     /// Calls `work` with the matrix as plain values, dequantized to f32 if need be.
     fn with_values<R>(self, work: impl FnOnce(Source) -> R) -> R {
         let Self { storage, start, rows, columns, row_stride, column_stride } = self;
-        let (kind, bytes, width) = match storage {
+        let (width, block) = match storage {
             Storage::Values(data) => {
                 return work(Source::new(data.from(start), [rows, columns], [row_stride, column_stride]));
             }
-            Storage::Blocks { kind, bytes, width } => (kind, bytes, width),
+            Storage::Blocks { kind, width, .. } => (width, kind.block_elements()),
+            Storage::Grouped(grouped) => (grouped.shape()[1], grouped.unit()),
         };
         // Lines are what stands one behind the other in storage, whichever index that is.
         let along = column_stride == 1;
         let (lines, length) = if along { (rows, columns) } else { (columns, rows) };
         let (first_line, first) = (start / width, start % width);
-        let block = kind.block_elements();
         let (begin, end) = (first / block * block, (first + length).next_multiple_of(block));
         DEQUANTIZED.with_borrow_mut(|values| {
             values.resize(lines * (end - begin), 0.0);
             for (line, values) in values.chunks_exact_mut((end - begin).max(1)).enumerate() {
-                let at = ((first_line + line) * width + begin) / block * kind.block_bytes();
-                let bytes = &bytes[at..at + (end - begin) / block * kind.block_bytes()];
-                let done = dequantize(kind, bytes, values);
-                assert!(done.is_ok(), "lines are whole blocks");
+                let line = first_line + line;
+                match storage {
+                    Storage::Values(_) => unreachable!("values were taken as they are"),
+                    Storage::Blocks { kind, bytes, .. } => {
+                        let at = (line * width + begin) / block * kind.block_bytes();
+                        let bytes = &bytes[at..at + (end - begin) / block * kind.block_bytes()];
+                        let done = dequantize(kind, bytes, values);
+                        assert!(done.is_ok(), "lines are whole blocks");
+                    }
+                    Storage::Grouped(grouped) => grouped.dequantize(line, begin, values),
+                }
             }
             let strides = if along { [end - begin, 1] } else { [1, end - begin] };
             work(Source::new(Data::F32(values).from(first - begin), [rows, columns], strides))
@@ -377,6 +394,45 @@ mod tests {
                             c
                         });
                         assert_eq!(results[0], results[1], "{kind:?} {precision:?} {tokens}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// So does one of columns in groups, in order or not.
+    #[test]
+    fn groups_multiply_as_their_values() {
+        let mut random = Random::new(&[13]);
+        let [outputs, inputs] = [70, 2 * 1152 + 160];
+        for bits in [4, 8] {
+            for step in [1, 37] {
+                let groups: Vec<u16> =
+                    (0..inputs).map(|column| (column * step % inputs / 128) as u16).collect();
+                let (stored, values_of) = crate::blocks::grouped::random(bits, [outputs, inputs], &groups);
+                let (stored, plain) =
+                    (Operand::grouped(&stored), Operand::new(View(&values_of), outputs, inputs));
+                for precision in [Precision::F32, Precision::Bf16] {
+                    for tokens in [1, 40] {
+                        let (x, dy) =
+                            (values(&mut random, tokens * inputs), values(&mut random, tokens * outputs));
+                        let (x, dy) = (
+                            Operand::new(View(&x), tokens, inputs),
+                            Operand::new(View(&dy), tokens, outputs),
+                        );
+                        for (left, right) in
+                            [(x, [stored.transposed(), plain.transposed()]), (dy, [stored, plain])]
+                        {
+                            let results = right.map(|right| {
+                                let mut c = vec![0.0f32; tokens * right.columns];
+                                matmul(precision, 1.0, left, right, Output::Overwrite, ViewMut(&mut c));
+                                c
+                            });
+                            assert_eq!(
+                                results[0], results[1],
+                                "{bits} bits, step {step}, {precision:?} {tokens}"
+                            );
+                        }
                     }
                 }
             }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::TensorFolder;
+use danlu_kernels::Grouped;
 use danlu_kernels::blocks::{BlockType, dequantize};
 use danlu_kernels::rope::RopeLayout;
 use danlu_kernels::team::parallel_chunks;
@@ -196,7 +197,8 @@ impl Checkpoint {
                 Source::Meta { .. } => is_computed(name) || name == meta::FREQUENCIES,
                 Source::Folder { .. } | Source::Llama2c(_) => is_computed(name),
             };
-            expected.contains(name) || computed || self.is_same_as_embedding(config, name)
+            let is_gptq = self.source.is_gptq_part(name, |weight| expected.contains(weight));
+            expected.contains(name) || computed || is_gptq || self.is_same_as_embedding(config, name)
         };
         let leftover = self.source.names().into_iter().filter(|name| !is_known(name));
         let leftover: Vec<String> = leftover.map(str::to_owned).collect();
@@ -221,6 +223,10 @@ impl Checkpoint {
     fn checked(&self, file: &FileTensor) -> Result<(Stored<'_>, BlockType)> {
         let error = |reason| self.tensor_error(file, reason);
         let tensor = self.source.get(&file.name).ok_or_else(|| error("missing".into()))?;
+        if let Stored::Gptq(linear) = &tensor {
+            let named = |(name, reason)| Error::Tensor { path: self.path.clone(), name, reason };
+            linear.check().map_err(named)?;
+        }
         if tensor.shape() != file.shape {
             let reason =
                 format!("expected shape {:?} from the configuration, found {:?}", file.shape, tensor.shape());
@@ -295,6 +301,36 @@ impl Checkpoint {
             pairs_to_halves(out, config.head_dim, row_bytes);
         }
         Ok(())
+    }
+
+    /// One of the model's matrices as GPTQ has it, if it does; zeros in its place where weights are not read.
+    pub(crate) fn grouped(
+        &self,
+        layout: &[FileTensor],
+        id: TensorId,
+        spec: &TensorSpec,
+        config: &Config,
+        read_weights: bool,
+    ) -> Result<Option<Grouped>> {
+        let of_tensor = |file: &&FileTensor| file.pieces.iter().any(|piece| piece.tensor == id);
+        let Some(file) = layout.iter().find(of_tensor) else { return Ok(None) };
+        let (Stored::Gptq(linear), _) = self.checked(file)? else { return Ok(None) };
+        if !read_weights {
+            return Ok(Some(linear.empty(spec.shape[0])));
+        }
+        // Where each of the matrix's rows lies in the file.
+        let (mut rows, mut start) = (vec![0; spec.shape[0]], 0);
+        for piece in &file.pieces {
+            let count = piece.rows.len();
+            if piece.tensor == id {
+                rows[piece.rows.clone()].iter_mut().zip(start..).for_each(|(row, place)| *row = place);
+            }
+            start += count;
+        }
+        if self.has_pairs(spec, config) {
+            pairs_to_halves(&mut rows, config.head_dim, 1);
+        }
+        Ok(Some(linear.grouped(&rows)))
     }
 
     /// Says that a tensor's bytes are not needed soon.

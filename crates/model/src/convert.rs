@@ -4,6 +4,7 @@
 //! what other programs read. Nothing is merged or trained here.
 
 mod gguf;
+pub(crate) mod gptq;
 mod meta;
 
 use std::ops::{ControlFlow, Range};
@@ -119,25 +120,7 @@ pub fn convert(
     options: ConvertOptions,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Converted> {
-    if !input.exists() {
-        return Err(Error::Message(format!(
-            "`{}` does not exist; expected a model folder or file",
-            input.display()
-        )));
-    }
-    let checkpoint = Checkpoint::open(input)?;
-    let config = checkpoint.config()?;
-    checkpoint.check_layers(&config)?;
-    let specs = names::tensors(&config);
-    let layout = checkpoint.layout(&config, &specs);
-    checkpoint.check(&config, &layout)?;
-    let tokenizer = match options.tokenizer {
-        Some(tokenizer) => Some(tokenizer),
-        None => checkpoint.tokenizer()?,
-    };
-    if let Some(tokenizer) = &tokenizer {
-        check_vocabulary(tokenizer, config.vocab_size, input)?;
-    }
+    let Input { checkpoint, config, specs, layout, tokenizer } = Input::open(input, options.tokenizer)?;
     let total = specs.iter().map(|spec| spec.elements() as u64).sum();
     let mut work = Work {
         checkpoint: &checkpoint,
@@ -166,6 +149,41 @@ pub fn convert(
     };
     let (types, notes) = (work.types, work.notes);
     Ok(Converted { source: checkpoint.source().name(), config: written, types, notes, tokenizer })
+}
+
+/// A model to convert.
+struct Input {
+    checkpoint: Checkpoint,
+    config: Config,
+    specs: Vec<TensorSpec>,
+    layout: Vec<FileTensor>,
+    /// Its own vocabulary, or the one in its place.
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Input {
+    fn open(path: &Path, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::Message(format!(
+                "`{}` does not exist; expected a model folder or file",
+                path.display()
+            )));
+        }
+        let checkpoint = Checkpoint::open(path)?;
+        let config = checkpoint.config()?;
+        checkpoint.check_layers(&config)?;
+        let specs = names::tensors(&config);
+        let layout = checkpoint.layout(&config, &specs);
+        checkpoint.check(&config, &layout)?;
+        let tokenizer = match tokenizer {
+            Some(tokenizer) => Some(tokenizer),
+            None => checkpoint.tokenizer()?,
+        };
+        if let Some(tokenizer) = &tokenizer {
+            check_vocabulary(tokenizer, config.vocab_size, path)?;
+        }
+        Ok(Self { checkpoint, config, specs, layout, tokenizer })
+    }
 }
 
 struct Work<'a> {

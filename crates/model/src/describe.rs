@@ -6,12 +6,14 @@ use danlu_tokenizer::Tokenizer;
 
 use crate::checkpoint::Checkpoint;
 use crate::convert::{TypeShare, add_share};
-use crate::{Config, Error, Result, names};
+use crate::{Config, Error, Gptq, Result, names};
 
 /// What was found.
 pub struct Description {
     /// Kind and number of files: `safetensors, 2 files`.
     pub container: String,
+    /// How its linear layers are quantized, if it is a folder of GPTQ.
+    pub gptq: Option<Gptq>,
     /// Types with how many tensors and bytes have them.
     pub types: Vec<TypeShare>,
     /// The configuration, if this program can run the model; else why not.
@@ -40,5 +42,6 @@ pub fn describe(path: &Path) -> Result<Description> {
         Ok(config)
     });
     let (container, tokenizer) = (checkpoint.source().name(), checkpoint.tokenizer());
-    Ok(Description { container, types, config, tokenizer })
+    let gptq = checkpoint.source().gptq();
+    Ok(Description { container, gptq, types, config, tokenizer })
 }

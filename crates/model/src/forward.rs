@@ -90,37 +90,58 @@ impl Model {
         rows: Rows,
         x: View<f32>,
         saved: &mut Saved<T>,
-        [keys, values]: [&mut Buffer<T>; 2],
+        cache: [&mut Buffer<T>; 2],
         scratch: &mut Scratch<T>,
-        mut out: ViewMut<f32>,
+        out: ViewMut<f32>,
+    ) {
+        let tokens = rows.rotary.rows.len();
+        let (d, q) = (tokens * self.config.hidden_size, tokens * self.config.query_size());
+        let f = tokens * self.config.intermediate_size;
+        self.norm_input(layer, x, saved, scratch);
+        add_squares(&mut scratch.squares, layer, Input::Attention, scratch.normed.first(d));
+        self.attend(layer, rows, saved, cache, scratch);
+        add_squares(&mut scratch.squares, layer, Input::Output, saved.attention.first(q));
+        self.add_attention(layer, x, saved);
+        self.norm_middle(layer, tokens, saved, scratch);
+        add_squares(&mut scratch.squares, layer, Input::FeedForward, scratch.normed.first(d));
+        self.gate_and_up(layer, tokens, saved, scratch);
+        add_squares(&mut scratch.squares, layer, Input::Down, scratch.product.first(f));
+        self.add_feed_forward(layer, tokens, saved, scratch, out);
+    }
+
+    /// n of [`block`](Self::block), what queries, keys and values are made of.
+    pub(crate) fn norm_input<T: Value>(
+        &self,
+        layer: usize,
+        x: View<f32>,
+        saved: &mut Saved<T>,
+        scratch: &mut Scratch<T>,
+    ) {
+        let tokens = x.len() / self.config.hidden_size;
+        let weight = self.vector(block_tensor(&self.config, layer, Part::InputNorm));
+        let (normed, inverse_rms) =
+            (scratch.normed.first_mut(x.len()), saved.input_inverse_rms.first_mut(tokens));
+        rms_norm(x, weight, self.config.rms_norm_eps as f32, normed, inverse_rms);
+    }
+
+    /// From n to the attention's result, what the output layer sees.
+    pub(crate) fn attend<T: Value>(
+        &self,
+        layer: usize,
+        rows: Rows,
+        saved: &mut Saved<T>,
+        [keys, values]: [&mut Buffer<T>; 2],
+        scratch: &Scratch<T>,
     ) {
         let config = &self.config;
         let (angles, table) = (&rows.rotary.rows, &rows.rotary.table);
         let tokens = angles.len();
-        let (d, q, f) =
-            (tokens * config.hidden_size, tokens * config.query_size(), tokens * config.intermediate_size);
+        let (d, q) = (tokens * config.hidden_size, tokens * config.query_size());
         let kv_size = config.key_value_size();
         let own_keys = rows.first_key * kv_size..(rows.first_key + tokens) * kv_size;
         let all_keys = (rows.first_key + tokens) * kv_size;
         let epsilon = config.rms_norm_eps as f32;
-        let norm = |part| self.vector(block_tensor(config, layer, part));
-        let Scratch { normed, product, feed_forward: shared, squares, .. } = scratch;
-        let Saved {
-            queries,
-            head_norms,
-            attention: attended,
-            log_sum_exp,
-            middle,
-            feed_forward: own,
-            low,
-            ..
-        } = saved;
-        let Some([gate, up]) = own.as_mut().or(shared.as_mut()) else {
-            unreachable!("gate and up are a block's own or shared")
-        };
-
-        let inverse_rms = saved.input_inverse_rms.first_mut(tokens);
-        rms_norm(x, norm(Part::InputNorm), epsilon, normed.first_mut(d), inverse_rms);
+        let Saved { queries, head_norms, attention: attended, log_sum_exp, low, .. } = saved;
         let (projected_queries, projected_keys) = match head_norms {
             Some(norms) => (norms.queries.first_mut(q), norms.keys.first_mut(own_keys.len())),
             None => (queries.first_mut(q), keys.view_mut(own_keys.clone())),
@@ -130,8 +151,7 @@ impl Model {
             (Module::Key, projected_keys),
             (Module::Value, values.view_mut(own_keys.clone())),
         ];
-        add_squares(squares, layer, Input::Attention, normed.first(d));
-        self.forward_together(layer, normed.first(d), members, low, Output::Overwrite);
+        self.forward_together(layer, scratch.normed.first(d), members, low, Output::Overwrite);
         if let Some(norms) = head_norms
             && let [Some(query_norm), Some(key_norm)] =
                 [Extra::QueryNorm, Extra::KeyNorm].map(|extra| self.extra(layer, extra))
@@ -157,20 +177,63 @@ impl Model {
             attended.first_mut(q),
             log_sum_exp.first_mut(tokens * config.num_attention_heads),
         );
-        copy(x, middle.first_mut(d));
-        add_squares(squares, layer, Input::Output, attended.first(q));
-        let member = [(Module::Output, middle.first_mut(d))];
-        self.forward_together(layer, attended.first(q), member, low, Output::Add);
+    }
 
-        let inverse_rms = saved.post_inverse_rms.first_mut(tokens);
-        rms_norm(middle.first(d), norm(Part::PostNorm), epsilon, normed.first_mut(d), inverse_rms);
-        add_squares(squares, layer, Input::FeedForward, normed.first(d));
+    /// The residual stream behind the attention: middle = x + Wo · attention.
+    pub(crate) fn add_attention<T: Value>(&self, layer: usize, x: View<f32>, saved: &mut Saved<T>) {
+        let q = x.len() / self.config.hidden_size * self.config.query_size();
+        let Saved { attention: attended, middle, low, .. } = saved;
+        copy(x, middle.first_mut(x.len()));
+        let member = [(Module::Output, middle.first_mut(x.len()))];
+        self.forward_together(layer, attended.first(q), member, low, Output::Add);
+    }
+
+    /// m of [`block`](Self::block), what gate and up are made of.
+    pub(crate) fn norm_middle<T: Value>(
+        &self,
+        layer: usize,
+        tokens: usize,
+        saved: &mut Saved<T>,
+        scratch: &mut Scratch<T>,
+    ) {
+        let d = tokens * self.config.hidden_size;
+        let weight = self.vector(block_tensor(&self.config, layer, Part::PostNorm));
+        let (normed, inverse_rms) = (scratch.normed.first_mut(d), saved.post_inverse_rms.first_mut(tokens));
+        rms_norm(saved.middle.first(d), weight, self.config.rms_norm_eps as f32, normed, inverse_rms);
+    }
+
+    /// From m to the product of gate and up, what the down layer sees.
+    pub(crate) fn gate_and_up<T: Value>(
+        &self,
+        layer: usize,
+        tokens: usize,
+        saved: &mut Saved<T>,
+        scratch: &mut Scratch<T>,
+    ) {
+        let (d, f) = (tokens * self.config.hidden_size, tokens * self.config.intermediate_size);
+        let Scratch { normed, product, feed_forward: shared, .. } = scratch;
+        let Saved { feed_forward: own, low, .. } = saved;
+        let Some([gate, up]) = own.as_mut().or(shared.as_mut()) else {
+            unreachable!("gate and up are a block's own or shared")
+        };
         let members = [(Module::Gate, gate.first_mut(f)), (Module::Up, up.first_mut(f))];
         self.forward_together(layer, normed.first(d), members, low, Output::Overwrite);
         swiglu(gate.first(f), up.first(f), product.first_mut(f));
-        add_squares(squares, layer, Input::Down, product.first(f));
+    }
+
+    /// The residual stream behind the block: out = middle + Wdown · product.
+    pub(crate) fn add_feed_forward<T: Value>(
+        &self,
+        layer: usize,
+        tokens: usize,
+        saved: &mut Saved<T>,
+        scratch: &Scratch<T>,
+        mut out: ViewMut<f32>,
+    ) {
+        let (d, f) = (tokens * self.config.hidden_size, tokens * self.config.intermediate_size);
+        let Saved { middle, low, .. } = saved;
         copy(middle.first(d), out.reborrow());
-        self.forward_together(layer, product.first(f), [(Module::Down, out)], low, Output::Add);
+        self.forward_together(layer, scratch.product.first(f), [(Module::Down, out)], low, Output::Add);
     }
 
     /// x [T, D] = the embeddings of `ids`.

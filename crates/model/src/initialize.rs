@@ -78,7 +78,7 @@ impl Model {
                     let done = quantize_in_parallel(*kind, &values, spec.width(), None, rest.host_mut());
                     assert!(done.is_ok(), "finite values in whole rows");
                 }
-                Stored::Trained(_) => unreachable!("a frozen tensor"),
+                Stored::Grouped(_) | Stored::Trained(_) => unreachable!("a frozen tensor of a type given"),
             }
             stored
         };

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::adapter_set::{AdapterSet, TensorChange};
 use crate::checkpoint::{Checkpoint, block_type, to_f32};
+use crate::gptq::{Gptq, METHOD};
 use crate::layout::{FileTensor, file_tensors};
 use crate::names::{self, TensorSpec};
 use crate::open::check_vocabulary;
@@ -147,7 +148,11 @@ impl Source {
             let name = method["quant_method"].as_str().unwrap_or("a quantized folder");
             return Err(quantized(path, name));
         }
-        if fields.is_some() && method.is_none() {
+        let own = Gptq::read(path)?;
+        if let (Some(_), None) = (own, dtype) {
+            return Err(quantized(path, METHOD));
+        }
+        if fields.is_some() && method.is_none() && own.is_none() {
             let tensors = TensorFolder::open_model(path)?;
             let config = Config::read_beside(&config_path, &|name| tensors.tensor(name).is_some())?;
             let source = Self { path: path.into(), config, fields, tensors: Tensors::Files(tensors) };

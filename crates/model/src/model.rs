@@ -2,7 +2,7 @@
 
 use danlu_kernels::attention::Distance;
 use danlu_kernels::blocks::BlockType;
-use danlu_kernels::{Buffer, Precision, View, Weight, bf16};
+use danlu_kernels::{Buffer, Grouped, Precision, View, Weight, bf16};
 
 use crate::adapter;
 use crate::lora::{Adapter, Adapters};
@@ -30,6 +30,8 @@ pub(crate) enum Stored {
     Bf16(Buffer<bf16>),
     /// As a file has it; rows are whole blocks.
     Blocks(BlockType, Buffer<u8>),
+    /// Columns quantized in groups.
+    Grouped(Grouped),
     Trained(ParameterId),
 }
 
@@ -59,6 +61,7 @@ impl Stored {
             Self::F32(values) => Self::F32(Buffer::from_host(values.host())),
             Self::Bf16(values) => Self::Bf16(Buffer::from_host(values.host())),
             Self::Blocks(kind, bytes) => Self::Blocks(*kind, Buffer::from_host(bytes.host())),
+            Self::Grouped(grouped) => Self::Grouped(grouped.copy()),
             Self::Trained(id) => Self::Trained(*id),
         }
     }
@@ -115,6 +118,7 @@ impl Model {
             Stored::F32(values) => values.len() * 4,
             Stored::Bf16(values) => values.len() * 2,
             Stored::Blocks(_, bytes) => bytes.len(),
+            Stored::Grouped(grouped) => grouped.bytes(),
             Stored::Trained(_) => 0,
         };
         let unit_head = match self.trained_unit_head() {
@@ -204,6 +208,7 @@ impl Model {
             Stored::F32(values) => Weight::new(values.first(values.len()), outputs, inputs),
             Stored::Bf16(values) => Weight::new(values.first(values.len()), outputs, inputs),
             Stored::Blocks(kind, bytes) => Weight::blocks(*kind, bytes.first(bytes.len()), outputs, inputs),
+            Stored::Grouped(grouped) => Weight::grouped(grouped),
             Stored::Trained(parameter) => Weight::new(self.parameters.view(*parameter), outputs, inputs),
         }
     }
@@ -231,7 +236,7 @@ impl Model {
         match &self.stored[id] {
             Stored::F32(values) => values.first(values.len()),
             Stored::Trained(parameter) => self.parameters.view(*parameter),
-            Stored::Bf16(_) | Stored::Blocks(..) => unreachable!("vectors rest as f32"),
+            Stored::Bf16(_) | Stored::Blocks(..) | Stored::Grouped(_) => unreachable!("vectors rest as f32"),
         }
     }
 

@@ -144,6 +144,12 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
                     }
                     return Ok(Stored::Blocks(kind, bytes));
                 }
+                if rest == Rest::Stored
+                    && let Some(grouped) = checkpoint.grouped(&layout, id, spec, &config, read_weights)?
+                {
+                    checkpoint.drop_pages(&layout, id);
+                    return Ok(Stored::Grouped(grouped));
+                }
                 let rest_bf16 = precision == Precision::Bf16 && !spec.kind.is_vector();
                 frozen(spec, rest_bf16, read_weights, |values| {
                     checkpoint.read(&layout, id, spec, &config, 0..spec.shape[0], values.host_mut())?;

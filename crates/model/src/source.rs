@@ -14,6 +14,7 @@ use danlu_formats::{
 use danlu_kernels::blocks::BlockType;
 use fs_err as fs;
 
+use crate::gptq::{Gptq, GptqLinear, PARTS};
 use crate::{Error, Result};
 
 /// What `torch.compile` puts before every name.
@@ -27,6 +28,8 @@ pub(crate) enum Source {
         tensors: TensorFolder,
         /// Before every name in the file.
         prefix: &'static str,
+        /// How its linear layers are quantized, if they are.
+        gptq: Option<Gptq>,
     },
     /// Meta's files, whose matrices lie in parts; the width that all parts of the embedding have together.
     Meta {
@@ -51,19 +54,27 @@ impl Source {
                 let width = usize::try_from(dim.unwrap_or(0)).unwrap_or(0);
                 return Ok(Self::Meta { tensors, width });
             }
-            return match TensorFolder::open_model(path) {
+            let gptq = Gptq::read(path)?;
+            let own_file = gptq.and_then(|gptq| gptq.own_file(path));
+            let opened = match (TensorFolder::open_model(path), own_file) {
+                (Err(danlu_formats::Error::Missing { .. }), Some(file)) => TensorFolder::open_model(file),
+                (opened, _) => opened,
+            };
+            return match opened {
                 Err(danlu_formats::Error::Missing { .. }) => Err(no_model(path)?),
-                opened => Ok(Self::folder(opened?)),
+                opened => Ok(Self::folder(opened?, gptq)),
             };
         }
         if path.to_string_lossy().ends_with(INDEX) {
-            return Ok(Self::folder(TensorFolder::open_model(path)?));
+            let gptq = Gptq::read(path.parent().unwrap_or(Path::new("")))?;
+            return Ok(Self::folder(TensorFolder::open_model(path)?, gptq));
         }
         match Container::of(path)? {
             Some(Container::Gguf) => Ok(Self::Gguf(Gguf::open(path)?)),
             Some(Container::Llama2c) => Ok(Self::Llama2c(Llama2c::open(path)?)),
             Some(Container::Safetensors | Container::Pytorch) => {
-                Ok(Self::folder(TensorFolder::open_model(path)?))
+                let gptq = Gptq::read(path.parent().unwrap_or(Path::new("")))?;
+                Ok(Self::folder(TensorFolder::open_model(path)?, gptq))
             }
             None => Err(Error::Message(format!(
                 "`{}` is no model: expected safetensors, GGUF, a PyTorch file or one of llama2.c; it may be damaged or \
@@ -73,15 +84,33 @@ impl Source {
         }
     }
 
-    fn folder(tensors: TensorFolder) -> Self {
+    fn folder(tensors: TensorFolder, gptq: Option<Gptq>) -> Self {
         let is_compiled = tensors.names().len() > 0 && tensors.names().all(|name| name.starts_with(COMPILED));
-        Self::Folder { tensors, prefix: if is_compiled { COMPILED } else { "" } }
+        Self::Folder { tensors, prefix: if is_compiled { COMPILED } else { "" }, gptq }
+    }
+
+    /// How it was quantized, if it is a folder of GPTQ.
+    pub(crate) fn gptq(&self) -> Option<Gptq> {
+        match self {
+            Self::Folder { gptq, .. } => *gptq,
+            _ => None,
+        }
+    }
+
+    /// Whether a tensor is a part of the layer whose weight would be called `weight`, or a bias of zeros beside it.
+    pub(crate) fn is_gptq_part(&self, name: &str, is_weight: impl Fn(&str) -> bool) -> bool {
+        let stem = PARTS.iter().find_map(|part| name.strip_suffix(part));
+        let bias =
+            name.strip_suffix(".bias").filter(|stem| self.tensor(&format!("{stem}{}", PARTS[0])).is_some());
+        let bias =
+            bias.filter(|_| self.tensor(name).is_some_and(|bias| bias.bytes.iter().all(|byte| *byte == 0)));
+        self.gptq().is_some() && stem.or(bias).is_some_and(|stem| is_weight(&format!("{stem}.weight")))
     }
 
     /// What a user calls the container.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Folder { tensors, prefix } => {
+            Self::Folder { tensors, prefix, .. } => {
                 let kind = match tensors {
                     TensorFolder::Safetensors(_) => "safetensors",
                     TensorFolder::Pytorch(_) => "PyTorch",
@@ -130,7 +159,7 @@ impl Source {
     /// The tensor as one piece of the file, if it is one.
     pub(crate) fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         match self {
-            Self::Folder { tensors, prefix } => match prefix.is_empty() {
+            Self::Folder { tensors, prefix, .. } => match prefix.is_empty() {
                 true => tensors.tensor(name),
                 false => tensors.tensor(&format!("{prefix}{name}")),
             },
@@ -163,6 +192,10 @@ impl Source {
                     _ => Stored::Whole(tensor),
                 })
             }
+            Self::Folder { gptq: Some(gptq), .. } => {
+                let linear = || GptqLinear::find(*gptq, name, |part| self.tensor(part));
+                self.tensor(name).map(Stored::Whole).or_else(|| linear().map(Stored::Gptq))
+            }
             _ => self.tensor(name).map(Stored::Whole),
         }
     }
@@ -170,7 +203,12 @@ impl Source {
     /// Says that the tensor's bytes are not needed soon.
     pub(crate) fn drop_pages(&self, name: &str) {
         match self {
-            Self::Folder { tensors, prefix } => tensors.drop_pages(&format!("{prefix}{name}")),
+            Self::Folder { tensors, prefix, gptq } => {
+                tensors.drop_pages(&format!("{prefix}{name}"));
+                if let (Some(_), Some(stem)) = (gptq, name.strip_suffix(".weight")) {
+                    PARTS.iter().for_each(|part| tensors.drop_pages(&format!("{prefix}{stem}{part}")));
+                }
+            }
             Self::Meta { tensors, .. } => tensors.drop_pages(name),
             Self::Llama2c(file) => file.drop_pages(name),
             Self::Gguf(gguf) => gguf.drop_pages(name),
@@ -226,6 +264,8 @@ pub(crate) enum Stored<'a> {
         file: &'a Llama2c,
         info: &'a TensorInfo,
     },
+    /// Quantized in groups of columns; read as f32.
+    Gptq(GptqLinear<'a>),
 }
 
 impl Stored<'_> {
@@ -234,6 +274,7 @@ impl Stored<'_> {
             Self::Whole(tensor) => &tensor.info.shape,
             Self::Parts { info, .. } => &info.shape,
             Self::Groups { info, .. } => &info.shape,
+            Self::Gptq(linear) => linear.shape(),
         }
     }
 
@@ -242,7 +283,7 @@ impl Stored<'_> {
         let dtype = match self {
             Self::Whole(tensor) => tensor.info.dtype,
             Self::Parts { info, .. } => info.dtype,
-            Self::Groups { .. } => Dtype::F32,
+            Self::Groups { .. } | Self::Gptq(_) => Dtype::F32,
         };
         block_type(dtype).ok_or(dtype)
     }
@@ -279,6 +320,7 @@ impl Stored<'_> {
                 }
                 Ok(Cow::Owned(bytes))
             }
+            Self::Gptq(linear) => Ok(Cow::Owned(linear.values(rows))),
             Self::Groups { file, info } => {
                 let mut values = vec![0.0; rows.len() * width];
                 file.read_f32(&info.name, rows.start * width, &mut values)

@@ -1,5 +1,7 @@
 //! `danlu convert`: a model from one container into another.
 
+mod gptq;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,7 +13,7 @@ use danlu_formats::{ImportanceMatrix, write_file_atomically};
 use danlu_hub::Want;
 use danlu_model::{
     ConvertOptions, Form, Mixture, adapter_modelfile, convert, describe, measure_importance, modelfile,
-    modelfile_path, open_tokenizer, write_gguf_adapter,
+    modelfile_path, open_tokenizer, quantize_gptq, write_gguf_adapter,
 };
 use danlu_train::machine;
 use fs_err as fs;
@@ -47,11 +49,15 @@ pub struct Args {
     /// zh: 权重类型（默认：保持原样；量化的权重写成 f32）
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// Quantization of a GGUF file, as llama.cpp names it; llama2c takes q8_0
+    /// Quantization of a GGUF file, as llama.cpp names it; llama2c takes q8_0; gptq-4bit and gptq-8bit make a folder of
+    /// GPTQ, with `--calibration`
     ///
-    /// zh: GGUF 文件的量化方式，名称同 llama.cpp；llama2c 可用 q8_0
-    #[arg(long, value_name = "TYPE", conflicts_with = "dtype", value_parser = mixture)]
-    quant: Option<Mixture>,
+    /// zh: GGUF 文件的量化方式，名称同 llama.cpp；llama2c 可用 q8_0；gptq-4bit 和 gptq-8bit 写出 GPTQ 文件夹，需要
+    /// `--calibration`
+    #[arg(long, value_name = "TYPE", conflicts_with = "dtype", value_parser = quant)]
+    quant: Option<Quant>,
+    #[command(flatten)]
+    gptq: gptq::GptqArgs,
     /// Tokenizer for a model that has none: its folder, tokenizer.json, tokenizer.model, or a GGUF file
     ///
     /// zh: 为没有分词器的模型指定分词器：文件夹、tokenizer.json、tokenizer.model 或 GGUF 文件
@@ -67,9 +73,11 @@ pub struct Args {
     /// zh: llama.cpp 的重要性矩阵（.gguf 或 .dat），量化时按其加权误差
     #[arg(long, value_name = "FILE", requires = "quant", conflicts_with = "calibration")]
     imatrix: Option<PathBuf>,
-    /// Text file such as the model will see, UTF-8: the model runs on it and its importance matrix is used
+    /// Text such as the model will see: the model runs on it, and what matters there is kept best (GGUF: by an importance
+    /// matrix; GPTQ, which needs it, takes data sets too)
     ///
-    /// zh: 校准文本（UTF-8），应与模型将处理的内容相近：先在其上运行模型，得到重要性矩阵后用于量化
+    /// zh: 校准文本，应与模型将处理的内容相近：先在其上运行模型，量化时优先保住其中重要的部分（GGUF 用重要性矩阵；GPTQ
+    /// 必须给出，也可用数据集）
     #[arg(long, value_name = "FILE", requires = "quant")]
     calibration: Option<PathBuf>,
     /// Write the importance matrix of the calibration text to this file too, as llama.cpp reads it
@@ -102,8 +110,22 @@ enum Dtype {
     Bf16,
 }
 
-fn mixture(name: &str) -> Result<Mixture, String> {
-    Mixture::of_name(name).ok_or_else(|| format!("it can be {}", Mixture::names().join(", ")))
+/// What `--quant` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quant {
+    Mixture(Mixture),
+    /// GPTQ with so many bits.
+    Gptq(usize),
+}
+
+fn quant(name: &str) -> Result<Quant, String> {
+    match name.to_ascii_lowercase().as_str() {
+        "gptq-4bit" => Ok(Quant::Gptq(4)),
+        "gptq-8bit" => Ok(Quant::Gptq(8)),
+        _ => Mixture::of_name(name)
+            .map(Quant::Mixture)
+            .ok_or_else(|| format!("it can be {}, gptq-4bit, gptq-8bit", Mixture::names().join(", "))),
+    }
 }
 
 /// Runs `danlu convert`.
@@ -118,6 +140,11 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
         let path = output.display();
         return Err(wrong_input(format!("`{path}` is there already: remove it, or give another name")));
     }
+    let is_gptq = matches!(args.quant, Some(Quant::Gptq(_)));
+    let imatrix = args.imatrix.is_some() || args.write_imatrix.is_some();
+    if (imatrix || args.calibration.is_some() && !is_gptq) && form != Form::Gguf {
+        return Err(wrong_input("an importance matrix is for GGUF files: give an OUT that ends in `.gguf`"));
+    }
     args.input = hub::place(&args.input, Want::Model, Fetch::Allowed, printer)?;
     if args.input.join("adapter_config.json").is_file() && !args.input.join("config.json").is_file() {
         return adapter(&args, form, printer);
@@ -127,36 +154,58 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
             "`--base` is the model of an adapter, and IN is a model itself: leave it out",
         ));
     }
-    let mixture = args.quant.or(args.dtype.map(|dtype| match dtype {
-        Dtype::F32 => Mixture::F32,
-        Dtype::F16 => Mixture::F16,
-        Dtype::Bf16 => Mixture::Bf16,
-    }));
+    let mixture = match (args.quant, args.dtype) {
+        (Some(Quant::Mixture(mixture)), _) => Some(mixture),
+        (None, Some(Dtype::F32)) => Some(Mixture::F32),
+        (None, Some(Dtype::F16)) => Some(Mixture::F16),
+        (None, Some(Dtype::Bf16)) => Some(Mixture::Bf16),
+        (Some(Quant::Gptq(_)) | None, _) => None,
+    };
     if let Some(path) = &mut args.tokenizer {
         *path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
     }
     let tokenizer = args.tokenizer.as_deref().map(open_tokenizer).transpose()?;
+    let gptq = match args.quant {
+        Some(Quant::Gptq(_)) if form != Form::Safetensors => {
+            return Err(wrong_input(
+                "GPTQ is a folder of safetensors: give a folder's name as OUT, and no other `--to`",
+            ));
+        }
+        Some(Quant::Gptq(bits)) => {
+            Some(args.gptq.options(bits, args.calibration.as_deref(), &args.input, tokenizer.as_ref())?)
+        }
+        _ => args.gptq.refuse().map(|()| None)?,
+    };
     let start = Instant::now();
-    if (args.imatrix.is_some() || args.calibration.is_some()) && form != Form::Gguf {
-        return Err(wrong_input("an importance matrix is for GGUF files: give an OUT that ends in `.gguf`"));
-    }
     let importance = match (&args.imatrix, &args.calibration) {
         (Some(path), _) => Some(ImportanceMatrix::open(path)?),
-        (None, Some(text)) => Some(calibrate(&args, text, printer)?),
-        (None, None) => None,
+        (None, Some(text)) if gptq.is_none() => Some(calibrate(&args, text, printer)?),
+        (None, _) => None,
     };
+    let verb = if is_gptq { "quantizing" } else { "converting" };
     let mut bar = None;
     let mut progress = |done: u64, total: u64| {
-        let bar = bar.get_or_insert_with(|| printer.progress("converting", total));
-        bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize)));
+        if is_gptq {
+            // Its steps are of many kinds.
+            let bar = bar.get_or_insert_with(|| printer.progress(verb, 100));
+            bar.set(100 * done / total.max(1), "%");
+        } else {
+            let bar = bar.get_or_insert_with(|| printer.progress(verb, total));
+            bar.set(done, format_args!("{} of {}", count(done as usize), count(total as usize)));
+        }
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     // From here on Ctrl-C ends the work in order, and removes what is half written.
     if stop::requested() {
         return Err(Interrupted.into());
     }
-    let options = ConvertOptions { form, mixture, tokenizer, importance };
-    let converted = convert(&args.input, output, options, &mut progress);
+    let converted = match &gptq {
+        Some(gptq) => quantize_gptq(&args.input, output, gptq, tokenizer, &mut progress),
+        None => {
+            let options = ConvertOptions { form, mixture, tokenizer, importance };
+            convert(&args.input, output, options, &mut progress)
+        }
+    };
     drop(bar);
     let converted = match converted {
         Err(danlu_model::Error::Cancelled) => return Err(Interrupted.into()),

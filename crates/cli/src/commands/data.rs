@@ -164,7 +164,7 @@ fn newest_model(printer: &Printer) -> Result<PathBuf> {
 }
 
 /// Whether a file holds documents, rather than rows for fine-tuning.
-fn is_corpus(path: &Path) -> Result<bool> {
+pub fn is_corpus(path: &Path) -> Result<bool> {
     // What is not there, or cannot be read, is told when the dataset is loaded.
     if !path.exists() {
         return Ok(false);

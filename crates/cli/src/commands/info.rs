@@ -150,6 +150,19 @@ fn model(path: &Path, description: &Description) -> Found {
             .iter()
             .map(|share| json!({ "type": share.name, "tensors": share.tensors, "bytes": share.bytes })),
     );
+    if let Some(gptq) = description.gptq {
+        let group = gptq.group_size.map_or("one group a layer".into(), |size| format!("groups of {size}"));
+        let order = if gptq.desc_act { ", act-order" } else { "" };
+        let zeros = if gptq.sym { "symmetric" } else { "asymmetric" };
+        rows.push(("quantized", format!("GPTQ, {} bits, {group}, {zeros}{order}", gptq.bits)));
+        value["quantization"] = json!({
+            "method": "gptq",
+            "bits": gptq.bits,
+            "group_size": gptq.group_size.map_or(-1, |size| size as i64),
+            "desc_act": gptq.desc_act,
+            "sym": gptq.sym,
+        });
+    }
     match &description.config {
         Ok(config) => {
             rows.extend(config_rows(config));

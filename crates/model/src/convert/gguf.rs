@@ -25,12 +25,18 @@ impl Work<'_> {
         let config = self.config;
         let mixture = match mixture {
             Some(mixture) => mixture,
+            None if self.checkpoint.source().gptq().is_some() => Mixture::F16,
             None => Mixture::plain(self.base_kind()).unwrap_or(Mixture::F16),
         };
         if self.base_kind().block_elements() > 1 && mixture.base().block_elements() > 1 {
             let (from, to) = (self.base_kind().name(), mixture.name());
             self.notes
                 .push(format!("it was quantized before ({from}), so {to} loses more than from the original"));
+        }
+        if self.checkpoint.source().gptq().is_some() && mixture.base().block_elements() > 1 {
+            let to = mixture.name();
+            self.notes
+                .push(format!("it was quantized before (GPTQ), so {to} loses more than from the original"));
         }
         if let RopeScaling::Dynamic { .. } = config.rope_scaling {
             let context = config.max_position_embeddings;
