@@ -8,26 +8,17 @@ The values are those of `blocks.py`, and hashes are as there: `packed` of the by
 the largest of every 64 values before the second quantization, `codes` and `nested` of the second quantization with
 `offset` taken off before, `values` of the floats that all of it reads back as.
 
-The library is kept from loading its compiled part, so that its definition in PyTorch answers, which searches the nearest
-code as CUDA does. The compiled CPU part looks codes of magnitudes up in a table of 65,536 entries; the script prints how
-many of them differ for it, run as `nf4.py --native`, which records nothing.
+`nf4.py --native` records nothing: it prints how many codes of magnitudes the compiled part of bitsandbytes chooses otherwise
+(see `bitsandbytes_in_pytorch.py`).
 """
 
-import ctypes
 import sys
 
 NATIVE = "--native" in sys.argv
-if not NATIVE:
-
-    def refuse(*_):
-        raise OSError("not wanted here")
-
-    load, ctypes.cdll.LoadLibrary = ctypes.cdll.LoadLibrary, refuse
-
-import bitsandbytes.functional as functional
-
-if not NATIVE:
-    ctypes.cdll.LoadLibrary = load
+if NATIVE:
+    import bitsandbytes.functional as functional
+else:
+    from bitsandbytes_in_pytorch import functional
 
 import numpy
 import torch

@@ -3,6 +3,8 @@
 //! Hugging Face folders are written in the family's own form, those of Meta-like families as Llamas, because that is
 //! what other programs read. Nothing is merged or trained here.
 
+mod nf4;
+
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
@@ -47,6 +49,8 @@ pub enum Form {
     Safetensors,
     /// Hugging Face folder with PyTorch files.
     Bin,
+    /// Hugging Face folder with safetensors whose linear layers are bitsandbytes' NF4, of whatever type the rest is.
+    Nf4,
     /// Meta's names: one `.pth` file, or a folder with `consolidated.00.pth` and `params.json`.
     Pth,
     /// GGUF file.
@@ -90,14 +94,14 @@ pub struct TypeShare {
     pub bytes: u64,
 }
 
-/// Adds a tensor to the shares.
-pub(crate) fn add_share(shares: &mut Vec<TypeShare>, dtype: Dtype, bytes: u64) {
-    match shares.iter_mut().find(|share| share.name == dtype.name()) {
+/// Adds tensors to the shares.
+pub(crate) fn add_share(shares: &mut Vec<TypeShare>, name: &'static str, tensors: usize, bytes: u64) {
+    match shares.iter_mut().find(|share| share.name == name) {
         Some(share) => {
-            share.tensors += 1;
+            share.tensors += tensors;
             share.bytes += bytes;
         }
-        None => shares.push(TypeShare { name: dtype.name(), tensors: 1, bytes }),
+        None => shares.push(TypeShare { name, tensors, bytes }),
     }
 }
 
@@ -154,6 +158,7 @@ pub fn convert(
         Form::Safetensors | Form::Bin => {
             work.folder(output, options.form, options.mixture, tokenizer.as_ref())?
         }
+        Form::Nf4 => work.nf4(output, tokenizer.as_ref())?,
         Form::Pth => work.pth(output, options.mixture, tokenizer.as_ref())?,
         Form::Gguf => work.gguf(output, options.mixture, tokenizer.as_ref())?,
         Form::Llama2c => work.llama2c(output, options.mixture)?,
@@ -186,16 +191,7 @@ impl Work<'_> {
         mixture: Option<Mixture>,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Config> {
-        let config = match self.config.family {
-            Family::BabyLlama2 | Family::MiniMindV1 => Config {
-                family: Family::Llama,
-                rope_layout: RopeLayout::HalfSplit,
-                other_fields: Map::new(),
-                ..self.config.clone()
-            },
-            _ => self.config.clone(),
-        };
-        self.neighbours = config.rope_layout == RopeLayout::Interleaved;
+        let config = self.hugging_face_config();
         let (files, infos) = self.plain_tensors(config.family.names(), mixture)?;
         let folder = AtomicFolder::create(output)?;
         let give = |work: &mut Self, place: usize, sink: &mut TensorSink<'_>| {
@@ -212,6 +208,21 @@ impl Work<'_> {
         self.companions(folder.path(), tokenizer, config.family == self.config.family)?;
         folder.commit()?;
         Ok(config)
+    }
+
+    /// The configuration of a Hugging Face folder; rotated rows lie from now on as such folders have them.
+    fn hugging_face_config(&mut self) -> Config {
+        let config = match self.config.family {
+            Family::BabyLlama2 | Family::MiniMindV1 => Config {
+                family: Family::Llama,
+                rope_layout: RopeLayout::HalfSplit,
+                other_fields: Map::new(),
+                ..self.config.clone()
+            },
+            _ => self.config.clone(),
+        };
+        self.neighbours = config.rope_layout == RopeLayout::Interleaved;
+        config
     }
 
     /// The tokenizer's files and, in the folder of a family that transformers does not have, its code.
@@ -348,7 +359,7 @@ impl Work<'_> {
             for piece in &file.pieces {
                 self.values(piece.tensor, piece.rows.clone(), &mut |_, values| Ok(sink.write(values)?))?;
             }
-            add_share(&mut self.types, info.dtype, info.byte_length().unwrap_or(0) as u64);
+            add_share(&mut self.types, info.dtype.name(), 1, info.byte_length().unwrap_or(0) as u64);
             Ok(())
         })?;
         Ok(config.clone())
@@ -468,9 +479,10 @@ impl Work<'_> {
         self.checkpoint.kind(self.layout, query).unwrap_or(BlockType::F32)
     }
 
-    /// PyTorch's name of the type that most bytes have.
+    /// PyTorch's name of the plain type that most bytes have.
     fn most_frequent(&self) -> &'static str {
-        match self.types.iter().max_by_key(|share| share.bytes).map(|share| share.name) {
+        let is_plain = |share: &&TypeShare| ["F32", "F16", "BF16"].contains(&share.name);
+        match self.types.iter().filter(is_plain).max_by_key(|share| share.bytes).map(|share| share.name) {
             Some("F16") => "float16",
             Some("BF16") => "bfloat16",
             _ => "float32",
@@ -483,7 +495,7 @@ impl Work<'_> {
         for piece in &file.pieces {
             self.piece(piece.tensor, piece.rows.clone(), kind, &mut |bytes| Ok(sink.write(bytes)?))?;
         }
-        add_share(&mut self.types, info.dtype, info.byte_length().unwrap_or(0) as u64);
+        add_share(&mut self.types, info.dtype.name(), 1, info.byte_length().unwrap_or(0) as u64);
         Ok(())
     }
 

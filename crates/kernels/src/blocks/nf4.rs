@@ -47,6 +47,14 @@ pub struct Nf4 {
     pub nibbles: [u8; ELEMENTS / 2],
 }
 
+/// Bytes as blocks.
+///
+/// # Panics
+/// If they are not whole blocks.
+pub fn blocks(bytes: &[u8]) -> &[Nf4] {
+    bytemuck::cast_slice(bytes)
+}
+
 /// The 256 values of the signed dynamic 8-bit type, ascending (<https://arxiv.org/abs/1511.04561>).
 pub static DYNAMIC_MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
     let mut map = vec![0.0, 1.0];
