@@ -14,7 +14,7 @@ import sys
 import bitsandbytes
 import bitsandbytes.functional as functional
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 COUNT = 32
 PROMPT = [1, 40, 7, 23]
@@ -34,16 +34,16 @@ def continuation(model, count):
 
 
 def with_dequantized_layers(model):
-    """Plain layers in the place of the 4-bit ones."""
-    for name, module in list(model.named_modules()):
+    """The same model in f32 without 4-bit layers."""
+    state = {name: value.float() for name, value in model.state_dict().items() if value.is_floating_point()}
+    for name, module in model.named_modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
-            plain = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-            plain.weight.data = functional.dequantize_4bit(module.weight.data, module.weight.quant_state).float()
-            if module.bias is not None:
-                plain.bias.data = module.bias.data.float()
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, plain)
-    return model
+            weight = functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            state[f"{name}.weight"] = weight.float()
+    plain = type(model)(AutoConfig.from_pretrained(model.name_or_path, attn_implementation="eager")).float().eval()
+    missing, _ = plain.load_state_dict(state, strict=False)
+    assert not [name for name in missing if name != "lm_head.weight"], missing
+    return plain
 
 
 def check(program, folder):

@@ -39,11 +39,11 @@ pub struct Args {
     /// zh: 权重类型（默认：保持原样；量化的权重写成 f32）
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// Quantization of a GGUF file, as llama.cpp names it; llama2c takes q8_0
+    /// Quantization of a GGUF file, as llama.cpp names it; llama2c takes q8_0, a Hugging Face folder nf4 (bitsandbytes)
     ///
-    /// zh: GGUF 文件的量化方式，名称同 llama.cpp；llama2c 可用 q8_0
-    #[arg(long, value_name = "TYPE", conflicts_with = "dtype", value_parser = mixture)]
-    quant: Option<Mixture>,
+    /// zh: GGUF 文件的量化方式，名称同 llama.cpp；llama2c 可用 q8_0，Hugging Face 文件夹可用 nf4（bitsandbytes）
+    #[arg(long, value_name = "TYPE", conflicts_with = "dtype", value_parser = quant)]
+    quant: Option<Quant>,
     /// Tokenizer for a model that has none: its folder, tokenizer.json, or a GGUF file
     ///
     /// zh: 为没有分词器的模型指定分词器：文件夹、tokenizer.json 或 GGUF 文件
@@ -74,8 +74,19 @@ enum Dtype {
     Bf16,
 }
 
-fn mixture(name: &str) -> Result<Mixture, String> {
-    Mixture::of_name(name).ok_or_else(|| format!("it can be {}", Mixture::names().join(", ")))
+/// How to quantize.
+#[derive(Debug, Clone, Copy)]
+enum Quant {
+    Mixture(Mixture),
+    Nf4,
+}
+
+fn quant(name: &str) -> Result<Quant, String> {
+    if name.eq_ignore_ascii_case("nf4") {
+        return Ok(Quant::Nf4);
+    }
+    let mixture = Mixture::of_name(name).map(Quant::Mixture);
+    mixture.ok_or_else(|| format!("it can be nf4, {}", Mixture::names().join(", ")))
 }
 
 /// Runs `danlu convert`.
@@ -83,7 +94,12 @@ fn mixture(name: &str) -> Result<Mixture, String> {
 /// # Errors
 /// A model that cannot be read or that the form cannot hold, an output that is there already or cannot be written.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
-    let form = form(args.to, &args.output)?;
+    let (form, mixture) = match (form(args.to, &args.output)?, args.quant) {
+        (Form::Safetensors, Some(Quant::Nf4)) => (Form::Nf4, None),
+        (form, Some(Quant::Nf4)) => return Err(no_nf4(form)),
+        (form, Some(Quant::Mixture(mixture))) => (form, Some(mixture)),
+        (form, None) => (form, None),
+    };
     let output = &args.output;
     if fs::symlink_metadata(output).is_ok() && !is_empty_folder(output) {
         let path = output.display();
@@ -95,7 +111,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
             "`{path}` is an adapter: put it into its model with `danlu merge` first"
         )));
     }
-    let mixture = args.quant.or(args.dtype.map(|dtype| match dtype {
+    let mixture = mixture.or(args.dtype.map(|dtype| match dtype {
         Dtype::F32 => Mixture::F32,
         Dtype::F16 => Mixture::F16,
         Dtype::Bf16 => Mixture::Bf16,
@@ -152,6 +168,16 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         "notes": notes,
         "seconds": start.elapsed().as_secs_f64(),
     }))?)
+}
+
+/// Why a form does not hold NF4, and what to do.
+fn no_nf4(form: Form) -> anyhow::Error {
+    let why = match form {
+        Form::Gguf => "GGUF has no block type for it: take `--quant q4_k_m` there",
+        Form::Bin => "transformers reads it from safetensors: leave `--to bin` out",
+        _ => "only Hugging Face folders hold it",
+    };
+    wrong_input(format!("`nf4` is bitsandbytes' type, and {why}; a folder as OUT is written with it"))
 }
 
 /// Bytes as people say them.
