@@ -1,6 +1,6 @@
 //! Stored weights: the plain types and ggml's block types, read to f32 and written from f32, bit for bit as
 //! llama.cpp's reference does (`dequantize_row_*`, `quantize_row_*_ref`, and `ggml_quantize_chunk` with an importance
-//! matrix), compiled without contraction of products and sums.
+//! matrix), compiled without contraction of products and sums; and [`nf4`], as bitsandbytes has it.
 //!
 //! It knows blocks, not files: the caller names the type. It does not multiply.
 
@@ -9,6 +9,7 @@ mod k;
 mod k_quantize;
 mod lanes;
 mod legacy;
+pub mod nf4;
 mod plain;
 mod search;
 
@@ -17,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::team::parallel_chunks;
 
-/// How weights lie in memory, all little-endian. The block types are those of ggml.
+/// How weights lie in memory, all little-endian. The block types are those of ggml, and one of bitsandbytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockType {
     /// IEEE single precision.
@@ -46,11 +47,13 @@ pub enum BlockType {
     Q5K,
     /// 6 bits; quantized scales for 16 elements.
     Q6K,
+    /// 4 bits, quantiles of the normal distribution, and an f32 magnitude for 64 elements.
+    Nf4,
 }
 
 impl BlockType {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::F32,
         Self::F16,
         Self::Bf16,
@@ -64,9 +67,10 @@ impl BlockType {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Nf4,
     ];
 
-    /// The name that llama.cpp prints.
+    /// The name that llama.cpp prints, or bitsandbytes' in capitals.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -82,6 +86,7 @@ impl BlockType {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Nf4 => "NF4",
         }
     }
 
@@ -91,6 +96,7 @@ impl BlockType {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => legacy::ELEMENTS,
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => k::ELEMENTS,
+            Self::Nf4 => nf4::ELEMENTS,
         }
     }
 
@@ -109,6 +115,7 @@ impl BlockType {
             Self::Q4K => size_of::<k::Q4K>(),
             Self::Q5K => size_of::<k::Q5K>(),
             Self::Q6K => size_of::<k::Q6K>(),
+            Self::Nf4 => size_of::<nf4::Nf4>(),
         }
     }
 
@@ -157,6 +164,7 @@ pub fn dequantize(kind: BlockType, bytes: &[u8], out: &mut [f32]) -> Result<(), 
         BlockType::Q4K => k::q4_k_to_f32(blocks(bytes), out),
         BlockType::Q5K => k::q5_k_to_f32(blocks(bytes), out),
         BlockType::Q6K => k::q6_k_to_f32(blocks(bytes), out),
+        BlockType::Nf4 => nf4::nf4_to_f32(blocks(bytes), out),
     }
     Ok(())
 }
@@ -190,7 +198,7 @@ pub enum QuantizeError {
 /// Writes `values`, rows of `row_length`, as blocks to `out`.
 ///
 /// `importance` has one weight for each column (an importance matrix's row of squared activations); without it errors
-/// are weighed as the reference does. `Q8_0` and the plain types have no use for it. Rows do not depend on each other
+/// are weighed as the reference does. `Q8_0`, `Nf4` and the plain types have no use for it. Rows do not depend on each other
 /// or on how many are given at once. Fails for values that are not finite or beyond the type's range, and then has
 /// written some of `out` or nothing.
 pub fn quantize(
@@ -291,6 +299,7 @@ fn quantize_rows(
         (BlockType::F16, _) => plain::f32_to_f16(values, out),
         (BlockType::Bf16, _) => plain::f32_to_bf16(values, out),
         (BlockType::Q8_0, _) => legacy::f32_to_q8_0(values, blocks(out)),
+        (BlockType::Nf4, _) => nf4::f32_to_nf4(values, blocks(out)),
         (BlockType::Q4_0, None) => legacy::f32_to_q4_0(values, blocks(out)),
         (BlockType::Q4_1, None) => legacy::f32_to_q4_1(values, blocks(out)),
         (BlockType::Q5_0, None) => legacy::f32_to_q5_0(values, blocks(out)),
@@ -319,7 +328,7 @@ fn quantize_rows(
 /// Beyond it a value is infinite, or would need a scale that is.
 fn largest_magnitude(kind: BlockType) -> f32 {
     match kind {
-        BlockType::F32 => f32::MAX,
+        BlockType::F32 | BlockType::Nf4 => f32::MAX,
         BlockType::F16 => 65520f32.next_down(),
         BlockType::Bf16 => f32::from_bits(0x7f7f_8000).next_down(),
         // What the largest f16 makes of the largest scale and quant, in Q6_K; other types see less, by their scales.
@@ -330,7 +339,7 @@ fn largest_magnitude(kind: BlockType) -> f32 {
 /// Where the f16 numbers of a block lie.
 fn scale_offsets(kind: BlockType) -> &'static [usize] {
     match kind {
-        BlockType::F32 | BlockType::F16 | BlockType::Bf16 => &[],
+        BlockType::F32 | BlockType::F16 | BlockType::Bf16 | BlockType::Nf4 => &[],
         BlockType::Q4_0 => &[offset_of!(legacy::Q4_0, d)],
         BlockType::Q4_1 => &[offset_of!(legacy::Q4_1, d), offset_of!(legacy::Q4_1, m)],
         BlockType::Q5_0 => &[offset_of!(legacy::Q5_0, d)],

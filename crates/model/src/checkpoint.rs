@@ -282,6 +282,36 @@ impl Checkpoint {
         self.kind(layout, id).filter(|kind| block(kind) > 1 && spec.width().is_multiple_of(block(kind)))
     }
 
+    /// How the model's matrices are quantized, if they are.
+    pub(crate) fn quantization(&self, layout: &[FileTensor], specs: &[TensorSpec]) -> Option<String> {
+        let own = |(id, spec)| self.blocks(layout, id, spec).map(|kind| kind.name().to_owned());
+        self.source.quantization().or_else(|| specs.iter().enumerate().find_map(own))
+    }
+
+    /// Refuses to quantize what is quantized, and what has no rows of whole blocks.
+    pub(crate) fn check_can_be_quantized(
+        &self,
+        layout: &[FileTensor],
+        specs: &[TensorSpec],
+        kind: BlockType,
+    ) -> Result<()> {
+        let path = self.path.display();
+        if let Some(name) = self.quantization(layout, specs) {
+            return Err(Error::Message(format!(
+                "`{path}` is quantized already ({name}), and quantizing it again would lose more; leave `quantization_bit` \
+                 out: it is used as it is"
+            )));
+        }
+        if !specs.iter().any(|spec| is_quantizable(spec, kind)) {
+            let (name, block) = (kind.name(), kind.block_elements());
+            return Err(Error::Message(format!(
+                "no layer of `{path}` has rows that are whole blocks of {block}, as {name} needs them; leave \
+                 `quantization_bit` out"
+            )));
+        }
+        Ok(())
+    }
+
     /// Reads `rows` of a tensor of one [`Checkpoint::kind`] as they are stored; whole heads, as [`Checkpoint::read`].
     pub(crate) fn read_stored(
         &self,
@@ -383,6 +413,13 @@ impl Checkpoint {
                 }
             }
     }
+}
+
+/// Whether a tensor is a matrix within a block whose rows are whole blocks of `kind`.
+pub(crate) fn is_quantizable(spec: &TensorSpec, kind: BlockType) -> bool {
+    matches!(spec.role, Role::Block(..))
+        && !spec.kind.is_vector()
+        && spec.width().is_multiple_of(kind.block_elements())
 }
 
 /// Whether the rows of a tensor are rotated.

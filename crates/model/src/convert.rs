@@ -6,13 +6,13 @@
 mod gguf;
 pub(crate) mod gptq;
 mod meta;
+mod nf4;
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use danlu_formats::{
-    AtomicFolder, Dtype, ImportanceMatrix, TensorInfo, TensorSink, WriteOptions, write_pytorch,
-    write_safetensors,
+    AtomicFolder, ImportanceMatrix, TensorInfo, TensorSink, WriteOptions, write_pytorch, write_safetensors,
 };
 use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
 use danlu_kernels::rope::RopeLayout;
@@ -51,6 +51,8 @@ pub enum Form {
     Safetensors,
     /// Hugging Face folder with PyTorch files.
     Bin,
+    /// Hugging Face folder with safetensors whose linear layers are bitsandbytes' NF4, of whatever type the rest is.
+    Nf4,
     /// Meta's names: one `.pth` file, or a folder with `consolidated.00.pth` and `params.json`.
     Pth,
     /// GGUF file.
@@ -96,14 +98,14 @@ pub struct TypeShare {
     pub bytes: u64,
 }
 
-/// Adds a tensor to the shares.
-pub(crate) fn add_share(shares: &mut Vec<TypeShare>, dtype: Dtype, bytes: u64) {
-    match shares.iter_mut().find(|share| share.name == dtype.name()) {
+/// Adds tensors to the shares.
+pub(crate) fn add_share(shares: &mut Vec<TypeShare>, name: &'static str, tensors: usize, bytes: u64) {
+    match shares.iter_mut().find(|share| share.name == name) {
         Some(share) => {
-            share.tensors += 1;
+            share.tensors += tensors;
             share.bytes += bytes;
         }
-        None => shares.push(TypeShare { name: dtype.name(), tensors: 1, bytes }),
+        None => shares.push(TypeShare { name, tensors, bytes }),
     }
 }
 
@@ -140,6 +142,7 @@ pub fn convert(
         Form::Safetensors | Form::Bin => {
             work.folder(output, options.form, options.mixture, tokenizer.as_ref())?
         }
+        Form::Nf4 => work.nf4(output, tokenizer.as_ref())?,
         Form::Pth => work.pth(output, options.mixture, tokenizer.as_ref())?,
         Form::Gguf => {
             work.importance = options.importance.as_ref();
@@ -211,16 +214,7 @@ impl Work<'_> {
         mixture: Option<Mixture>,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Config> {
-        let config = match self.config.family {
-            Family::BabyLlama2 | Family::MiniMindV1 => Config {
-                family: Family::Llama,
-                rope_layout: RopeLayout::HalfSplit,
-                other_fields: Map::new(),
-                ..self.config.clone()
-            },
-            _ => self.config.clone(),
-        };
-        self.neighbours = config.rope_layout == RopeLayout::Interleaved;
+        let config = self.hugging_face_config();
         let (files, infos) = self.plain_tensors(config.family.names(), mixture)?;
         let folder = AtomicFolder::create(output)?;
         let give = |work: &mut Self, place: usize, sink: &mut TensorSink<'_>| {
@@ -237,6 +231,21 @@ impl Work<'_> {
         self.companions(folder.path(), tokenizer, config.family == self.config.family)?;
         folder.commit()?;
         Ok(config)
+    }
+
+    /// The configuration of a Hugging Face folder; rotated rows lie from now on as such folders have them.
+    fn hugging_face_config(&mut self) -> Config {
+        let config = match self.config.family {
+            Family::BabyLlama2 | Family::MiniMindV1 => Config {
+                family: Family::Llama,
+                rope_layout: RopeLayout::HalfSplit,
+                other_fields: Map::new(),
+                ..self.config.clone()
+            },
+            _ => self.config.clone(),
+        };
+        self.neighbours = config.rope_layout == RopeLayout::Interleaved;
+        config
     }
 
     /// The tokenizer's files and, in the folder of a family that transformers does not have, its code.
@@ -282,9 +291,10 @@ impl Work<'_> {
         Ok((files, infos))
     }
 
-    /// PyTorch's name of the type that most bytes have.
+    /// PyTorch's name of the plain type that most bytes have.
     fn most_frequent(&self) -> &'static str {
-        match self.types.iter().max_by_key(|share| share.bytes).map(|share| share.name) {
+        let is_plain = |share: &&TypeShare| ["F32", "F16", "BF16"].contains(&share.name);
+        match self.types.iter().filter(is_plain).max_by_key(|share| share.bytes).map(|share| share.name) {
             Some("F16") => "float16",
             Some("BF16") => "bfloat16",
             _ => "float32",
@@ -297,7 +307,7 @@ impl Work<'_> {
         for piece in &file.pieces {
             self.piece(piece.tensor, piece.rows.clone(), kind, &mut |bytes| Ok(sink.write(bytes)?))?;
         }
-        add_share(&mut self.types, info.dtype, info.byte_length().unwrap_or(0) as u64);
+        add_share(&mut self.types, info.dtype.name(), 1, info.byte_length().unwrap_or(0) as u64);
         Ok(())
     }
 

@@ -33,7 +33,11 @@ pub fn describe(path: &Path) -> Result<Description> {
     let checkpoint = Checkpoint::open(path)?;
     let mut types = Vec::new();
     for info in checkpoint.source().tensors() {
-        add_share(&mut types, info.dtype, info.byte_length().unwrap_or(0) as u64);
+        let (name, tensors) = match checkpoint.source().scheme_of(&info.name) {
+            Some((name, is_weight)) => (name, usize::from(is_weight)),
+            None => (info.dtype.name(), 1),
+        };
+        add_share(&mut types, name, tensors, info.byte_length().unwrap_or(0) as u64);
     }
     let config = checkpoint.config().and_then(|config| {
         checkpoint.check_layers(&config)?;

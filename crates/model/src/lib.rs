@@ -10,6 +10,7 @@ mod adapter_folder;
 mod adapter_patterns;
 mod adapter_set;
 mod backward;
+mod bitsandbytes;
 mod checkpoint;
 mod config;
 mod convert;

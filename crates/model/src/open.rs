@@ -1,17 +1,23 @@
 //! Opening a model: container by content, tensors one by one, strictly.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::Container;
+use danlu_kernels::blocks::nf4::double_quantize;
+use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
 use danlu_kernels::elementwise::round_to_bf16;
 use danlu_kernels::unit_rows::unit_rows_in_place;
-use danlu_kernels::{Buffer, Precision, bf16};
+use danlu_kernels::{Buffer, Precision};
 use danlu_tokenizer::Tokenizer;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, is_quantizable};
 use crate::model::Stored;
 use crate::names::{self, Role, TensorId, TensorSpec};
 use crate::{Error, Model, Parameters, Result};
+
+/// Values that are read as f32 at once on their way to another type.
+const STRETCH: usize = 1 << 22;
 
 /// How the weights rest in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +26,22 @@ pub enum Rest {
     Frozen,
     /// The same, but quantized matrices as the file has them: a fraction of the memory for a little time.
     Stored,
+    /// As [`Rest::Frozen`], but the matrices of the blocks quantized to this type while they are read, where rows are
+    /// whole blocks of it; embedding, head and vectors keep their precision. NF4 goes through its double quantization.
+    Quantized(BlockType),
     /// All in the flat f32 memory of trained parameters.
     Trained,
+}
+
+impl Rest {
+    /// How a model rests that is quantized to so many bits while it is loaded: 4 is NF4, 8 is Q8_0.
+    pub fn of_bits(bits: u64) -> Option<Self> {
+        match bits {
+            4 => Some(Self::Quantized(BlockType::Nf4)),
+            8 => Some(Self::Quantized(BlockType::Q8_0)),
+            _ => None,
+        }
+    }
 }
 
 /// An opened model and what came with it.
@@ -128,7 +148,10 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
     let layout = checkpoint.layout(&config, &specs);
     checkpoint.check(&config, &layout)?;
     let model = match rest {
-        Rest::Frozen | Rest::Stored => {
+        Rest::Frozen | Rest::Stored | Rest::Quantized(_) => {
+            if let Rest::Quantized(kind) = rest {
+                checkpoint.check_can_be_quantized(&layout, &specs, kind)?;
+            }
             let read = |(id, spec): (TensorId, &TensorSpec)| {
                 let is_unit_head = config.normalized_head && spec.role == Role::Head;
                 if rest == Rest::Stored
@@ -150,15 +173,42 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
                     checkpoint.drop_pages(&layout, id);
                     return Ok(Stored::Grouped(grouped));
                 }
-                let rest_bf16 = precision == Precision::Bf16 && !spec.kind.is_vector();
-                frozen(spec, rest_bf16, read_weights, |values| {
-                    checkpoint.read(&layout, id, spec, &config, 0..spec.shape[0], values.host_mut())?;
-                    checkpoint.drop_pages(&layout, id);
+                let rest_kind = match rest {
+                    Rest::Quantized(kind) if is_quantizable(spec, kind) => Some(kind),
+                    _ => None,
+                };
+                let mut stored = Stored::zeros(spec, precision, rest_kind);
+                if !read_weights {
+                    return Ok(stored);
+                }
+                let read = |rows: Range<usize>, values: &mut Buffer<f32>| -> Result<()> {
+                    let elements = rows.len() * spec.width();
+                    checkpoint.read(&layout, id, spec, &config, rows, &mut values.host_mut()[..elements])?;
                     if is_unit_head {
-                        unit_rows_in_place(values.first_mut(spec.elements()), spec.width());
+                        unit_rows_in_place(values.first_mut(elements), spec.width());
                     }
                     Ok(())
-                })
+                };
+                if let Stored::F32(values) = &mut stored {
+                    read(0..spec.shape[0], values)?;
+                } else {
+                    let at_once = (STRETCH / spec.width()).max(1).next_multiple_of(config.head_dim);
+                    let mut scratch = Buffer::zeros(at_once.min(spec.shape[0]) * spec.width());
+                    for first in (0..spec.shape[0]).step_by(at_once) {
+                        let rows = first..spec.shape[0].min(first + at_once);
+                        read(rows.clone(), &mut scratch)?;
+                        put(&mut stored, spec, rows, &scratch).map_err(|reason| Error::Tensor {
+                            path: path.into(),
+                            name: spec.name.clone(),
+                            reason,
+                        })?;
+                    }
+                }
+                checkpoint.drop_pages(&layout, id);
+                if let Stored::Blocks(BlockType::Nf4, bytes) = &mut stored {
+                    double_quantize(bytes.host_mut());
+                }
+                Ok(stored)
             };
             let stored = specs.iter().enumerate().map(read).collect::<Result<Vec<_>>>()?;
             Model::from_parts(config, precision, stored, Parameters::new([]))
@@ -177,27 +227,24 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
     Ok(Opened { model, tokenizer, path: path.into() })
 }
 
-/// A frozen tensor as it rests: vectors in f32, matrices as they are computed with.
-fn frozen(
+/// Puts `rows` of a matrix, the first values, where they rest; the error is a reason.
+fn put(
+    stored: &mut Stored,
     spec: &TensorSpec,
-    rest_bf16: bool,
-    read_weights: bool,
-    read: impl FnOnce(&mut Buffer<f32>) -> Result<()>,
-) -> Result<Stored> {
-    let elements = spec.elements();
-    if !read_weights {
-        return Ok(if rest_bf16 {
-            Stored::Bf16(Buffer::zeros(elements))
-        } else {
-            Stored::F32(Buffer::zeros(elements))
-        });
+    rows: Range<usize>,
+    values: &Buffer<f32>,
+) -> std::result::Result<(), String> {
+    let elements = rows.start * spec.width()..rows.end * spec.width();
+    match stored {
+        Stored::Bf16(all) => round_to_bf16(values.first(elements.len()), all.view_mut(elements)),
+        Stored::Blocks(kind, bytes) => {
+            let place = |element| element / kind.block_elements() * kind.block_bytes();
+            let bytes = &mut bytes.host_mut()[place(elements.start)..place(elements.end)];
+            let values = &values.host()[..elements.len()];
+            quantize_in_parallel(*kind, values, spec.width(), None, bytes)
+                .map_err(|error| error.to_string())?;
+        }
+        Stored::F32(_) | Stored::Grouped(_) | Stored::Trained(_) => {}
     }
-    let mut values = Buffer::zeros(elements);
-    read(&mut values)?;
-    if !rest_bf16 {
-        return Ok(Stored::F32(values));
-    }
-    let mut rounded: Buffer<bf16> = Buffer::zeros(elements);
-    round_to_bf16(values.first(elements), rounded.first_mut(elements));
-    Ok(Stored::Bf16(rounded))
+    Ok(())
 }

@@ -14,6 +14,7 @@ use danlu_formats::{
 use danlu_kernels::blocks::BlockType;
 use fs_err as fs;
 
+use crate::bitsandbytes::{Layer, Quantized};
 use crate::gptq::{Gptq, GptqLinear, PARTS};
 use crate::{Error, Result};
 
@@ -28,7 +29,9 @@ pub(crate) enum Source {
         tensors: TensorFolder,
         /// Before every name in the file.
         prefix: &'static str,
-        /// How its linear layers are quantized, if they are.
+        /// Layers that bitsandbytes quantized.
+        quantized: Quantized,
+        /// How its linear layers are quantized, if it is a folder of GPTQ.
         gptq: Option<Gptq>,
     },
     /// Meta's files, whose matrices lie in parts; the width that all parts of the embedding have together.
@@ -62,19 +65,17 @@ impl Source {
             };
             return match opened {
                 Err(danlu_formats::Error::Missing { .. }) => Err(no_model(path)?),
-                opened => Ok(Self::folder(opened?, gptq)),
+                opened => Self::folder(opened?, path),
             };
         }
         if path.to_string_lossy().ends_with(INDEX) {
-            let gptq = Gptq::read(path.parent().unwrap_or(Path::new("")))?;
-            return Ok(Self::folder(TensorFolder::open_model(path)?, gptq));
+            return Self::folder(TensorFolder::open_model(path)?, path);
         }
         match Container::of(path)? {
             Some(Container::Gguf) => Ok(Self::Gguf(Gguf::open(path)?)),
             Some(Container::Llama2c) => Ok(Self::Llama2c(Llama2c::open(path)?)),
             Some(Container::Safetensors | Container::Pytorch) => {
-                let gptq = Gptq::read(path.parent().unwrap_or(Path::new("")))?;
-                Ok(Self::folder(TensorFolder::open_model(path)?, gptq))
+                Self::folder(TensorFolder::open_model(path)?, path)
             }
             None => Err(Error::Message(format!(
                 "`{}` is no model: expected safetensors, GGUF, a PyTorch file or one of llama2.c; it may be damaged or \
@@ -84,9 +85,13 @@ impl Source {
         }
     }
 
-    fn folder(tensors: TensorFolder, gptq: Option<Gptq>) -> Self {
+    /// `path` is the folder or the file.
+    fn folder(tensors: TensorFolder, path: &Path) -> Result<Self> {
         let is_compiled = tensors.names().len() > 0 && tensors.names().all(|name| name.starts_with(COMPILED));
-        Self::Folder { tensors, prefix: if is_compiled { COMPILED } else { "" }, gptq }
+        let quantized = Quantized::of(&tensors, path)?;
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let gptq = Gptq::read(folder)?;
+        Ok(Self::Folder { tensors, prefix: if is_compiled { COMPILED } else { "" }, quantized, gptq })
     }
 
     /// How it was quantized, if it is a folder of GPTQ.
@@ -110,7 +115,7 @@ impl Source {
     /// What a user calls the container.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Folder { tensors, prefix, .. } => {
+            Self::Folder { tensors, prefix, quantized, .. } => {
                 let kind = match tensors {
                     TensorFolder::Safetensors(_) => "safetensors",
                     TensorFolder::Pytorch(_) => "PyTorch",
@@ -120,7 +125,8 @@ impl Source {
                     count => format!("{count} files"),
                 };
                 let compiled = if prefix.is_empty() { "" } else { ", saved from torch.compile" };
-                format!("{kind}, {files}{compiled}")
+                let quantized = quantized.name().map(|name| format!(", {name}")).unwrap_or_default();
+                format!("{kind}, {files}{compiled}{quantized}")
             }
             Self::Meta { tensors, .. } => format!("Meta's consolidated files, {}", tensors.shards().len()),
             Self::Llama2c(file) => match file.config().version {
@@ -134,9 +140,35 @@ impl Source {
         }
     }
 
-    /// Names as the file has them, without the prefix of `torch.compile`.
+    /// Names as the file has them, without the prefix of `torch.compile` and without what only belongs to a quantized
+    /// weight.
     pub(crate) fn names(&self) -> Vec<&str> {
-        self.tensors().into_iter().map(|info| self.without_prefix(&info.name)).collect()
+        let names = self.tensors().into_iter().map(|info| info.name.as_str());
+        let is_beside = |name: &str| match self {
+            Self::Folder { quantized, .. } => quantized.is_beside(name),
+            _ => false,
+        };
+        names.filter(|name| !is_beside(name)).map(|name| self.without_prefix(name)).collect()
+    }
+
+    /// What a tensor is that bitsandbytes quantized or that belongs to one, and whether it is the weight.
+    pub(crate) fn scheme_of(&self, name: &str) -> Option<(&'static str, bool)> {
+        let Self::Folder { quantized, .. } = self else { return None };
+        quantized.scheme_of(name)
+    }
+
+    /// How its matrices are quantized in a way that [`Stored::kind`] does not tell.
+    pub(crate) fn quantization(&self) -> Option<String> {
+        match self {
+            Self::Folder { quantized, gptq, .. } => {
+                quantized.name().or(gptq.map(|gptq| format!("GPTQ, {} bits", gptq.bits)))
+            }
+            Self::Llama2c(file) => match file.config().version {
+                Llama2cVersion::V2 { .. } => Some(self.name()),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// What each tensor of the file is, of those in parts the first part.
@@ -192,8 +224,11 @@ impl Source {
                     _ => Stored::Whole(tensor),
                 })
             }
-            Self::Folder { gptq: Some(gptq), .. } => {
-                let linear = || GptqLinear::find(*gptq, name, |part| self.tensor(part));
+            Self::Folder { tensors, quantized, gptq, .. } => {
+                if let Some(layer) = quantized.layer(name) {
+                    return Some(Stored::Quantized { tensors, layer });
+                }
+                let linear = || GptqLinear::find((*gptq)?, name, |part| self.tensor(part));
                 self.tensor(name).map(Stored::Whole).or_else(|| linear().map(Stored::Gptq))
             }
             _ => self.tensor(name).map(Stored::Whole),
@@ -203,12 +238,15 @@ impl Source {
     /// Says that the tensor's bytes are not needed soon.
     pub(crate) fn drop_pages(&self, name: &str) {
         match self {
-            Self::Folder { tensors, prefix, gptq } => {
-                tensors.drop_pages(&format!("{prefix}{name}"));
-                if let (Some(_), Some(stem)) = (gptq, name.strip_suffix(".weight")) {
-                    PARTS.iter().for_each(|part| tensors.drop_pages(&format!("{prefix}{stem}{part}")));
+            Self::Folder { tensors, prefix, quantized, gptq } => match quantized.layer(name) {
+                Some(layer) => layer.parts().into_iter().for_each(|part| tensors.drop_pages(part)),
+                None => {
+                    tensors.drop_pages(&format!("{prefix}{name}"));
+                    if let (Some(_), Some(stem)) = (gptq, name.strip_suffix(".weight")) {
+                        PARTS.iter().for_each(|part| tensors.drop_pages(&format!("{prefix}{stem}{part}")));
+                    }
                 }
-            }
+            },
             Self::Meta { tensors, .. } => tensors.drop_pages(name),
             Self::Llama2c(file) => file.drop_pages(name),
             Self::Gguf(gguf) => gguf.drop_pages(name),
@@ -264,6 +302,11 @@ pub(crate) enum Stored<'a> {
         file: &'a Llama2c,
         info: &'a TensorInfo,
     },
+    /// As bitsandbytes has it.
+    Quantized {
+        tensors: &'a TensorFolder,
+        layer: &'a Layer,
+    },
     /// Quantized in groups of columns; read as f32.
     Gptq(GptqLinear<'a>),
 }
@@ -274,6 +317,7 @@ impl Stored<'_> {
             Self::Whole(tensor) => &tensor.info.shape,
             Self::Parts { info, .. } => &info.shape,
             Self::Groups { info, .. } => &info.shape,
+            Self::Quantized { layer, .. } => layer.shape(),
             Self::Gptq(linear) => linear.shape(),
         }
     }
@@ -284,6 +328,7 @@ impl Stored<'_> {
             Self::Whole(tensor) => tensor.info.dtype,
             Self::Parts { info, .. } => info.dtype,
             Self::Groups { .. } | Self::Gptq(_) => Dtype::F32,
+            Self::Quantized { layer, .. } => return Ok(layer.kind()),
         };
         block_type(dtype).ok_or(dtype)
     }
@@ -327,6 +372,7 @@ impl Stored<'_> {
                     .map_err(|error| error.to_string())?;
                 Ok(Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect()))
             }
+            Self::Quantized { tensors, layer } => layer.rows(tensors, rows).map(Cow::Owned),
         }
     }
 }
@@ -377,5 +423,7 @@ pub(crate) fn dtype_of(kind: BlockType) -> Dtype {
         BlockType::Q4K => Dtype::Q4K,
         BlockType::Q5K => Dtype::Q5K,
         BlockType::Q6K => Dtype::Q6K,
+        // bitsandbytes packs two elements in a byte.
+        BlockType::Nf4 => Dtype::U8,
     }
 }

@@ -229,7 +229,9 @@ fn open_model(
     let named = named.as_deref();
     let (path, rest) = match recipe.method.finetuning_type {
         FinetuningType::Full => (resume_from.or(named), Rest::Trained),
-        FinetuningType::Lora => (named, Rest::Stored),
+        FinetuningType::Lora => {
+            (named, recipe.model.quantization_bit.and_then(Rest::of_bits).unwrap_or(Rest::Stored))
+        }
     };
     let Some(path) = path else { return Ok((None, None)) };
     let opened = match load {

@@ -193,7 +193,7 @@ const OPTIMIZERS: [(Optim, &[&str]); 3] = [
 ];
 
 /// Other spellings of the same option: an older key, a nested one, an optimizer's other name, LLaMA-Factory's `use_muon`,
-/// and `no` that YAML 1.1 reads as false.
+/// `no` that YAML 1.1 reads as false, and the ways in which scripts ask for quantization while loading.
 fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
     if entry.key == "optim"
         && let Some((optim, _)) =
@@ -211,6 +211,14 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
         entry.value = "no".into();
     }
     match (entry.key.as_str(), &entry.value) {
+        // What asks for nothing is left out, so that one of two such keys can be false.
+        ("load_in_4bit" | "load_in_8bit", Value::Bool(false)) => Vec::new(),
+        ("load_in_kbits", value) if value == 16 || value == 32 => Vec::new(),
+        ("load_in_4bit", Value::Bool(true)) => vec![quantization_bit(entry, 4)],
+        ("load_in_8bit", Value::Bool(true)) => vec![quantization_bit(entry, 8)],
+        ("load_in_kbits", Value::Number(_)) => {
+            vec![Entry { key: "quantization_bit".into(), ..entry }]
+        }
         ("lr_scheduler_kwargs", Value::Object(arguments)) => {
             let inner = |(key, value): (&String, &Value)| Entry {
                 place: entry.place.clone(),
@@ -221,6 +229,10 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
         }
         _ => vec![entry],
     }
+}
+
+fn quantization_bit(entry: Entry, bits: u64) -> Entry {
+    Entry { key: "quantization_bit".into(), value: bits.into(), ..entry }
 }
 
 /// The value when its option takes it; text from the command line is tried as it was typed too.

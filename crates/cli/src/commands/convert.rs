@@ -50,10 +50,10 @@ pub struct Args {
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
     /// Quantization of a GGUF file, as llama.cpp names it; llama2c takes q8_0; gptq-4bit and gptq-8bit make a folder of
-    /// GPTQ, with `--calibration`
+    /// GPTQ, with `--calibration`, nf4 one of bitsandbytes
     ///
     /// zh: GGUF 文件的量化方式，名称同 llama.cpp；llama2c 可用 q8_0；gptq-4bit 和 gptq-8bit 写出 GPTQ 文件夹，需要
-    /// `--calibration`
+    /// `--calibration`；nf4 写出 bitsandbytes 文件夹
     #[arg(long, value_name = "TYPE", conflicts_with = "dtype", value_parser = quant)]
     quant: Option<Quant>,
     #[command(flatten)]
@@ -116,15 +116,18 @@ enum Quant {
     Mixture(Mixture),
     /// GPTQ with so many bits.
     Gptq(usize),
+    /// NF4 of bitsandbytes.
+    Nf4,
 }
 
 fn quant(name: &str) -> Result<Quant, String> {
     match name.to_ascii_lowercase().as_str() {
         "gptq-4bit" => Ok(Quant::Gptq(4)),
         "gptq-8bit" => Ok(Quant::Gptq(8)),
+        "nf4" => Ok(Quant::Nf4),
         _ => Mixture::of_name(name)
             .map(Quant::Mixture)
-            .ok_or_else(|| format!("it can be {}, gptq-4bit, gptq-8bit", Mixture::names().join(", "))),
+            .ok_or_else(|| format!("it can be {}, nf4, gptq-4bit, gptq-8bit", Mixture::names().join(", "))),
     }
 }
 
@@ -133,7 +136,11 @@ fn quant(name: &str) -> Result<Quant, String> {
 /// # Errors
 /// A model that cannot be read or that the form cannot hold, an output that is there already or cannot be written.
 pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
-    let form = form(args.to, &args.output)?;
+    let form = match (form(args.to, &args.output)?, args.quant) {
+        (Form::Safetensors, Some(Quant::Nf4)) => Form::Nf4,
+        (form, Some(Quant::Nf4)) => return Err(no_nf4(form)),
+        (form, _) => form,
+    };
     let output = args.output.clone();
     let output = output.as_path();
     if fs::symlink_metadata(output).is_ok() && !is_empty_folder(output) {
@@ -159,7 +166,7 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
         (None, Some(Dtype::F32)) => Some(Mixture::F32),
         (None, Some(Dtype::F16)) => Some(Mixture::F16),
         (None, Some(Dtype::Bf16)) => Some(Mixture::Bf16),
-        (Some(Quant::Gptq(_)) | None, _) => None,
+        (Some(Quant::Gptq(_) | Quant::Nf4) | None, _) => None,
     };
     if let Some(path) = &mut args.tokenizer {
         *path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
@@ -294,6 +301,7 @@ fn calibrate(args: &Args, text: &Path, printer: &Printer) -> Result<ImportanceMa
         model: Some(args.input.clone()),
         adapter: Vec::new(),
         tokenizer: args.tokenizer.clone(),
+        quantization_bit: None,
         precision: PrecisionChoice::Auto,
     };
     let opened = model.open(printer)?;
@@ -315,6 +323,16 @@ fn calibrate(args: &Args, text: &Path, printer: &Printer) -> Result<ImportanceMa
         printer.note(format_args!("the importance matrix of {} tokens is in {}", ids.len(), path.display()));
     }
     Ok(matrix)
+}
+
+/// Why a form does not hold NF4, and what to do.
+fn no_nf4(form: Form) -> anyhow::Error {
+    let why = match form {
+        Form::Gguf => "GGUF has no block type for it: take `--quant q4_k_m` there",
+        Form::Bin => "transformers reads it from safetensors: leave `--to bin` out",
+        _ => "only Hugging Face folders hold it",
+    };
+    wrong_input(format!("`nf4` is bitsandbytes' type, and {why}; a folder as OUT is written with it"))
 }
 
 /// Bytes as people say them.

@@ -152,8 +152,13 @@ fn context(model: &Path) -> Result<usize> {
 
 /// The model whose tokenizer cuts the data where none is named.
 fn newest_model(printer: &Printer) -> Result<PathBuf> {
-    let newest =
-        ModelArgs { model: None, adapter: Vec::new(), tokenizer: None, precision: PrecisionChoice::Auto };
+    let newest = ModelArgs {
+        model: None,
+        adapter: Vec::new(),
+        tokenizer: None,
+        quantization_bit: None,
+        precision: PrecisionChoice::Auto,
+    };
     let located = newest.locate(printer).map_err(|_| {
         wrong_input(
             "files are shown as a model's tokenizer cuts them: set `model_name_or_path=PATH` behind them, give a \

@@ -79,7 +79,6 @@ pub fn vocabulary(add_bos: bool) -> Tokenizer {
 /// Writes a model with random weights for `tokenizer` into `folder`, which is created.
 pub fn write_model(folder: &Path, tokenizer: Option<&Tokenizer>, context: usize) {
     let config = Config {
-        vocab_size: tokenizer.map_or(97, Tokenizer::vocabulary_size),
         hidden_size: 32,
         intermediate_size: 64,
         num_hidden_layers: 2,
@@ -91,9 +90,18 @@ pub fn write_model(folder: &Path, tokenizer: Option<&Tokenizer>, context: usize)
         tie_word_embeddings: true,
         // Wide, so that the model has opinions.
         initializer_range: 0.3,
+        ..Config::default()
+    };
+    write_model_of(folder, tokenizer, config);
+}
+
+/// Writes a model of this shape with random weights for `tokenizer` into `folder`, which is created.
+pub fn write_model_of(folder: &Path, tokenizer: Option<&Tokenizer>, shape: Config) {
+    let config = Config {
+        vocab_size: tokenizer.map_or(97, Tokenizer::vocabulary_size),
         bos_token_id: tokenizer.and_then(Tokenizer::bos_id),
         eos_token_ids: tokenizer.and_then(Tokenizer::eos_id).into_iter().collect(),
-        ..Config::default()
+        ..shape
     };
     std::fs::create_dir_all(folder).unwrap();
     let model = Model::zeros(config, Precision::F32).initialize(7);

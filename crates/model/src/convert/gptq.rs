@@ -323,7 +323,8 @@ impl Work<'_> {
                 (file, Some(part)) => {
                     add_share(
                         &mut self.types,
-                        infos[place].dtype,
+                        infos[place].dtype.name(),
+                        1,
                         infos[place].byte_length().unwrap_or(0) as u64,
                     );
                     write_part(model, &files[file], settings, part, sink)

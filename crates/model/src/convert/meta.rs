@@ -127,7 +127,7 @@ impl Work<'_> {
             for piece in &file.pieces {
                 self.values(piece.tensor, piece.rows.clone(), &mut |_, values| Ok(sink.write(values)?))?;
             }
-            add_share(&mut self.types, info.dtype, info.byte_length().unwrap_or(0) as u64);
+            add_share(&mut self.types, info.dtype.name(), 1, info.byte_length().unwrap_or(0) as u64);
             Ok(())
         })?;
         Ok(config.clone())

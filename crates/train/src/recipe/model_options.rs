@@ -19,6 +19,11 @@ pub struct ModelOptions {
     ///
     /// zh: 要继续训练的 PEFT 适配器文件夹。
     pub adapter_name_or_path: Option<String>,
+    /// Quantize the frozen layers of a 16- or 32-bit model while it is loaded (QLoRA): `4` is NF4 with double
+    /// quantization, `8` is Q8_0. Embedding, head and norms keep their precision. Needs `finetuning_type: lora`.
+    ///
+    /// zh: 加载 16 或 32 位模型时量化冻结的各层（QLoRA）：`4` 为双重量化的 NF4，`8` 为 Q8_0；词嵌入、输出层与归一化保持原精度。须配合 `finetuning_type: lora`。
+    pub quantization_bit: Option<u64>,
     /// Tokenizer of a new model, or another one than the model's own: a folder, `tokenizer.json`,
     /// `tokenizer.model` or GGUF file.
     ///
@@ -84,6 +89,7 @@ impl Default for ModelOptions {
         Self {
             model_name_or_path: None,
             adapter_name_or_path: None,
+            quantization_bit: None,
             tokenizer_name_or_path: None,
             places: BTreeMap::new(),
             vocab_size: None,

@@ -176,7 +176,21 @@ fn a_key_that_would_change_the_result_is_refused() {
         error("lora_dropout: 0.05\n", &[]),
         "`r.yaml` line 4: `lora_dropout: 0.05` is not supported: adapters are trained without dropout; remove the line"
     );
-    assert!(error("quantization_bit: 4\n", &[]).contains("not supported"));
+    assert!(error("quantization_type: fp4\n", &[]).contains("not supported: four bits are NF4"));
+}
+
+#[test]
+fn every_way_to_ask_for_quantization_while_loading_is_the_same_key() {
+    let bits = |text: &str| recipe(text, &[]).model.quantization_bit;
+    assert_eq!(bits(""), None);
+    assert_eq!(bits("quantization_bit: 4\nquantization_type: nf4\ndouble_quantization: true\n"), Some(4));
+    assert_eq!(bits("load_in_4bit: true\nload_in_8bit: false\nbnb_4bit_quant_type: nf4\n"), Some(4));
+    assert_eq!(bits("load_in_4bit: false\nload_in_8bit: true\n"), Some(8));
+    assert_eq!(bits("load_in_kbits: 8\n"), Some(8));
+    assert_eq!(bits("load_in_kbits: 16\n"), None);
+    assert!(error("quantization_bit: 5\n", &[]).contains("must be 4 or 8, found `5`"));
+    let full = error("finetuning_type: full\nquantization_bit: 8\n", &[]);
+    assert!(full.contains("goes with `finetuning_type: lora`"), "{full}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use danlu_model::PRESETS;
 
-use super::{Clip, LrSchedulerType, ModelOptions, Recipe};
+use super::{Clip, FinetuningType, LrSchedulerType, ModelOptions, Recipe};
 
 /// The first problem: the key to blame, and a sentence.
 pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
@@ -27,10 +27,14 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
     };
     let count = |value: Option<usize>| value.map(|value| value as u64);
 
+    let bits = model.quantization_bit.filter(|bits| ![4, 8].contains(bits));
+    let bits =
+        bits.map(|bits| ("quantization_bit", format!("`quantization_bit` must be 4 or 8, found `{bits}`")));
     let max_memory = training.max_memory().err().map(|problem| ("max_memory", problem));
 
     [
         max_memory,
+        bits,
         positive_count("vocab_size", count(model.vocab_size)),
         positive_count("hidden_size", count(model.hidden_size)),
         positive_count("intermediate_size", count(model.intermediate_size)),
@@ -170,6 +174,14 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
             wrong,
             "adapter_name_or_path",
             "`adapter_name_or_path` needs `model_name_or_path`, the model that the adapter belongs to",
+        )
+    })
+    .or_else(|| {
+        problem(
+            model.quantization_bit.is_some() && method.finetuning_type == FinetuningType::Full,
+            "quantization_bit",
+            "`quantization_bit` goes with `finetuning_type: lora`: weights that are trained must keep their precision, \
+             because a step changes them by less than quantization rounds away",
         )
     })
     .or_else(|| {
