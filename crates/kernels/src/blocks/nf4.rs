@@ -184,8 +184,8 @@ pub(super) fn nf4_to_f32(blocks: &[Nf4], out: &mut [f32]) {
     let out = out.as_chunks_mut::<ELEMENTS>().0;
     #[cfg(target_arch = "x86_64")]
     match crate::cpu::level() {
-        // SAFETY: `level` reports AVX-512 and AVX2 only where their instructions were detected.
         crate::cpu::Level::Avx512Bf16 | crate::cpu::Level::Avx512 => {
+            // SAFETY: `level` reports AVX-512 and AVX2 only where their instructions were detected.
             return unsafe { x86::avx512(blocks, out) };
         }
         // SAFETY: as above.

@@ -5,6 +5,7 @@
 //! output element belongs to one task and is summed in an order that depends on shapes only.
 
 use std::cell::{OnceCell, RefCell};
+use std::ops::Range;
 
 use super::kernel::{Kernel, Place, Segment, Tile, with_kernel};
 use super::{Data, DataMut, Operand, Output, few_rows};
@@ -19,7 +20,8 @@ const PASS: usize = 1152;
 const TASK_WORDS: usize = 112 << 10;
 /// Panels of one task at most.
 const TASK_PANELS: usize = 3;
-/// Tasks come in multiples of this, so that a few threads have equally many.
+/// Tasks come in multiples of this, so that a few threads have equally many. Where there are fewer panels, tasks share them
+/// and each has a part of the other operand's.
 const EVEN_TASKS: usize = 4;
 /// Panels, and words, of one packing task where rows of memory are taken as they are.
 const PACK_PANELS: usize = 8;
@@ -137,14 +139,19 @@ fn multiply<K: Kernel, const OWN_A: bool>(
     c: SharedC,
     [m, n]: [usize; 2],
 ) {
-    let (own_width, own_length) = if OWN_A { (K::A_WIDTH, m) } else { (K::B_WIDTH, n) };
+    let (a, b) = ((K::A_WIDTH, m), (K::B_WIDTH, n));
+    let ((own_width, own_length), (other_width, other_length)) = if OWN_A { (a, b) } else { (b, a) };
     let depth = terms.iter().map(Term::words::<K>).sum();
     let passes = passes(depth, c);
     let longest = depth.div_ceil(passes);
     let panels = own_length.div_ceil(own_width);
     let at_once = (TASK_WORDS / longest.max(1) / own_width).clamp(1, TASK_PANELS);
     let tasks = panels.div_ceil(at_once).next_multiple_of(EVEN_TASKS).min(panels);
-    parallel_for(tasks, |task| {
+    let others = other_length.div_ceil(other_width);
+    let parts = EVEN_TASKS.div_ceil(tasks).min(others);
+    parallel_for(tasks * parts, |index| {
+        let (task, part) = (index / parts, index % parts);
+        let others = others * part / parts..others * (part + 1) / parts;
         let first = panels * task / tasks * own_width;
         let length = (panels * (task + 1) / tasks * own_width).min(own_length) - first;
         let block = match OWN_A {
@@ -174,7 +181,7 @@ fn multiply<K: Kernel, const OWN_A: bool>(
                 *pair = Pair { a, b, words };
             }
             let add = output == Output::Add || pass > 0;
-            tiles::<K, OWN_A>(alpha, &pairs[..terms.len()], add, c, block);
+            tiles::<K, OWN_A>(alpha, &pairs[..terms.len()], add, c, block, others.clone());
         }
     });
 }
@@ -271,15 +278,22 @@ impl<'a> SharedC<'a> {
     }
 }
 
-/// The tiles of one task: each panel of the other operand meets all of the task's own.
-fn tiles<K: Kernel, const OWN_A: bool>(alpha: f32, pairs: &[Pair], add: bool, c: SharedC, block: Block) {
+/// The tiles of one task: each of these panels of the other operand meets all of the task's own.
+fn tiles<K: Kernel, const OWN_A: bool>(
+    alpha: f32,
+    pairs: &[Pair],
+    add: bool,
+    c: SharedC,
+    block: Block,
+    others: Range<usize>,
+) {
     let (a_panels, b_panels) = (block.rows.div_ceil(K::A_WIDTH), block.columns.div_ceil(K::B_WIDTH));
     let fits = |pair: &Pair| {
         pair.a.hold(a_panels, pair.words, K::A_WIDTH) && pair.b.hold(b_panels, pair.words, K::B_WIDTH)
     };
     assert!(pairs.len() <= MOST_TERMS && pairs.iter().all(fits) && c.holds(block));
-    let (others, own) = if OWN_A { (b_panels, a_panels) } else { (a_panels, b_panels) };
-    for other in 0..others {
+    let (most, own) = if OWN_A { (b_panels, a_panels) } else { (a_panels, b_panels) };
+    for other in others.start..others.end.min(most) {
         for own in 0..own {
             let (a_panel, b_panel) = if OWN_A { (own, other) } else { (other, own) };
             let (row, column) = (a_panel * K::A_WIDTH, b_panel * K::B_WIDTH);
