@@ -3,12 +3,14 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs_err as fs;
 
 use crate::cache::{self, Want};
+use crate::check::is_here;
 use crate::client::Client;
-use crate::transfer::{Transfer, incomplete, sha256};
+use crate::transfer::{Step, Transfer, incomplete};
 use crate::{DatasetPart, Error, Listing, RemoteFile, Repository, Result, Service, Settings, dataset_files};
 
 /// A hub and the folders of what came from it.
@@ -25,6 +27,8 @@ pub struct Progress<'a> {
     pub done: u64,
     /// Bytes of all files.
     pub total: u64,
+    /// Whether another process is fetching the file, for which this one waits.
+    pub is_waiting: bool,
 }
 
 /// What a download left.
@@ -121,7 +125,9 @@ impl Hub {
         let (mut done, mut needed) = (0, 0);
         for file in files.iter().copied() {
             let target = place.target(file);
-            if place.has(file, &target)? {
+            let mut tell =
+                |here| progress(&Progress { file: &file.path, done: done + here, total, is_waiting: false });
+            if is_here(file, &target, place.repository.is_some(), &mut tell)? {
                 done += file.size;
                 continue;
             }
@@ -138,9 +144,15 @@ impl Hub {
                 url: self.client.file_url(repository, &listing.commit, &file.path),
                 file,
                 target: &target,
+                is_blob: place.repository.is_some(),
             };
-            transferred += transfer
-                .run(&mut |here| progress(&Progress { file: &file.path, done: done + here, total }))?;
+            transferred += transfer.run(&mut |step| {
+                let (here, is_waiting) = match step {
+                    Step::Here(here) => (here, false),
+                    Step::Waiting => (0, true),
+                };
+                progress(&Progress { file: &file.path, done: done + here, total, is_waiting })
+            })?;
             done += file.size;
         }
         for file in &files {
@@ -184,26 +196,6 @@ impl Place {
         }
     }
 
-    /// Whether the file is here. A blob carries its hash as its name; another file is compared, and where the hub tells
-    /// no hash, which is only of small ones, fetched again.
-    fn has(&self, file: &RemoteFile, target: &Path) -> Result<bool> {
-        if !fs::metadata(target).is_ok_and(|metadata| metadata.is_file() && metadata.len() == file.size) {
-            remove(target)?;
-            return Ok(false);
-        }
-        if self.repository.is_some() {
-            return Ok(true);
-        }
-        let is_same = match &file.sha256 {
-            Some(expected) => expected.eq_ignore_ascii_case(&sha256(&mut fs::File::open(target)?)?),
-            None => false,
-        };
-        if !is_same {
-            remove(target)?;
-        }
-        Ok(is_same)
-    }
-
     fn link(&self, file: &RemoteFile) -> Result<()> {
         if let Some(root) = &self.repository {
             cache::link(&root.join("blobs").join(&file.blob), &self.folder, &file.path)?;
@@ -221,7 +213,13 @@ impl Place {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let beside = incomplete(&path);
+        if fs::read_to_string(&path).is_ok_and(|commit| commit.trim() == self.commit) {
+            return Ok(());
+        }
+        // A name of its own: another process may be writing its commit.
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let beside = path.with_added_extension(format!("{}-{number}.incomplete", std::process::id()));
         fs::write(&beside, &self.commit)?;
         Ok(fs::rename(beside, path)?)
     }
@@ -233,8 +231,8 @@ fn list(folder: &Path, above: &str, files: &mut Vec<RemoteFile>) -> Result<()> {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let name = format!("{above}{name}");
-        // A link to a blob counts as what it leads to.
-        let metadata = fs::metadata(&path)?;
+        // A link to a blob counts as what it leads to; one to nothing is no file.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_dir() {
             list(&path, &format!("{name}/"), files)?;
         } else {
@@ -242,13 +240,6 @@ fn list(folder: &Path, above: &str, files: &mut Vec<RemoteFile>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => Ok(fs::remove_file(path)?),
-        _ => Ok(()),
-    }
 }
 
 /// Refuses to begin what the disk cannot hold.

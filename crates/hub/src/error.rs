@@ -143,10 +143,12 @@ pub enum Error {
     },
 
     /// A file whose content is not what the list says.
-    #[error("`{file}` does not have the SHA-256 that the hub's list says: it was removed, download it again")]
+    #[error("`{file}` does not have the {hash} that the hub's list says: it was removed, download it again")]
     Checksum {
         /// The file.
         file: String,
+        /// Which hash.
+        hash: &'static str,
     },
 
     /// The disk is too small.

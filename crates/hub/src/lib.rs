@@ -4,6 +4,7 @@
 //! It opens no model and reads no row; it sends nothing but requests for files.
 
 mod cache;
+mod check;
 mod client;
 mod datasets;
 mod download;

@@ -69,8 +69,7 @@ struct ModelScopeFile {
     path: String,
     #[serde(rename = "Type", default)]
     kind: String,
-    #[serde(default)]
-    size: u64,
+    size: Option<u64>,
     #[serde(default)]
     sha256: Option<String>,
 }
@@ -89,6 +88,10 @@ impl Listing {
             };
             let size = size.ok_or_else(|| format!("`{}` has no size", sibling.rfilename))?;
             let blob = sha256.clone().unwrap_or(sibling.blob_id);
+            // It is the name of the file in the cache.
+            if blob.is_empty() {
+                return Err(format!("`{}` has neither `blobId` nor SHA-256", sibling.rfilename));
+            }
             checked(RemoteFile { path: sibling.rfilename, size, sha256, blob })
         });
         Ok(Self { commit: answer.sha, files: files.collect::<Result<_, _>>()? }.sorted())
@@ -102,7 +105,8 @@ impl Listing {
         };
         let files = data.files.into_iter().filter(|file| file.kind != "tree").map(|file| {
             let sha256 = file.sha256.filter(|digits| !digits.is_empty());
-            checked(RemoteFile { path: file.path, size: file.size, sha256, blob: String::new() })
+            let size = file.size.ok_or_else(|| format!("`{}` has no size", file.path))?;
+            checked(RemoteFile { path: file.path, size, sha256, blob: String::new() })
         });
         Ok(Self { commit: revision.to_owned(), files: files.collect::<Result<_, _>>()? }.sorted())
     }
@@ -165,6 +169,16 @@ mod tests {
         let blob = r#"{"sha": "ab", "siblings": [{"rfilename": "a", "size": 1, "blobId": "../b"}]}"#;
         assert!(Listing::of_hugging_face(blob).is_err());
         assert!(Listing::of_hugging_face(r#"{"sha": "../ab"}"#).is_err());
+    }
+
+    #[test]
+    fn files_without_size_or_hash_are_refused() {
+        for entry in [r#""size": 1"#, r#""size": 1, "lfs": {"sha256": "", "size": 1}"#] {
+            let text = format!(r#"{{"sha": "ab", "siblings": [{{"rfilename": "a", {entry}}}]}}"#);
+            assert_eq!(Listing::of_hugging_face(&text).unwrap_err(), "`a` has neither `blobId` nor SHA-256");
+        }
+        let text = r#"{"Data": {"Files": [{"Path": "sub", "Type": "tree"}, {"Path": "a", "Type": "blob"}]}}"#;
+        assert_eq!(Listing::of_model_scope(text, "master").unwrap_err(), "`a` has no size");
     }
 
     #[test]

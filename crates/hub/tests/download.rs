@@ -6,7 +6,7 @@ mod server;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use danlu_hub::{
     Downloaded, Error, Hub, Kind, Repository, Service, Settings, Want, chosen_files, model_files,
@@ -338,13 +338,109 @@ fn a_folder_gets_plain_files_and_keeps_those_that_are_right() {
     };
     assert_eq!(names(&to), ["config.json", "model.safetensors", "tokenizer.json"]);
     assert_eq!(names(folder.path()), ["here"]);
-    let small = downloaded.bytes - LONG as u64;
-    assert_eq!(fetch(&hub, Some(&to)).unwrap().transferred, small, "weights are compared by their hash");
+    assert_eq!(fetch(&hub, Some(&to)).unwrap().transferred, 0, "files are compared by their hash");
     let mut changed = weights();
     changed[5] ^= 1;
     std::fs::write(to.join("model.safetensors"), changed).unwrap();
-    assert_eq!(fetch(&hub, Some(&to)).unwrap().transferred, downloaded.bytes);
+    std::fs::write(to.join("tokenizer.json"), "[]").unwrap();
+    assert_eq!(fetch(&hub, Some(&to)).unwrap().transferred, LONG as u64 + 2);
     assert_eq!(std::fs::read(to.join("model.safetensors")).unwrap(), weights());
+    assert_eq!(std::fs::read(to.join("tokenizer.json")).unwrap(), b"{}");
+    assert_eq!(names(&to), ["config.json", "model.safetensors", "tokenizer.json"]);
+}
+
+#[test]
+fn a_file_of_the_same_name_stays_until_its_successor_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("mine");
+    std::fs::create_dir(&to).unwrap();
+    let mine = [("config.json", "mine"), ("model.safetensors", "these too")];
+    for (name, text) in mine {
+        std::fs::write(to.join(name), text).unwrap();
+    }
+    let huge = tiny().hugging_face_list().replace("1500000", "900000000000000000");
+    let servers = [
+        server_with(|request| request.target.contains("/resolve/").then(|| Reply::status(404))),
+        server_with(|request| {
+            let begins = request.start() == 0;
+            is_weights(request).then(|| {
+                if begins { Reply::file(request, &weights()).cut_at(1000) } else { Reply::status(404) }
+            })
+        }),
+        server_with(move |request| request.target.contains("/revision/").then(|| Reply::json(huge.clone()))),
+    ];
+    for (server, kept) in servers.iter().zip([&mine[..], &mine[1..], &mine[1..]]) {
+        fetch(&Hub::new(settings(&server.url, folder.path())), Some(&to)).unwrap_err();
+        for (name, text) in kept {
+            assert_eq!(std::fs::read_to_string(to.join(name)).unwrap(), *text, "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_another_commit_left_of_a_small_file_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let part = folder.path().join("config.json.incomplete");
+    std::fs::write(&part, r#"{"model_type": "qwen"#).unwrap();
+    let server = server_with(|_| None);
+    let hub = Hub::new(settings(&server.url, folder.path()));
+    let message = fetch(&hub, Some(folder.path())).unwrap_err().to_string();
+    assert!(message.contains("`config.json` does not have the git hash that"), "{message}");
+    assert!(!part.exists());
+    let downloaded = fetch(&hub, Some(folder.path())).unwrap();
+    assert_eq!(
+        std::fs::read_to_string(downloaded.folder.join("config.json")).unwrap(),
+        r#"{"model_type": "llama"}"#
+    );
+
+    // Where the hub tells no hash, nothing is continued.
+    let files = Files::model("org/tiny.model").with("config.json", "{}").with("model.bin", "new weights");
+    let server = Server::start(move |request| {
+        let reply = files.model_scope(request);
+        let Ok(text) = String::from_utf8(reply.body.clone()) else { return reply };
+        let parts = text.split(r#""Sha256": ""#).map(|part| match part.split_once('"') {
+            Some((hash, rest)) if hash.len() == 64 => format!(r#""Sha256": ""{rest}"#),
+            _ => part.to_owned(),
+        });
+        Reply { body: parts.collect::<String>().into_bytes(), ..reply }
+    });
+    let to = folder.path().join("other");
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(to.join("model.bin.incomplete"), "old").unwrap();
+    std::fs::write(to.join("config.json"), "[]").unwrap();
+    let hub = Hub::new(Settings { service: Service::ModelScope, ..settings(&server.url, folder.path()) });
+    fetch(&hub, Some(&to)).unwrap();
+    assert_eq!(std::fs::read_to_string(to.join("model.bin")).unwrap(), "new weights");
+    assert_eq!(std::fs::read_to_string(to.join("config.json")).unwrap(), "{}");
+}
+
+#[test]
+fn a_stop_is_followed_while_nothing_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server_with(|request| is_weights(request).then(|| Reply::status(500)));
+    let patient = Settings { first_pause: Duration::from_secs(60), ..settings(&server.url, folder.path()) };
+    let hub = Hub::new(patient);
+    let repository = repository();
+    let listing = hub.listing(&repository).unwrap();
+    let files = chosen_files(&repository, &listing.files, &["*.safetensors".into()], &[]).unwrap();
+    let begin = Instant::now();
+    let stop = |hub: &Hub, to: Option<&Path>| {
+        let mut was_waiting = false;
+        let stopped = hub.download(&repository, &listing, &files, to, &mut |progress| {
+            was_waiting |= progress.is_waiting;
+            ControlFlow::Break(())
+        });
+        assert!(matches!(stopped, Err(Error::Cancelled)));
+        was_waiting
+    };
+    assert!(!stop(&hub, None), "in the pause before another try");
+    std::fs::write(folder.path().join("model.safetensors"), weights()).unwrap();
+    assert!(!stop(&hub, Some(folder.path())), "while a file is compared");
+    let blobs = folder.path().join("models--org--tiny.model/blobs");
+    let part = std::fs::File::open(blobs.join(format!("{}.incomplete", server::sha256(&weights())))).unwrap();
+    part.lock().unwrap();
+    assert!(stop(&hub, None), "while another process has the file");
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
