@@ -63,10 +63,10 @@ impl<'a> Check<'a> {
     }
 
     /// The name of the hash if it is another than expected.
-    pub(crate) fn difference(self) -> Option<&'static str> {
+    pub(crate) fn difference(&self) -> Option<&'static str> {
         let (found, expected, name) = match self {
-            Self::Sha256(hash, expected) => (digits(&hash.finalize()), expected, "SHA-256"),
-            Self::Git(hash, expected) => (digits(&hash.finalize()), expected, "git hash"),
+            Self::Sha256(hash, expected) => (digits(&hash.clone().finalize()), expected, "SHA-256"),
+            Self::Git(hash, expected) => (digits(&hash.clone().finalize()), expected, "git hash"),
             Self::Nothing => return None,
         };
         (!found.eq_ignore_ascii_case(expected)).then_some(name)

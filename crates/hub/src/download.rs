@@ -136,6 +136,9 @@ impl Hub {
             missing.push((file, target));
         }
         check_space(&place.folder, needed)?;
+        if !missing.is_empty() {
+            place.record("")?;
+        }
         let mut transferred = 0;
         for (file, target) in missing {
             let transfer = Transfer {
@@ -158,6 +161,7 @@ impl Hub {
         for file in &files {
             place.link(file)?;
         }
+        place.record(&listing.commit)?;
         place.remember(self.client.revision(repository), repository)?;
         let mut names: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
         names.sort();
@@ -172,6 +176,8 @@ struct Place {
     folder: PathBuf,
     /// Of the standard cache: the folder above `blobs` and `snapshots`.
     repository: Option<PathBuf>,
+    /// Of ModelScope's cache: the file that says which revision the folder holds.
+    record: Option<PathBuf>,
     commit: String,
 }
 
@@ -180,10 +186,14 @@ impl Place {
         let commit = listing.commit.clone();
         let root = cache::folder_of(settings, repository);
         match (to, settings.service) {
-            (Some(folder), _) => Self { folder: folder.to_owned(), repository: None, commit },
-            (None, Service::ModelScope) => Self { folder: root, repository: None, commit },
+            (Some(folder), _) => Self { folder: folder.to_owned(), repository: None, record: None, commit },
+            (None, Service::ModelScope) => {
+                let record = Some(root.join(cache::RECORD));
+                Self { folder: root, repository: None, record, commit }
+            }
             (None, Service::HuggingFace) => {
-                Self { folder: root.join("snapshots").join(&commit), repository: Some(root), commit }
+                let folder = root.join("snapshots").join(&commit);
+                Self { folder, repository: Some(root), record: None, commit }
             }
         }
     }
@@ -194,6 +204,13 @@ impl Place {
             Some(root) => root.join("blobs").join(&file.blob),
             None => self.folder.join(&file.path),
         }
+    }
+
+    /// Says which revision the folder holds; an empty one while files come.
+    fn record(&self, revision: &str) -> Result<()> {
+        let Some(path) = &self.record else { return Ok(()) };
+        fs::create_dir_all(&self.folder)?;
+        Ok(write_beside(path, revision)?)
     }
 
     fn link(&self, file: &RemoteFile) -> Result<()> {
@@ -216,20 +233,25 @@ impl Place {
         if fs::read_to_string(&path).is_ok_and(|commit| commit.trim() == self.commit) {
             return Ok(());
         }
-        // A name of its own: another process may be writing its commit.
-        static WRITTEN: AtomicU64 = AtomicU64::new(0);
-        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
-        let beside = path.with_added_extension(format!("{}-{number}.incomplete", std::process::id()));
-        fs::write(&beside, &self.commit)?;
-        Ok(fs::rename(beside, path)?)
+        Ok(write_beside(&path, &self.commit)?)
     }
+}
+
+/// Writes a small file under a name that no other process uses, and renames it.
+fn write_beside(path: &Path, text: &str) -> std::io::Result<()> {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let beside = path.with_added_extension(format!("{}-{number}.incomplete", std::process::id()));
+    fs::write(&beside, text)?;
+    fs::rename(beside, path)
 }
 
 /// The files below `folder`, with `/` in their names.
 fn list(folder: &Path, above: &str, files: &mut Vec<RemoteFile>) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|name| *name != cache::RECORD) else { continue };
         let name = format!("{above}{name}");
         // A link to a blob counts as what it leads to; one to nothing is no file.
         let Ok(metadata) = fs::metadata(&path) else { continue };

@@ -97,24 +97,39 @@ impl Listing {
         Ok(Self { commit: answer.sha, files: files.collect::<Result<_, _>>()? }.sorted())
     }
 
-    /// One page of ModelScope's list, without folders.
+    /// ModelScope's list, without folders.
     pub(crate) fn of_model_scope(text: &str, revision: &str) -> Result<Self, String> {
-        let answer: ModelScopeAnswer = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let Some(data) = answer.data else {
-            return Err(answer.message.unwrap_or_else(|| "no `Data`".into()));
-        };
-        let files = data.files.into_iter().filter(|file| file.kind != "tree").map(|file| {
-            let sha256 = file.sha256.filter(|digits| !digits.is_empty());
-            let size = file.size.ok_or_else(|| format!("`{}` has no size", file.path))?;
-            checked(RemoteFile { path: file.path, size, sha256, blob: String::new() })
-        });
-        Ok(Self { commit: revision.to_owned(), files: files.collect::<Result<_, _>>()? }.sorted())
+        let ModelScopePage { files, .. } = model_scope_page(text)?;
+        Ok(Self { commit: revision.to_owned(), files }.sorted())
     }
 
-    fn sorted(mut self) -> Self {
+    pub(crate) fn sorted(mut self) -> Self {
         self.files.sort_by(|one, other| one.path.cmp(&other.path));
         self
     }
+}
+
+/// One page of ModelScope's list.
+pub(crate) struct ModelScopePage {
+    /// The files.
+    pub(crate) files: Vec<RemoteFile>,
+    /// Paths of files and folders.
+    pub(crate) paths: Vec<String>,
+}
+
+/// Reads one page of ModelScope's list.
+pub(crate) fn model_scope_page(text: &str) -> Result<ModelScopePage, String> {
+    let answer: ModelScopeAnswer = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let Some(data) = answer.data else {
+        return Err(answer.message.unwrap_or_else(|| "no `Data`".into()));
+    };
+    let paths = data.files.iter().map(|file| file.path.clone()).collect();
+    let files = data.files.into_iter().filter(|file| file.kind != "tree").map(|file| {
+        let sha256 = file.sha256.filter(|digits| !digits.is_empty());
+        let size = file.size.ok_or_else(|| format!("`{}` has no size", file.path))?;
+        checked(RemoteFile { path: file.path, size, sha256, blob: String::new() })
+    });
+    Ok(ModelScopePage { files: files.collect::<Result<_, _>>()?, paths })
 }
 
 fn is_digest(text: &str) -> bool {

@@ -163,17 +163,12 @@ impl Transfer<'_> {
             return Ok(0);
         }
         let mut growing = Growing::new(file, self.file, tell)?;
-        let mut tries = 1;
-        while growing.length < self.file.size {
-            let before = growing.length;
-            match self.once(&mut growing, tell)? {
-                Ended::Whole => break,
-                // Something came: the next break is a new one.
-                Ended::Cut(_) if growing.length > before => tries = 1,
-                Ended::Cut(error) if tries >= TRIES => return Err(error),
-                Ended::Cut(_) => tries += 1,
-            }
-            pause(self.client.pause(tries), Step::Here(growing.length), tell)?;
+        let is_continued = growing.length > 0;
+        self.fill(&mut growing, tell)?;
+        if is_continued && growing.check.difference().is_some() {
+            // What was there may have been the beginning of another version.
+            growing.clear()?;
+            self.fill(&mut growing, tell)?;
         }
         let Growing { file, check, came, .. } = growing;
         if let Some(hash) = check.difference() {
@@ -183,6 +178,23 @@ impl Transfer<'_> {
         file.sync_all()?;
         fs::rename(&part, self.target)?;
         Ok(came)
+    }
+
+    /// Requests until all bytes are there.
+    fn fill(&self, growing: &mut Growing<'_>, tell: &mut Tell<'_>) -> Result<()> {
+        let mut tries = 1;
+        while growing.length < self.file.size {
+            let before = growing.length;
+            match self.once(growing, tell)? {
+                Ended::Whole => break,
+                // Something came: the next break is a new one.
+                Ended::Cut(_) if growing.length > before => tries = 1,
+                Ended::Cut(error) if tries >= TRIES => return Err(error),
+                Ended::Cut(_) => tries += 1,
+            }
+            pause(self.client.pause(tries), Step::Here(growing.length), tell)?;
+        }
+        Ok(())
     }
 
     /// One request, and as much of its answer as comes.
