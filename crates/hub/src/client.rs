@@ -168,16 +168,19 @@ impl Client {
         let mut tries = 1;
         loop {
             let is_last = tries >= TRIES;
-            let text = self.get(url, 0).and_then(|mut response| match response.status().as_u16() {
-                200 => response.body_mut().with_config().limit(LONGEST_ANSWER).read_to_string().map(Ok),
-                status if is_passing(status) && !is_last => Ok(Err(None)),
-                _ => Ok(Err(Some(self.refusal(url, repository, &response, tries)))),
+            let answer = self.get(url, 0).and_then(|mut response| {
+                let is_text = response.status() == 200;
+                let body = response.body_mut().with_config().limit(LONGEST_ANSWER);
+                let text = if is_text { Some(body.read_to_string()?) } else { None };
+                Ok((response, text))
             });
-            match text {
-                Ok(Ok(text)) => return Ok(text),
-                Ok(Err(Some(refusal))) => return Err(refusal),
+            match answer {
+                Ok((_, Some(text))) => return Ok(text),
+                Ok((response, None)) if is_last || !is_passing(response.status().as_u16()) => {
+                    return Err(self.refusal(url, repository, &response, tries));
+                }
                 Err(error) if is_last || !may_pass(&error) => return Err(self.unreachable(&error)),
-                Ok(Err(None)) | Err(_) => {}
+                _ => {}
             }
             sleep(self.pause(tries));
             tries += 1;

@@ -283,6 +283,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_waited_for_a_part_that_was_renamed_opens_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (part, target) = (folder.path().join("a.incomplete"), folder.path().join("a"));
+        let mut first = open_alone(&part, &mut |_| ControlFlow::Continue(())).unwrap();
+        first.write_all(b"whole").unwrap();
+        let (sender, waits) = std::sync::mpsc::channel();
+        let path = part.clone();
+        let second = std::thread::spawn(move || {
+            open_alone(&path, &mut |step| {
+                assert!(matches!(step, Step::Waiting));
+                _ = sender.send(());
+                ControlFlow::Continue(())
+            })
+        });
+        waits.recv().unwrap();
+        assert!(is_at(&first, &part).unwrap());
+        fs::rename(&part, &target).unwrap();
+        assert!(!is_at(&first, &part).unwrap());
+        fs::write(&part, "").unwrap();
+        assert!(!is_at(&first, &part).unwrap());
+        drop(first);
+        second.join().unwrap().unwrap().set_len(0).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"whole");
+    }
+
+    #[test]
     fn ranges_say_where_they_start() {
         assert_eq!(range_start(Some("bytes 100-199/200")), Some(100));
         assert_eq!(range_start(Some("bytes */200")), None);
