@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use danlu_data::dataset_info::{HubEntry, hub_entries};
 use danlu_hub::{
     DatasetPart, Downloaded, Error, Hub, Kind, Listing, RemoteFile, Repository, Service, Settings, Want,
-    model_entry, model_files, tokenizer_files,
+    model_entry, model_files, size, tokenizer_files,
 };
 use danlu_train::Recipe;
 
@@ -159,18 +159,28 @@ pub fn download(
 ) -> Result<Downloaded> {
     let total: u64 = files.iter().map(|file| file.size).sum();
     printer.note(format_args!(
-        "{repository}: {} files, {} MB, from {}",
+        "{repository}: {} files, {}, from {}",
         files.len(),
-        megabytes(total),
+        size(total),
         hub.settings().endpoint
     ));
     let mut bar = None;
+    let mut has_waited = false;
     let downloaded = hub.download(repository, listing, files, to, &mut |progress| {
-        let bar = bar.get_or_insert_with(|| printer.progress("downloading", megabytes(progress.total)));
+        if progress.is_waiting && !has_waited {
+            has_waited = true;
+            printer.note(format_args!("another process downloads `{}`: waiting for it", progress.file));
+        }
+        let megabytes = progress.total.div_ceil(1_000_000);
+        let bar = bar.get_or_insert_with(|| printer.progress("downloading", megabytes));
         bar.set(progress.done / 1_000_000, format_args!("MB, {}", progress.file));
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     drop(bar);
+    // What follows may not look at it: Ctrl-C ends the program again.
+    if !stop::was_requested() {
+        stop::clear();
+    }
     match downloaded {
         Err(Error::Cancelled) => {
             printer.note(Error::Cancelled);
@@ -178,8 +188,4 @@ pub fn download(
         }
         downloaded => Ok(downloaded?),
     }
-}
-
-fn megabytes(bytes: u64) -> u64 {
-    bytes.div_ceil(1_000_000)
 }

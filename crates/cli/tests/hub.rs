@@ -5,6 +5,7 @@ mod common;
 #[path = "../../hub/tests/server/mod.rs"]
 mod server;
 
+use std::io::BufRead;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -126,9 +127,40 @@ fn a_killed_download_goes_on() {
     assert!(!part.exists());
     assert_eq!(server.requests().last().unwrap().start() as u64, begun);
     assert_eq!((&result["folder"], &result["bytes"]), (&"big".into(), &2_000_002.into()));
-    // The small file is fetched again, because nothing tells whether it is the same.
-    assert_eq!(result["transferred"], 2_000_002 - begun);
+    assert_eq!(result["transferred"], 2_000_000 - begun);
     assert_eq!(result["files"].as_array().unwrap().len(), 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_download_that_waits() {
+    let files = Files::model("org/big").with("config.json", "{}").with("model.safetensors", "weights");
+    let server = Server::start(move |request| files.hugging_face(request));
+    let folder = tempfile::tempdir().unwrap();
+    let part = std::fs::File::create(folder.path().join("model.safetensors.incomplete")).unwrap();
+    part.lock().unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_danlu"))
+        .args(["download", "model", "org/big", "--to", "."])
+        .current_dir(folder.path())
+        .env("HF_ENDPOINT", &server.url)
+        .env("HF_HOME", folder.path().join(".huggingface"))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let note = lines.find(|line| line.as_ref().unwrap().contains("another process downloads")).unwrap();
+    assert!(note.unwrap().ends_with("`model.safetensors`: waiting for it"));
+    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    let begin = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begin.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(part);
 }
 
 #[test]

@@ -90,25 +90,18 @@ fn a_luban_checkpoint_generates_trains_and_comes_back_as_epoch_0() {
     let rows = (0..8).map(|row| format!("第{row}道工序是什么？,\"车床加工轴，公差{row}微米。\"\n"));
     let rows: String = std::iter::once("prompt,answer\n".to_owned()).chain(rows).collect();
     std::fs::write(folder.join("finetune_data.csv"), rows).unwrap();
-    let trained = run(
-        folder,
-        &[
-            "train",
-            "sft-csv",
-            "finetuning_type=full",
-            "model_name_or_path=compiled.pth",
-            &format!("tokenizer_name_or_path={tokenizer}"),
-            "template=baby_llama2",
-            "dataset=finetune_data.csv",
-            "cutoff_len=64",
-            "val_size=0",
-            "num_train_epochs=2",
-            "warmup_ratio=0",
-            "learning_rate=0.01",
-            "output_dir=out",
-            "--json",
-        ],
-    );
+    let train = |model: &str, output: &str| {
+        let keys = [
+            format!("model_name_or_path={model}"),
+            format!("tokenizer_name_or_path={tokenizer}"),
+            format!("output_dir={output}"),
+            "finetuning_type=full template=baby_llama2 dataset=finetune_data.csv cutoff_len=64".into(),
+            "val_size=0 num_train_epochs=2 warmup_ratio=0 learning_rate=0.01".into(),
+        ];
+        let keys: Vec<&str> = keys.iter().flat_map(|keys| keys.split(' ')).collect();
+        run(folder, &[&["train", "sft-csv"], &keys[..], &["--json"]].concat())
+    };
+    let trained = train("compiled.pth", "out");
     trained.json();
     assert!(trained.stderr.contains("saved `out/epoch_0.pth`"), "{}", trained.stderr);
     for epoch in ["out/epoch_0.pth", "out/epoch_1.pth"] {
@@ -129,6 +122,18 @@ fn a_luban_checkpoint_generates_trains_and_comes_back_as_epoch_0() {
         after,
         "the last epoch is the result"
     );
+    // By its id of a hub it is the same file.
+    let root = folder.join(".huggingface/hub/models--org--luban");
+    let snapshot = root.join("snapshots/0123");
+    for path in [&snapshot, &root.join("refs")] {
+        std::fs::create_dir_all(path).unwrap();
+    }
+    std::fs::write(root.join("refs/main"), "0123").unwrap();
+    std::fs::copy(folder.join("Luban.pth"), snapshot.join("Luban.pth")).unwrap();
+    std::fs::copy(folder.join("config.json"), snapshot.join("Luban.json")).unwrap();
+    let by_id = train("org/luban", "by_id");
+    by_id.json();
+    assert!(by_id.stderr.contains("saved `by_id/epoch_0.pth`"), "{}", by_id.stderr);
     let first = generate(folder, "out/epoch_0.pth", &["--prompt", "问题是什么？"]).json();
     assert_ne!(first["top_logprobs"], after["top_logprobs"]);
 }

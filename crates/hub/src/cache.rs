@@ -1,14 +1,17 @@
 //! Folders that other programs filled: the cache of `huggingface_hub` (`models--org--name/{refs,blobs,snapshots}`) and
 //! ModelScope's plain folders. Found here, a model needs no network.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::Deserialize;
 
-use crate::select::{is_weights, needs_one_of};
+use crate::select::{holds_vocabulary, is_weights};
 use crate::{Kind, Repository, Service, Settings};
+
+/// Within a folder of ModelScope's: the revision of its files, or nothing while they come. Other programs write none.
+pub(crate) const RECORD: &str = ".danlu-revision";
 
 /// What a folder must hold to be of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +73,27 @@ pub(crate) fn find(
             [folder].into_iter().chain(older).collect()
         }
     };
-    folders.into_iter().find(|folder| folder.is_dir() && is_complete(folder, want))
+    let is_meant = |folder: &Path| {
+        settings.service == Service::HuggingFace || is_at(folder, repository.revision.is_some(), revision)
+    };
+    folders.into_iter().find(|folder| folder.is_dir() && is_meant(folder) && is_complete(folder, want))
+}
+
+/// Whether a plain folder holds `revision`. What other programs left is taken only if none `is_named`, and only if
+/// nothing in it is half there.
+fn is_at(folder: &Path, is_named: bool, revision: &str) -> bool {
+    match fs::read_to_string(folder.join(RECORD)) {
+        Ok(record) => record == revision,
+        Err(_) => !is_named && !holds_incomplete(folder),
+    }
+}
+
+fn holds_incomplete(folder: &Path) -> bool {
+    fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        entry.path().extension().is_some_and(|end| end == "incomplete")
+            || is_folder && holds_incomplete(&entry.path())
+    })
 }
 
 #[derive(Deserialize)]
@@ -90,22 +113,24 @@ fn is_complete(folder: &Path, want: Want) -> bool {
         .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
         .collect();
     match want {
-        Want::Any => {
-            !names.is_empty() || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
-        }
-        Want::Tokenizer => needs_one_of(&names),
+        Want::Any => fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()),
+        Want::Tokenizer => holds_vocabulary(&names),
         Want::Model => {
-            let index = names.iter().find(|name| name.ends_with(".index.json"));
-            match index {
-                None => names.iter().any(|name| is_weights(name)),
-                Some(index) => {
-                    let text = fs::read_to_string(folder.join(index)).unwrap_or_default();
-                    let index: Result<Index, _> = serde_json::from_str(&text);
-                    index.is_ok_and(|index| index.weight_map.values().all(|file| names.contains(file)))
-                }
-            }
+            let indexes = names.iter().filter(|name| name.ends_with(".index.json"));
+            let indexes: Vec<Option<Index>> = indexes.map(|name| read_index(&folder.join(name))).collect();
+            let files = |index: &Index| index.weight_map.values().cloned().collect::<HashSet<String>>();
+            let parts: Vec<HashSet<String>> = indexes.iter().flatten().map(files).collect();
+            let is_part = |name: &String| {
+                !indexes.is_empty() && name.contains("-of-") || parts.iter().any(|parts| parts.contains(name))
+            };
+            parts.iter().any(|parts| !parts.is_empty() && parts.iter().all(|part| names.contains(part)))
+                || names.iter().any(|name| is_weights(name) && !is_part(name))
         }
     }
+}
+
+fn read_index(path: &Path) -> Option<Index> {
+    serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
 }
 
 /// Puts `path` of the snapshot in place: a link to its blob, as `huggingface_hub` makes it.

@@ -2,6 +2,7 @@
 //!
 //! The token goes to the endpoint alone: it is left out of every redirection to another host.
 
+use std::collections::HashSet;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
+use crate::listing::model_scope_page;
 use crate::{Error, Kind, Listing, Repository, Result, Service, Settings};
 
 /// How often a request is made before giving up, unless something came in between.
@@ -124,22 +126,26 @@ impl Client {
                     answer.map(|answer| answer.data.id).map_err(|error| error.to_string())
                 })?;
                 let mut listing = Listing { commit: revision.to_owned(), files: Vec::new() };
+                let mut seen = HashSet::new();
                 for page in 1.. {
                     let url = format!(
                         "{endpoint}/api/v1/datasets/{number}/repo/tree?Revision={escaped}&Root=/&Recursive=True\
                          &PageNumber={page}&PageSize={MODEL_SCOPE_PAGE}"
                     );
-                    let mut entries = 0;
-                    let part = self.parsed(&url, repository, |text| {
-                        entries = text.matches("\"Path\"").count();
-                        Listing::of_model_scope(text, revision)
-                    })?;
-                    listing.files.extend(part.files);
+                    let part = self.parsed(&url, repository, model_scope_page)?;
+                    let entries = part.paths.len();
+                    listing.files.extend(part.files.into_iter().filter(|file| !seen.contains(&file.path)));
+                    let before = seen.len();
+                    seen.extend(part.paths);
                     if entries < MODEL_SCOPE_PAGE {
                         break;
                     }
+                    if seen.len() == before {
+                        let problem = format!("page {page} holds only what came before");
+                        return Err(Error::Answer { url, problem, variable: self.settings.variables().0 });
+                    }
                 }
-                Ok(listing)
+                Ok(listing.sorted())
             }
         }
     }
@@ -161,15 +167,20 @@ impl Client {
     pub(crate) fn text(&self, url: &str, repository: &Repository) -> Result<String> {
         let mut tries = 1;
         loop {
-            let response = self.get(url, 0).map_err(|error| self.unreachable(&error))?;
-            let status = response.status().as_u16();
-            if !is_passing(status) || tries >= TRIES {
-                if status != 200 {
+            let is_last = tries >= TRIES;
+            let answer = self.get(url, 0).and_then(|mut response| {
+                let is_text = response.status() == 200;
+                let body = response.body_mut().with_config().limit(LONGEST_ANSWER);
+                let text = if is_text { Some(body.read_to_string()?) } else { None };
+                Ok((response, text))
+            });
+            match answer {
+                Ok((_, Some(text))) => return Ok(text),
+                Ok((response, None)) if is_last || !is_passing(response.status().as_u16()) => {
                     return Err(self.refusal(url, repository, &response, tries));
                 }
-                let mut body = response.into_body();
-                let text = body.with_config().limit(LONGEST_ANSWER).read_to_string();
-                return text.map_err(|error| self.unreachable(&error));
+                Err(error) if is_last || !may_pass(&error) => return Err(self.unreachable(&error)),
+                _ => {}
             }
             sleep(self.pause(tries));
             tries += 1;
@@ -273,6 +284,17 @@ impl Client {
 /// Too many requests, or a fault of the server: another try may succeed.
 pub(crate) fn is_passing(status: u16) -> bool {
     status == 408 || status == 429 || (500..600).contains(&status)
+}
+
+/// Whether another try may do better: not where no name is known or the answer is too long.
+fn may_pass(error: &ureq::Error) -> bool {
+    matches!(
+        error,
+        ureq::Error::Io(_)
+            | ureq::Error::Timeout(_)
+            | ureq::Error::ConnectionFailed
+            | ureq::Error::Protocol(_)
+    )
 }
 
 /// Whether an answer is a page for people.

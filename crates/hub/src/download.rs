@@ -3,12 +3,14 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs_err as fs;
 
 use crate::cache::{self, Want};
+use crate::check::is_here;
 use crate::client::Client;
-use crate::transfer::{Transfer, incomplete, sha256};
+use crate::transfer::{Step, Transfer, incomplete};
 use crate::{DatasetPart, Error, Listing, RemoteFile, Repository, Result, Service, Settings, dataset_files};
 
 /// A hub and the folders of what came from it.
@@ -25,6 +27,8 @@ pub struct Progress<'a> {
     pub done: u64,
     /// Bytes of all files.
     pub total: u64,
+    /// Whether another process is fetching the file, for which this one waits.
+    pub is_waiting: bool,
 }
 
 /// What a download left.
@@ -121,7 +125,9 @@ impl Hub {
         let (mut done, mut needed) = (0, 0);
         for file in files.iter().copied() {
             let target = place.target(file);
-            if place.has(file, &target)? {
+            let mut tell =
+                |here| progress(&Progress { file: &file.path, done: done + here, total, is_waiting: false });
+            if is_here(file, &target, place.repository.is_some(), &mut tell)? {
                 done += file.size;
                 continue;
             }
@@ -130,6 +136,9 @@ impl Hub {
             missing.push((file, target));
         }
         check_space(&place.folder, needed)?;
+        if !missing.is_empty() {
+            place.record("")?;
+        }
         let mut transferred = 0;
         for (file, target) in missing {
             let transfer = Transfer {
@@ -138,14 +147,21 @@ impl Hub {
                 url: self.client.file_url(repository, &listing.commit, &file.path),
                 file,
                 target: &target,
+                is_blob: place.repository.is_some(),
             };
-            transferred += transfer
-                .run(&mut |here| progress(&Progress { file: &file.path, done: done + here, total }))?;
+            transferred += transfer.run(&mut |step| {
+                let (here, is_waiting) = match step {
+                    Step::Here(here) => (here, false),
+                    Step::Waiting => (0, true),
+                };
+                progress(&Progress { file: &file.path, done: done + here, total, is_waiting })
+            })?;
             done += file.size;
         }
         for file in &files {
             place.link(file)?;
         }
+        place.record(&listing.commit)?;
         place.remember(self.client.revision(repository), repository)?;
         let mut names: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
         names.sort();
@@ -160,6 +176,8 @@ struct Place {
     folder: PathBuf,
     /// Of the standard cache: the folder above `blobs` and `snapshots`.
     repository: Option<PathBuf>,
+    /// Of ModelScope's cache: the file that says which revision the folder holds.
+    record: Option<PathBuf>,
     commit: String,
 }
 
@@ -168,10 +186,14 @@ impl Place {
         let commit = listing.commit.clone();
         let root = cache::folder_of(settings, repository);
         match (to, settings.service) {
-            (Some(folder), _) => Self { folder: folder.to_owned(), repository: None, commit },
-            (None, Service::ModelScope) => Self { folder: root, repository: None, commit },
+            (Some(folder), _) => Self { folder: folder.to_owned(), repository: None, record: None, commit },
+            (None, Service::ModelScope) => {
+                let record = Some(root.join(cache::RECORD));
+                Self { folder: root, repository: None, record, commit }
+            }
             (None, Service::HuggingFace) => {
-                Self { folder: root.join("snapshots").join(&commit), repository: Some(root), commit }
+                let folder = root.join("snapshots").join(&commit);
+                Self { folder, repository: Some(root), record: None, commit }
             }
         }
     }
@@ -184,24 +206,11 @@ impl Place {
         }
     }
 
-    /// Whether the file is here. A blob carries its hash as its name; another file is compared, and where the hub tells
-    /// no hash, which is only of small ones, fetched again.
-    fn has(&self, file: &RemoteFile, target: &Path) -> Result<bool> {
-        if !fs::metadata(target).is_ok_and(|metadata| metadata.is_file() && metadata.len() == file.size) {
-            remove(target)?;
-            return Ok(false);
-        }
-        if self.repository.is_some() {
-            return Ok(true);
-        }
-        let is_same = match &file.sha256 {
-            Some(expected) => expected.eq_ignore_ascii_case(&sha256(&mut fs::File::open(target)?)?),
-            None => false,
-        };
-        if !is_same {
-            remove(target)?;
-        }
-        Ok(is_same)
+    /// Says which revision the folder holds; an empty one while files come.
+    fn record(&self, revision: &str) -> Result<()> {
+        let Some(path) = &self.record else { return Ok(()) };
+        fs::create_dir_all(&self.folder)?;
+        Ok(write_beside(path, revision)?)
     }
 
     fn link(&self, file: &RemoteFile) -> Result<()> {
@@ -221,20 +230,31 @@ impl Place {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let beside = incomplete(&path);
-        fs::write(&beside, &self.commit)?;
-        Ok(fs::rename(beside, path)?)
+        if fs::read_to_string(&path).is_ok_and(|commit| commit.trim() == self.commit) {
+            return Ok(());
+        }
+        Ok(write_beside(&path, &self.commit)?)
     }
+}
+
+/// Writes a small file under a name that no other process uses, and renames it.
+fn write_beside(path: &Path, text: &str) -> std::io::Result<()> {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let beside = path.with_added_extension(format!("{}-{number}.incomplete", std::process::id()));
+    fs::write(&beside, text)?;
+    fs::rename(beside, path)
 }
 
 /// The files below `folder`, with `/` in their names.
 fn list(folder: &Path, above: &str, files: &mut Vec<RemoteFile>) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|name| *name != cache::RECORD) else { continue };
         let name = format!("{above}{name}");
-        // A link to a blob counts as what it leads to.
-        let metadata = fs::metadata(&path)?;
+        // A link to a blob counts as what it leads to; one to nothing is no file.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_dir() {
             list(&path, &format!("{name}/"), files)?;
         } else {
@@ -242,13 +262,6 @@ fn list(folder: &Path, above: &str, files: &mut Vec<RemoteFile>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => Ok(fs::remove_file(path)?),
-        _ => Ok(()),
-    }
 }
 
 /// Refuses to begin what the disk cannot hold.

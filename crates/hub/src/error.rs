@@ -143,10 +143,12 @@ pub enum Error {
     },
 
     /// A file whose content is not what the list says.
-    #[error("`{file}` does not have the SHA-256 that the hub's list says: it was removed, download it again")]
+    #[error("`{file}` does not have the {hash} that the hub's list says: it was removed, download it again")]
     Checksum {
         /// The file.
         file: String,
+        /// Which hash.
+        hash: &'static str,
     },
 
     /// The disk is too small.
@@ -207,16 +209,14 @@ fn names(files: &[String]) -> String {
     format!("{}{rest}", shown.join(", "))
 }
 
-/// Bytes as a person reads them: 14483 → `14.5 kB`.
-pub(crate) fn size(bytes: u64) -> String {
-    let units = ["bytes", "kB", "MB", "GB", "TB"];
-    let mut number = bytes as f64;
-    let mut unit = 0;
-    while number >= 1000.0 && unit + 1 < units.len() {
-        number /= 1000.0;
-        unit += 1;
+/// Bytes as people say them: 14483 → `14.5 kB`.
+pub fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        bytes if bytes >= 1e9 => format!("{:.2} GB", bytes / 1e9),
+        bytes if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
+        bytes if bytes >= 1e3 => format!("{:.1} kB", bytes / 1e3),
+        bytes => format!("{bytes} bytes"),
     }
-    if unit == 0 { format!("{bytes} bytes") } else { format!("{number:.1} {}", units[unit]) }
 }
 
 #[cfg(test)]
@@ -225,8 +225,8 @@ mod tests {
 
     #[test]
     fn sizes_are_decimal() {
-        let sizes = [0, 999, 14_483, 4_200_000_000, 90_000_000_000_000_000].map(size);
-        assert_eq!(sizes, ["0 bytes", "999 bytes", "14.5 kB", "4.2 GB", "90000.0 TB"]);
+        let sizes = [0, 999, 14_483, 4_200_000, 4_200_000_000].map(size);
+        assert_eq!(sizes, ["0 bytes", "999 bytes", "14.5 kB", "4.2 MB", "4.20 GB"]);
     }
 
     #[test]

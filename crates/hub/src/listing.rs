@@ -69,8 +69,7 @@ struct ModelScopeFile {
     path: String,
     #[serde(rename = "Type", default)]
     kind: String,
-    #[serde(default)]
-    size: u64,
+    size: Option<u64>,
     #[serde(default)]
     sha256: Option<String>,
 }
@@ -89,28 +88,48 @@ impl Listing {
             };
             let size = size.ok_or_else(|| format!("`{}` has no size", sibling.rfilename))?;
             let blob = sha256.clone().unwrap_or(sibling.blob_id);
+            // It is the name of the file in the cache.
+            if blob.is_empty() {
+                return Err(format!("`{}` has neither `blobId` nor SHA-256", sibling.rfilename));
+            }
             checked(RemoteFile { path: sibling.rfilename, size, sha256, blob })
         });
         Ok(Self { commit: answer.sha, files: files.collect::<Result<_, _>>()? }.sorted())
     }
 
-    /// One page of ModelScope's list, without folders.
+    /// ModelScope's list, without folders.
     pub(crate) fn of_model_scope(text: &str, revision: &str) -> Result<Self, String> {
-        let answer: ModelScopeAnswer = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let Some(data) = answer.data else {
-            return Err(answer.message.unwrap_or_else(|| "no `Data`".into()));
-        };
-        let files = data.files.into_iter().filter(|file| file.kind != "tree").map(|file| {
-            let sha256 = file.sha256.filter(|digits| !digits.is_empty());
-            checked(RemoteFile { path: file.path, size: file.size, sha256, blob: String::new() })
-        });
-        Ok(Self { commit: revision.to_owned(), files: files.collect::<Result<_, _>>()? }.sorted())
+        let ModelScopePage { files, .. } = model_scope_page(text)?;
+        Ok(Self { commit: revision.to_owned(), files }.sorted())
     }
 
-    fn sorted(mut self) -> Self {
+    pub(crate) fn sorted(mut self) -> Self {
         self.files.sort_by(|one, other| one.path.cmp(&other.path));
         self
     }
+}
+
+/// One page of ModelScope's list.
+pub(crate) struct ModelScopePage {
+    /// The files.
+    pub(crate) files: Vec<RemoteFile>,
+    /// Paths of files and folders.
+    pub(crate) paths: Vec<String>,
+}
+
+/// Reads one page of ModelScope's list.
+pub(crate) fn model_scope_page(text: &str) -> Result<ModelScopePage, String> {
+    let answer: ModelScopeAnswer = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let Some(data) = answer.data else {
+        return Err(answer.message.unwrap_or_else(|| "no `Data`".into()));
+    };
+    let paths = data.files.iter().map(|file| file.path.clone()).collect();
+    let files = data.files.into_iter().filter(|file| file.kind != "tree").map(|file| {
+        let sha256 = file.sha256.filter(|digits| !digits.is_empty());
+        let size = file.size.ok_or_else(|| format!("`{}` has no size", file.path))?;
+        checked(RemoteFile { path: file.path, size, sha256, blob: String::new() })
+    });
+    Ok(ModelScopePage { files: files.collect::<Result<_, _>>()?, paths })
 }
 
 fn is_digest(text: &str) -> bool {
@@ -165,6 +184,16 @@ mod tests {
         let blob = r#"{"sha": "ab", "siblings": [{"rfilename": "a", "size": 1, "blobId": "../b"}]}"#;
         assert!(Listing::of_hugging_face(blob).is_err());
         assert!(Listing::of_hugging_face(r#"{"sha": "../ab"}"#).is_err());
+    }
+
+    #[test]
+    fn files_without_size_or_hash_are_refused() {
+        for entry in [r#""size": 1"#, r#""size": 1, "lfs": {"sha256": "", "size": 1}"#] {
+            let text = format!(r#"{{"sha": "ab", "siblings": [{{"rfilename": "a", {entry}}}]}}"#);
+            assert_eq!(Listing::of_hugging_face(&text).unwrap_err(), "`a` has neither `blobId` nor SHA-256");
+        }
+        let text = r#"{"Data": {"Files": [{"Path": "sub", "Type": "tree"}, {"Path": "a", "Type": "blob"}]}}"#;
+        assert_eq!(Listing::of_model_scope(text, "master").unwrap_err(), "`a` has no size");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use crate::{Error, RemoteFile, Repository, Result};
 
 /// What training leaves beside weights.
 const NO_WEIGHTS: [&str; 4] = ["training_args.bin", "optimizer.bin", "scheduler.bin", "rng_state.pth"];
-const TOKENIZERS: [&str; 5] =
-    ["tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt"];
+/// The vocabularies that are read.
+const TOKENIZERS: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
 
 /// Whether a file of this name holds weights.
 pub(crate) fn is_weights(name: &str) -> bool {
@@ -19,7 +19,7 @@ pub(crate) fn is_weights(name: &str) -> bool {
 }
 
 /// Whether one of the names is that of a vocabulary.
-pub(crate) fn needs_one_of(names: &[String]) -> bool {
+pub(crate) fn holds_vocabulary(names: &[String]) -> bool {
     names.iter().any(|name| TOKENIZERS.contains(&name.as_str()) || name.ends_with(".gguf"))
 }
 
@@ -111,7 +111,11 @@ pub fn tokenizer_files(repository: &Repository, files: &[RemoteFile]) -> Result<
         return Ok(found);
     }
     let names = files.iter().map(|file| file.path.clone()).collect();
-    Err(Error::Files { id: repository.id.clone(), problem: "has no tokenizer files".into(), files: names })
+    Err(Error::Files {
+        id: repository.id.clone(),
+        problem: "has no `tokenizer.json` or `tokenizer.model`".into(),
+        files: names,
+    })
 }
 
 /// The files that match one of `include` (all, if there is none) and none of `exclude`; `*` stands for any letters,

@@ -6,10 +6,10 @@ mod server;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use danlu_hub::{
-    Downloaded, Error, Hub, Kind, Repository, Service, Settings, Want, chosen_files, model_files,
+    DatasetPart, Downloaded, Error, Hub, Kind, Repository, Service, Settings, Want, chosen_files, model_files,
 };
 use server::{COMMIT, Files, Reply, Request, Server};
 
@@ -113,6 +113,8 @@ fn half_a_snapshot_is_not_taken_for_a_model() {
     let found = |want| hub.find(&repository(), want).is_some();
     write("config.json", "{}");
     assert!(!found(Want::Model) && !found(Want::Tokenizer) && found(Want::Any));
+    write("vocab.json", "{}");
+    assert!(!found(Want::Tokenizer), "it is not read");
     write("tokenizer.json", "{}");
     assert!(found(Want::Tokenizer));
     write(
@@ -122,6 +124,20 @@ fn half_a_snapshot_is_not_taken_for_a_model() {
     write("m-1.safetensors", "");
     assert!(!found(Want::Model));
     write("m-2.safetensors", "");
+    assert!(found(Want::Model));
+    // One index may be whole beside another that is not, whichever comes first, and a file may be the whole model.
+    let second = r#"{"weight_map": {"a": "n-1.bin", "b": "n-2.bin"}}"#;
+    for name in ["a.bin.index.json", "pytorch_model.bin.index.json"] {
+        write(name, second);
+        assert!(found(Want::Model));
+    }
+    std::fs::remove_file(snapshot.join("m-2.safetensors")).unwrap();
+    write("n-1.bin", "");
+    assert!(!found(Want::Model));
+    write("n-2.bin", "");
+    assert!(found(Want::Model));
+    std::fs::remove_file(snapshot.join("n-2.bin")).unwrap();
+    write("model.safetensors", "");
     assert!(found(Want::Model));
     // A reference that points elsewhere is none.
     std::fs::write(root.join("refs/main"), "../../..").unwrap();
@@ -318,7 +334,7 @@ fn too_small_a_disk_is_told_before_anything_comes() {
     let server =
         server_with(move |request| request.target.contains("/revision/").then(|| Reply::json(huge.clone())));
     let message = fetch(&Hub::new(settings(&server.url, folder.path())), None).unwrap_err().to_string();
-    assert!(message.contains(" free and 900000.0 TB more are needed: free some space"), "{message}");
+    assert!(message.contains(" free and 900000000.00 GB more are needed: free some space"), "{message}");
     assert_eq!(server.targets().len(), 1);
 }
 
@@ -338,13 +354,106 @@ fn a_folder_gets_plain_files_and_keeps_those_that_are_right() {
     };
     assert_eq!(names(&to), ["config.json", "model.safetensors", "tokenizer.json"]);
     assert_eq!(names(folder.path()), ["here"]);
-    let small = downloaded.bytes - LONG as u64;
-    assert_eq!(fetch(&hub, Some(&to)).unwrap().transferred, small, "weights are compared by their hash");
+    assert_eq!(fetch(&hub, Some(&to)).unwrap().transferred, 0, "files are compared by their hash");
     let mut changed = weights();
     changed[5] ^= 1;
     std::fs::write(to.join("model.safetensors"), changed).unwrap();
-    assert_eq!(fetch(&hub, Some(&to)).unwrap().transferred, downloaded.bytes);
+    std::fs::write(to.join("tokenizer.json"), "[]").unwrap();
+    assert_eq!(fetch(&hub, Some(&to)).unwrap().transferred, LONG as u64 + 2);
     assert_eq!(std::fs::read(to.join("model.safetensors")).unwrap(), weights());
+    assert_eq!(std::fs::read(to.join("tokenizer.json")).unwrap(), b"{}");
+    assert_eq!(names(&to), ["config.json", "model.safetensors", "tokenizer.json"]);
+}
+
+#[test]
+fn a_file_of_the_same_name_stays_until_its_successor_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("mine");
+    std::fs::create_dir(&to).unwrap();
+    let mine = [("config.json", "mine"), ("model.safetensors", "these too")];
+    for (name, text) in mine {
+        std::fs::write(to.join(name), text).unwrap();
+    }
+    let huge = tiny().hugging_face_list().replace("1500000", "900000000000000000");
+    let servers = [
+        server_with(|request| request.target.contains("/resolve/").then(|| Reply::status(404))),
+        server_with(|request| {
+            let begins = request.start() == 0;
+            is_weights(request).then(|| {
+                if begins { Reply::file(request, &weights()).cut_at(1000) } else { Reply::status(404) }
+            })
+        }),
+        server_with(move |request| request.target.contains("/revision/").then(|| Reply::json(huge.clone()))),
+    ];
+    for (server, kept) in servers.iter().zip([&mine[..], &mine[1..], &mine[1..]]) {
+        fetch(&Hub::new(settings(&server.url, folder.path())), Some(&to)).unwrap_err();
+        for (name, text) in kept {
+            assert_eq!(std::fs::read_to_string(to.join(name)).unwrap(), *text, "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_another_commit_left_of_a_small_file_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let part = folder.path().join("config.json.incomplete");
+    std::fs::write(&part, r#"{"model_type": "qwen"#).unwrap();
+    let server = server_with(|_| None);
+    let hub = Hub::new(settings(&server.url, folder.path()));
+    let downloaded = fetch(&hub, Some(folder.path())).unwrap();
+    assert_eq!(
+        std::fs::read_to_string(downloaded.folder.join("config.json")).unwrap(),
+        r#"{"model_type": "llama"}"#
+    );
+
+    // Where the hub tells no hash, nothing is continued.
+    let files = Files::model("org/tiny.model").with("config.json", "{}").with("model.bin", "new weights");
+    let server = Server::start(move |request| {
+        let reply = files.model_scope(request);
+        let Ok(text) = String::from_utf8(reply.body.clone()) else { return reply };
+        let parts = text.split(r#""Sha256": ""#).map(|part| match part.split_once('"') {
+            Some((hash, rest)) if hash.len() == 64 => format!(r#""Sha256": ""{rest}"#),
+            _ => part.to_owned(),
+        });
+        Reply { body: parts.collect::<String>().into_bytes(), ..reply }
+    });
+    let to = folder.path().join("other");
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(to.join("model.bin.incomplete"), "old").unwrap();
+    std::fs::write(to.join("config.json"), "[]").unwrap();
+    let hub = Hub::new(Settings { service: Service::ModelScope, ..settings(&server.url, folder.path()) });
+    fetch(&hub, Some(&to)).unwrap();
+    assert_eq!(std::fs::read_to_string(to.join("model.bin")).unwrap(), "new weights");
+    assert_eq!(std::fs::read_to_string(to.join("config.json")).unwrap(), "{}");
+}
+
+#[test]
+fn a_stop_is_followed_while_nothing_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server_with(|request| is_weights(request).then(|| Reply::status(500)));
+    let patient = Settings { first_pause: Duration::from_secs(60), ..settings(&server.url, folder.path()) };
+    let hub = Hub::new(patient);
+    let repository = repository();
+    let listing = hub.listing(&repository).unwrap();
+    let files = chosen_files(&repository, &listing.files, &["*.safetensors".into()], &[]).unwrap();
+    let begin = Instant::now();
+    let stop = |hub: &Hub, to: Option<&Path>| {
+        let mut was_waiting = false;
+        let stopped = hub.download(&repository, &listing, &files, to, &mut |progress| {
+            was_waiting |= progress.is_waiting;
+            ControlFlow::Break(())
+        });
+        assert!(matches!(stopped, Err(Error::Cancelled)));
+        was_waiting
+    };
+    assert!(!stop(&hub, None), "in the pause before another try");
+    std::fs::write(folder.path().join("model.safetensors"), weights()).unwrap();
+    assert!(!stop(&hub, Some(folder.path())), "while a file is compared");
+    let blobs = folder.path().join("models--org--tiny.model/blobs");
+    let part = std::fs::File::open(blobs.join(format!("{}.incomplete", server::sha256(&weights())))).unwrap();
+    part.lock().unwrap();
+    assert!(stop(&hub, None), "while another process has the file");
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
@@ -397,6 +506,115 @@ fn model_scope_has_its_own_addresses_and_folders() {
     assert_eq!(fetch(&hub, None).unwrap().transferred, 0);
     let offline = Hub::new(Settings { offline: true, ..settings });
     assert_eq!(offline.find(&repository(), Want::Model), Some(downloaded.folder));
+}
+
+#[test]
+fn a_folder_of_model_scope_is_of_one_revision() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = tiny();
+    let server = Server::start(move |request| {
+        let is_broken = request.target.contains("Revision=broken&FilePath=model.safetensors");
+        if is_broken { Reply::status(404) } else { files.model_scope(request) }
+    });
+    let hub = Hub::new(Settings { service: Service::ModelScope, ..settings(&server.url, folder.path()) });
+    let at = |revision: &str| Repository::parse(Kind::Model, &format!("org/tiny.model@{revision}")).unwrap();
+    let is_found = |repository: &Repository| hub.find(repository, Want::Model).is_some();
+    let fetch_at = |revision: &str| {
+        let repository = at(revision);
+        let listing = hub.listing(&repository).unwrap();
+        let files = model_files(&repository, &listing.files).unwrap();
+        hub.download(&repository, &listing, &files, None, &mut |_| ControlFlow::Continue(()))
+    };
+    // What another program left says nothing of its revision.
+    let plain = folder.path().join("models/org/tiny___model");
+    std::fs::create_dir_all(&plain).unwrap();
+    std::fs::write(plain.join("model.safetensors"), "").unwrap();
+    assert!(is_found(&repository()) && !is_found(&at("v2")) && !is_found(&at("master")));
+    fetch_at("v2").unwrap();
+    assert!(is_found(&at("v2")) && !is_found(&repository()) && !is_found(&at("master")));
+    fetch_at("master").unwrap();
+    assert!(is_found(&repository()) && is_found(&at("master")) && !is_found(&at("v2")));
+    std::fs::write(plain.join("model.safetensors"), "of another revision").unwrap();
+    fetch_at("broken").unwrap_err();
+    assert!(!is_found(&repository()) && !is_found(&at("master")) && !is_found(&at("broken")));
+}
+
+#[test]
+fn half_a_folder_of_model_scope_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub =
+        Hub::new(Settings { service: Service::ModelScope, ..settings("http://127.0.0.1:1", folder.path()) });
+    let repository = Repository::parse(Kind::Dataset, "org/rows").unwrap();
+    let rows = folder.path().join("datasets/org/rows/data");
+    std::fs::create_dir_all(&rows).unwrap();
+    std::fs::write(rows.join("a.jsonl"), "{}").unwrap();
+    assert!(hub.find(&repository, Want::Any).is_some());
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", rows.join("dangling.jsonl")).unwrap();
+        let (_, files) = hub.local_dataset_files(&repository, &DatasetPart::default()).unwrap();
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["data/a.jsonl"]);
+    }
+    std::fs::write(rows.join("b.jsonl.incomplete"), "").unwrap();
+    assert_eq!(hub.find(&repository, Want::Any), None);
+}
+
+#[test]
+fn a_stopped_data_set_of_model_scope_is_not_taken_for_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Files::dataset("org/rows").with("a.jsonl", "1").with("b.jsonl", "22").with("c.jsonl", "333");
+    let server = Server::start(move |request| {
+        let is_broken = request.target.ends_with("b.jsonl");
+        if is_broken { Reply::status(404) } else { files.model_scope(request) }
+    });
+    let hub = Hub::new(Settings { service: Service::ModelScope, ..settings(&server.url, folder.path()) });
+    let repository = Repository::parse(Kind::Dataset, "org/rows").unwrap();
+    let listing = hub.listing(&repository).unwrap();
+    let go_on = &mut |_: &danlu_hub::Progress<'_>| ControlFlow::Continue(());
+    hub.download(&repository, &listing, &listing.files, None, go_on).unwrap_err();
+    let place = folder.path().join("datasets/org/rows");
+    assert!(place.join("a.jsonl").is_file());
+    // As if it had been killed between two files.
+    _ = std::fs::remove_file(place.join("b.jsonl.incomplete"));
+    assert_eq!(hub.find(&repository, Want::Any), None);
+}
+
+#[test]
+fn pages_that_bring_nothing_new_end_the_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(move |request| {
+        if !request.target.contains("/repo/tree?") {
+            return Reply::json(r#"{"Data": {"Id": 77}}"#);
+        }
+        let files: Vec<String> =
+            (0..100).map(|number| format!(r#"{{"Path": "{number}", "Size": 1}}"#)).collect();
+        Reply::json(format!(r#"{{"Data": {{"Files": [{}]}}}}"#, files.join(",")))
+    });
+    let hub = Hub::new(Settings { service: Service::ModelScope, ..settings(&server.url, folder.path()) });
+    let repository = Repository::parse(Kind::Dataset, "org/rows").unwrap();
+    let message = hub.listing(&repository).unwrap_err().to_string();
+    assert!(message.contains("(page 2 holds only what came before)"), "{message}");
+    assert_eq!(server.targets().len(), 3);
+}
+
+#[test]
+fn a_list_that_is_cut_is_asked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = AtomicUsize::new(0);
+    let list = tiny().hugging_face_list();
+    let server = server_with(move |request| {
+        let is_list = request.target.contains("/revision/");
+        let is_early = is_list && count.fetch_add(1, Ordering::SeqCst) < 3;
+        is_early.then(|| Reply::json(list.clone()).cut_at(40))
+    });
+    fetch(&Hub::new(settings(&server.url, folder.path())), None).unwrap();
+    let message = |server: &Server| {
+        fetch(&Hub::new(settings(&server.url, folder.path())), None).unwrap_err().to_string()
+    };
+    let cut = Server::start(|_| Reply::json(r#"{"sha": "#).cut_at(3));
+    assert!(message(&cut).contains("cannot be reached ("));
+    assert_eq!(cut.targets().len(), 5);
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn quantizing_here_gives_what_bitsandbytes_gives() {
 
     let out = tempfile::tempdir().unwrap();
     let written = out.path().join("nf4");
-    let options = ConvertOptions { form: Form::Nf4, mixture: None, tokenizer: None };
+    let options = ConvertOptions { form: Form::Nf4, mixture: None, tokenizer: None, importance: None };
     let converted =
         convert(&folder("base"), &written, options, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let types: Vec<_> = converted.types.iter().map(|share| (share.name, share.tensors)).collect();

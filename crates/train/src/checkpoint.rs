@@ -316,7 +316,7 @@ pub fn save_weights(prepared: &Prepared, folder: &Path) -> Result<()> {
 /// Writes `epoch_E.pth`, counted from 0, for a model that came as such a file, whose programs know no other.
 pub fn save_epoch(prepared: &Prepared, epoch: u64) -> Result<Option<PathBuf>> {
     let Prepared { model, tokenizer, recipe, adapter, .. } = prepared;
-    let source = recipe.model.model_name_or_path.as_deref().map(Path::new);
+    let source = recipe.model.model_name_or_path.as_deref().map(|name| recipe.model.place(name));
     let is_pth = source.is_some_and(|source| source.extension().is_some_and(|end| end == "pth"));
     if !is_pth || adapter.is_some() || model.config().family != Family::BabyLlama2 {
         return Ok(None);

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_eval::perplexity;
 use danlu_formats::{ImportanceMatrix, write_file_atomically};
-use danlu_hub::Want;
+use danlu_hub::{Want, size};
 use danlu_model::{
     ConvertOptions, Form, Mixture, adapter_modelfile, convert, describe, measure_importance, modelfile,
     modelfile_path, open_tokenizer, quantize_gptq, write_gguf_adapter,
@@ -333,16 +333,6 @@ fn no_nf4(form: Form) -> anyhow::Error {
         _ => "only Hugging Face folders hold it",
     };
     wrong_input(format!("`nf4` is bitsandbytes' type, and {why}; a folder as OUT is written with it"))
-}
-
-/// Bytes as people say them.
-pub fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        bytes if bytes >= 1e9 => format!("{:.2} GB", bytes / 1e9),
-        bytes if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
-        bytes if bytes >= 1e3 => format!("{:.1} kB", bytes / 1e3),
-        bytes => format!("{bytes} bytes"),
-    }
 }
 
 fn is_empty_folder(path: &Path) -> bool {

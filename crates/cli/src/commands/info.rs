@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_formats::{AdapterConfig, ModuleSelection, TensorFolder};
-use danlu_hub::Want;
+use danlu_hub::{Want, size};
 use danlu_model::{AttentionBias, Config, Description, RopeScaling, describe, open_tokenizer};
 use danlu_tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
-use crate::commands::convert::size;
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::models::count;

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 /// The commit that every repository is at.
@@ -163,6 +164,12 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The hash by which git names a content.
+pub fn git_hash(bytes: &[u8]) -> String {
+    let hash = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl Files {
     pub fn model(id: &str) -> Self {
         Self { id: id.into(), ..Self::default() }
@@ -203,7 +210,7 @@ impl Files {
                 true => format!(r#", "lfs": {{"sha256": "{hash}", "size": {size}, "pointerSize": 130}}"#),
                 false => String::new(),
             };
-            format!(r#"{{"rfilename": "{path}", "size": {size}, "blobId": "{}"{lfs}}}"#, &hash[..40])
+            format!(r#"{{"rfilename": "{path}", "size": {size}, "blobId": "{}"{lfs}}}"#, git_hash(bytes))
         });
         let siblings: Vec<String> = siblings.collect();
         format!(r#"{{"id": "{}", "sha": "{COMMIT}", "siblings": [{}]}}"#, self.id, siblings.join(", "))
