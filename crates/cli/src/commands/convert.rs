@@ -243,9 +243,11 @@ fn calibrate(args: &Args, text: &Path, printer: &Printer) -> Result<ImportanceMa
         precision: PrecisionChoice::Auto,
     };
     let opened = model.open(printer)?;
-    let ids = perplexity::read_ids(opened.tokenizer()?, text).map_err(told_apart)?;
+    let tokenizer = opened.tokenizer()?;
+    let ids = perplexity::read_ids(tokenizer, text).map_err(told_apart)?;
+    let bos = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
     let mut bar = printer.progress("calibrating", ids.len() as u64);
-    let measured = measure_importance(&opened.model, &ids, &mut |done, total| {
+    let measured = measure_importance(&opened.model, &ids, bos, &mut |done, total| {
         bar.set(done as u64, format_args!("{done} of {total} tokens"));
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
