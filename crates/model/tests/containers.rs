@@ -127,6 +127,8 @@ fn gguf_to_hugging_face_and_back_keeps_every_value() {
         let first = folder.path().join(format!("{}.gguf", mixture.name()));
         converted(&stories.join("stories260K.gguf"), &first, Form::Gguf, Some(mixture)).unwrap();
         converted(&first, &hf, Form::Safetensors, None).unwrap();
+        // The file says -1, as one of 32 bits.
+        assert_eq!(describe(&hf).unwrap().config.unwrap().pad_token_id, None);
         converted(&hf, &back, Form::Gguf, None).unwrap();
         let (first, back) = (Gguf::open(&first).unwrap(), Gguf::open(&back).unwrap());
         assert_eq!(first.tensors().len(), back.tensors().len());
