@@ -13,6 +13,7 @@ can lose more. The comparison with llama.cpp's file holds of any MODEL. Needs `l
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -81,8 +82,9 @@ def main():
             said = f"{other:.4f}, {'the same bytes' if is_same else 'other bytes'}"
             limit = "" if bound is None else f"+{bound} %"
             print(f"| {kind} | {found:.4f} | {over:+.2f} % | {limit} | {said} | {verdict} |", flush=True)
-            for path in (mine, theirs):
-                path.unlink()
+            mine.unlink()
+            theirs.unlink()
+            shutil.rmtree(back)
     sys.exit(failed)
 
 
