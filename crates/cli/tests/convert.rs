@@ -51,14 +51,39 @@ fn mistakes_are_named_and_nothing_is_overwritten() {
         .is_refused("`there.gguf` is not a valid importance");
     run(folder, &[&quant[..], &["--calibration", "absent.txt"]].concat()).is_refused("absent.txt");
     run(folder, &["convert", "model", "m.gguf", "--imatrix", "there.gguf"]).is_refused("--quant");
-    run(folder, &["convert", "model", "m", "--quant", "q4_0", "--imatrix", "i"])
+    // Before IN, which could be a download.
+    run(folder, &["convert", "absent", "m", "--quant", "q4_0", "--imatrix", "i"])
         .is_refused("is for GGUF files");
+    for (imatrix, sentence) in [
+        ("there.gguf", "`there.gguf` is there already"),
+        ("./m.gguf", "`./m.gguf` would be written twice"),
+        ("adapter/../m.Modelfile", "would be written twice"),
+    ] {
+        let more = ["--calibration", "absent.txt", "--write-imatrix", imatrix];
+        run(folder, &[&quant[..], &more].concat()).is_refused(sentence);
+    }
+    run(folder, &["convert", "model", "x.Modelfile", "--to", "gguf"]).is_refused("would be written twice");
+    assert_eq!(std::fs::read_to_string(folder.join("there.gguf")).unwrap(), "mine");
     assert!(!folder.join("m.gguf").exists() && !folder.join("a.gguf").exists());
     run(folder, &["info", "absent"]).is_refused("`absent` does not exist");
     run(folder, &["info", "there.gguf"]).is_refused("is no model");
     assert!(!folder.join("out").exists());
     let adapter = run(folder, &["info", "adapter", "--json"]).json();
     assert_eq!(adapter["kind"], "adapter");
+}
+
+#[test]
+fn a_modelfile_that_is_there_is_kept() {
+    let folder = with_model();
+    let folder = folder.path();
+    std::fs::write(folder.join("m.Modelfile"), "FROM ./m.gguf\nSYSTEM mine\n").unwrap();
+    let written = run(folder, &["convert", "model", "m.gguf", "--json"]).json();
+    assert!(
+        written["notes"].to_string().contains("`m.Modelfile` was there already and is kept"),
+        "{written}"
+    );
+    let kept = std::fs::read_to_string(folder.join("m.Modelfile")).unwrap();
+    assert_eq!(kept, "FROM ./m.gguf\nSYSTEM mine\n");
 }
 
 /// The bytes of a tensor.
@@ -160,7 +185,12 @@ fn an_adapter_becomes_a_gguf_file_for_llama_cpp_and_ollama() {
     let written = run(folder, &["convert", "adapter", "a.gguf", "--json"]).json();
     assert_eq!(written["modelfile"], "a.Modelfile");
     let modelfile = std::fs::read_to_string(folder.join("a.Modelfile")).unwrap();
-    assert_eq!(modelfile, "FROM adapter/../base\nADAPTER ./a.gguf\n");
+    // Ollama takes a relative path from the folder of this file.
+    let base = folder.join("base").canonicalize().unwrap();
+    assert_eq!(modelfile, format!("FROM {}\nADAPTER ./a.gguf\n", base.display()));
+    std::fs::create_dir(folder.join("out")).unwrap();
+    run(folder, &["convert", "adapter", "out/a.gguf", "--base", "base", "--json"]).json();
+    assert_eq!(std::fs::read_to_string(folder.join("out/a.Modelfile")).unwrap(), modelfile);
     let gguf = Gguf::open(folder.join("a.gguf")).unwrap();
     assert_eq!(gguf.get_str("general.type").unwrap(), Some("adapter"));
     assert!(gguf.tensor("blk.0.attn_q.weight.lora_a").is_some());

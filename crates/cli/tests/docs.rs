@@ -6,6 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::run;
+use danlu_tokenizer::ChatTemplate;
 
 /// Documents in English, and the same in Chinese.
 const PAIRS: [(&str, &str); 6] = [
@@ -98,6 +99,34 @@ fn every_recipe_is_in_the_guide() {
     for recipe in recipes["recipes"].as_array().unwrap() {
         let name = recipe["name"].as_str().unwrap();
         assert!(told.contains(&name), "{name}");
+    }
+}
+
+/// Each list names all of them, in their order.
+#[test]
+fn every_built_in_template_and_vocabulary_is_told() {
+    let names = ChatTemplate::builtin_names();
+    for (document, begins, between) in [
+        ("README.md", "built in: ", ", "),
+        ("README.zh.md", "内置：", "、"),
+        ("docs/en/guide.md", "sets another one: ", ", "),
+        ("docs/zh/guide.md", "可另行指定：", "、"),
+    ] {
+        let list: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        let list = list.join(between);
+        let told = format!("{begins}{list}");
+        assert!(read(document).contains(&told), "{document}: {told}");
+    }
+    for (document, row) in [("README.md", "| vocabularies |"), ("README.zh.md", "| 词表 |")] {
+        let text = read(document);
+        let row = text.lines().find(|line| line.starts_with(row)).unwrap();
+        let cells: Vec<&str> = row.split('|').collect();
+        for cell in &cells[2..4] {
+            assert!(
+                cell.contains("`tokenizer.json`") && cell.contains("`tokenizer.model`"),
+                "{document}: {cell}"
+            );
+        }
     }
 }
 

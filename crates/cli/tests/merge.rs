@@ -86,8 +86,9 @@ fn a_tokenizer_that_does_not_fit_is_refused() {
     let folder = with_adapters(&["layers"], "../base");
     vocabulary(false).save(&folder.path().join("layers")).unwrap();
     let arguments = ["merge", "--adapter", "layers", "--out", "merged"];
-    run(folder.path(), &arguments).is_refused("the tokenizer of `layers` has ids up to ");
-    generate(folder.path(), &["--adapter", "layers"]).is_refused("the tokenizer of `layers` has ids up to ");
+    run(folder.path(), &arguments).is_refused("the tokenizer of `layers` gives text ids up to ");
+    generate(folder.path(), &["--adapter", "layers"])
+        .is_refused("the tokenizer of `layers` gives text ids up to ");
     assert!(!folder.path().join("merged").exists());
 }
 

@@ -68,13 +68,13 @@ pub enum Error {
     },
     /// A tokenizer whose ids do not fit the model's embedding.
     #[error(
-        "the tokenizer of `{}` has ids up to {highest}, but the model's embedding has {rows} rows; use the tokenizer \
+        "the tokenizer of `{}` gives text ids up to {highest}, but the model's embedding has {rows} rows; use the tokenizer \
          that the model was trained with", path.display()
     )]
     VocabularyMismatch {
         /// The model.
         path: PathBuf,
-        /// Highest id of the tokenizer.
+        /// Highest id of a token that is not special.
         highest: usize,
         /// Rows of the embedding.
         rows: usize,

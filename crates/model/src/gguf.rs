@@ -81,8 +81,7 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
         (true, false) => AttentionBias::QueryKeyValue,
         (true, true) => AttentionBias::All,
     };
-    let id =
-        |key: &str| -> Result<Option<u32>> { Ok(gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok())) };
+    let id = |key: &str| token_id(gguf, key);
     let mut config = Config {
         family,
         vocab_size,
@@ -185,6 +184,11 @@ fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
+/// The id of a special token; older files write -1 for one that there is not.
+fn token_id(gguf: &Gguf, key: &str) -> Result<Option<u32>> {
+    Ok(gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok()).filter(|&id| id != u32::MAX))
+}
+
 pub(crate) fn gguf_vocabulary(gguf: &Gguf) -> Result<Option<GgufVocabulary>> {
     let model = gguf.get_str("tokenizer.ggml.model")?;
     let Some(model) = model.filter(|model| *model != NO_VOCABULARY) else { return Ok(None) };
@@ -194,8 +198,7 @@ pub(crate) fn gguf_vocabulary(gguf: &Gguf) -> Result<Option<GgufVocabulary>> {
             .map(|list| list.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect())
             .unwrap_or_default())
     };
-    let id =
-        |key: &str| -> Result<Option<u32>> { Ok(gguf.get_usize(key)?.and_then(|id| u32::try_from(id).ok())) };
+    let id = |key: &str| token_id(gguf, key);
     Ok(Some(GgufVocabulary {
         model: model.to_owned(),
         pre: gguf.get_str("tokenizer.ggml.pre")?.map(str::to_owned),

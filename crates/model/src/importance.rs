@@ -1,7 +1,8 @@
 //! The importance matrix of a model: what a calibration text puts into its linear layers, by column.
 //!
-//! As `llama-imatrix` counts by default: the layers of the blocks, not the head. How a quantizer uses it is in
-//! [`danlu_kernels::blocks`].
+//! As `llama-imatrix` counts by default: the layers of the blocks, not the head, over pieces of which each begins with
+//! BOS where the vocabulary puts one before a text. It leaves out what is behind the last whole piece, which counts
+//! here. How a quantizer uses the matrix is in [`danlu_kernels::blocks`].
 
 use std::ops::ControlFlow;
 
@@ -63,7 +64,8 @@ pub(crate) fn add_squares<T: Value>(
     }
 }
 
-/// Runs the model on a calibration text, in pieces of 512 tokens, and counts what its layers see.
+/// Runs the model on a calibration text, in pieces of 512 tokens, and counts what its layers see. `bos` takes the place
+/// of each piece's first token.
 ///
 /// `progress(tokens done, tokens in all)` is called after each piece and may stop the work, with [`Error::Cancelled`].
 ///
@@ -72,6 +74,7 @@ pub(crate) fn add_squares<T: Value>(
 pub fn measure_importance(
     model: &Model,
     ids: &[u32],
+    bos: Option<u32>,
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<ImportanceMatrix> {
     let config = &model.config;
@@ -86,7 +89,9 @@ pub fn measure_importance(
     let mut activations = Activations::new(model, size.min(ids.len()), Keep::Nothing);
     with_buffers!(&mut activations.0, buffers => buffers.scratch.squares = Some(squares));
     for (number, chunk) in ids.chunks(size).enumerate() {
-        model.forward(&PackedTokens::new([chunk]), &mut activations, &mut Resident)?;
+        let first = bos.unwrap_or(chunk[0]);
+        let piece = [&[first], &chunk[1..]].concat();
+        model.forward(&PackedTokens::new([&piece[..]]), &mut activations, &mut Resident)?;
         if progress(number * size + chunk.len(), ids.len()).is_break() {
             return Err(Error::Cancelled);
         }

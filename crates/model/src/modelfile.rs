@@ -5,6 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use danlu_tokenizer::Tokenizer;
+use fs_err as fs;
+
+use crate::Result;
 
 /// The file for a model, with the template of a conversation where it is a known one.
 pub fn modelfile(gguf: &Path, tokenizer: Option<&Tokenizer>) -> String {
@@ -49,8 +52,12 @@ pub fn modelfile_path(gguf: &Path) -> PathBuf {
     gguf.with_extension("Modelfile")
 }
 
-/// The file for an adapter on the model at `base`.
-pub fn adapter_modelfile(base: &Path, gguf: &Path, tokenizer: Option<&Tokenizer>) -> String {
+/// The file for an adapter on the model at `base`, by its whole path: Ollama takes others from the folder of this file.
+///
+/// # Errors
+/// A `base` that is not there.
+pub fn adapter_modelfile(base: &Path, gguf: &Path, tokenizer: Option<&Tokenizer>) -> Result<String> {
     let name = gguf.file_name().unwrap_or_default().to_string_lossy();
-    format!("FROM {}\nADAPTER ./{name}\n{}", base.display(), conversation(tokenizer))
+    let base = fs::canonicalize(base)?;
+    Ok(format!("FROM {}\nADAPTER ./{name}\n{}", base.display(), conversation(tokenizer)))
 }

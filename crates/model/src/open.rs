@@ -113,19 +113,18 @@ pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
 
 /// Refuses a vocabulary that does not fit an embedding of `rows` rows: a text could become ids that have none.
 ///
-/// Special tokens may be more than the rows, because no text becomes them: ChatGLM2's tokenizer, for which Luban's models
-/// have a row too few, or a padding token that the model was never grown for.
+/// Special tokens may be more than the rows: ChatGLM2's tokenizer, for which Luban's models have a row too few, or a
+/// padding token that the model was never grown for. Only a prompt or template that names such a token becomes its id,
+/// which the model then refuses.
 ///
 /// # Errors
 /// [`Error::VocabularyMismatch`], which names `path`.
 pub fn check_vocabulary(tokenizer: &Tokenizer, rows: usize, path: &Path) -> Result<()> {
     let beyond = rows.min(u32::MAX as usize) as u32..tokenizer.vocabulary_size() as u32;
-    let highest = beyond.rev().find(|&id| tokenizer.token_text(id).is_some() && !tokenizer.is_special(id));
-    match highest {
+    match beyond.rev().find(|&id| tokenizer.token_text(id).is_some() && !tokenizer.is_special(id)) {
         None => Ok(()),
-        Some(_) => {
-            let highest = tokenizer.vocabulary_size() - 1;
-            Err(Error::VocabularyMismatch { path: path.into(), highest, rows })
+        Some(highest) => {
+            Err(Error::VocabularyMismatch { path: path.into(), highest: highest as usize, rows })
         }
     }
 }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use common::*;
 use danlu_formats::{Alias, Dtype, Gguf, SafetensorsFolder, TensorInfo, TensorPart, write_pth};
 use danlu_model::{
-    ConvertOptions, Converted, Error, Family, Form, Generator, Mixture, Model, Precision, Rest, convert,
-    describe, modelfile, open,
+    ConvertOptions, Converted, Error, Family, Form, Generator, Mixture, Model, Precision, Rest,
+    check_vocabulary, convert, describe, modelfile, open,
 };
+use danlu_tokenizer::{GgufVocabulary, Tokenizer};
 
 fn stories() -> Option<PathBuf> {
     let path =
@@ -126,6 +127,8 @@ fn gguf_to_hugging_face_and_back_keeps_every_value() {
         let first = folder.path().join(format!("{}.gguf", mixture.name()));
         converted(&stories.join("stories260K.gguf"), &first, Form::Gguf, Some(mixture)).unwrap();
         converted(&first, &hf, Form::Safetensors, None).unwrap();
+        // The file says -1, as one of 32 bits.
+        assert_eq!(describe(&hf).unwrap().config.unwrap().pad_token_id, None);
         converted(&hf, &back, Form::Gguf, None).unwrap();
         let (first, back) = (Gguf::open(&first).unwrap(), Gguf::open(&back).unwrap());
         assert_eq!(first.tensors().len(), back.tensors().len());
@@ -351,4 +354,22 @@ fn values_that_a_type_cannot_hold_are_named() {
 fn ollamas_file_names_the_model() {
     let text = modelfile(Path::new("out/tiny.gguf"), None);
     assert_eq!(text, "FROM ./tiny.gguf\n");
+}
+
+#[test]
+fn a_vocabulary_that_does_not_fit_is_refused_by_its_highest_ordinary_token() {
+    let tokenizer = Tokenizer::from_gguf(GgufVocabulary {
+        model: "gpt2".into(),
+        pre: Some("gpt-2".into()),
+        tokens: ["a", "b", "ab", "<eos>"].map(str::to_owned).to_vec(),
+        token_types: vec![1, 1, 1, 3],
+        merges: vec!["a b".into()],
+        ..GgufVocabulary::default()
+    })
+    .unwrap();
+    let check = |rows| check_vocabulary(&tokenizer, rows, Path::new("m"));
+    // The special token behind the rows is allowed, and is not the one that is told.
+    check(3).unwrap();
+    let refused = check(2).unwrap_err().to_string();
+    assert!(refused.contains("gives text ids up to 2, but the model's embedding has 2 rows"), "{refused}");
 }

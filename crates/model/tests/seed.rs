@@ -28,7 +28,7 @@ fn luban(name: &str) -> PathBuf {
 }
 
 fn converted(input: &Path, output: &Path, form: Form, mixture: Option<Mixture>) -> Converted {
-    let options = ConvertOptions { form, mixture, tokenizer: None };
+    let options = ConvertOptions { form, mixture, tokenizer: None, importance: None };
     convert(input, output, options, &mut |_, _| ControlFlow::Continue(())).unwrap()
 }
 

@@ -1,4 +1,5 @@
-//! The alphabet of byte-level BPE: each byte as one printable character, as GPT-2 defined it.
+//! How bytes are written as text: the alphabet of byte-level BPE (each byte as one printable character, as GPT-2 defined
+//! it), sentencepiece's byte tokens, and hexadecimal digests.
 
 /// Whether a byte stands for itself in the alphabet.
 fn is_printable(byte: u8) -> bool {
@@ -34,6 +35,11 @@ pub(crate) fn bytes_of(token: &str) -> Option<Vec<u8>> {
 pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+}
+
+/// Two lower-case digits for each byte.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

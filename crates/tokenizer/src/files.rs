@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use tokenizers::tokenizer::AddedToken;
 
 const TOKENIZER: &str = "tokenizer.json";
-const SENTENCEPIECE: &str = "tokenizer.model";
+pub(crate) const SENTENCEPIECE: &str = "tokenizer.model";
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.jinja";
@@ -167,8 +167,8 @@ impl Tokenizer {
     }
 
     /// Writes the tokenizer files into `folder`, which is created. Files that were opened are written back byte for
-    /// byte; a vocabulary from a GGUF file or from training gets files that `transformers.AutoTokenizer` loads, and a
-    /// `.model` file the configuration that it lacks.
+    /// byte; a vocabulary from a GGUF file or from training gets files that `transformers.AutoTokenizer` loads
+    /// (`tokenizer.model` where it is sentencepiece), and a `.model` file the configuration that it lacks.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -218,7 +218,7 @@ impl Tokenizer {
         }
     }
 
-    /// The sentencepiece `.model` file that was opened.
+    /// The sentencepiece `.model` file that was opened, or that holds the pieces of a GGUF file.
     pub(crate) fn model_file(&self) -> Option<&[u8]> {
         let main = self.files.first().filter(|(name, _)| name == SENTENCEPIECE)?;
         Some(&main.1)

@@ -1,14 +1,15 @@
 //! The vocabulary inside a GGUF file, from the plain values of its `tokenizer.ggml.*` metadata.
 //!
 //! Two of the models that llama.cpp knows: `gpt2` (byte-level BPE with merges) and `llama` (sentencepiece BPE with
-//! scores), both turned into the same BPE that `tokenizer.json` files have. Reads no file itself.
+//! scores), turned into what `tokenizer.json` and sentencepiece's `.model` files have. Reads no file itself.
 
-use crate::sentencepiece::{BYTE, CONTROL, DummyPrefix, SentencePiece, UNKNOWN, USER_DEFINED};
+use crate::files::SENTENCEPIECE;
+use crate::model_file::without_merges;
+use crate::sentencepiece::{CONTROL, ModelFile, UNKNOWN, USER_DEFINED, model_of_gguf};
 use crate::tokenizer::Settings;
 use crate::{Error, Result, Tokenizer};
 use std::collections::HashMap;
-use tokenizers::models::bpe::BPE;
-use tokenizers::normalizers::{NormalizerWrapper, Prepend, Replace, Sequence as NormalizerSequence};
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::{
     PreTokenizerWrapper,
     byte_level::ByteLevel,
@@ -142,10 +143,10 @@ fn build(mut vocabulary: GgufVocabulary) -> Result<Tokenizer, String> {
             return Err(format!("`tokenizer.ggml.{key}` is {id}, but there are {size} tokens"));
         }
     }
-    let (mut inner, cutting, add_bos) = match vocabulary.model.as_str() {
+    let (mut inner, cutting, files, add_bos) = match vocabulary.model.as_str() {
         "gpt2" => {
             let (inner, add_bos) = byte_level(&vocabulary, ids)?;
-            (inner, None, add_bos)
+            (inner, None, Vec::new(), add_bos)
         }
         "llama" => {
             // The places that sentencepiece gives them by default.
@@ -154,8 +155,15 @@ fn build(mut vocabulary: GgufVocabulary) -> Result<Tokenizer, String> {
             vocabulary.unk_id = vocabulary.unk_id.or(unk);
             vocabulary.bos_id = vocabulary.bos_id.or(bos);
             vocabulary.eos_id = vocabulary.eos_id.or(eos);
-            let (inner, cutting) = sentencepiece(&vocabulary, ids)?;
-            (inner, Some(cutting), true)
+            let scores = vocabulary.scores.len();
+            if scores != size {
+                return Err(format!("`tokenizer.ggml.scores` has {scores} entries for {size} tokens"));
+            }
+            let bytes = model_of_gguf(&vocabulary);
+            let ModelFile { sentencepiece, .. } = ModelFile::parse(&bytes)?;
+            let unk = vocabulary.unk_id.map(|id| vocabulary.tokens[id as usize].clone());
+            let inner = without_merges(ids, unk, &sentencepiece)?;
+            (inner, Some(sentencepiece), vec![(SENTENCEPIECE.to_owned(), bytes)], true)
         }
         other => {
             return Err(format!("`tokenizer.ggml.model` is `{other}`; known are `gpt2` and `llama`"));
@@ -181,11 +189,13 @@ fn build(mut vocabulary: GgufVocabulary) -> Result<Tokenizer, String> {
         add_eos: vocabulary.eos_id.is_some() && vocabulary.add_eos.unwrap_or(false),
         chat_template: vocabulary.chat_template,
     };
-    let text = |id: Option<u32>| id.map(|id| (vocabulary.tokens[id as usize].clone(), id));
-    let before = text(settings.bos).filter(|_| settings.add_bos);
-    let after = text(settings.eos).filter(|_| settings.add_eos);
-    inner.with_post_processor(around(before, after)?);
-    Tokenizer::new(inner, cutting, settings, Vec::new())
+    if cutting.is_none() {
+        let text = |id: Option<u32>| id.map(|id| (vocabulary.tokens[id as usize].clone(), id));
+        let before = text(settings.bos).filter(|_| settings.add_bos);
+        let after = text(settings.eos).filter(|_| settings.add_eos);
+        inner.with_post_processor(around(before, after)?);
+    }
+    Tokenizer::new(inner, cutting, settings, files)
 }
 
 impl GgufVocabulary {
@@ -260,65 +270,7 @@ fn byte_level(
         })?;
         merges.push((left.to_owned(), right.to_owned()));
     }
-    let model = BPE::builder().vocab_and_merges(ids.into_iter().collect::<Vocabulary>(), merges);
+    let model = BPE::builder().vocab_and_merges(ids.into_iter().collect::<Vocab>(), merges);
     let model = model.ignore_merges(pre.ignore_merges).build().map_err(|error| error.to_string())?;
     Ok((byte_level_tokenizer(model, pre.patterns)?, pre.add_bos))
-}
-
-type Vocabulary = tokenizers::models::bpe::Vocab;
-
-fn sentencepiece(
-    vocabulary: &GgufVocabulary,
-    ids: HashMap<String, u32>,
-) -> Result<(tokenizers::Tokenizer, SentencePiece), String> {
-    let (size, scores) = (vocabulary.tokens.len(), vocabulary.scores.len());
-    if scores != size {
-        return Err(format!("`tokenizer.ggml.scores` has {scores} entries for {size} tokens"));
-    }
-    let prefix = vocabulary.add_space_prefix.unwrap_or(true);
-    let (scores, kinds, unk) = (&vocabulary.scores, &vocabulary.token_types, vocabulary.unk_id);
-    let dummy_prefix = if prefix { DummyPrefix::Always } else { DummyPrefix::Never };
-    let cutting = SentencePiece::of_gguf(&ids, scores, kinds, unk, dummy_prefix);
-    // For programs that read the saved files, as near as ranked merges come.
-    let merges = merges_of_scores(vocabulary, &ids);
-    let mut model = BPE::builder()
-        .vocab_and_merges(ids.into_iter().collect::<Vocabulary>(), merges)
-        .byte_fallback(true)
-        .fuse_unk(true);
-    if let Some(id) = vocabulary.unk_id {
-        model = model.unk_token(vocabulary.tokens[id as usize].clone());
-    }
-    let mut inner = tokenizers::Tokenizer::new(model.build().map_err(|error| error.to_string())?);
-    let escape = Replace::new(" ", "▁").map_err(|error| error.to_string())?;
-    let mut normalizers: Vec<NormalizerWrapper> = vec![escape.into()];
-    if prefix {
-        normalizers.insert(0, Prepend::new("▁".into()).into());
-    }
-    inner.with_normalizer(Some(NormalizerSequence::new(normalizers))).map_err(|error| error.to_string())?;
-    inner.with_decoder(Some(cutting.decoder()?));
-    Ok((inner, cutting))
-}
-
-/// Sentencepiece joins the pair whose piece scores highest. As ranked merges: every way to build a piece from two
-/// others, by score of the piece, then longer left part first (as repeated characters need), then ids.
-fn merges_of_scores(vocabulary: &GgufVocabulary, ids: &HashMap<String, u32>) -> Vec<(String, String)> {
-    let usable = |id: usize| !matches!(vocabulary.kind(id), UNKNOWN | CONTROL | BYTE);
-    let mut merges: Vec<(f32, usize, &str, &str)> = Vec::new();
-    for (id, piece) in vocabulary.tokens.iter().enumerate().filter(|(id, _)| usable(*id)) {
-        for (cut, _) in piece.char_indices().skip(1) {
-            let (left, right) = piece.split_at(cut);
-            let known = |part: &str| ids.get(part).is_some_and(|&id| usable(id as usize));
-            if known(left) && known(right) {
-                merges.push((vocabulary.scores[id], id, left, right));
-            }
-        }
-    }
-    let characters = |text: &str| text.chars().count();
-    merges.sort_by(|a, b| {
-        b.0.total_cmp(&a.0)
-            .then_with(|| characters(b.2).cmp(&characters(a.2)))
-            .then_with(|| characters(b.3).cmp(&characters(a.3)))
-            .then_with(|| a.1.cmp(&b.1))
-    });
-    merges.into_iter().map(|(_, _, left, right)| (left.to_owned(), right.to_owned())).collect()
 }

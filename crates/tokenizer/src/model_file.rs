@@ -1,11 +1,12 @@
 //! Opening a sentencepiece `.model` file: its pieces, and the special tokens that its neighbours add to them.
 
+use crate::bytes::hexadecimal;
 use crate::files::{ADDED_TOKENS, CONFIG};
 use crate::sentencepiece::{CONTROL, DummyPrefix, ModelFile, SentencePiece, UNKNOWN};
 use crate::tokenizer::Settings;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::tokenizer::AddedToken;
 
@@ -33,9 +34,9 @@ pub(crate) fn sentencepiece_vocabulary(
     added_tokens: &Map<String, Value>,
 ) -> Result<Vocabulary, String> {
     let ModelFile { vocabulary, mut sentencepiece, bos, eos, pad, unk } = ModelFile::parse(bytes)?;
-    let hash = || Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let is_chatglm = config.get("tokenizer_class").is_some_and(|class| class == CHATGLM_CLASS)
-        || (!config.contains_key("added_tokens_decoder") && hash() == CHATGLM_SHA256);
+        || (!config.contains_key("added_tokens_decoder")
+            && hexadecimal(&Sha256::digest(bytes)) == CHATGLM_SHA256);
     if sentencepiece.has_dummy_prefix() && config.get("legacy").is_some_and(|legacy| legacy == false) {
         sentencepiece.dummy_prefix = DummyPrefix::First;
     }
@@ -62,12 +63,8 @@ pub(crate) fn sentencepiece_vocabulary(
             entry.ok_or_else(|| format!("`{CONFIG}`: `added_tokens_decoder.{id}` is {token}"))?;
         added.insert(id, token);
     }
-    let mut model = BPE::builder().vocab_and_merges(vocabulary.into_iter().collect::<Vocab>(), Vec::new());
-    if let Some(unk) = unk.and_then(|unk| added.get(&unk)) {
-        model = model.unk_token(unk.content.clone());
-    }
-    let mut inner = tokenizers::Tokenizer::new(model.build().map_err(|error| error.to_string())?);
-    inner.with_decoder(Some(sentencepiece.decoder()?));
+    let unknown = unk.and_then(|unk| added.get(&unk)).map(|token| token.content.clone());
+    let mut inner = without_merges(vocabulary, unknown, &sentencepiece)?;
     for (id, token) in added {
         let text = token.content.clone();
         inner.add_tokens([token]).map_err(|error| error.to_string())?;
@@ -85,4 +82,19 @@ pub(crate) fn sentencepiece_vocabulary(
     // As the programs that these files are made for: Llama's tokenizer puts BOS before a text.
     let before = bos.filter(|_| !is_chatglm);
     Ok(Vocabulary { inner, sentencepiece: Some(sentencepiece), own, before, after: None })
+}
+
+/// A vocabulary that only knows its tokens: `sentencepiece` cuts.
+pub(crate) fn without_merges(
+    ids: HashMap<String, u32>,
+    unk: Option<String>,
+    sentencepiece: &SentencePiece,
+) -> Result<tokenizers::Tokenizer, String> {
+    let mut model = BPE::builder().vocab_and_merges(ids.into_iter().collect::<Vocab>(), Vec::new());
+    if let Some(unk) = unk {
+        model = model.unk_token(unk);
+    }
+    let mut inner = tokenizers::Tokenizer::new(model.build().map_err(|error| error.to_string())?);
+    inner.with_decoder(Some(sentencepiece.decoder()?));
+    Ok(inner)
 }

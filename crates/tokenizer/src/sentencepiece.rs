@@ -2,8 +2,7 @@
 //!
 //! The pieces come from a `.model` file or from the metadata of a GGUF file. The `tokenizers` crate keeps the
 //! vocabulary and finds special tokens; the cutting is done here, because ranked merges cannot express scores of which
-//! several are equal, nor user-defined pieces that survive normalization. Training and writing `.model` files are not
-//! done here.
+//! several are equal, nor user-defined pieces that survive normalization. Nothing is trained here.
 
 mod bpe;
 mod character_map;
@@ -14,13 +13,14 @@ use std::collections::HashMap;
 
 use character_map::CharacterMap;
 use prost::Message;
-use proto::ModelProto;
+use proto::{ModelProto, NormalizerSpec, Piece as PieceProto, TrainerSpec};
 use tokenizers::decoders::{
     DecoderWrapper, byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence as DecoderSequence,
     strip::Strip,
 };
 use tokenizers::normalizers::Replace;
 
+use crate::GgufVocabulary;
 use crate::bytes::fallback_byte;
 
 pub(crate) const NORMAL: i32 = 1;
@@ -76,6 +76,8 @@ pub(crate) struct SentencePiece {
     table: Vec<Piece>,
     /// Characters of the longest piece.
     longest: usize,
+    /// Lowest and highest score of normal pieces.
+    bounds: (f32, f32),
     /// User-defined pieces by their first character, longest first.
     user_defined: HashMap<char, Vec<String>>,
     unk: Option<u32>,
@@ -156,22 +158,40 @@ impl ModelFile {
     }
 }
 
-impl SentencePiece {
-    /// BPE as GGUF files have it: only spaces are normalized.
-    pub(crate) fn of_gguf(
-        vocabulary: &HashMap<String, u32>,
-        scores: &[f32],
-        kinds: &[i32],
-        unk: Option<u32>,
-        dummy_prefix: DummyPrefix,
-    ) -> Self {
-        let kind = |id: usize| kinds.get(id).copied().unwrap_or(NORMAL);
-        let table = scores.iter().enumerate().map(|(id, &score)| Piece { score, kind: kind(id) }).collect();
-        let normalization =
-            Normalization { characters: None, remove_extra_whitespaces: false, escape_whitespaces: true };
-        Self::new(Algorithm::Bpe, vocabulary, table, unk, true, normalization, dummy_prefix)
-    }
+/// The bytes of a `.model` file with the pieces of a GGUF file, which are BPE: only spaces are normalized.
+///
+/// `vocabulary` must have a score for each token.
+pub(crate) fn model_of_gguf(vocabulary: &GgufVocabulary) -> Vec<u8> {
+    let piece = |(id, (token, &score)): (usize, (&String, &f32))| {
+        let kind = vocabulary.token_types.get(id).copied().filter(|kind| (NORMAL..=BYTE).contains(kind));
+        PieceProto {
+            piece: Some(token.clone()),
+            score: Some(score),
+            kind: kind.filter(|&kind| kind != NORMAL),
+        }
+    };
+    let id = |id: Option<u32>| Some(id.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1));
+    let trainer = TrainerSpec {
+        model_type: Some(2),
+        byte_fallback: Some(true),
+        unk_id: id(vocabulary.unk_id),
+        bos_id: id(vocabulary.bos_id),
+        eos_id: id(vocabulary.eos_id),
+        pad_id: id(vocabulary.pad_id),
+        ..TrainerSpec::default()
+    };
+    let normalizer = NormalizerSpec {
+        add_dummy_prefix: Some(vocabulary.add_space_prefix.unwrap_or(true)),
+        remove_extra_whitespaces: Some(false),
+        escape_whitespaces: Some(true),
+        ..NormalizerSpec::default()
+    };
+    let pieces = vocabulary.tokens.iter().zip(&vocabulary.scores).enumerate().map(piece).collect();
+    let model = ModelProto { pieces, trainer_spec: Some(trainer), normalizer_spec: Some(normalizer) };
+    model.encode_to_vec()
+}
 
+impl SentencePiece {
     fn new(
         algorithm: Algorithm,
         vocabulary: &HashMap<String, u32>,
@@ -204,7 +224,19 @@ impl SentencePiece {
         }
         user_defined.values_mut().for_each(|texts| texts.sort_by_key(|text| std::cmp::Reverse(text.len())));
         let longest = pieces.keys().map(|text| text.chars().count()).max().unwrap_or(0);
-        Self { algorithm, pieces, table, longest, user_defined, unk, bytes, normalization, dummy_prefix }
+        let bounds = unigram::bounds(&table);
+        Self {
+            algorithm,
+            pieces,
+            table,
+            longest,
+            bounds,
+            user_defined,
+            unk,
+            bytes,
+            normalization,
+            dummy_prefix,
+        }
     }
 
     /// Adds the ids of a stretch of text to `ids`; the error is the bare reason.

@@ -1,5 +1,6 @@
 //! One immutable vocabulary: text to ids, and what its special tokens are.
 
+use crate::bytes::hexadecimal;
 use crate::decode::Decoding;
 use crate::sentencepiece::SentencePiece;
 use crate::{Error, Result, TemplateTokens};
@@ -248,7 +249,7 @@ impl Tokenizer {
             }
             let prefix = self.sentencepiece.as_ref().map(|pieces| pieces.dummy_prefix);
             hash.update(format!("{prefix:?} {:?}", self.settings));
-            hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+            hexadecimal(&hash.finalize())
         };
         self.fingerprint.get_or_init(compute).clone()
     }

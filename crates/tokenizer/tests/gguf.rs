@@ -129,6 +129,85 @@ fn a_saved_gguf_vocabulary_gives_the_same_ids() {
     }
 }
 
+/// Saves a vocabulary and opens it again.
+fn saved(tokenizer: &Tokenizer) -> Tokenizer {
+    let folder = tempfile::tempdir().unwrap();
+    tokenizer.save(folder.path()).unwrap();
+    assert!(
+        folder.path().join("tokenizer.model").is_file() && !folder.path().join("tokenizer.json").exists()
+    );
+    Tokenizer::open(folder.path()).unwrap()
+}
+
+/// Ranked merges, which were saved before, join `ba` first: of equal scores only the place decides.
+#[test]
+fn a_saved_sentencepiece_vocabulary_of_equal_scores_cuts_the_same() {
+    let pieces = [
+        ("<unk>", 0.0, 2),
+        ("<s>", 0.0, 3),
+        ("</s>", 0.0, 3),
+        ("▁", -9.0, 1),
+        ("a", -9.0, 1),
+        ("b", -9.0, 1),
+        ("ba", -1.0, 1),
+        ("ab", -1.0, 1),
+        ("bab", -1.0, 5),
+        ("<h2>", 0.0, 4),
+        ("a  b", 0.0, 4),
+        ("", 0.0, 1),
+        ("<0x41>", 0.0, 6),
+    ];
+    for add_space_prefix in [None, Some(false)] {
+        let tokenizer = Tokenizer::from_gguf(GgufVocabulary {
+            model: "llama".into(),
+            tokens: pieces.map(|(text, ..)| text.to_owned()).to_vec(),
+            scores: pieces.map(|(_, score, _)| score).to_vec(),
+            token_types: pieces.map(|(.., kind)| kind).to_vec(),
+            add_bos: Some(false),
+            add_space_prefix,
+            chat_template: Some("{{ messages }}".into()),
+            ..GgufVocabulary::default()
+        })
+        .unwrap();
+        assert_eq!(tokenizer.encode("aba", SpecialTokens::AsText).unwrap().last_chunk(), Some(&[7, 4]));
+        let again = saved(&tokenizer);
+        for text in ["aba", " babab", "ab  ab", "a  b <h2>x", "<s>a</s> b", "AB", "", "  "] {
+            for special in [SpecialTokens::Parse, SpecialTokens::AsText] {
+                let ids = tokenizer.encode(text, special).unwrap();
+                assert_eq!(again.encode(text, special).unwrap(), ids, "{text:?}");
+                assert_eq!(again.decode(&ids, true).unwrap(), tokenizer.decode(&ids, true).unwrap());
+            }
+        }
+        let settings = |tokenizer: &Tokenizer| {
+            let ids = [tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.unk_id(), tokenizer.pad_id()];
+            (
+                ids,
+                tokenizer.adds_bos(),
+                tokenizer.vocabulary_size(),
+                tokenizer.chat_template().map(str::to_owned),
+            )
+        };
+        assert_eq!(settings(&again), settings(&tokenizer));
+        let size = pieces.len();
+        assert_eq!(again.to_gguf(size).unwrap(), tokenizer.to_gguf(size).unwrap());
+    }
+}
+
+#[test]
+fn stories_260k_saved_gives_the_same_ids() {
+    let Some(gguf) = shared("checkpoints/stories260K/stories260K.gguf") else { return };
+    let tokenizer = Tokenizer::from_gguf(gguf_vocabulary(&gguf)).unwrap();
+    let again = saved(&tokenizer);
+    let novel = std::fs::read_to_string(shared("corpus/novels/红楼梦.txt").unwrap()).unwrap();
+    let english = "Once upon a time, there was a little girl named Lily.  She loved\n\tto play!</s><s> x";
+    for line in novel.lines().step_by(100).chain([english]) {
+        for special in [SpecialTokens::Parse, SpecialTokens::AsText] {
+            let ids = |tokenizer: &Tokenizer| tokenizer.encode(line, special).unwrap();
+            assert_eq!(ids(&again), ids(&tokenizer), "{line:?}");
+        }
+    }
+}
+
 /// Three letters, their merge, and a control token.
 fn small() -> GgufVocabulary {
     GgufVocabulary {

@@ -143,9 +143,9 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     };
     let output = args.output.clone();
     let output = output.as_path();
-    if fs::symlink_metadata(output).is_ok() && !is_empty_folder(output) {
-        let path = output.display();
-        return Err(wrong_input(format!("`{path}` is there already: remove it, or give another name")));
+    check_outputs(&args, form)?;
+    if (args.imatrix.is_some() || args.calibration.is_some()) && form != Form::Gguf {
+        return Err(wrong_input("an importance matrix is for GGUF files: give an OUT that ends in `.gguf`"));
     }
     let is_gptq = matches!(args.quant, Some(Quant::Gptq(_)));
     let imatrix = args.imatrix.is_some() || args.write_imatrix.is_some();
@@ -220,9 +220,7 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     };
     let mut notes = converted.notes;
     if form == Form::Gguf {
-        let path = modelfile_path(output);
-        write_file_atomically(&path, modelfile(output, converted.tokenizer.as_ref()).as_bytes())?;
-        notes.push(format!("for Ollama: `ollama create NAME -f {}`", path.display()));
+        notes.push(write_modelfile(output, &modelfile(output, converted.tokenizer.as_ref()))?);
     }
     let bytes: u64 = converted.types.iter().map(|share| share.bytes).sum();
     let parameters = converted.config.parameter_count();
@@ -279,10 +277,9 @@ fn adapter(args: &Args, form: Form, printer: &Printer) -> Result<()> {
         None => base_of(input)?,
     };
     let described = describe(&base)?;
+    let text = adapter_modelfile(&base, output, described.tokenizer?.as_ref())?;
     write_gguf_adapter(&described.config?, input, output)?;
-    let modelfile = modelfile_path(output);
-    let text = adapter_modelfile(&base, output, described.tokenizer?.as_ref());
-    write_file_atomically(&modelfile, text.as_bytes())?;
+    let note = write_modelfile(output, &text)?;
     let bytes = fs::metadata(output)?.len();
     printer.line(format_args!(
         "{path} (adapter of {}) → {} · {}",
@@ -291,7 +288,8 @@ fn adapter(args: &Args, form: Form, printer: &Printer) -> Result<()> {
         size(bytes)
     ))?;
     printer.note("for llama.cpp: `llama-cli -m MODEL.gguf --lora` and this file, with its model as GGUF");
-    printer.note(format_args!("for Ollama: `ollama create NAME -f {}`", modelfile.display()));
+    printer.note(note);
+    let modelfile = modelfile_path(output);
     Ok(printer.json(&json!({ "path": output, "base": base, "bytes": bytes, "modelfile": modelfile }))?)
 }
 
@@ -305,9 +303,11 @@ fn calibrate(args: &Args, text: &Path, printer: &Printer) -> Result<ImportanceMa
         precision: PrecisionChoice::Auto,
     };
     let opened = model.open(printer)?;
-    let ids = perplexity::read_ids(opened.tokenizer()?, text).map_err(told_apart)?;
+    let tokenizer = opened.tokenizer()?;
+    let ids = perplexity::read_ids(tokenizer, text).map_err(told_apart)?;
+    let bos = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
     let mut bar = printer.progress("calibrating", ids.len() as u64);
-    let measured = measure_importance(&opened.model, &ids, &mut |done, total| {
+    let measured = measure_importance(&opened.model, &ids, bos, &mut |done, total| {
         bar.set(done as u64, format_args!("{done} of {total} tokens"));
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -333,6 +333,46 @@ fn no_nf4(form: Form) -> anyhow::Error {
         _ => "only Hugging Face folders hold it",
     };
     wrong_input(format!("`nf4` is bitsandbytes' type, and {why}; a folder as OUT is written with it"))
+}
+
+/// Refuses to write over what is there already, or twice to one place. An older Modelfile is kept instead.
+fn check_outputs(args: &Args, form: Form) -> Result<()> {
+    let is_free = |path: &Path| fs::symlink_metadata(path).is_err();
+    let imatrix = args.write_imatrix.as_deref();
+    let taken = (Some(&*args.output).filter(|path| !is_free(path) && !is_empty_folder(path)))
+        .or(imatrix.filter(|path| !is_free(path)));
+    if let Some(path) = taken {
+        let path = path.display();
+        return Err(wrong_input(format!("`{path}` is there already: remove it, or give another name")));
+    }
+    let modelfile = (form == Form::Gguf).then(|| modelfile_path(&args.output));
+    let mut written = Vec::new();
+    for path in [Some(&*args.output), modelfile.as_deref(), imatrix].into_iter().flatten() {
+        let whole = std::path::absolute(path)?;
+        // Two ways to the same folder are one place.
+        let whole = match whole.parent().and_then(|folder| fs::canonicalize(folder).ok()) {
+            Some(folder) => folder.join(whole.file_name().unwrap_or_default()),
+            None => whole,
+        };
+        if written.contains(&whole) {
+            let path = path.display();
+            return Err(wrong_input(format!("`{path}` would be written twice: give another name")));
+        }
+        written.push(whole);
+    }
+    Ok(())
+}
+
+/// Writes the file for Ollama beside a GGUF file, unless there is one; says what to do with it.
+fn write_modelfile(gguf: &Path, text: &str) -> Result<String> {
+    let path = modelfile_path(gguf);
+    let kept = fs::symlink_metadata(&path).is_ok();
+    if !kept {
+        write_file_atomically(&path, text.as_bytes())?;
+    }
+    let path = path.display();
+    let what = if kept { format!(" (`{path}` was there already and is kept)") } else { String::new() };
+    Ok(format!("for Ollama: `ollama create NAME -f {path}`{what}"))
 }
 
 fn is_empty_folder(path: &Path) -> bool {

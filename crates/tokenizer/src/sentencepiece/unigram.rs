@@ -16,14 +16,14 @@ struct Best {
 }
 
 /// Lowest and highest score of normal pieces.
-fn bounds(table: &[Piece]) -> (f32, f32) {
+pub(super) fn bounds(table: &[Piece]) -> (f32, f32) {
     let scores = table.iter().filter(|piece| piece.kind == NORMAL).map(|piece| piece.score);
     scores.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), score| (low.min(score), high.max(score)))
 }
 
 /// The pieces of a normalized text, in order; `None` where a character is in no piece.
 pub(super) fn cut(model: &SentencePiece, text: &str) -> Vec<(Range<usize>, Option<u32>)> {
-    let (lowest, highest) = bounds(&model.table);
+    let (lowest, highest) = model.bounds;
     let mut best: Vec<Option<Best>> = vec![None; text.len() + 1];
     for (start, character) in text.char_indices() {
         let before = best[start].map_or(0.0, |best| best.score);
