@@ -1,5 +1,7 @@
 //! Folders that transformers serialised with bitsandbytes, and models that are quantized while they are loaded.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::ops::ControlFlow;

@@ -191,15 +191,19 @@ fn other_containers_get_the_dequantized_values() {
         [("hf", Form::Safetensors), ("bin", Form::Bin), ("m.gguf", Form::Gguf), ("pth", Form::Pth)]
     {
         let out = folder.path().join(name);
-        let options = ConvertOptions { form, mixture: Some(Mixture::F32), tokenizer: None };
+        let options = ConvertOptions { form, mixture: Some(Mixture::F32), tokenizer: None, importance: None };
         convert(&path, &out, options, &mut go_on).unwrap();
         check_logits(&load(&out, Rest::Frozen), &recording);
         assert_eq!(describe(&out).unwrap().gptq, None);
     }
     let out = folder.path().join("f16.gguf");
-    let written =
-        convert(&path, &out, ConvertOptions { form: Form::Gguf, mixture: None, tokenizer: None }, &mut go_on)
-            .unwrap();
+    let written = convert(
+        &path,
+        &out,
+        ConvertOptions { form: Form::Gguf, mixture: None, tokenizer: None, importance: None },
+        &mut go_on,
+    )
+    .unwrap();
     assert!(written.types.iter().all(|share| ["F16", "F32"].contains(&share.name)), "{:?}", written.types);
     assert_eq!(describe(&path).unwrap().gptq.unwrap().group_size, Some(64));
 }
@@ -214,7 +218,7 @@ fn quantized_here_it_is_read_again_and_better_than_rounded() {
     convert(
         &source,
         &plain,
-        ConvertOptions { form, mixture: Some(Mixture::F32), tokenizer: None },
+        ConvertOptions { form, mixture: Some(Mixture::F32), tokenizer: None, importance: None },
         &mut go_on,
     )
     .unwrap();

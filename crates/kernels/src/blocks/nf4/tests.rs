@@ -60,8 +60,9 @@ fn every_byte_is_two_elements_whichever_instructions_read_it() {
     let expected: Vec<[f32; ELEMENTS]> = blocks
         .iter()
         .map(|block| {
-            let nibble =
-                |i: usize| if i % 2 == 0 { block.nibbles[i / 2] >> 4 } else { block.nibbles[i / 2] & 15 };
+            let nibble = |i: usize| {
+                if i.is_multiple_of(2) { block.nibbles[i / 2] >> 4 } else { block.nibbles[i / 2] & 15 }
+            };
             std::array::from_fn(|i| CODEBOOK[usize::from(nibble(i))] * f32::from_le_bytes(block.absmax))
         })
         .collect();
