@@ -144,9 +144,6 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     let output = args.output.clone();
     let output = output.as_path();
     check_outputs(&args, form)?;
-    if (args.imatrix.is_some() || args.calibration.is_some()) && form != Form::Gguf {
-        return Err(wrong_input("an importance matrix is for GGUF files: give an OUT that ends in `.gguf`"));
-    }
     let is_gptq = matches!(args.quant, Some(Quant::Gptq(_)));
     let imatrix = args.imatrix.is_some() || args.write_imatrix.is_some();
     if (imatrix || args.calibration.is_some() && !is_gptq) && form != Form::Gguf {
