@@ -138,7 +138,7 @@ impl Work<'_> {
                     .map(usize::to_string)
                     .collect();
                 let reason = format!(
-                    "its {inputs} inputs are not whole groups of {size}, which vLLM and others need; a `--group-size` of \
+                    "its {inputs} inputs are not whole groups of {size}, which other programs need; a `--group-size` of \
                      {} or -1 (one group) is possible here",
                     whole.join(", ")
                 );
