@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::families::{GGUF_NAMES, META_NAMES, Names, infer, is_computed};
 use crate::gguf::{gguf_config, gguf_vocabulary, has_neighbouring_pairs};
 use crate::layout::{FileTensor, file_tensors};
-use crate::names::{Extra, Part, Role, TensorId, TensorSpec};
+use crate::names::{self, Extra, Part, Role, TensorId, TensorSpec};
 use crate::source::{Source, Stored};
 use crate::{Config, Error, Family, Module, Result, gguf, meta};
 
@@ -39,6 +39,22 @@ pub(crate) struct Checkpoint {
     source: Source,
 }
 
+/// The model in a checkpoint.
+pub(crate) struct Contents {
+    pub(crate) config: Config,
+    /// Its tensors.
+    pub(crate) specs: Vec<TensorSpec>,
+    /// Those of the file, which are all of them and nothing else.
+    pub(crate) layout: Vec<FileTensor>,
+}
+
+impl Contents {
+    /// Values of all tensors.
+    pub(crate) fn elements(&self) -> u64 {
+        self.specs.iter().map(|spec| spec.elements() as u64).sum()
+    }
+}
+
 impl Checkpoint {
     /// Opens what is at `path`, by content; see [`Source::open`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
@@ -51,6 +67,16 @@ impl Checkpoint {
 
     pub(crate) fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// What the model is, after all tensors of the file were found to be its own, and none to be missing.
+    pub(crate) fn contents(&self) -> Result<Contents> {
+        let config = self.config()?;
+        self.check_layers(&config)?;
+        let specs = names::tensors(&config);
+        let layout = self.layout(&config, &specs);
+        self.check(&config, &layout)?;
+        Ok(Contents { config, specs, layout })
     }
 
     /// Where its companions lie: `config.json`, the tokenizer.
@@ -154,7 +180,7 @@ impl Checkpoint {
     }
 
     /// Refuses a number of blocks that the file cannot hold, before anything of that size is made.
-    pub(crate) fn check_layers(&self, config: &Config) -> Result<()> {
+    fn check_layers(&self, config: &Config) -> Result<()> {
         let (layers, tensors) = (config.num_hidden_layers, self.source.names().len());
         if layers <= tensors {
             return Ok(());
@@ -164,7 +190,7 @@ impl Checkpoint {
     }
 
     /// The tensors that a file of this container and family holds.
-    pub(crate) fn layout(&self, config: &Config, specs: &[TensorSpec]) -> Vec<FileTensor> {
+    fn layout(&self, config: &Config, specs: &[TensorSpec]) -> Vec<FileTensor> {
         file_tensors(config, specs, self.names(config))
     }
 
@@ -179,7 +205,7 @@ impl Checkpoint {
     }
 
     /// Fails unless the file holds exactly the tensors of `layout`, in these shapes and in types that can be read.
-    pub(crate) fn check(&self, config: &Config, layout: &[FileTensor]) -> Result<()> {
+    fn check(&self, config: &Config, layout: &[FileTensor]) -> Result<()> {
         self.check_names(config, layout)?;
         layout.iter().try_for_each(|file| self.checked(file).map(|_| ()))
     }

@@ -20,11 +20,11 @@ use danlu_tokenizer::Tokenizer;
 use fs_err as fs;
 use serde_json::Map;
 
-use crate::checkpoint::{Checkpoint, halves_to_pairs, is_rotated, pairs_to_halves};
+use crate::checkpoint::{Checkpoint, Contents, halves_to_pairs, is_rotated, pairs_to_halves};
 use crate::families::{GGUF_NAMES, Names};
 use crate::layout::{FileTensor, file_tensors};
 use crate::mixture::Mixture;
-use crate::names::{self, Role, TensorId, TensorSpec};
+use crate::names::{Role, TensorId, TensorSpec};
 use crate::open::check_vocabulary;
 use crate::save::write_description;
 use crate::source::{Source, dtype_of};
@@ -33,7 +33,7 @@ use crate::{Config, Error, Family, Result};
 /// Values that are read, turned and written at once, about.
 const CHUNK: usize = 1 << 22;
 /// Files beside a model's weights that are copied as they are where the tokenizer is not one that is read here.
-const COMPANIONS: [&str; 8] = [
+pub(crate) const COMPANIONS: [&str; 8] = [
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -122,22 +122,8 @@ pub fn convert(
     options: ConvertOptions,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Converted> {
-    let Input { checkpoint, config, specs, layout, tokenizer } = Input::open(input, options.tokenizer)?;
-    let total = specs.iter().map(|spec| spec.elements() as u64).sum();
-    let mut work = Work {
-        checkpoint: &checkpoint,
-        config: &config,
-        specs: &specs,
-        layout: &layout,
-        neighbours: false,
-        unit_head: false,
-        importance: None,
-        progress,
-        done: 0,
-        total,
-        types: Vec::new(),
-        notes: Vec::new(),
-    };
+    let Input { checkpoint, contents, tokenizer } = Input::open(input, options.tokenizer)?;
+    let mut work = Work::new(&checkpoint, &contents, contents.elements(), progress);
     let written = match options.form {
         Form::Safetensors | Form::Bin => {
             work.folder(output, options.form, options.mixture, tokenizer.as_ref())?
@@ -157,9 +143,7 @@ pub fn convert(
 /// A model to convert.
 struct Input {
     checkpoint: Checkpoint,
-    config: Config,
-    specs: Vec<TensorSpec>,
-    layout: Vec<FileTensor>,
+    contents: Contents,
     /// Its own vocabulary, or the one in its place.
     tokenizer: Option<Tokenizer>,
 }
@@ -173,19 +157,15 @@ impl Input {
             )));
         }
         let checkpoint = Checkpoint::open(path)?;
-        let config = checkpoint.config()?;
-        checkpoint.check_layers(&config)?;
-        let specs = names::tensors(&config);
-        let layout = checkpoint.layout(&config, &specs);
-        checkpoint.check(&config, &layout)?;
+        let contents = checkpoint.contents()?;
         let tokenizer = match tokenizer {
             Some(tokenizer) => Some(tokenizer),
             None => checkpoint.tokenizer()?,
         };
         if let Some(tokenizer) = &tokenizer {
-            check_vocabulary(tokenizer, config.vocab_size, path)?;
+            check_vocabulary(tokenizer, contents.config.vocab_size, path)?;
         }
-        Ok(Self { checkpoint, config, specs, layout, tokenizer })
+        Ok(Self { checkpoint, contents, tokenizer })
     }
 }
 
@@ -204,6 +184,31 @@ struct Work<'a> {
     total: u64,
     types: Vec<TypeShare>,
     notes: Vec<String>,
+}
+
+impl<'a> Work<'a> {
+    /// Work of `total` steps, about a value each.
+    fn new(
+        checkpoint: &'a Checkpoint,
+        contents: &'a Contents,
+        total: u64,
+        progress: &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Self {
+        Self {
+            checkpoint,
+            config: &contents.config,
+            specs: &contents.specs,
+            layout: &contents.layout,
+            neighbours: false,
+            unit_head: false,
+            importance: None,
+            progress,
+            done: 0,
+            total,
+            types: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
 }
 
 impl Work<'_> {

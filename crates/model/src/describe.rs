@@ -6,7 +6,7 @@ use danlu_tokenizer::Tokenizer;
 
 use crate::checkpoint::Checkpoint;
 use crate::convert::{TypeShare, add_share};
-use crate::{Config, Error, Gptq, Result, names};
+use crate::{Config, Error, Gptq, Result};
 
 /// What was found.
 pub struct Description {
@@ -39,12 +39,7 @@ pub fn describe(path: &Path) -> Result<Description> {
         };
         add_share(&mut types, name, tensors, info.byte_length().unwrap_or(0) as u64);
     }
-    let config = checkpoint.config().and_then(|config| {
-        checkpoint.check_layers(&config)?;
-        let layout = checkpoint.layout(&config, &names::tensors(&config));
-        checkpoint.check(&config, &layout)?;
-        Ok(config)
-    });
+    let config = checkpoint.contents().map(|contents| contents.config);
     let (container, tokenizer) = (checkpoint.source().name(), checkpoint.tokenizer());
     let gptq = checkpoint.source().gptq();
     Ok(Description { container, gptq, types, config, tokenizer })

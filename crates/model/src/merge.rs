@@ -16,7 +16,8 @@ use half::f16;
 use serde_json::{Value, json};
 
 use crate::adapter_set::{AdapterSet, TensorChange};
-use crate::checkpoint::{Checkpoint, block_type, to_f32};
+use crate::checkpoint::{Checkpoint, Contents, block_type, to_f32};
+use crate::convert::COMPANIONS;
 use crate::gptq::{Gptq, METHOD};
 use crate::layout::{FileTensor, file_tensors};
 use crate::names::{self, TensorSpec};
@@ -27,16 +28,6 @@ use crate::{Config, Error, Result};
 /// Values that are changed and written at a time, about.
 const CHUNK: usize = 1 << 22;
 const CONFIG: &str = "config.json";
-const TOKENIZER_FILES: [&str; 8] = [
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-];
 
 /// How a merged model is written.
 #[derive(Clone, Debug)]
@@ -160,11 +151,7 @@ impl Source {
             return Ok(source);
         }
         let checkpoint = Checkpoint::open(path)?;
-        let config = checkpoint.config()?;
-        checkpoint.check_layers(&config)?;
-        let specs = names::tensors(&config);
-        let layout = checkpoint.layout(&config, &specs);
-        checkpoint.check(&config, &layout)?;
+        let Contents { config, specs, layout } = checkpoint.contents()?;
         let kinds = specs.iter().enumerate().find_map(|(id, spec)| checkpoint.blocks(&layout, id, spec));
         if let (Some(kind), None) = (kinds, dtype) {
             return Err(quantized(path, kind.name()));
@@ -412,11 +399,11 @@ fn write_beside(
             write_json(&folder.join("generation_config.json"), &generation)?;
         }
     }
-    let has_tokenizer = |folder: &Path| TOKENIZER_FILES[..2].iter().any(|name| folder.join(name).is_file());
+    let has_tokenizer = |folder: &Path| COMPANIONS[..2].iter().any(|name| folder.join(name).is_file());
     let owner = adapters.iter().find(|folder| has_tokenizer(folder));
     let from = owner.map_or(source.path.as_path(), |owner| *owner);
     if from.is_dir() {
-        for name in TOKENIZER_FILES.iter().filter(|name| from.join(name).is_file()) {
+        for name in COMPANIONS.iter().filter(|name| from.join(name).is_file()) {
             fs::copy(from.join(name), folder.join(name))?;
         }
     } else if let Tensors::Read { checkpoint, .. } = &source.tensors

@@ -11,9 +11,9 @@ use danlu_kernels::unit_rows::unit_rows_in_place;
 use danlu_kernels::{Buffer, Precision};
 use danlu_tokenizer::Tokenizer;
 
-use crate::checkpoint::{Checkpoint, is_quantizable};
+use crate::checkpoint::{Checkpoint, Contents, is_quantizable};
 use crate::model::Stored;
-use crate::names::{self, Role, TensorId, TensorSpec};
+use crate::names::{Role, TensorId, TensorSpec};
 use crate::{Error, Model, Parameters, Result};
 
 /// Values that are read as f32 at once on their way to another type.
@@ -137,15 +137,11 @@ fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) 
         )));
     }
     let checkpoint = Checkpoint::open(path)?;
-    let config = checkpoint.config()?;
+    let Contents { config, specs, layout } = checkpoint.contents()?;
     let tokenizer = checkpoint.tokenizer()?;
     if let Some(tokenizer) = &tokenizer {
         check_vocabulary(tokenizer, config.vocab_size, path)?;
     }
-    checkpoint.check_layers(&config)?;
-    let specs = names::tensors(&config);
-    let layout = checkpoint.layout(&config, &specs);
-    checkpoint.check(&config, &layout)?;
     let model = match rest {
         Rest::Frozen | Rest::Stored | Rest::Quantized(_) => {
             if let Rest::Quantized(kind) = rest {

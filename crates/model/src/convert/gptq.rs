@@ -53,26 +53,13 @@ pub fn quantize_gptq(
     tokenizer: Option<Tokenizer>,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Converted> {
-    let Input { checkpoint, config, specs, layout, tokenizer } = Input::open(input, tokenizer)?;
+    let Input { checkpoint, contents, tokenizer } = Input::open(input, tokenizer)?;
+    let config = &contents.config;
     let batches = batches(&options.calibration);
     // A pass of a batch and the solution of a layer count as much as a stretch of values that is written.
     let steps = config.num_hidden_layers * (PASSES * batches.len() + Module::ALL.len());
-    let elements: usize = specs.iter().map(names::TensorSpec::elements).sum();
-    let total = (steps * CHUNK + elements) as u64;
-    let mut work = Work {
-        checkpoint: &checkpoint,
-        config: &config,
-        specs: &specs,
-        layout: &layout,
-        neighbours: false,
-        unit_head: false,
-        importance: None,
-        progress,
-        done: 0,
-        total,
-        types: Vec::new(),
-        notes: Vec::new(),
-    };
+    let total = (steps * CHUNK) as u64 + contents.elements();
+    let mut work = Work::new(&checkpoint, &contents, total, progress);
     work.check_grid(options.settings)?;
     if checkpoint.source().gptq().is_some() {
         work.notes.push("it was quantized before (GPTQ), so it loses more than from the original".into());
