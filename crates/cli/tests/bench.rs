@@ -1,7 +1,6 @@
 //! `danlu bench` as scripts use it: what it measures is said in fixed words.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

@@ -1,7 +1,6 @@
 //! `danlu chat` through a pipe.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,6 @@
 //! The other verbs as a whole, and the reference.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

@@ -1,7 +1,6 @@
 //! `danlu info` and `danlu convert` as a user types them; what a conversion takes and leaves is in `convert_limits.rs`.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

@@ -1,7 +1,6 @@
 //! What `danlu convert` takes of the machine, and what it leaves when it cannot end.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,7 +1,6 @@
 //! Looking at data before training on it.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

@@ -1,7 +1,6 @@
 //! The documentation: both languages say the same, and what it names is there.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 
@@ -148,4 +147,21 @@ fn every_dependency_has_its_reason() {
 fn the_reference_is_up_to_date() {
     let checked = run(project(), &["docs", "--check"]);
     assert_eq!(checked.code, 0, "{}", checked.stderr);
+}
+
+/// A file that no program names would not even be compiled.
+#[test]
+fn every_file_of_tests_belongs_to_a_program() {
+    for room in std::fs::read_dir(project().join("crates")).unwrap() {
+        let room = room.unwrap().path();
+        let Ok(all) = std::fs::read_to_string(room.join("tests/all.rs")) else { continue };
+        let manifest = std::fs::read_to_string(room.join("Cargo.toml")).unwrap();
+        for file in std::fs::read_dir(room.join("tests")).unwrap() {
+            let path = file.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let is_named = all.contains(&format!("\nmod {name};\n"))
+                || manifest.contains(&format!("\"tests/{name}.rs\""));
+            assert!(is_named || path.is_dir(), "{}: add `mod {name};` to `all.rs`", path.display());
+        }
+    }
 }

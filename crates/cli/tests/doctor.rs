@@ -1,7 +1,6 @@
 //! `danlu doctor` as users and scripts see it.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

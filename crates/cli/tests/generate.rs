@@ -1,7 +1,6 @@
 //! `danlu generate` as a whole: the fixed form, prompts of every kind, streaming, mistakes.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::io::Read;
 use std::path::Path;

@@ -1,7 +1,6 @@
 //! GPTQ as a user meets it: folders of others are used and trained on, models become folders of it.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use common::{TEXT, golden, ids, run, vocabulary, with_model, write_model};
 use serde_json::Value;

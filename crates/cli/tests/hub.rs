@@ -1,7 +1,6 @@
 //! Ids of a hub in place of paths, and `danlu download`, against a hub on the loopback interface.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 #[path = "../../hub/tests/server/mod.rs"]
 mod server;
 

@@ -1,9 +1,8 @@
 //! The way of somebody who comes from Luban or Baby-Llama2: `.pth` in, questions and answers as CSV, `epoch_0.pth` out.
 //!
 //! `tools/golden/luban.py check` compares the same way with PyTorch.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,6 @@
 //! The memory of a run: what `danlu plan` says beforehand, what a run takes, and how it is made to fit.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

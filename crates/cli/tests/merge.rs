@@ -1,7 +1,6 @@
 //! Merging adapters, and finding the model that an adapter belongs to.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

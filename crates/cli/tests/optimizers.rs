@@ -1,7 +1,6 @@
 //! Every optimizer through `danlu train` and `danlu plan`: learning, threads, kills, updates inside the backward, refusals.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,7 +1,6 @@
 //! Quantization while loading, NF4 folders and QLoRA through the program.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

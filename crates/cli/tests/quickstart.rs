@@ -1,7 +1,6 @@
 //! `danlu quickstart` as a whole: what it leaves in its folder, what it refuses, what Ctrl-C leaves.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -137,7 +136,7 @@ fn ctrl_c_leaves_a_checkpoint_that_training_goes_on_from() {
 }
 
 #[test]
-#[ignore = "takes four minutes on 2 cores; run with `cargo test --release --test quickstart -- --ignored`"]
+#[ignore = "takes four minutes on 2 cores; run with `cargo test --release --test all -- --ignored quickstart::`"]
 fn the_full_run_reaches_its_goals() {
     let folder = tempfile::tempdir().unwrap();
     let result = run(folder.path(), &["quickstart", "--json"]).json();

@@ -1,7 +1,6 @@
 //! What users of the projects before this one rely on.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use common::{ids, run, with_model};
 

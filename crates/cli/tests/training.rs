@@ -1,7 +1,6 @@
 //! `danlu train` and `danlu plan` as users run them: kills, Ctrl-C, a full disk, other numbers of threads, mistakes.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

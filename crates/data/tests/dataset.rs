@@ -1,8 +1,6 @@
 //! Datasets → samples: what is learned, what is dropped and cut, and that all of it is counted.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-mod common;
+use crate::common;
 
 use std::collections::{BTreeMap, HashSet};
 

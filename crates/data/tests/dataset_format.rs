@@ -1,7 +1,5 @@
 //! Columns → documents and conversations, for every known layout, and what the messages say about wrong columns.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use danlu_data::dataset_format::{Layout, Purpose, Row, Tags};
 use danlu_data::{Columns, Content};
 use serde_json::{Value, json};

@@ -1,7 +1,5 @@
 //! Files → records: every format, and what the messages say about damaged files.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use std::path::{Path, PathBuf};
 
 use danlu_data::{Content, DataError, Records, Result};

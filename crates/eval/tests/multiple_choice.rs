@@ -1,7 +1,6 @@
 //! Multiple choice: what is read, what is asked, and who wins.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

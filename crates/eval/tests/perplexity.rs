@@ -1,7 +1,6 @@
 //! Perplexity against transformers' recordings and against its definition.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

@@ -1,7 +1,6 @@
 //! `adapter_config.json`: a real one, PEFT's variants, and what is written.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
+use crate::common;
 
 use common::shared_data;
 use danlu_formats::{AdapterConfig, Bias, Error, InitLoraWeights, ModuleSelection, TokenIndices};

@@ -1,5 +1,4 @@
 //! Folders and files that are there whole or not at all, also on a disk that is really full.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
 use std::process::Command;
@@ -85,7 +84,8 @@ fn child_that_saves_too_much() {
 /// Runs the child after `setup` in a shell; its output, or `None` if the setup is not possible here.
 fn run_child(root: &Path, shell: &[&str], setup: &str) -> Option<String> {
     let test = std::env::current_exe().unwrap();
-    let script = format!("{setup} || exit 77; exec \"$0\" --exact child_that_saves_too_much --nocapture");
+    let script =
+        format!("{setup} || exit 77; exec \"$0\" --exact atomic::child_that_saves_too_much --nocapture");
     let output = Command::new(shell[0])
         .args(&shell[1..])
         .args(["-c", &script])
@@ -143,7 +143,7 @@ fn a_kill_at_any_time_leaves_a_whole_checkpoint() {
     let path = root.path().join("checkpoint");
     for kill in 0..20 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_saves_for_ever"])
+            .args(["--exact", "atomic::child_that_saves_for_ever"])
             .env(ENDLESS, &path)
             .stdout(std::process::Stdio::null())
             .spawn()

@@ -1,5 +1,4 @@
 //! Meta's checkpoints in several files: cut, written, opened and joined again.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
 

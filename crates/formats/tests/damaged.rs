@@ -4,13 +4,12 @@
 //! A long run, in minutes (it prints what it did):
 //!
 //! ```text
-//! TMPDIR=/dev/shm DANLU_FUZZ_CASES=100000 cargo test -p danlu-formats --test damaged -- --nocapture mutated
+//! TMPDIR=/dev/shm DANLU_FUZZ_CASES=100000 cargo test -p danlu-formats --test all -- --nocapture damaged::mutated
 //! ```
 //!
 //! `DANLU_FUZZ_SEED` starts it elsewhere. A failing file stays in the temporary folder and is named.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
+use crate::common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -292,14 +291,14 @@ fn run_in_little_memory(test: &str, cases: &str) -> String {
 #[test]
 fn mutated_files_give_an_error_or_tensors() {
     let cases = std::env::var("DANLU_FUZZ_CASES").unwrap_or("300".to_string());
-    let output = run_in_little_memory("child_that_opens_damaged_files", &cases);
+    let output = run_in_little_memory("damaged::child_that_opens_damaged_files", &cases);
     assert!(output.contains("llama2.c v2"), "{output}");
     println!("{output}");
 }
 
 #[test]
 fn hostile_pickles_take_little_memory() {
-    assert!(run_in_little_memory("hostile_pickles_end_in_an_error", "0").contains("1 passed"));
+    assert!(run_in_little_memory("damaged::hostile_pickles_end_in_an_error", "0").contains("1 passed"));
 }
 
 /// A file of the form before PyTorch 1.6 with this object and no data.

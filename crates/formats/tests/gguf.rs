@@ -1,7 +1,6 @@
 //! GGUF: real files, files by hand, damaged files.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
+use crate::common;
 
 use common::{GgufBuilder, array, shared_data, small_gguf, string};
 use danlu_formats::{Array, Dtype, Error, Gguf, SafetensorsFolder, Value};

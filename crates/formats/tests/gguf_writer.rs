@@ -1,7 +1,6 @@
 //! Writing GGUF: byte for byte as gguf-py does, round trips through the reader, refusals, damage.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

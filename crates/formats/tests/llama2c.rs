@@ -1,7 +1,6 @@
 //! llama2.c files: the three versions of a real model, round trips, refusals, damaged files.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

@@ -1,7 +1,6 @@
 //! PyTorch files: agreement with `torch.save`, refusal of code, round trips, shards, real files.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 

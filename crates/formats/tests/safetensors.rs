@@ -1,7 +1,6 @@
 //! safetensors: round trips, agreement with the reference, shards, damaged files.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
+use crate::common;
 
 use std::collections::HashMap;
 use std::path::Path;

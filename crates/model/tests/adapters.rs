@@ -1,7 +1,6 @@
 //! PEFT adapters of every kind against recordings of PEFT, and adapters that must be refused.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 

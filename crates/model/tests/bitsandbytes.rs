@@ -1,8 +1,6 @@
 //! Folders that transformers serialised with bitsandbytes, and models that are quantized while they are loaded.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-mod common;
+use crate::common;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

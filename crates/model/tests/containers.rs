@@ -1,7 +1,6 @@
 //! One model in every container: read, written, and refused where it is damaged.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,6 @@
 //! The families beside plain Llama, and the rope scalings, against recordings of transformers (`tools/golden/`).
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,8 +1,7 @@
 //! Meta's names and rotation of neighbours, as Baby-Llama2 and Luban have them: against a Llama of the same weights, and
 //! against recordings of PyTorch (`tools/golden/luban.py`).
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use common::families::*;
 use common::*;

@@ -1,8 +1,7 @@
 //! Families whose files hold several matrices in one tensor, or a head that is divided: against a Llama of the same
 //! weights.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::ops::ControlFlow;
 

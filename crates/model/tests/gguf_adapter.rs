@@ -1,7 +1,6 @@
 //! Adapters as GGUF files, read back and compared with what PEFT's file says.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::PathBuf;
 

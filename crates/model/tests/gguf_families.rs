@@ -1,7 +1,6 @@
 //! GGUF files of the families: the same tensors under GGUF's names and keys are the same model.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 

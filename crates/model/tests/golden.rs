@@ -1,7 +1,6 @@
 //! Whole models against recordings of transformers and PEFT (`tools/golden/`).
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::ops::ControlFlow;
 

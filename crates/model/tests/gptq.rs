@@ -1,7 +1,6 @@
 //! Folders of GPTQ: read as recorded, kept quantized under adapters, written so that they are read again.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::ops::ControlFlow;
 use std::path::Path;

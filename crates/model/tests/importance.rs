@@ -1,7 +1,6 @@
 //! Importance matrices count what `llama-imatrix` counts.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::ops::ControlFlow;
 

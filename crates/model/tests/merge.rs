@@ -1,7 +1,6 @@
 //! Merged models against recordings of PEFT: the same logits without the adapter, in the base's container.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 

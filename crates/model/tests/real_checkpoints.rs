@@ -1,5 +1,4 @@
 //! Trained models from `../shared/data/checkpoints` against their recorded results. Skipped, and said so, without them.
-#![allow(clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

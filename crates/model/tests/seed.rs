@@ -1,9 +1,8 @@
 //! What users of the projects before this one rely on: their checkpoints load, merge and convert as they know it.
 //!
 //! `seed_004_w_pack_model…` is in `families_packed.rs`, the number of parameters of every preset in `presets.rs`.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+use crate::common;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,6 @@
 //! Vocabularies inside real GGUF files give the ids that llama.cpp recorded.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use common::{gguf_vocabulary, shared};
 use danlu_tokenizer::{GgufVocabulary, SpecialTokens, Tokenizer};

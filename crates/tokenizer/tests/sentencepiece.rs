@@ -1,7 +1,6 @@
 //! Sentencepiece `.model` files give the ids that sentencepiece itself records.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

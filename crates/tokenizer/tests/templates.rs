@@ -1,7 +1,6 @@
 //! Chat templates: the built-in formats byte for byte, real ones, what is trained, and no second BOS.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use common::shared;
 use danlu_tokenizer::{

@@ -1,7 +1,6 @@
 //! Vocabularies from files: recorded ids, text that comes back, streaming, special tokens, damage.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use common::shared;
 use danlu_tokenizer::{BpeTraining, SpecialTokens, Tokenizer};

@@ -1,7 +1,6 @@
 //! A vocabulary trained here is deterministic, useful for Chinese, and survives its files.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use common::shared;
 use danlu_tokenizer::{BpeTraining, SpecialTokens, TokenRole, Tokenizer, TrainedToken, TrainingProgress};

@@ -1,5 +1,4 @@
 //! Whole optimizer runs against recordings of PyTorch (`tools/golden/tiny_adamw.py`, `tiny_lora.py`).
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,5 @@
 //! Twenty steps of every optimizer with given gradients, against recordings of PyTorch and transformers
 //! (`tools/golden/optimizers.py`).
-#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 

@@ -1,5 +1,4 @@
 //! Whole runs on a tiny model: what a run gives does not depend on how it was cut, stopped or continued.
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,4 @@
 //! Running the program, and models that are small enough for it.
-#![allow(dead_code, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,4 @@
 //! A tiny model with a vocabulary trained here, and files of questions.
-#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 

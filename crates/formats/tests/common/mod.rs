@@ -1,5 +1,4 @@
 //! What several tests share: where the real files are, and small GGUF files made by hand.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::path::PathBuf;
 

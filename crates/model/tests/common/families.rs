@@ -1,5 +1,4 @@
 //! Models of the other families, made from recorded Llamas, and how far two models lie apart.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
 //! Recordings, and what is computed to compare with them.
-#![allow(dead_code, clippy::unwrap_used)]
 
 pub mod families;
 

@@ -1,5 +1,4 @@
 //! Finding the real files, and reading the metadata of a GGUF file.
-#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use danlu_tokenizer::GgufVocabulary;
 use std::collections::HashMap;

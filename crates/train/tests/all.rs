@@ -1,0 +1,6 @@
+//! Training against what was recorded of other programs, and as a run. One program, which links faster than one for each file.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod adamw;
+mod optimizers;
+mod run;
