@@ -152,8 +152,10 @@ fn multiply<K: Kernel, const OWN_A: bool>(
     parallel_for(tasks * parts, |index| {
         let (task, part) = (index / parts, index % parts);
         let others = others * part / parts..others * (part + 1) / parts;
-        let first = panels * task / tasks * own_width;
-        let length = (panels * (task + 1) / tasks * own_width).min(own_length) - first;
+        // The larger tasks come first, so that threads end together.
+        let start = |task: usize| (panels / tasks * task + task.min(panels % tasks)) * own_width;
+        let (first, end) = (start(task), start(task + 1).min(own_length));
+        let length = end - first;
         let block = match OWN_A {
             true => Block { row: first, rows: length, column: 0, columns: n },
             false => Block { row: 0, rows: m, column: first, columns: length },
