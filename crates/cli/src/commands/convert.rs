@@ -149,7 +149,7 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     };
     let form = match args.parts {
         None => form,
-        Some(parts) if form == Form::Pth && !args.output.extension().is_some_and(|end| end == "pth") => {
+        Some(parts) if form == Form::Pth && args.output.extension().is_none_or(|end| end != "pth") => {
             Form::PthParts(parts.into())
         }
         Some(_) => {

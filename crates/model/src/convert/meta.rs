@@ -62,6 +62,13 @@ impl Work<'_> {
                 "the head is the embedding, and only there; Meta's own code wants `output.weight` too".into(),
             );
         }
+        if !self.config.vocab_size.is_multiple_of(count) {
+            self.notes.push(format!(
+                "the {} rows of the vocabulary do not divide into {count} parts: the last has the rest, which Meta's own \
+                 code does not take",
+                self.config.vocab_size
+            ));
+        }
         // What lies in columns, and what each file has whole, is read once for each file.
         let is_read_again = |(_, cut): &(&TensorInfo, &Option<usize>)| **cut != Some(0);
         let again = infos.iter().zip(&cuts).filter(is_read_again).filter_map(|(info, _)| info.elements());
@@ -91,7 +98,7 @@ impl Work<'_> {
     /// Along which dimension each tensor is cut.
     ///
     /// # Errors
-    /// One that does not divide into `count` parts; Meta's code takes an uneven head.
+    /// One that does not divide into `count` parts; of a vocabulary, the last part takes the rest.
     fn cuts(&self, infos: &[TensorInfo], count: usize) -> Result<Vec<Option<usize>>> {
         let config = self.config;
         let refuse = |what: &str, number: usize| {
@@ -107,8 +114,11 @@ impl Work<'_> {
             }
         }
         let embedding = embedding_cut(config);
+        let is_table =
+            |info: &TensorInfo| [META_NAMES.embedding, META_NAMES.head].contains(&info.name.as_str());
         let cut = |info: &TensorInfo| match cut_along(&info.name, embedding) {
-            Some(cut) if info.name != META_NAMES.head && !info.shape[cut].is_multiple_of(count) => {
+            Some(0) if is_table(info) => Ok(Some(0)),
+            Some(cut) if !info.shape[cut].is_multiple_of(count) => {
                 let what = ["rows", "columns"][cut];
                 Err(refuse(&format!("{what} of `{}`", info.name), info.shape[cut]))
             }
