@@ -5,7 +5,8 @@ use crate::common;
 use std::path::Path;
 
 use common::{TEXT, copy_folder, golden, run, shared, with_model};
-use danlu_formats::{Gguf, ImportanceMatrix};
+use danlu_formats::{Gguf, ImportanceMatrix, PytorchFolder};
+use danlu_model::{Config, Model, Precision, save_folder};
 use serde_json::json;
 
 #[test]
@@ -61,6 +62,13 @@ fn mistakes_are_named_and_nothing_is_overwritten() {
         let more = ["--calibration", "absent.txt", "--write-imatrix", imatrix];
         run(folder, &[&quant[..], &more].concat()).is_refused(sentence);
     }
+    for arguments in [["m.pth", "pth"], ["m", "safetensors"]] {
+        let [output, to] = arguments;
+        run(folder, &["convert", "model", output, "--to", to, "--parts", "2"])
+            .is_refused("is for Meta's folder");
+    }
+    run(folder, &["convert", "model", "out", "--to", "pth", "--parts", "8"])
+        .is_refused("the model's 4 heads do not divide into 8 parts");
     run(folder, &["convert", "model", "x.Modelfile", "--to", "gguf"]).is_refused("would be written twice");
     assert_eq!(std::fs::read_to_string(folder.join("there.gguf")).unwrap(), "mine");
     assert!(!folder.join("m.gguf").exists() && !folder.join("a.gguf").exists());
@@ -168,6 +176,50 @@ fn calibration_makes_a_real_model_better() {
     let (plain, calibrated) = (perplexity(&[]), perplexity(&["--calibration", "calibration.txt"]));
     println!("Q3_K_M: perplexity {plain:.3}, calibrated {calibrated:.3}");
     assert!(calibrated < 0.99 * plain, "{plain} {calibrated}");
+}
+
+#[test]
+fn metas_folder_is_cut_for_the_processes_that_run_in_parallel() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // Llama 2's code cuts the embedding by columns, and the last part of the head takes the rest of its rows; Llama 3's,
+    // known by the base of its rotations, cuts both by rows.
+    for (rope_theta, vocab_size, embedding, head) in
+        [(10_000.0, 97, [97, 8], [13, 64]), (500_000.0, 96, [12, 64], [12, 64])]
+    {
+        let config = Config {
+            vocab_size,
+            hidden_size: 64,
+            intermediate_size: 96,
+            num_hidden_layers: 1,
+            num_attention_heads: 16,
+            num_key_value_heads: 8,
+            head_dim: 4,
+            max_position_embeddings: 64,
+            rope_theta,
+            ..Config::default()
+        };
+        std::fs::create_dir_all(folder.join("model")).unwrap();
+        let model = Model::zeros(config, Precision::F32).initialize(7);
+        save_folder(&model, None, &folder.join("model"), usize::MAX).unwrap();
+        let original = std::fs::read(folder.join("model/model.safetensors")).unwrap();
+        for parts in ["1", "2", "8"] {
+            run(folder, &["convert", "model", "meta", "--to", "pth", "--parts", parts, "--json"]).json();
+            run(folder, &["convert", "meta", "back", "--json"]).json();
+            assert!(std::fs::read(folder.join("back/model.safetensors")).unwrap() == original, "{parts}");
+            std::fs::remove_dir_all(folder.join("back")).unwrap();
+            if parts == "8" {
+                let last = PytorchFolder::open(folder.join("meta/consolidated.07.pth")).unwrap();
+                let shape = |name: &str| last.tensor(name).unwrap().info.shape.clone();
+                assert_eq!(shape("tok_embeddings.weight"), embedding);
+                assert_eq!(shape("output.weight"), head);
+                assert_eq!(shape("layers.0.attention.wk.weight"), [4, 64]);
+                assert_eq!(shape("layers.0.feed_forward.w2.weight"), [64, 12]);
+                assert_eq!(shape("norm.weight"), [64]);
+            }
+            std::fs::remove_dir_all(folder.join("meta")).unwrap();
+        }
+    }
 }
 
 #[test]

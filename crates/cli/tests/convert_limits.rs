@@ -1,4 +1,4 @@
-//! What `danlu convert` takes of the machine, and what it leaves when it cannot end.
+//! What `danlu convert` and `danlu merge` take of the machine, and what a conversion leaves when it cannot end.
 
 use crate::common;
 
@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{run, with_model, with_own_mounts};
+use danlu_formats::{Dtype, Error, TensorInfo, WriteOptions, write_pytorch, write_safetensors};
 use serde_json::{Map, Value, json};
 
 const LAYERS: usize = 8;
@@ -74,6 +75,64 @@ fn the_peak_of_memory_is_below_two_tensors_and_200_mb() {
         println!("{arguments:?}: {peak} MB of {limit} allowed, {} bytes written", written["bytes"]);
         assert!(peak < limit as u64, "{arguments:?}: {peak} MB");
     }
+}
+
+#[test]
+fn merging_a_base_in_bin_shards_takes_less_than_two_of_them() {
+    const SHARD: usize = 20 << 20;
+    const REST: u64 = 32;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let [base, adapter] = ["base", "adapter"].map(|name| folder.join(name));
+    std::fs::create_dir(&base).unwrap();
+    std::fs::create_dir(&adapter).unwrap();
+    let (hidden, intermediate, layers) = (512, 2048, 8);
+    let info = |name: String, shape: &[usize]| TensorInfo { name, dtype: Dtype::F32, shape: shape.to_vec() };
+    let mut tensors = vec![info("model.embed_tokens.weight".into(), &[8192, hidden])];
+    let mut lora = Vec::new();
+    for layer in 0..layers {
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            tensors.push(info(format!("model.layers.{layer}.{name}.weight"), &[hidden]));
+        }
+        for (name, outputs, inputs) in [
+            ("self_attn.q_proj", hidden, hidden),
+            ("self_attn.k_proj", hidden, hidden),
+            ("self_attn.v_proj", hidden, hidden),
+            ("self_attn.o_proj", hidden, hidden),
+            ("mlp.gate_proj", intermediate, hidden),
+            ("mlp.up_proj", intermediate, hidden),
+            ("mlp.down_proj", hidden, intermediate),
+        ] {
+            let name = format!("model.layers.{layer}.{name}");
+            lora.push(info(format!("base_model.model.{name}.lora_A.weight"), &[4, inputs]));
+            lora.push(info(format!("base_model.model.{name}.lora_B.weight"), &[outputs, 4]));
+            tensors.push(info(format!("{name}.weight"), &[outputs, inputs]));
+        }
+    }
+    tensors.push(info("model.norm.weight".into(), &[hidden]));
+    let ones = |info: &TensorInfo| 1f32.to_le_bytes().repeat(info.elements().unwrap());
+    let options = WriteOptions { base_name: "pytorch_model".into(), max_shard_bytes: SHARD };
+    write_pytorch::<Error>(&base, &options, &tensors, &[], |place, sink| sink.write(&ones(&tensors[place])))
+        .unwrap();
+    let options = WriteOptions { base_name: "adapter_model".into(), ..WriteOptions::default() };
+    write_safetensors::<Error>(&adapter, &options, &lora, |place, sink| sink.write(&ones(&lora[place])))
+        .unwrap();
+    let config = json!({
+        "model_type": "llama", "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": 8, "vocab_size": 8192, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": true, "hidden_act": "silu",
+    });
+    std::fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    let config = json!({ "peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": modules });
+    std::fs::write(adapter.join("adapter_config.json"), config.to_string()).unwrap();
+    let shards = names(&base).iter().filter(|name| name.ends_with(".bin")).count();
+    let merged =
+        run(folder, &["merge", "--base", "base", "--adapter", "adapter", "--out", "out", "--json"]).json();
+    assert_eq!(merged["changed"], 7 * layers);
+    let (peak, limit) = (merged["peak_rss_mb"].as_u64().unwrap(), 2 * (SHARD as u64 >> 20) + REST);
+    println!("{shards} shards of at most {} MB: {peak} MB of {limit} allowed", SHARD >> 20);
+    assert!(shards > 6 && peak < limit, "{peak} MB for {shards} shards");
 }
 
 #[test]

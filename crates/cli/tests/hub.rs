@@ -58,6 +58,11 @@ fn an_id_opens_like_a_path_and_needs_no_network_the_second_time() {
         |tokenizer| run(path, &["tokenizer", "encode", "--tokenizer", tokenizer, "--text", "铣刀", "--json"]);
     assert_eq!(encode("org/tiny").json(), encode("model").json());
     assert_eq!(run(path, &generate("model", &["--tokenizer", "org/tiny"])).json(), expected);
+    std::fs::write(path.join("rows.json"), ROWS).unwrap();
+    let shape =
+        ["--hidden", "16", "--layers", "1", "--heads", "2", "--kv-heads", "1", "--intermediate", "24"];
+    let bench = ["bench", "sft", "--data", "rows.json", "--tokenizer", "org/tiny", "--json"];
+    assert_eq!(run(path, &[&bench[..], &shape].concat()).json()["rows"], 2);
     assert_eq!(run(path, &["convert", "org/tiny", "tiny.gguf"]).code, 0);
     assert_eq!(run(path, &generate("tiny.gguf", &[])).json()["ids"], expected["ids"]);
 

@@ -55,6 +55,8 @@ pub enum Form {
     Nf4,
     /// Meta's names: one `.pth` file, or a folder with `consolidated.00.pth` and `params.json`.
     Pth,
+    /// Meta's folder in so many `consolidated.NN.pth`, of each matrix a part in each.
+    PthParts(usize),
     /// GGUF file.
     Gguf,
     /// File of llama2.c: version 0, or with `q8_0` version 2.
@@ -129,7 +131,11 @@ pub fn convert(
             work.folder(output, options.form, options.mixture, tokenizer.as_ref())?
         }
         Form::Nf4 => work.nf4(output, tokenizer.as_ref())?,
-        Form::Pth => work.pth(output, options.mixture, tokenizer.as_ref())?,
+        Form::Pth if output.extension().is_some_and(|end| end == "pth") => {
+            work.pth(output, options.mixture)?
+        }
+        Form::Pth => work.pth_parts(output, 1, options.mixture, tokenizer.as_ref())?,
+        Form::PthParts(parts) => work.pth_parts(output, parts, options.mixture, tokenizer.as_ref())?,
         Form::Gguf => {
             work.importance = options.importance.as_ref();
             work.gguf(output, options.mixture, tokenizer.as_ref())?

@@ -16,6 +16,8 @@ use crate::{Config, Error, Family, Result, RopeScaling};
 
 /// The rotary frequencies in Meta's files, which are computed here.
 pub(crate) const FREQUENCIES: &str = "rope.freqs";
+/// The base of rotations where `params.json` says none.
+const LLAMA_2_BASE: f64 = 10_000.0;
 /// One of the arguments in a file of llama2.c's training script.
 pub(crate) const ARGUMENTS: &str = "model_args.dim";
 
@@ -35,7 +37,7 @@ pub(crate) fn meta_config(
     let missing = |role: Role| Error::MissingTensors { path: path.into(), names: vec![META_NAMES.of(role)] };
     let hidden_size = fields.required("dim")?;
     let num_attention_heads = fields.required("n_heads")?;
-    let rope_theta = fields.number("rope_theta")?;
+    let rope_theta = fields.number("rope_theta")?.unwrap_or(LLAMA_2_BASE);
     let gate = Role::Block(0, Part::Gate);
     let config = Config {
         vocab_size: rows(Role::Embedding).ok_or_else(|| missing(Role::Embedding))?,
@@ -45,13 +47,10 @@ pub(crate) fn meta_config(
         num_attention_heads,
         num_key_value_heads: fields.optional("n_kv_heads")?.unwrap_or(num_attention_heads),
         head_dim: hidden_size / num_attention_heads.max(1),
-        // The files do not say it: Llama 3 has another base than Llama 2.
-        max_position_embeddings: match (fields.optional("max_seq_len")?, rope_theta) {
-            (Some(length), _) => length,
-            (None, Some(_)) => 8192,
-            (None, None) => 4096,
-        },
-        rope_theta: rope_theta.unwrap_or(10_000.0),
+        max_position_embeddings: fields
+            .optional("max_seq_len")?
+            .unwrap_or(guessed_context(rope_theta, &RopeScaling::None)),
+        rope_theta,
         rms_norm_eps: fields.number("norm_eps")?.unwrap_or(1e-5),
         tie_word_embeddings: rows(Role::Head).is_none(),
         ..Config::default()
@@ -66,9 +65,37 @@ pub(crate) fn meta_config(
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     };
-    let config = Config { rope_scaling, max_position_embeddings: 131_072, ..config };
+    let max_position_embeddings =
+        fields.optional("max_seq_len")?.unwrap_or(guessed_context(rope_theta, &rope_scaling));
+    let config = Config { rope_scaling, max_position_embeddings, ..config };
     config.check(path)?;
     Ok(config)
+}
+
+/// How long a context is of which `params.json` does not say it: Llama 3 has another base than Llama 2.
+pub(crate) fn guessed_context(rope_theta: f64, rope_scaling: &RopeScaling) -> usize {
+    match rope_scaling {
+        RopeScaling::None if rope_theta == LLAMA_2_BASE => 4096,
+        RopeScaling::None => 8192,
+        _ => 131_072,
+    }
+}
+
+/// Along which dimension Meta cuts this tensor, where it cuts the embedding along `embedding`; `None` for vectors, of
+/// which each file has the whole.
+pub(crate) fn cut_along(name: &str, embedding: usize) -> Option<usize> {
+    match name.strip_suffix(".weight")?.rsplit('.').next()? {
+        "wq" | "wk" | "wv" | "w1" | "w3" | "output" => Some(0),
+        "wo" | "w2" => Some(1),
+        "tok_embeddings" => Some(embedding),
+        _ => None,
+    }
+}
+
+/// Along which dimension the code for this model cuts the embedding: only Llama 3's, which cuts rows, knows of another
+/// base of rotations than Llama 2's.
+pub(crate) fn embedding_cut(config: &Config) -> usize {
+    usize::from(config.rope_theta == LLAMA_2_BASE)
 }
 
 /// The configuration of a file of llama2.c, whose programs know one base of rotations, one ε, and BOS and EOS as 1 and 2.

@@ -16,6 +16,7 @@ use fs_err as fs;
 
 use crate::bitsandbytes::{Layer, Quantized};
 use crate::gptq::{Gptq, GptqLinear, PARTS};
+use crate::meta::cut_along;
 use crate::{Error, Result};
 
 /// What `torch.compile` puts before every name.
@@ -209,7 +210,8 @@ impl Source {
         match self {
             Self::Meta { tensors, width } if tensors.shards().len() > 1 => {
                 let parts = tensors.parts(name);
-                match joined_along(name, &parts, *width) {
+                let is_whole_width = parts.first().is_some_and(|part| part.info.shape.get(1) == Some(width));
+                match cut_along(name, usize::from(!is_whole_width)) {
                     None => Some(Stored::Whole(*parts.first()?)),
                     Some(dimension) => {
                         let info = JoinedTensor::new(parts.clone(), dimension)?.info().clone();
@@ -274,19 +276,6 @@ fn no_model(folder: &Path) -> Result<Error> {
          `consolidated.00.pth`{hint}",
         folder.display()
     )))
-}
-
-/// Along which dimension Meta cut this matrix; `None` for vectors, of which each file has the whole.
-fn joined_along(name: &str, parts: &[Tensor], width: usize) -> Option<usize> {
-    let module = name.strip_suffix(".weight")?.rsplit('.').next()?;
-    match module {
-        "wq" | "wk" | "wv" | "w1" | "w3" | "output" => Some(0),
-        "wo" | "w2" => Some(1),
-        "tok_embeddings" => {
-            Some(usize::from(parts.first().is_some_and(|part| part.info.shape.get(1) != Some(&width))))
-        }
-        _ => None,
-    }
 }
 
 /// A tensor that can be read by rows.

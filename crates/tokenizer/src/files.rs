@@ -157,7 +157,7 @@ impl Tokenizer {
             eos,
             pad: special("pad_token").or(own.pad),
             unk: special("unk_token").or(own.unk),
-            end_of_turn: None,
+            end_of_turn: special("eot_token"),
             add_bos: bos.is_some() && flag("add_bos_token").unwrap_or(before.is_some()),
             add_eos: eos.is_some() && flag("add_eos_token").unwrap_or(after.is_some()),
             chat_template,
@@ -260,6 +260,7 @@ impl Tokenizer {
             ("eos_token", settings.eos),
             ("unk_token", settings.unk),
             ("pad_token", settings.pad),
+            ("eot_token", settings.end_of_turn),
         ];
         let text = |(key, id): (&str, Option<u32>)| Some((key.to_owned(), json!(self.token_text(id?)?)));
         roles.into_iter().filter_map(text).collect()
@@ -309,7 +310,16 @@ fn main_file(path: &Path) -> Result<PathBuf> {
 /// Whether the bytes begin with a piece (field 1) with a text (field 1), behind which its score (field 2, four bytes)
 /// stands.
 fn is_sentencepiece(bytes: &[u8]) -> bool {
-    matches!(bytes, [0x0a, _, 0x0a, length, text @ ..] if text.get(usize::from(*length)) == Some(&0x15))
+    // The length of field 1, and what follows the number.
+    fn length(field: &[u8]) -> Option<(usize, &[u8])> {
+        let bytes = field.strip_prefix(&[0x0a])?;
+        let end = bytes.iter().take(4).position(|byte| *byte < 0x80)?;
+        let number =
+            bytes[..=end].iter().rev().fold(0, |number, byte| number << 7 | usize::from(byte & 0x7f));
+        Some((number, &bytes[end + 1..]))
+    }
+    let text = length(bytes).and_then(|(_, piece)| length(piece));
+    text.is_some_and(|(length, text)| text.get(length) == Some(&0x15))
 }
 
 /// What to say of a vocabulary in a format of another program, known by how the file begins.

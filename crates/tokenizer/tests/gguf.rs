@@ -3,7 +3,7 @@
 use crate::common;
 
 use common::{gguf_vocabulary, shared};
-use danlu_tokenizer::{GgufVocabulary, SpecialTokens, Tokenizer};
+use danlu_tokenizer::{BpeTraining, GgufVocabulary, SpecialTokens, Tokenizer};
 
 /// A text and its recorded ids.
 type Case = (String, Vec<u32>);
@@ -66,6 +66,24 @@ fn sentencepiece_from_gguf_and_from_tokenizer_json_agree_on_a_novel() {
     }
     assert!(from_gguf.adds_bos() && !from_gguf.adds_eos());
     assert_eq!((from_gguf.bos_id(), from_gguf.eos_id()), (Some(1), Some(2)));
+}
+
+#[test]
+fn the_end_of_turn_of_a_gguf_file_is_saved() {
+    let options = BpeTraining { vocabulary_size: 300, ..BpeTraining::default() };
+    let text = "turning turns a turning part ".repeat(20);
+    let trained = Tokenizer::train_byte_level_bpe([text].into_iter(), &options).unwrap();
+    let mut vocabulary = trained.to_gguf(trained.vocabulary_size()).unwrap();
+    let marker = 70;
+    assert!(!trained.end_of_turn_ids().contains(&marker));
+    vocabulary.eot_id = Some(marker);
+    let from_gguf = Tokenizer::from_gguf(vocabulary).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    from_gguf.save(folder.path()).unwrap();
+    let saved = Tokenizer::open(folder.path()).unwrap();
+    assert!(saved.end_of_turn_ids().contains(&marker));
+    assert_eq!(saved.end_of_turn_ids(), from_gguf.end_of_turn_ids());
+    assert_eq!(saved.to_gguf(saved.vocabulary_size()).unwrap().eot_id, Some(marker));
 }
 
 #[test]

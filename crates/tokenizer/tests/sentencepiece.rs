@@ -50,6 +50,29 @@ fn every_kind_of_model_gives_the_recorded_ids() {
 }
 
 #[test]
+fn a_model_is_known_by_its_content_however_long_its_first_piece_is() {
+    let bytes = std::fs::read(format!("{GOLDEN}/unigram.model")).unwrap();
+    let rest = &bytes[2 + usize::from(bytes[1])..];
+    let whole = Tokenizer::open(Path::new(&format!("{GOLDEN}/unigram.model"))).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    // Lengths are numbers of one byte to 127, then of two.
+    for length in [5, 119, 120, 122, 127, 128, 200, 3000_usize] {
+        let number = |length: usize| match length {
+            0..128 => vec![length as u8],
+            _ => vec![length as u8 | 0x80, (length >> 7) as u8],
+        };
+        let text = [&[0x0a][..], &number(length), &vec![b'u'; length]].concat();
+        // Its score, and that it stands for what is unknown.
+        let piece = [&text[..], &[0x15, 0, 0, 0, 0, 0x18, 2]].concat();
+        let path = folder.path().join("long.model");
+        std::fs::write(&path, [&[0x0a][..], &number(piece.len()), &piece, rest].concat()).unwrap();
+        let tokenizer = Tokenizer::open(&path).unwrap();
+        assert_eq!(tokenizer.vocabulary_size(), whole.vocabulary_size());
+        assert_eq!(tokenizer.token_text(0).unwrap().len(), length);
+    }
+}
+
+#[test]
 fn every_real_model_gives_the_recorded_ids() {
     let Some(path) = shared("tokenizers/golden_ids.json") else { return };
     let golden = read(path);

@@ -44,6 +44,12 @@ pub struct Args {
     /// zh: 输出格式（默认：按 OUT 的扩展名；文件夹为 safetensors）
     #[arg(long, value_enum)]
     to: Option<To>,
+    /// Number of consolidated.NN.pth in Meta's folder, one for each process that is to run in parallel (Llama 2: 1 for
+    /// 7B, 2 for 13B, 8 for 70B)
+    ///
+    /// zh: Meta 文件夹中 consolidated.NN.pth 的个数，每个并行进程一个（Llama 2：7B 为 1，13B 为 2，70B 为 8）
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=99))]
+    parts: Option<u8>,
     /// Type of the weights (default: as they are; f32 where they are quantized)
     ///
     /// zh: 权重类型（默认：保持原样；量化的权重写成 f32）
@@ -140,6 +146,17 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
         (Form::Safetensors, Some(Quant::Nf4)) => Form::Nf4,
         (form, Some(Quant::Nf4)) => return Err(no_nf4(form)),
         (form, _) => form,
+    };
+    let form = match args.parts {
+        None => form,
+        Some(parts) if form == Form::Pth && args.output.extension().is_none_or(|end| end != "pth") => {
+            Form::PthParts(parts.into())
+        }
+        Some(_) => {
+            return Err(wrong_input(
+                "`--parts` is for Meta's folder: give `--to pth`, and a folder's name as OUT",
+            ));
+        }
     };
     let output = args.output.clone();
     let output = output.as_path();

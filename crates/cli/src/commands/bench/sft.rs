@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use danlu_data::{DataOptions, Dataset, Overlong, StepSlices, Task, step_slices};
+use danlu_hub::Want;
 use danlu_kernels::Precision;
 use danlu_model::open_tokenizer;
 use danlu_tokenizer::ChatTemplate;
@@ -16,6 +17,7 @@ use serde_json::json;
 use super::Arithmetic;
 use super::steps::{Mode, Shape, Training, peak_megabytes};
 use crate::failure::wrong_input;
+use crate::hub::{self, Fetch};
 use crate::models::count;
 use crate::printer::Printer;
 
@@ -31,9 +33,9 @@ pub struct Args {
     /// zh: 问答文件，例如 alpaca 格式的 JSON
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Vocabulary: tokenizer.json or tokenizer.model, a folder, or a GGUF file
+    /// Vocabulary: tokenizer.json or tokenizer.model, a folder, a GGUF file, or a model's id at a hub
     ///
-    /// zh: 词表：tokenizer.json、tokenizer.model、文件夹或 GGUF 文件
+    /// zh: 词表：tokenizer.json、tokenizer.model、文件夹、GGUF 文件，或模型在 hub 上的 id
     #[arg(long, value_name = "PATH")]
     tokenizer: PathBuf,
     /// What learns
@@ -98,7 +100,8 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     if args.batch == 0 || args.rows == 0 {
         return Err(wrong_input("expected a batch and a number of rows of 1 or more"));
     }
-    let tokenizer = open_tokenizer(&args.tokenizer)?;
+    let tokenizer = hub::place(&args.tokenizer, Want::Tokenizer, Fetch::Allowed, printer)?;
+    let tokenizer = open_tokenizer(&tokenizer)?;
     let mut tokens = tokenizer.template_tokens();
     if tokens.eos_token.is_empty() {
         // A bare tokenizer.json names no end of text; the peer's script takes the first id for it.
