@@ -33,7 +33,7 @@ pub(crate) const UNUSED: i32 = 5;
 pub(crate) const BYTE: i32 = 6;
 
 /// A space inside of pieces.
-const SPACE: &str = "▁";
+pub(crate) const SPACE: &str = "▁";
 
 /// How the best cut is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,14 +185,12 @@ impl SentencePiece {
     fn new(
         algorithm: Algorithm,
         vocabulary: &HashMap<String, u32>,
-        mut table: Vec<Piece>,
+        table: Vec<Piece>,
         unk: Option<u32>,
         byte_fallback: bool,
         normalization: Normalization,
         dummy_prefix: DummyPrefix,
     ) -> Self {
-        // Zero is equal to minus zero here, as it is not in a total order.
-        table.iter_mut().for_each(|piece| piece.score += 0.0);
         let mut pieces = HashMap::with_capacity(vocabulary.len());
         let mut bytes = byte_fallback.then(|| Box::new([None; 256]));
         let mut user_defined: HashMap<char, Vec<String>> = HashMap::new();
