@@ -270,28 +270,48 @@ fn a_full_disk_leaves_neither_half_a_recipe_nor_half_a_vocabulary() {
 #[test]
 fn vocabularies_that_are_not_read_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let give = "which is not read: give a folder with tokenizer.json or tokenizer.model, one of these files, or a GGUF file";
-    let refused = |tokenizer: &Path, file: &Path| {
-        let tokenizer = tokenizer.display().to_string();
-        for verb in [&["info"][..], &["encode", "--text", "车"]] {
-            let fixed = ["tokenizer", verb[0], "--tokenizer", &tokenizer];
-            run(folder.path(), &[&fixed[..], &verb[1..]].concat())
-                .is_refused(&format!("`{}`: a tiktoken vocabulary, {give}", file.display()));
-        }
-    };
     for (index, name) in ["tokenizer.model", "x.tiktoken"].iter().enumerate() {
         let inside = folder.path().join(index.to_string());
         std::fs::create_dir(&inside).unwrap();
-        std::fs::write(inside.join(name), "IQ== 0\nIg== 1\n").unwrap();
-        refused(&inside.join(name), &inside.join(name));
-        refused(&inside, &inside.join(name));
+        let file = inside.join(name);
+        std::fs::write(&file, "IQ== 0\nIg== 1\n").unwrap();
+        for tokenizer in [&inside, &file] {
+            let tokenizer = tokenizer.display().to_string();
+            for verb in [&["info"][..], &["encode", "--text", "车"]] {
+                let fixed = ["tokenizer", verb[0], "--tokenizer", &tokenizer];
+                run(folder.path(), &[&fixed[..], &verb[1..]].concat())
+                    .is_refused(&format!("`{}`: a tiktoken vocabulary of 2 ranks", file.display()));
+            }
+        }
     }
     std::fs::write(folder.path().join("tokenizer.json"), "\n{\n").unwrap();
     run(folder.path(), &["tokenizer", "info", "--tokenizer", "."]).is_refused("not a BPE tokenizer.json");
+}
+
+#[test]
+fn every_kind_of_vocabulary_file_is_read_by_its_content() {
     let Some(data) = shared() else { return };
-    for name in ["llama3/tokenizer.model", "qwen/qwen.tiktoken"] {
-        let file = data.join("tokenizers").join(name);
-        refused(&file, &file);
+    let folder = tempfile::tempdir().unwrap();
+    // Under names that say nothing.
+    for (index, (name, ids)) in [
+        ("tokenizers/qwen/qwen.tiktoken", "9707 11 220 99489 0"),
+        ("tokenizers/chatglm2-3/tokenizer.model", "13755 30932 49196 30992"),
+        ("tokenizers/llama2/tokenizer.bin", "15043 29892 29871 30793 30967 29991"),
+        ("tokenizers/minimind/tokenizer.json", ""),
+        ("tokenizers/llama.cpp-vocabs/ggml-vocab-llama-spm.gguf", "15043 29892 29871 30793 30967 29991"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let copy = format!("vocabulary-{index}");
+        std::fs::copy(data.join(name), folder.path().join(&copy)).unwrap();
+        let text = "Hello, 世界!";
+        let args =
+            ["tokenizer", "encode", "--tokenizer", &copy, "--text", text, "--no-special-tokens", "--json"];
+        let found = run(folder.path(), &args).json();
+        let found: Vec<u32> = serde_json::from_value(found["ids"].clone()).unwrap();
+        let expected: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+        assert!(found == expected || ids.is_empty() && !found.is_empty(), "{name}: {found:?}");
     }
 }
 

@@ -22,6 +22,9 @@ pub enum Error {
     /// The tokenizer inside a GGUF file makes no sense.
     #[error("tokenizer of the GGUF file: {0}")]
     Gguf(String),
+    /// A vocabulary that llama2.c's format cannot hold.
+    #[error("tokenizer.bin of llama2.c: {0}")]
+    Llama2C(String),
     /// Vocabulary training was asked for something impossible.
     #[error("vocabulary training: {0}")]
     Training(String),

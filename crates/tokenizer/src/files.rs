@@ -1,6 +1,9 @@
-//! The tokenizer files of a Hugging Face folder, in and out: `tokenizer.json`, or sentencepiece's `tokenizer.model`.
+//! The tokenizer files of a Hugging Face folder, in and out: `tokenizer.json`, or sentencepiece's `tokenizer.model`; in
+//! only: tiktoken's rank files and llama2.c's `tokenizer.bin`.
 
+use crate::llama2c::{is_llama2c, model_of_llama2c};
 use crate::model_file::{Vocabulary, sentencepiece_vocabulary};
+use crate::tiktoken::{is_tiktoken, tiktoken_vocabulary};
 use crate::tokenizer::Settings;
 use crate::{Error, Result, Tokenizer};
 use fs_err as fs;
@@ -18,12 +21,15 @@ const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const SENTENCEPIECE: &str = "tokenizer.model";
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
+const LLAMA2C: &str = "tokenizer.bin";
 const TEMPLATE: &str = "chat_template.jinja";
 pub(crate) const ADDED_TOKENS: &str = "added_tokens.json";
 /// Files that other programs expect beside `tokenizer.json`; kept although nothing here reads them.
 const COMPANIONS: [&str; 4] = [SENTENCEPIECE, "vocab.json", "merges.txt", ADDED_TOKENS];
 /// What Hugging Face writes for "no limit".
 const NO_LIMIT: f64 = 1e30;
+/// Above all ids of the field's vocabularies, so that no file makes anybody reserve room for more.
+const MOST_IDS: u32 = 1 << 24;
 
 /// The parts of `tokenizer.json` that the library trusts without looking.
 #[derive(Deserialize)]
@@ -71,6 +77,15 @@ impl Outline<'_> {
         if self.model.continuing_subword_prefix.as_ref().is_some_and(|prefix| !prefix.is_empty()) {
             return Err("`model.continuing_subword_prefix` is not supported".into());
         }
+        let mut by_id: HashMap<u32, &str> = HashMap::with_capacity(self.model.vocab.len());
+        for (token, &id) in &self.model.vocab {
+            if id >= MOST_IDS {
+                return Err(format!("`model.vocab` gives `{token}` the id {id}; ids end below {MOST_IDS}"));
+            }
+            if let Some(other) = by_id.insert(id, token) {
+                return Err(format!("`model.vocab` gives `{token}` and `{other}` the same id {id}"));
+            }
+        }
         for (index, merge) in self.model.merges.iter().enumerate() {
             let (left, right) = match merge {
                 OutlineMerge::Pair((left, right)) => (left.as_ref(), right.as_ref()),
@@ -94,21 +109,26 @@ impl Outline<'_> {
 impl Tokenizer {
     /// Whether [`Tokenizer::open`] finds a vocabulary in `folder`.
     pub fn is_in(folder: &Path) -> bool {
-        [TOKENIZER, SENTENCEPIECE].iter().any(|name| folder.join(name).is_file())
+        main_file(folder).is_ok_and(|main| main != folder && main.is_file())
     }
 
-    /// Opens a `tokenizer.json` file, a sentencepiece `.model` file, or a folder with one (and `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` where they are). A file called
-    /// `tokenizer.json` or `tokenizer.model` is read with its neighbours; of both in a folder the first counts.
+    /// Opens a `tokenizer.json` file, a sentencepiece `.model` file, tiktoken's ranks, llama2.c's `tokenizer.bin`, or a
+    /// folder with one (and `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+    /// `chat_template.jinja` where they are). What a file is, its content tells. One of a usual name is read with its
+    /// neighbours; of several in a folder `tokenizer.json` counts first, then `tokenizer.model`.
     ///
     /// # Errors
     /// A missing, unreadable or inconsistent file, each with its path.
     pub fn open(path: &Path) -> Result<Self> {
         let main = main_file(path)?;
         let bytes = fs::read(&main)?;
-        let is_model = is_sentencepiece(&bytes);
-        let name = if is_model { SENTENCEPIECE } else { TOKENIZER };
-        let has_neighbours = main.file_name().is_some_and(|file| file == TOKENIZER || file == SENTENCEPIECE);
+        let format = Format::of(&bytes);
+        let has_neighbours = is_usual_name(&main);
+        let bytes = match format {
+            Format::Llama2C => model_of_llama2c(&bytes).map_err(|message| malformed(&main, message))?,
+            _ => bytes,
+        };
+        let name = if format == Format::Json { TOKENIZER } else { SENTENCEPIECE };
         let mut files = vec![(name.to_owned(), bytes)];
         if has_neighbours {
             for companion in [CONFIG, SPECIAL_TOKENS, TEMPLATE].into_iter().chain(COMPANIONS) {
@@ -134,17 +154,19 @@ impl Tokenizer {
             }
             None => config_template(&config).map_err(|message| malformed(&beside(CONFIG), message))?,
         };
-        let Vocabulary { inner, sentencepiece, own, before, after } = if is_model {
-            sentencepiece_vocabulary(&files[0].1, &config, &object(ADDED_TOKENS)?)
-                .map_err(|message| malformed(&main, message))?
-        } else {
-            let inner = parse_tokenizer(&files[0].1)
-                .map_err(|message| malformed(&main, foreign_format(&files[0].1).unwrap_or(message)))?;
-            let post_processor =
-                serde_json::to_value(inner.get_post_processor()).map_err(|error| malformed(&main, error))?;
-            let (before, after) = added_around(&post_processor);
-            Vocabulary { inner, sentencepiece: None, own: Settings::default(), before, after }
+        let vocabulary = match format {
+            Format::SentencePiece | Format::Llama2C => {
+                sentencepiece_vocabulary(&files[0].1, &config, &object(ADDED_TOKENS)?)
+            }
+            Format::Tiktoken => tiktoken_vocabulary(&files[0].1, &config),
+            Format::Json => json_vocabulary(&files[0].1),
         };
+        let Vocabulary { inner, sentencepiece, own, before, after } =
+            vocabulary.map_err(|message| malformed(&main, message))?;
+        if format == Format::Tiktoken {
+            // Its files are for a program of their own; what is saved is tokenizer.json.
+            files.clear();
+        }
         let special = |key: &str| {
             let entry = config.get(key).filter(|entry| !entry.is_null()).or_else(|| map.get(key))?;
             inner.token_to_id(entry.as_str().or_else(|| entry["content"].as_str())?)
@@ -292,19 +314,75 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(written?)
 }
 
+/// The formats that are told apart by how a file begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    SentencePiece,
+    Tiktoken,
+    Llama2C,
+}
+
+impl Format {
+    fn of(bytes: &[u8]) -> Self {
+        if is_sentencepiece(bytes) {
+            Self::SentencePiece
+        } else if is_tiktoken(bytes) {
+            Self::Tiktoken
+        } else if is_llama2c(bytes) {
+            Self::Llama2C
+        } else {
+            Self::Json
+        }
+    }
+}
+
+/// Whether programs look for a vocabulary under this name, with its configuration beside it.
+fn is_usual_name(file: &Path) -> bool {
+    file.file_name()
+        .is_some_and(|name| [TOKENIZER, SENTENCEPIECE, LLAMA2C].iter().any(|usual| name == *usual))
+        || file.extension().is_some_and(|end| end == "tiktoken")
+}
+
 /// The file with the vocabulary of `path`.
 fn main_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let [json, model] = [TOKENIZER, SENTENCEPIECE].map(|name| path.join(name));
-    if !json.is_file() && model.is_file() {
-        return Ok(model);
+    let usual = [TOKENIZER, SENTENCEPIECE].map(|name| path.join(name));
+    if let Some(file) = usual.iter().find(|file| file.is_file()) {
+        return Ok(file.clone());
     }
-    if !json.exists() {
-        name_others(path)?;
+    let mut ranks = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        if !file.is_file() {
+            continue;
+        }
+        if file.extension().is_some_and(|end| end == "tiktoken") {
+            ranks.push(file);
+        } else if file.extension().is_some_and(|end| end == "model") && is_sentencepiece(&head(&file)?) {
+            let message = format!(
+                "a sentencepiece vocabulary of another name than `{SENTENCEPIECE}`: give it by its own path"
+            );
+            return Err(malformed(&file, message));
+        }
     }
-    Ok(json)
+    let bin = path.join(LLAMA2C);
+    let [json, _] = usual;
+    match <[PathBuf; 1]>::try_from(ranks) {
+        Ok([ranks]) => Ok(ranks),
+        Err(_) if bin.is_file() && is_llama2c(&head(&bin)?) => Ok(bin),
+        Err(_) => Ok(json),
+    }
+}
+
+/// The start of a file.
+fn head(path: &Path) -> Result<Vec<u8>> {
+    const HEAD: u64 = 4096;
+    let mut head = Vec::new();
+    fs::File::open(path)?.take(HEAD).read_to_end(&mut head)?;
+    Ok(head)
 }
 
 /// Whether the bytes begin with a piece (field 1) with a text (field 1), behind which its score (field 2, four bytes)
@@ -322,50 +400,32 @@ fn is_sentencepiece(bytes: &[u8]) -> bool {
     text.is_some_and(|(length, text)| text.get(length) == Some(&0x15))
 }
 
-/// What to say of a vocabulary in a format of another program, known by how the file begins.
-fn foreign_format(bytes: &[u8]) -> Option<String> {
-    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
-    // The token in base64, and its rank.
-    let space = line.iter().position(|&byte| byte == b' ').filter(|&space| space > 0)?;
-    let is_tiktoken = line[..space].iter().all(is_base64)
-        && line.len() > space + 1
-        && line[space + 1..].trim_ascii_end().iter().all(u8::is_ascii_digit);
-    is_tiktoken.then(|| {
-        "a tiktoken vocabulary, which is not read: give a folder with tokenizer.json or tokenizer.model, one of these \
-         files, or a GGUF file"
-            .to_owned()
-    })
-}
-
-/// Names a vocabulary of another name or format in a folder without the usual ones.
-fn name_others(folder: &Path) -> Result<()> {
-    const HEAD: u64 = 4096;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if !path.extension().is_some_and(|end| end == "model" || end == "tiktoken") || !path.is_file() {
-            continue;
-        }
-        let mut head = Vec::new();
-        fs::File::open(&path)?.take(HEAD).read_to_end(&mut head)?;
-        if is_sentencepiece(&head) {
-            let message = format!(
-                "a sentencepiece vocabulary of another name than `{SENTENCEPIECE}`: give it by its own path"
-            );
-            return Err(malformed(&path, message));
-        }
-        if let Some(message) = foreign_format(&head) {
-            return Err(malformed(&path, message));
-        }
+/// The vocabulary of a `tokenizer.json`.
+fn json_vocabulary(bytes: &[u8]) -> Result<Vocabulary, String> {
+    let is_json = bytes.trim_ascii_start().first() == Some(&b'{');
+    if !is_json {
+        return Err(
+            "neither tokenizer.json nor a sentencepiece model, tiktoken's ranks or llama2.c's tokenizer"
+                .into(),
+        );
     }
-    Ok(())
+    let inner = parse_tokenizer(bytes)?;
+    let post_processor =
+        serde_json::to_value(inner.get_post_processor()).map_err(|error| error.to_string())?;
+    let (before, after) = added_around(&post_processor);
+    Ok(Vocabulary { inner, sentencepiece: None, own: Settings::default(), before, after })
 }
 
 /// Parses `tokenizer.json`; truncation and padding, which some files ask for, are not applied here.
 fn parse_tokenizer(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
-    let outline: Outline =
-        serde_json::from_str(text).map_err(|error| format!("not a BPE tokenizer.json: {error}"))?;
+    let not_bpe = |error: serde_json::Error| {
+        let message = error.to_string();
+        let is_half = message.contains("surrogate") || message.contains("hex escape");
+        let why = if is_half { "a lone surrogate, which is half a character: " } else { "" };
+        format!("not a BPE tokenizer.json: {why}{message}")
+    };
+    let outline: Outline = serde_json::from_str(text).map_err(not_bpe)?;
     outline.check()?;
     let inner = tokenizers::Tokenizer::from_str(text).map_err(|error| error.to_string())?;
     for token in &outline.added_tokens {

@@ -72,12 +72,13 @@ impl Tokenizer {
     }
 
     fn token_type(&self, id: u32) -> i32 {
-        let kind = self.sentencepiece.as_ref().and_then(|pieces| pieces.kind(id));
-        if let Some(kind) = kind.filter(|&kind| kind != NORMAL) {
+        let kind = self.sentencepiece.as_ref().and_then(|pieces| pieces.kind(id)).unwrap_or(NORMAL);
+        if matches!(kind, UNKNOWN | CONTROL | BYTE) {
             return kind;
         }
         match self.added_token(id) {
             Some(token) if token.special => CONTROL,
+            _ if kind != NORMAL => kind,
             Some(_) => USER_DEFINED,
             None if self.token_text(id).is_none() => UNUSED,
             None => NORMAL,

@@ -11,9 +11,11 @@ mod gguf;
 mod gguf_out;
 mod guard;
 mod jinja;
+mod llama2c;
 mod model_file;
 mod sentencepiece;
 mod template;
+mod tiktoken;
 mod tokenizer;
 mod training;
 

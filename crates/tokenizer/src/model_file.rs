@@ -57,13 +57,13 @@ pub(crate) fn sentencepiece_vocabulary(
         let id = id.ok_or_else(|| format!("`{ADDED_TOKENS}`: `{text}` has no id"))?;
         added.insert(id, AddedToken::from(text.clone(), false).normalized(false));
     }
-    for (id, token) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
-        let entry = (id.parse().ok()).zip(serde_json::from_value(token.clone()).ok());
-        let (id, token) =
-            entry.ok_or_else(|| format!("`{CONFIG}`: `added_tokens_decoder.{id}` is {token}"))?;
-        added.insert(id, token);
-    }
+    added.extend(config_tokens(config)?);
     let unknown = unk.and_then(|unk| added.get(&unk)).map(|token| token.content.clone());
+    let mut texts: HashMap<u32, String> = vocabulary.into_iter().map(|(text, id)| (id, text)).collect();
+    // A token may have taken the place of a piece that was kept free.
+    let places = added.iter().filter(|(id, _)| (**id as usize) < size);
+    texts.extend(places.map(|(id, token)| (*id, token.content.clone())));
+    let vocabulary = texts.into_iter().map(|(id, text)| (text, id)).collect();
     let mut inner = without_merges(vocabulary, unknown, &sentencepiece)?;
     for (id, token) in added {
         let text = token.content.clone();
@@ -82,6 +82,16 @@ pub(crate) fn sentencepiece_vocabulary(
     // As the programs that these files are made for: Llama's tokenizer puts BOS before a text.
     let before = bos.filter(|_| !is_chatglm);
     Ok(Vocabulary { inner, sentencepiece: Some(sentencepiece), own, before, after: None })
+}
+
+/// `added_tokens_decoder` of `tokenizer_config.json`, by id.
+pub(crate) fn config_tokens(config: &Map<String, Value>) -> Result<BTreeMap<u32, AddedToken>, String> {
+    let tokens = config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
+    let entry = |(id, token): (&String, &Value)| {
+        let entry = (id.parse().ok()).zip(serde_json::from_value(token.clone()).ok());
+        entry.ok_or_else(|| format!("`{CONFIG}`: `added_tokens_decoder.{id}` is {token}"))
+    };
+    tokens.map(entry).collect()
 }
 
 /// A vocabulary that only knows its tokens: `sentencepiece` cuts.

@@ -8,12 +8,13 @@ mod bpe;
 mod character_map;
 mod proto;
 mod unigram;
+mod write;
 
 use std::collections::HashMap;
 
 use character_map::CharacterMap;
 use prost::Message;
-use proto::{ModelProto, NormalizerSpec, Piece as PieceProto, TrainerSpec};
+use proto::ModelProto;
 use tokenizers::decoders::{
     DecoderWrapper, byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence as DecoderSequence,
     strip::Strip,
@@ -22,6 +23,7 @@ use tokenizers::normalizers::Replace;
 
 use crate::GgufVocabulary;
 use crate::bytes::fallback_byte;
+pub(crate) use write::{NewModel, NewPiece};
 
 pub(crate) const NORMAL: i32 = 1;
 pub(crate) const UNKNOWN: i32 = 2;
@@ -31,11 +33,11 @@ pub(crate) const UNUSED: i32 = 5;
 pub(crate) const BYTE: i32 = 6;
 
 /// A space inside of pieces.
-const SPACE: &str = "▁";
+pub(crate) const SPACE: &str = "▁";
 
 /// How the best cut is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Algorithm {
+pub(crate) enum Algorithm {
     Bpe,
     Unigram,
 }
@@ -164,45 +166,31 @@ impl ModelFile {
 pub(crate) fn model_of_gguf(vocabulary: &GgufVocabulary) -> Vec<u8> {
     let piece = |(id, (token, &score)): (usize, (&String, &f32))| {
         let kind = vocabulary.token_types.get(id).copied().filter(|kind| (NORMAL..=BYTE).contains(kind));
-        PieceProto {
-            piece: Some(token.clone()),
-            score: Some(score),
-            kind: kind.filter(|&kind| kind != NORMAL),
-        }
+        NewPiece { text: token.clone(), score, kind: kind.unwrap_or(NORMAL) }
     };
-    let id = |id: Option<u32>| Some(id.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1));
-    let trainer = TrainerSpec {
-        model_type: Some(2),
-        byte_fallback: Some(true),
-        unk_id: id(vocabulary.unk_id),
-        bos_id: id(vocabulary.bos_id),
-        eos_id: id(vocabulary.eos_id),
-        pad_id: id(vocabulary.pad_id),
-        ..TrainerSpec::default()
+    let pieces: Vec<NewPiece> =
+        vocabulary.tokens.iter().zip(&vocabulary.scores).enumerate().map(piece).collect();
+    let model = NewModel {
+        unk: vocabulary.unk_id,
+        bos: vocabulary.bos_id,
+        eos: vocabulary.eos_id,
+        pad: vocabulary.pad_id,
+        add_dummy_prefix: vocabulary.add_space_prefix.unwrap_or(true),
+        ..NewModel::default()
     };
-    let normalizer = NormalizerSpec {
-        add_dummy_prefix: Some(vocabulary.add_space_prefix.unwrap_or(true)),
-        remove_extra_whitespaces: Some(false),
-        escape_whitespaces: Some(true),
-        ..NormalizerSpec::default()
-    };
-    let pieces = vocabulary.tokens.iter().zip(&vocabulary.scores).enumerate().map(piece).collect();
-    let model = ModelProto { pieces, trainer_spec: Some(trainer), normalizer_spec: Some(normalizer) };
-    model.encode_to_vec()
+    model.write(&pieces)
 }
 
 impl SentencePiece {
     fn new(
         algorithm: Algorithm,
         vocabulary: &HashMap<String, u32>,
-        mut table: Vec<Piece>,
+        table: Vec<Piece>,
         unk: Option<u32>,
         byte_fallback: bool,
         normalization: Normalization,
         dummy_prefix: DummyPrefix,
     ) -> Self {
-        // Zero is equal to minus zero here, as it is not in a total order.
-        table.iter_mut().for_each(|piece| piece.score += 0.0);
         let mut pieces = HashMap::with_capacity(vocabulary.len());
         let mut bytes = byte_fallback.then(|| Box::new([None; 256]));
         let mut user_defined: HashMap<char, Vec<String>> = HashMap::new();

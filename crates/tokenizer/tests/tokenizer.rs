@@ -20,42 +20,172 @@ static OWN: LazyLock<Tokenizer> = LazyLock::new(|| {
     Tokenizer::train_byte_level_bpe(texts, &options).unwrap()
 });
 
+/// The tokenizers of `golden_ids.json`, for each of which there is a test.
+const GOLDEN: [&str; 14] = [
+    "baichuan-7b/tokenizer.model",
+    "chatglm2-3/tokenizer.model",
+    "chinese-alpaca-2/tokenizer.model",
+    "chinese-llama-1/chinese_sp.model",
+    "literary-alpaca2/tokenizer.model",
+    "llama2/tokenizer.model",
+    "tinyllm-zh-merge/chinese_spm_20000.model",
+    "tinyllm-zh-merge/merged/tokenizer.model",
+    "llama2/tokenizer.json",
+    "llama3/tokenizer.json",
+    "minimind/tokenizer.json",
+    "smollm/tokenizer.json",
+    "llama3/tokenizer.model",
+    "qwen/qwen.tiktoken",
+];
+
+fn golden() -> Option<serde_json::Value> {
+    let golden = std::fs::read(shared("tokenizers/golden_ids.json")?).unwrap();
+    Some(serde_json::from_slice(&golden).unwrap())
+}
+
+/// All texts become the recorded ids, and these the recorded or the same texts, whole and as a stream.
 fn golden_ids(name: &str) {
-    let Some(path) = shared("tokenizers/golden_ids.json") else { return };
-    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let Some(golden) = golden() else { return };
     let texts = golden["texts"].as_array().unwrap();
-    let expected = golden["by"][format!("{name}/tokenizer.json")]["ids"].as_array().unwrap();
+    let recorded = &golden["by"][name];
     let tokenizer = Tokenizer::open(&shared(&format!("tokenizers/{name}")).unwrap()).unwrap();
-    assert_eq!(texts.len(), expected.len());
-    for (text, expected) in texts.iter().zip(expected) {
-        let expected: Vec<u32> = serde_json::from_value(expected.clone()).unwrap();
+    assert_eq!((texts.len(), recorded["ids"].as_array().unwrap().len()), (14, 14));
+    for (index, text) in texts.iter().enumerate() {
+        let expected: Vec<u32> = serde_json::from_value(recorded["ids"][index].clone()).unwrap();
         let text = text.as_str().unwrap();
+        assert_eq!(tokenizer.encode(text, SpecialTokens::AsText).unwrap(), expected, "{name}: {text:?}");
         assert_eq!(tokenizer.encode(text, SpecialTokens::Parse).unwrap(), expected, "{name}: {text:?}");
-        assert_eq!(tokenizer.decode(&expected, false).unwrap(), text, "{name}");
+        // Sentencepiece shows what is unknown in its own way; here, as in transformers, it is a special token.
+        let decoded = recorded["decoded"][index].as_str().unwrap_or(text).replace(" ⁇ ", "<unk>");
+        assert_eq!(tokenizer.decode(&expected, false).unwrap(), decoded, "{name}");
         let mut stream = tokenizer.decode_stream(false);
         let streamed: String = expected.iter().map(|&id| stream.push(id).unwrap()).collect();
-        assert_eq!(streamed + &stream.finish(), text, "{name}");
+        assert_eq!(streamed + &stream.finish(), decoded, "{name}");
     }
 }
 
 #[test]
-fn llama2_gives_the_recorded_ids() {
-    golden_ids("llama2");
+fn every_sentencepiece_model_gives_the_golden_ids() {
+    let Some(golden) = golden() else { return };
+    let mut names: Vec<&str> = golden["by"].as_object().unwrap().keys().map(String::as_str).collect();
+    let mut known = GOLDEN.to_vec();
+    names.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(names, known);
+    for name in &GOLDEN[..8] {
+        golden_ids(name);
+    }
 }
 
 #[test]
-fn llama3_gives_the_recorded_ids() {
-    golden_ids("llama3");
+fn llama2_and_minimind_and_smollm_give_the_golden_ids() {
+    for name in ["llama2/tokenizer.json", "minimind/tokenizer.json", "smollm/tokenizer.json"] {
+        golden_ids(name);
+    }
 }
 
 #[test]
-fn minimind_gives_the_recorded_ids() {
-    golden_ids("minimind");
+fn llama3_gives_the_golden_ids() {
+    golden_ids("llama3/tokenizer.json");
 }
 
 #[test]
-fn smollm_gives_the_recorded_ids() {
-    golden_ids("smollm");
+fn llama3_ranks_give_the_golden_ids() {
+    golden_ids("llama3/tokenizer.model");
+}
+
+#[test]
+fn qwen_ranks_give_the_golden_ids() {
+    golden_ids("qwen/qwen.tiktoken");
+}
+
+#[test]
+fn qwen_ranks_are_saved_for_transformers() {
+    let Some(file) = shared("tokenizers/qwen/qwen.tiktoken") else { return };
+    let tokenizer = Tokenizer::open(file.parent().unwrap()).unwrap();
+    assert_eq!((tokenizer.vocabulary_size(), tokenizer.adds_bos()), (151_851, false));
+    assert_eq!(tokenizer.token_id("<|im_end|>"), Some(151_645));
+    assert_eq!(tokenizer.eos_id(), Some(151_643));
+    // The tokenizer of these files composes what it reads.
+    let text = "e\u{301}<|im_start|>";
+    assert_eq!(tokenizer.encode(text, SpecialTokens::Parse).unwrap(), [963, 151_644]);
+    let copy = tempfile::tempdir().unwrap();
+    tokenizer.save(copy.path()).unwrap();
+    assert!(!copy.path().join("tokenizer.model").exists());
+    let again = Tokenizer::open(copy.path()).unwrap();
+    assert_eq!(again.encode(text, SpecialTokens::Parse).unwrap(), [963, 151_644]);
+    assert_eq!((again.eos_id(), again.vocabulary_size()), (tokenizer.eos_id(), 151_851));
+}
+
+#[test]
+fn llama_3_ranks_have_the_special_tokens_of_its_tokenizer_json() {
+    let Some(folder) = shared("tokenizers/llama3") else { return };
+    let ranks = Tokenizer::open(&folder.join("tokenizer.model")).unwrap();
+    let alone = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join("tokenizer.model"), alone.path().join("tokenizer.model")).unwrap();
+    let alone = Tokenizer::open(alone.path()).unwrap();
+    let json = Tokenizer::open(&folder).unwrap();
+    for tokenizer in [&ranks, &alone] {
+        for id in 128_000..128_256 {
+            assert_eq!(tokenizer.token_text(id), json.token_text(id));
+            assert!(tokenizer.is_special(id));
+        }
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_id()), (json.bos_id(), json.eos_id()));
+        assert_eq!(tokenizer.end_of_turn_ids(), json.end_of_turn_ids());
+    }
+    assert!(alone.adds_bos());
+    let prompt = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n车床？<|eot_id|>";
+    let ids = |tokenizer: &Tokenizer| tokenizer.encode(prompt, SpecialTokens::Parse).unwrap();
+    assert_eq!(ids(&alone), ids(&json));
+    assert_eq!(ids(&json)[..2], [128_000, 128_006]);
+}
+
+#[test]
+fn a_rank_file_of_another_kind_or_a_damaged_one_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.tiktoken");
+    let message = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        Tokenizer::open(folder.path()).unwrap_err().to_string()
+    };
+    for (text, expected) in [
+        ("IQ== 0\nIg== 1\n", "a tiktoken vocabulary of 2 ranks"),
+        ("IQ== 0\nIg== 2\n", "line 2 has the rank 2; expected 1"),
+        ("IQ== 0\nIg= 1\n", "line 2 is no token in base64"),
+        ("IQ== 0\n\u{0}\n", "line 2 is no token in base64"),
+        ("IQ== 99999999999999999999999\n", "neither tokenizer.json nor a sentencepiece model"),
+        ("", "neither tokenizer.json nor a sentencepiece model"),
+    ] {
+        let message = message(text);
+        assert!(message.contains("x.tiktoken") && message.contains(expected), "{text:?}: {message}");
+    }
+    let Some(qwen) = shared("tokenizers/qwen/qwen.tiktoken") else { return };
+    let qwen = std::fs::read_to_string(qwen).unwrap();
+    let cut = message(&qwen[..qwen.len() / 2]);
+    assert!(cut.contains("x.tiktoken") && (cut.contains("base64") || cut.contains("ranks")), "{cut}");
+    let twice = message(&qwen.replacen("Ig== 1\n", "IQ== 1\n", 1));
+    assert!(twice.contains("the token of rank 1 stands twice"), "{twice}");
+}
+
+#[test]
+fn lone_surrogates_and_ids_out_of_range_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |vocab: &str| {
+        let json = format!(
+            r#"{{"version":"1.0","added_tokens":[],"model":{{"type":"BPE","vocab":{vocab},"merges":[]}}}}"#
+        );
+        std::fs::write(folder.path().join("tokenizer.json"), json).unwrap();
+        Tokenizer::open(folder.path()).unwrap_err().to_string()
+    };
+    for (vocab, expected) in [
+        (r#"{"\ud83d":0}"#, "surrogate"),
+        (r#"{"a":0,"b":4294967295}"#, "`b` the id 4294967295"),
+        (r#"{"a":0,"b":4294967296}"#, "4294967296"),
+        (r#"{"a":0,"b":0}"#, "the same id 0"),
+    ] {
+        let message = message(vocab);
+        assert!(message.contains("tokenizer.json") && message.contains(expected), "{vocab}: {message}");
+    }
 }
 
 #[test]
@@ -240,7 +370,7 @@ fn broken_files_are_named() {
     let good = model(r#"{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}"#);
     for (content, expected) in [
         ("{".to_owned(), "line 1"),
-        ("\u{0}".to_owned(), "tokenizer.json"),
+        ("\u{0}".to_owned(), "neither tokenizer.json"),
         (model(r#"{"type":"WordPiece","vocab":{}}"#), "WordPiece"),
         (model(r#"{"type":"BPE","vocab":{"a":0},"merges":["a b"]}"#), "merges[0]"),
         (model(r#"{"type":"BPE","vocab":{"a":0,"b":1},"merges":["a b"]}"#), "`ab`"),

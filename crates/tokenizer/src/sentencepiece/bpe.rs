@@ -75,7 +75,8 @@ pub(super) fn cut(model: &SentencePiece, text: &str) -> Vec<(Range<usize>, Optio
             let range = first.range.start..second.range.end;
             if let Some(&id) = model.pieces.get(&text[range.clone()]) {
                 let Piece { score, kind } = model.table[id as usize];
-                agenda.push(Pair { score, left, right, length: range.len() });
+                // Zero is equal to minus zero here, as it is not in a total order.
+                agenda.push(Pair { score: score + 0.0, left, right, length: range.len() });
                 if kind == UNUSED {
                     halves.insert(range, second.range.start);
                 }
