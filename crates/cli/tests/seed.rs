@@ -134,3 +134,54 @@ fn extended_vocabularies_use_their_new_pieces() {
     extend("cut.model", "words.txt", &[]).is_refused("cut.model");
     assert!(!folder.path().join("refused").exists());
 }
+
+#[test]
+fn seed_000_bin_builder() {
+    let folder = tempfile::tempdir().unwrap();
+    vocabulary(false).save(&folder.path().join("v")).unwrap();
+    let rows = ["车削加工", "短", "铣刀是多刃刀具，<|im_end|>也是文本"];
+    let lines: String = rows.iter().map(|text| format!("{{\"text\":\"{text}\"}}\n")).collect();
+    std::fs::write(folder.path().join("rows.jsonl"), lines).unwrap();
+    let encode = |more: &[&str]| {
+        let fixed = ["tokenizer", "encode", "--json", "--tokenizer", "v", "--input", "rows.jsonl"];
+        run(folder.path(), &[&fixed[..], more].concat())
+    };
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    let tokenizer = vocabulary(false);
+    let eos = tokenizer.eos_id().unwrap();
+    let document = |text: &str| {
+        let ids = tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+        ids.into_iter().chain([eos]).collect::<Vec<u32>>()
+    };
+    let documents: Vec<Vec<u32>> = rows.iter().map(|text| document(text)).collect();
+    let bytes = |documents: &[&Vec<u32>]| -> Vec<u8> {
+        documents.iter().flat_map(|ids| ids.iter()).flat_map(|&id| (id as u16).to_le_bytes()).collect()
+    };
+
+    let report = encode(&["--out", "all.bin", "--headerless"]).json();
+    assert!(documents[1].len() <= 5 && documents[0].len() > 5);
+    assert_eq!((&report["documents"], &report["records"]), (&2.into(), &3.into()));
+    assert_eq!(read("all.bin"), bytes(&[&documents[0], &documents[2]]), "uint16, end tokens, over five ids");
+
+    let report = encode(&["--out", "shards", "--shard-tokens", "8"]).json();
+    assert_eq!((&report["documents"], &report["is_new"]), (&3.into(), &true.into()));
+    let shards = report["shards"].as_u64().unwrap();
+    let files = |end: &str| -> Vec<u8> {
+        (0..shards).flat_map(|shard| read(&format!("shards/shard-{shard:05}.{end}"))).collect()
+    };
+    assert!(shards > 1);
+    assert_eq!(files("bin"), bytes(&documents.iter().collect::<Vec<_>>()));
+    assert_eq!(files("idx").len(), 3 * 8);
+    let again = encode(&["--out", "shards", "--shard-tokens", "8"]).json();
+    assert_eq!(again["is_new"], false, "a second run does nothing");
+
+    std::fs::write(folder.path().join("rows.jsonl"), "{\"text\":\"another corpus\"}\n").unwrap();
+    encode(&["--out", "shards", "--shard-tokens", "8"]).is_refused("give another name");
+    encode(&["--out", "v"]).is_refused("new or empty place");
+    encode(&[]).is_refused("`--input` needs `--out`");
+    std::fs::write(folder.path().join("rows.jsonl"), "{\"content\":\"x\"}\n").unwrap();
+    encode(&["--out", "columns"]).is_refused("name one with `--column`");
+    assert_eq!(encode(&["--out", "columns-too", "--column", "content"]).json()["documents"], 1);
+    std::fs::write(folder.path().join("rows.jsonl"), "").unwrap();
+    assert_eq!(encode(&["--out", "none"]).json()["tokens"], 0);
+}

@@ -7,6 +7,7 @@
 mod append;
 mod bpe;
 mod character_map;
+mod neighbours;
 mod proto;
 mod unigram;
 
@@ -15,6 +16,7 @@ use std::ops::Range;
 
 pub(crate) use append::append;
 use character_map::CharacterMap;
+use neighbours::Neighbours;
 use prost::Message;
 use proto::{ModelProto, NormalizerSpec, Piece as PieceProto, TrainerSpec};
 use tokenizers::decoders::{
@@ -77,6 +79,8 @@ pub(crate) struct SentencePiece {
     pieces: HashMap<String, u32>,
     /// By id.
     table: Vec<Piece>,
+    /// Which characters stand beside each other in them.
+    neighbours: Neighbours,
     /// Characters of the longest piece.
     longest: usize,
     /// Lowest and highest score of normal pieces.
@@ -220,6 +224,7 @@ impl SentencePiece {
         // Zero is equal to minus zero here, as it is not in a total order.
         table.iter_mut().for_each(|piece| piece.score += 0.0);
         let mut pieces = HashMap::with_capacity(vocabulary.len());
+        let mut neighbours = Neighbours::new();
         let mut bytes = byte_fallback.then(|| Box::new([None; 256]));
         let mut user_defined: HashMap<char, Vec<String>> = HashMap::new();
         for (text, &id) in vocabulary {
@@ -231,6 +236,7 @@ impl SentencePiece {
                 }
                 UNKNOWN | CONTROL => {}
                 kind => {
+                    neighbours.add(text);
                     pieces.insert(text.clone(), id);
                     if let (USER_DEFINED, Some(first)) = (kind, text.chars().next()) {
                         user_defined.entry(first).or_default().push(text.clone());
@@ -245,6 +251,7 @@ impl SentencePiece {
             algorithm,
             pieces,
             table,
+            neighbours,
             longest,
             bounds,
             user_defined,
@@ -264,9 +271,18 @@ impl SentencePiece {
             DummyPrefix::First => is_first,
             DummyPrefix::Always => true,
         };
+        self.encode_with(text, prefix, ids)
+    }
+
+    /// Adds the ids of a text that goes on from another, so that no space is put before it.
+    pub(crate) fn encode_within(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
+        self.encode_with(text, false, ids)
+    }
+
+    fn encode_with(&self, text: &str, prefix: bool, ids: &mut Vec<u32>) -> Result<(), String> {
         let text = self.normalize(text, prefix);
         let cut = match self.algorithm {
-            Algorithm::Bpe => bpe::cut(self, &text),
+            Algorithm::Bpe => bpe::cut_stretches(self, &text),
             Algorithm::Unigram => unigram::cut(self, &text),
         };
         let mut was_unknown = false;
@@ -356,6 +372,15 @@ impl SentencePiece {
         self.algorithm == Algorithm::Bpe && self.bytes.is_some()
     }
 
+    /// Whether the ids of two lines are those of each, but for the space before a text.
+    pub(crate) fn keeps_lines_apart(&self) -> bool {
+        let is_plain =
+            self.normalization.characters.is_none() && !self.normalization.remove_extra_whitespaces;
+        self.is_bpe_with_bytes()
+            && is_plain
+            && !self.pieces.keys().any(|piece| piece.len() > 1 && piece.contains('\n'))
+    }
+
     pub(crate) fn is_bpe(&self) -> bool {
         self.algorithm == Algorithm::Bpe
     }
@@ -379,6 +404,7 @@ impl SentencePiece {
     pub(crate) fn add(&mut self, text: &str, score: f32) {
         self.pieces.insert(text.to_owned(), self.table.len() as u32);
         self.table.push(Piece { score, kind: NORMAL });
+        self.neighbours.add(text);
         self.longest = self.longest.max(text.chars().count());
         self.bounds = (self.bounds.0.min(score), self.bounds.1.max(score));
     }

@@ -13,6 +13,7 @@ use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 
+mod corpus;
 mod decode;
 mod encode;
 mod extend;

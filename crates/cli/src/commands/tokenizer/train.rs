@@ -135,7 +135,7 @@ fn send_texts(files: &[PathBuf], columns: &Columns, sender: SyncSender<String>) 
 }
 
 /// The error of a row without the advice on keys of a recipe.
-fn without_recipe(error: DataError) -> anyhow::Error {
+pub(super) fn without_recipe(error: DataError) -> anyhow::Error {
     match error {
         DataError::Row { at, problem: RowProblem::MissingColumn { column, available, .. } } => {
             let available = available.join("`, `");
