@@ -85,7 +85,11 @@ fn code(error: &(dyn Error + 'static)) -> Option<u8> {
         return Some(of_hub(error));
     }
     if let Some(error) = error.downcast_ref::<DataError>() {
-        return Some(if let DataError::Io(error) = error { of_io(error) } else { WRONG_INPUT });
+        return Some(match error {
+            DataError::Io(error) => of_io(error),
+            DataError::Format(error) => of_format(error),
+            _ => WRONG_INPUT,
+        });
     }
     if let Some(error) = error.downcast_ref::<RecipeError>() {
         return Some(if let RecipeError::Io(error) = error { of_io(error) } else { WRONG_INPUT });

@@ -17,6 +17,14 @@ pub enum DataError {
     #[error(transparent)]
     Io(#[from] io::Error),
 
+    /// Token files that cannot be written.
+    #[error(transparent)]
+    Format(#[from] danlu_formats::Error),
+
+    /// The caller asked the work to end.
+    #[error("interrupted")]
+    Cancelled,
+
     /// One row cannot be used.
     #[error("{at}: {problem}{}", skip_hint(problem))]
     Row {

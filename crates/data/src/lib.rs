@@ -6,6 +6,7 @@
 //! padding, and [`inspect`] shows what is trained.
 //! It knows tokenizers and chat templates; it knows nothing of weights, and prints nothing.
 
+pub mod corpus_tokens;
 pub mod dataset;
 pub mod dataset_format;
 pub mod dataset_info;
@@ -20,6 +21,7 @@ mod rows;
 pub mod sample;
 pub mod slices;
 
+pub use corpus_tokens::{CorpusTokens, encode_corpus};
 pub use dataset::{Dataset, Split, Task, texts};
 pub use dataset_format::Purpose;
 pub use error::{DataError, Result, RowProblem};

@@ -84,6 +84,11 @@ impl Records {
         Self { files: files.into(), current: None, ignored: Vec::new() }
     }
 
+    /// The files whose records are still to come, in order.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(PathBuf::as_path)
+    }
+
     /// Files of the folder that are not read because of their ending.
     pub fn ignored(&self) -> &[PathBuf] {
         &self.ignored

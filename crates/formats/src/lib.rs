@@ -39,6 +39,7 @@ mod shards;
 mod tensor;
 mod tensor_folder;
 mod tensor_table;
+mod token_shards;
 mod zip_archive;
 mod zip_writer;
 
@@ -61,3 +62,4 @@ pub use safetensors_writer::{TensorSink, write_safetensors};
 pub use shards::{DEFAULT_MAX_SHARD_BYTES, WriteOptions};
 pub use tensor::{Tensor, TensorInfo};
 pub use tensor_folder::TensorFolder;
+pub use token_shards::{TokenFiles, TokenIndex, TokenShard, TokenShardOptions, TokenShardWriter};

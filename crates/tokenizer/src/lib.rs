@@ -6,12 +6,14 @@
 mod bytes;
 mod decode;
 mod error;
+mod extension;
 mod files;
 mod gguf;
 mod gguf_out;
 mod guard;
 mod jinja;
 mod llama2c;
+mod long_text;
 mod model_file;
 mod sentencepiece;
 mod template;
@@ -21,6 +23,7 @@ mod training;
 
 pub use decode::DecodeStream;
 pub use error::{Error, Result};
+pub use extension::Extension;
 pub use gguf::GgufVocabulary;
 pub use guard::Guarded;
 pub use template::{ChatTemplate, Message, Segment, TemplateTokens};

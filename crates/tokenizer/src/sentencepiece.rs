@@ -4,15 +4,20 @@
 //! vocabulary and finds special tokens; the cutting is done here, because ranked merges cannot express scores of which
 //! several are equal, nor user-defined pieces that survive normalization. Nothing is trained here.
 
+mod append;
 mod bpe;
 mod character_map;
+mod neighbours;
 mod proto;
 mod unigram;
 mod write;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
+pub(crate) use append::append;
 use character_map::CharacterMap;
+use neighbours::Neighbours;
 use prost::Message;
 use proto::ModelProto;
 use tokenizers::decoders::{
@@ -76,6 +81,8 @@ pub(crate) struct SentencePiece {
     pieces: HashMap<String, u32>,
     /// By id.
     table: Vec<Piece>,
+    /// Which characters stand beside each other in them.
+    neighbours: Neighbours,
     /// Characters of the longest piece.
     longest: usize,
     /// Lowest and highest score of normal pieces.
@@ -87,6 +94,13 @@ pub(crate) struct SentencePiece {
     bytes: Option<Box<[Option<u32>; 256]>>,
     normalization: Normalization,
     pub(crate) dummy_prefix: DummyPrefix,
+}
+
+/// A piece to append to a `.model` file.
+pub(crate) struct NewPiece {
+    pub text: String,
+    pub score: f32,
+    pub kind: i32,
 }
 
 /// What a `.model` file holds.
@@ -160,6 +174,12 @@ impl ModelFile {
     }
 }
 
+impl NewPiece {
+    pub(crate) fn normal(text: String, score: f32) -> Self {
+        Self { text, score, kind: NORMAL }
+    }
+}
+
 /// The bytes of a `.model` file with the pieces of a GGUF file, which are BPE: only spaces are normalized.
 ///
 /// `vocabulary` must have a score for each token.
@@ -192,6 +212,7 @@ impl SentencePiece {
         dummy_prefix: DummyPrefix,
     ) -> Self {
         let mut pieces = HashMap::with_capacity(vocabulary.len());
+        let mut neighbours = Neighbours::new();
         let mut bytes = byte_fallback.then(|| Box::new([None; 256]));
         let mut user_defined: HashMap<char, Vec<String>> = HashMap::new();
         for (text, &id) in vocabulary {
@@ -203,6 +224,7 @@ impl SentencePiece {
                 }
                 UNKNOWN | CONTROL => {}
                 kind => {
+                    neighbours.add(text);
                     pieces.insert(text.clone(), id);
                     if let (USER_DEFINED, Some(first)) = (kind, text.chars().next()) {
                         user_defined.entry(first).or_default().push(text.clone());
@@ -217,6 +239,7 @@ impl SentencePiece {
             algorithm,
             pieces,
             table,
+            neighbours,
             longest,
             bounds,
             user_defined,
@@ -236,9 +259,18 @@ impl SentencePiece {
             DummyPrefix::First => is_first,
             DummyPrefix::Always => true,
         };
+        self.encode_with(text, prefix, ids)
+    }
+
+    /// Adds the ids of a text that goes on from another, so that no space is put before it.
+    pub(crate) fn encode_within(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
+        self.encode_with(text, false, ids)
+    }
+
+    fn encode_with(&self, text: &str, prefix: bool, ids: &mut Vec<u32>) -> Result<(), String> {
         let text = self.normalize(text, prefix);
         let cut = match self.algorithm {
-            Algorithm::Bpe => bpe::cut(self, &text),
+            Algorithm::Bpe => bpe::cut_stretches(self, &text),
             Algorithm::Unigram => unigram::cut(self, &text),
         };
         let mut was_unknown = false;
@@ -326,6 +358,55 @@ impl SentencePiece {
     /// Whether it is BPE that writes single bytes, as Llama's: the only kind that llama.cpp calls `llama`.
     pub(crate) fn is_bpe_with_bytes(&self) -> bool {
         self.algorithm == Algorithm::Bpe && self.bytes.is_some()
+    }
+
+    /// Whether the ids of two lines are those of each, but for the space before a text.
+    pub(crate) fn keeps_lines_apart(&self) -> bool {
+        let is_plain =
+            self.normalization.characters.is_none() && !self.normalization.remove_extra_whitespaces;
+        self.is_bpe_with_bytes()
+            && is_plain
+            && !self.pieces.keys().any(|piece| piece.len() > 1 && piece.contains('\n'))
+    }
+
+    pub(crate) fn is_bpe(&self) -> bool {
+        self.algorithm == Algorithm::Bpe
+    }
+
+    /// The stretches that a text of pieces is cut into.
+    pub(crate) fn ranges(&self, text: &str) -> Vec<Range<usize>> {
+        bpe::cut(self, text).into_iter().map(|(range, _)| range).collect()
+    }
+
+    /// Unigram: the score of a text's best cut.
+    pub(crate) fn best_score(&self, text: &str) -> Option<f32> {
+        (self.algorithm == Algorithm::Unigram).then(|| unigram::best_score(self, text))
+    }
+
+    /// The lowest score of a piece that stands in texts.
+    pub(crate) fn lowest_score(&self) -> f32 {
+        self.pieces.values().map(|&id| self.table[id as usize].score).fold(0.0, f32::min)
+    }
+
+    /// Adds a normal piece behind the others.
+    pub(crate) fn add(&mut self, text: &str, score: f32) {
+        self.pieces.insert(text.to_owned(), self.table.len() as u32);
+        self.table.push(Piece { score, kind: NORMAL });
+        self.neighbours.add(text);
+        self.longest = self.longest.max(text.chars().count());
+        self.bounds = (self.bounds.0.min(score), self.bounds.1.max(score));
+    }
+
+    /// Why no text is ever cut so that `piece`, which stands for `text`, is a part; `None` if nothing speaks against it.
+    pub(crate) fn never_cuts(&self, text: &str, piece: &str) -> Option<&'static str> {
+        let trimmed = piece.trim_start_matches(SPACE);
+        let spaces = piece.len() - trimmed.len();
+        let normalized = self.normalize(text.trim_start_matches(' '), false);
+        if normalized != trimmed || (spaces > SPACE.len() && self.normalization.remove_extra_whitespaces) {
+            return Some("texts are normalized to something else");
+        }
+        let has_defined = piece.char_indices().any(|(at, _)| self.user_defined(&piece[at..]).is_some());
+        has_defined.then_some("it holds a user-defined piece, which is never joined")
     }
 
     pub(crate) fn has_dummy_prefix(&self) -> bool {

@@ -96,6 +96,11 @@ impl Tokenizer {
     /// # Errors
     /// Text that the vocabulary cannot write (only possible without bytes and without an unknown token).
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
+        self.encode_at(text, special, true)
+    }
+
+    /// The ids of a text, or of one that goes on from another, so that no space is put before it.
+    pub(crate) fn encode_at(&self, text: &str, special: SpecialTokens, is_start: bool) -> Result<Vec<u32>> {
         let failed = |error: tokenizers::Error| Error::Encode(error.to_string());
         let added = match special {
             SpecialTokens::Parse | SpecialTokens::Guarded(_) => self.inner.get_added_vocabulary(),
@@ -114,6 +119,7 @@ impl Tokenizer {
                     (None, SpecialTokens::Guarded(guard)) => {
                         sentencepiece.encode(&part.replace(guard, ""), start == 0, &mut ids)
                     }
+                    (None, _) if start == 0 && !is_start => sentencepiece.encode_within(part, &mut ids),
                     (None, _) => sentencepiece.encode(part, start == 0, &mut ids),
                 };
                 encoded.map_err(Error::Encode)?;

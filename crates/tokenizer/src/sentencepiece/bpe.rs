@@ -48,6 +48,23 @@ impl PartialEq for Pair {
 impl Eq for Pair {}
 
 /// The pieces of a normalized text, in order; `None` where a stretch is no piece.
+pub(super) fn cut_stretches(model: &SentencePiece, text: &str) -> Vec<(Range<usize>, Option<u32>)> {
+    let mut pieces = Vec::with_capacity(text.len() / 3);
+    for (start, stretch) in model.neighbours.stretches(text) {
+        let is_single = stretch.chars().nth(1).is_none();
+        match model.pieces.get(stretch).filter(|_| is_single) {
+            None if is_single => pieces.push((start..start + stretch.len(), None)),
+            Some(&id) => pieces.push((start..start + stretch.len(), Some(id))),
+            None => {
+                let cut = cut(model, stretch).into_iter();
+                pieces.extend(cut.map(|(range, id)| (start + range.start..start + range.end, id)));
+            }
+        }
+    }
+    pieces
+}
+
+/// The pieces of a stretch that no piece reaches out of.
 pub(super) fn cut(model: &SentencePiece, text: &str) -> Vec<(Range<usize>, Option<u32>)> {
     let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
     let mut start = 0;

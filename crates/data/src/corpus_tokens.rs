@@ -1,0 +1,195 @@
+//! A corpus → token files: read by one thread, cut by all, written in order. Memory holds a few batches, not the corpus;
+//! a killed run goes on where it was, and a finished one is recognised by the hash of all that decides its ids.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use danlu_formats::{TokenFiles, TokenIndex, TokenShardOptions};
+use danlu_tokenizer::Tokenizer;
+use fs_err as fs;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::dataset_format::{Layout, Purpose, Row, Tags};
+use crate::error::{DataError, Result};
+use crate::options::Columns;
+use crate::records::{Record, Records};
+
+/// Bytes of text that are cut at once.
+const BATCH: usize = 4 << 20;
+/// Documents of a batch, however short.
+const BATCH_DOCUMENTS: usize = 1 << 14;
+/// Time between two notes of how far the work is.
+const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(5);
+
+/// What becomes token files, and how.
+#[derive(Debug)]
+pub struct CorpusTokens<'a> {
+    /// Files of rows or documents.
+    pub files: Vec<PathBuf>,
+    /// Which columns are the text of a row.
+    pub columns: Columns,
+    /// The vocabulary.
+    pub tokenizer: &'a Tokenizer,
+    /// Put behind each document.
+    pub end: Option<u32>,
+    /// Documents with fewer ids, the end counted, are left out.
+    pub least: usize,
+    /// Threads that cut texts.
+    pub threads: usize,
+}
+
+/// A stretch of the corpus.
+#[derive(Default)]
+struct Batch {
+    texts: Vec<String>,
+    bytes: usize,
+    /// Rows up to its end.
+    records: u64,
+}
+
+/// Writes the corpus as token files into `output`; `progress(bytes of text done)` may stop the work, which a later call
+/// continues. The second value is false where a former run had done all of it.
+///
+/// # Errors
+/// A row or file that cannot be read, an output that cannot be written or holds another corpus,
+/// [`DataError::Cancelled`].
+pub fn encode_corpus(
+    corpus: &CorpusTokens<'_>,
+    output: &Path,
+    headerless: bool,
+    tokens_per_shard: u64,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<(TokenIndex, bool)> {
+    let options = TokenShardOptions {
+        output: output.to_owned(),
+        headerless,
+        key: corpus.key(headerless, tokens_per_shard)?,
+        vocabulary_size: corpus.tokenizer.vocabulary_size(),
+        tokens_per_shard,
+    };
+    let mut writer = match options.open()? {
+        TokenFiles::Complete(index) => return Ok((index, false)),
+        TokenFiles::Open(writer) => writer,
+    };
+    let done = writer.records();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(corpus.threads).build();
+    let pool = pool.map_err(std::io::Error::other)?;
+    let (sender, batches) = sync_channel(1);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| corpus.read(done, sender));
+        let mut write = |batches: Receiver<Batch>| -> Result<u64> {
+            let (mut records, mut bytes, mut saved) = (done, 0, Instant::now());
+            for batch in batches {
+                for ids in corpus.encode(&batch.texts, &pool)? {
+                    if ids.len() >= corpus.least {
+                        writer.push(&ids)?;
+                    }
+                }
+                records = batch.records;
+                bytes += batch.bytes as u64;
+                let is_stopped = progress(bytes).is_break();
+                if is_stopped || saved.elapsed() >= BETWEEN_CHECKPOINTS {
+                    writer.checkpoint(records)?;
+                    saved = Instant::now();
+                }
+                if is_stopped {
+                    return Err(DataError::Cancelled);
+                }
+            }
+            Ok(records)
+        };
+        // The receiver is gone when it returns, so that the reader ends too.
+        let written = write(batches);
+        let read = reader.join().map_err(|_| std::io::Error::other("reading the corpus failed"))?;
+        let records = written?;
+        if let Err(error) = read {
+            writer.checkpoint(records)?;
+            return Err(error);
+        }
+        Ok((writer.finish(records)?, true))
+    })
+}
+
+impl CorpusTokens<'_> {
+    /// The hash of the texts' files, the vocabulary and the options.
+    fn key(&self, headerless: bool, tokens_per_shard: u64) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(self.tokenizer.fingerprint());
+        let Self { columns, end, least, .. } = self;
+        hash.update(format!("{columns:?} {end:?} {least} {headerless} {tokens_per_shard}"));
+        let mut buffer = vec![0; 1 << 20];
+        for path in &self.files {
+            // Its ending decides how it is read.
+            let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+            hash.update(format!("\n{} {ending}\n", fs::metadata(path)?.len()));
+            let mut file = fs::File::open(path)?;
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => break,
+                    length => hash.update(&buffer[..length]),
+                }
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Sends the documents behind the first `done` rows; a receiver that is gone has seen enough.
+    fn read(&self, done: u64, sender: SyncSender<Batch>) -> Result<()> {
+        let mut batch = Batch { records: done, ..Batch::default() };
+        for (number, record) in (1..).zip(Records::of_files(self.files.clone())) {
+            let Record { content, source } = record?;
+            if number <= done {
+                continue;
+            }
+            let layout = Layout::detect(&content, Purpose::Pretraining, &self.columns, &Tags::default());
+            let row = layout.and_then(|layout| layout.read(content, None));
+            let row = row.map_err(|problem| DataError::Row { at: source, problem })?;
+            batch.records = number;
+            if let Row::Document(text) = row {
+                batch.bytes += text.len();
+                batch.texts.push(text);
+            }
+            if batch.bytes >= BATCH || batch.texts.len() >= BATCH_DOCUMENTS {
+                let next = Batch { records: number, ..Batch::default() };
+                if sender.send(std::mem::replace(&mut batch, next)).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        // With the rows that hold no text, the last batch may be empty.
+        _ = sender.send(batch);
+        Ok(())
+    }
+
+    /// The ids of each text.
+    fn encode(&self, texts: &[String], pool: &rayon::ThreadPool) -> Result<Vec<Vec<u32>>> {
+        let pieces: Vec<(usize, &str, bool)> = texts
+            .iter()
+            .enumerate()
+            .flat_map(|(text, whole)| {
+                let pieces = self.tokenizer.pieces(whole).into_iter().enumerate();
+                pieces.map(move |(place, piece)| (text, piece, place == 0))
+            })
+            .collect();
+        let encode =
+            |&(_, piece, is_first): &(usize, &str, bool)| self.tokenizer.encode_piece(piece, is_first);
+        let encoded: Result<Vec<Vec<u32>>, danlu_tokenizer::Error> =
+            pool.install(|| pieces.par_iter().map(encode).collect());
+        let encoded = encoded.map_err(|error| DataError::Tokenizer(error.to_string()))?;
+        let mut ids: Vec<Vec<u32>> = vec![Vec::new(); texts.len()];
+        for ((text, ..), encoded) in pieces.into_iter().zip(encoded) {
+            match ids[text].is_empty() {
+                true => ids[text] = encoded,
+                false => ids[text].extend(encoded),
+            }
+        }
+        if let Some(end) = self.end {
+            ids.iter_mut().for_each(|ids| ids.push(end));
+        }
+        Ok(ids)
+    }
+}

@@ -1,0 +1,69 @@
+//! Which characters stand beside each other inside of pieces: between two that never do, a text can be cut before
+//! anything is joined, and gives the same pieces.
+
+/// Bits of the table: 128 KiB, in which half a million pairs are still told apart well.
+const BITS: u32 = 20;
+
+/// A set of pairs of characters that may say yes too often, never no.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Neighbours(Box<[u64]>);
+
+impl Neighbours {
+    pub(super) fn new() -> Self {
+        Self(vec![0; (1 << BITS) / 64].into())
+    }
+
+    /// Adds the neighbours within a piece.
+    pub(super) fn add(&mut self, piece: &str) {
+        for (left, right) in piece.chars().zip(piece.chars().skip(1)) {
+            let bit = bit(left, right);
+            self.0[bit / 64] |= 1 << (bit % 64);
+        }
+    }
+
+    /// Whether two characters can stand in one piece.
+    fn may_join(&self, left: char, right: char) -> bool {
+        let bit = bit(left, right);
+        self.0[bit / 64] >> (bit % 64) & 1 == 1
+    }
+
+    /// The stretches of a text that no piece crosses the ends of, with where they begin.
+    pub(super) fn stretches<'a>(&self, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let rest = &text[start..];
+            let mut characters = rest.char_indices();
+            let mut left = characters.next()?.1;
+            let mut end = rest.len();
+            for (at, right) in characters {
+                if !self.may_join(left, right) {
+                    end = at;
+                    break;
+                }
+                left = right;
+            }
+            let found = (start, &rest[..end]);
+            start += end;
+            Some(found)
+        })
+    }
+}
+
+fn bit(left: char, right: char) -> usize {
+    let pair = u64::from(u32::from(left)) << 32 | u64::from(u32::from(right));
+    (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - BITS)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_piece_crosses_the_end_of_a_stretch() {
+        let mut neighbours = Neighbours::new();
+        ["数控", "加工", "控机"].into_iter().for_each(|piece| neighbours.add(piece));
+        let stretches: Vec<(usize, &str)> = neighbours.stretches("数控机床加工a").collect();
+        assert_eq!(stretches, [(0, "数控机"), (9, "床"), (12, "加工"), (18, "a")]);
+        assert_eq!(neighbours.stretches("").count(), 0);
+    }
+}
