@@ -5,8 +5,8 @@
 //! several are equal, nor user-defined pieces that survive normalization. Nothing is trained here.
 
 mod bpe;
-mod character_map;
-mod proto;
+pub(crate) mod character_map;
+pub(crate) mod proto;
 mod unigram;
 
 use std::collections::HashMap;
@@ -31,7 +31,7 @@ pub(crate) const UNUSED: i32 = 5;
 pub(crate) const BYTE: i32 = 6;
 
 /// A space inside of pieces.
-const SPACE: &str = "▁";
+pub(crate) const SPACE: &str = "▁";
 
 /// How the best cut is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,7 +278,7 @@ impl SentencePiece {
     }
 
     /// The text as pieces are written.
-    fn normalize(&self, mut text: &str, prefix: bool) -> String {
+    pub(crate) fn normalize(&self, mut text: &str, prefix: bool) -> String {
         let Normalization { remove_extra_whitespaces, escape_whitespaces, .. } = self.normalization;
         let space = if escape_whitespaces { SPACE } else { " " };
         if remove_extra_whitespaces {
