@@ -60,6 +60,11 @@ impl Decoding {
         self.strip.is_some()
     }
 
+    /// Whether tokens are written in the alphabet of bytes.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        self.byte_level
+    }
+
     /// The bytes that a piece of the model's vocabulary stands for.
     fn piece(&self, text: &str) -> Vec<u8> {
         if self.byte_level {

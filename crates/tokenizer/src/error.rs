@@ -25,6 +25,9 @@ pub enum Error {
     /// Vocabulary training was asked for something impossible.
     #[error("vocabulary training: {0}")]
     Training(String),
+    /// A vocabulary that cannot be extended.
+    #[error("the vocabulary cannot be extended: {0}")]
+    Extension(String),
     /// A text could not be turned into ids.
     #[error("cannot tokenize the text: {0}")]
     Encode(String),

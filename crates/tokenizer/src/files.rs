@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 use tokenizers::tokenizer::AddedToken;
 
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const SENTENCEPIECE: &str = "tokenizer.model";
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
@@ -281,7 +281,7 @@ fn pretty(value: &Value) -> Result<Vec<u8>> {
 }
 
 /// Writes beside and renames, so that a full disk never leaves half a file under the name.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let written = fs::write(&name, bytes).and_then(|()| fs::rename(&name, path));
@@ -308,7 +308,7 @@ fn main_file(path: &Path) -> Result<PathBuf> {
 
 /// Whether the bytes begin with a piece (field 1) with a text (field 1), behind which its score (field 2, four bytes)
 /// stands.
-fn is_sentencepiece(bytes: &[u8]) -> bool {
+pub(crate) fn is_sentencepiece(bytes: &[u8]) -> bool {
     matches!(bytes, [0x0a, _, 0x0a, length, text @ ..] if text.get(usize::from(*length)) == Some(&0x15))
 }
 

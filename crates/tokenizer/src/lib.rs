@@ -6,6 +6,7 @@
 mod bytes;
 mod decode;
 mod error;
+mod extension;
 mod files;
 mod gguf;
 mod gguf_out;
@@ -19,6 +20,7 @@ mod training;
 
 pub use decode::DecodeStream;
 pub use error::{Error, Result};
+pub use extension::Extension;
 pub use gguf::GgufVocabulary;
 pub use guard::Guarded;
 pub use template::{ChatTemplate, Message, Segment, TemplateTokens};

@@ -4,13 +4,16 @@
 //! vocabulary and finds special tokens; the cutting is done here, because ranked merges cannot express scores of which
 //! several are equal, nor user-defined pieces that survive normalization. Nothing is trained here.
 
+mod append;
 mod bpe;
 pub(crate) mod character_map;
 pub(crate) mod proto;
 mod unigram;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
+pub(crate) use append::append;
 use character_map::CharacterMap;
 use prost::Message;
 use proto::{ModelProto, NormalizerSpec, Piece as PieceProto, TrainerSpec};
@@ -87,6 +90,13 @@ pub(crate) struct SentencePiece {
     pub(crate) dummy_prefix: DummyPrefix,
 }
 
+/// A piece to append to a `.model` file.
+pub(crate) struct NewPiece {
+    pub text: String,
+    pub score: f32,
+    pub kind: i32,
+}
+
 /// What a `.model` file holds.
 pub(crate) struct ModelFile {
     /// Ids by text.
@@ -155,6 +165,12 @@ impl ModelFile {
             dummy_prefix,
         );
         Ok(Self { vocabulary, sentencepiece, bos, eos, pad, unk })
+    }
+}
+
+impl NewPiece {
+    pub(crate) fn normal(text: String, score: f32) -> Self {
+        Self { text, score, kind: NORMAL }
     }
 }
 
@@ -338,6 +354,45 @@ impl SentencePiece {
     /// Whether it is BPE that writes single bytes, as Llama's: the only kind that llama.cpp calls `llama`.
     pub(crate) fn is_bpe_with_bytes(&self) -> bool {
         self.algorithm == Algorithm::Bpe && self.bytes.is_some()
+    }
+
+    pub(crate) fn is_bpe(&self) -> bool {
+        self.algorithm == Algorithm::Bpe
+    }
+
+    /// The stretches that a text of pieces is cut into.
+    pub(crate) fn ranges(&self, text: &str) -> Vec<Range<usize>> {
+        bpe::cut(self, text).into_iter().map(|(range, _)| range).collect()
+    }
+
+    /// Unigram: the score of a text's best cut.
+    pub(crate) fn best_score(&self, text: &str) -> Option<f32> {
+        (self.algorithm == Algorithm::Unigram).then(|| unigram::best_score(self, text))
+    }
+
+    /// The lowest score of a piece that stands in texts.
+    pub(crate) fn lowest_score(&self) -> f32 {
+        self.pieces.values().map(|&id| self.table[id as usize].score).fold(0.0, f32::min)
+    }
+
+    /// Adds a normal piece behind the others.
+    pub(crate) fn add(&mut self, text: &str, score: f32) {
+        self.pieces.insert(text.to_owned(), self.table.len() as u32);
+        self.table.push(Piece { score, kind: NORMAL });
+        self.longest = self.longest.max(text.chars().count());
+        self.bounds = (self.bounds.0.min(score), self.bounds.1.max(score));
+    }
+
+    /// Why no text is ever cut so that `piece`, which stands for `text`, is a part; `None` if nothing speaks against it.
+    pub(crate) fn never_cuts(&self, text: &str, piece: &str) -> Option<&'static str> {
+        let trimmed = piece.trim_start_matches(SPACE);
+        let spaces = piece.len() - trimmed.len();
+        let normalized = self.normalize(text.trim_start_matches(' '), false);
+        if normalized != trimmed || (spaces > SPACE.len() && self.normalization.remove_extra_whitespaces) {
+            return Some("texts are normalized to something else");
+        }
+        let has_defined = piece.char_indices().any(|(at, _)| self.user_defined(&piece[at..]).is_some());
+        has_defined.then_some("it holds a user-defined piece, which is never joined")
     }
 
     pub(crate) fn has_dummy_prefix(&self) -> bool {

@@ -1,17 +1,21 @@
 //! `danlu tokenizer`: training a vocabulary, and looking at what one does.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_hub::Want;
 use danlu_model::open_tokenizer;
 use danlu_tokenizer::Tokenizer;
+use fs_err as fs;
 
+use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 
 mod decode;
 mod encode;
+mod extend;
 mod info;
 mod train;
 
@@ -22,6 +26,10 @@ pub enum Args {
     ///
     /// zh: 在文本上训练字节级 BPE 词表
     Train(train::Args),
+    /// Append the pieces of another vocabulary, or words, to one
+    ///
+    /// zh: 在词表后追加另一个词表的词元或词语
+    Extend(extend::Args),
     /// Text to token ids
     ///
     /// zh: 文本转为词元编号
@@ -53,6 +61,7 @@ pub struct TokenizerPath {
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     match args {
         Args::Train(args) => train::run(&args, printer),
+        Args::Extend(args) => extend::run(&args, printer),
         Args::Encode(args) => encode::run(&args, printer),
         Args::Decode(args) => decode::run(&args, printer),
         Args::Info(args) => info::run(&args, printer),
@@ -60,7 +69,11 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
 }
 
 fn open(path: &TokenizerPath, printer: &Printer) -> Result<Tokenizer> {
-    Ok(open_tokenizer(&hub::place(&path.tokenizer, Want::Tokenizer, Fetch::Allowed, printer)?)?)
+    open_at(&path.tokenizer, printer)
+}
+
+fn open_at(path: &Path, printer: &Printer) -> Result<Tokenizer> {
+    Ok(open_tokenizer(&hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?)?)
 }
 
 /// The text of a token on one line; bytes that are no whole character alone are spelled out.
@@ -77,4 +90,26 @@ fn readable(piece: &[u8]) -> String {
         text.extend(chunk.invalid().iter().map(|byte| format!("<0x{byte:02X}>")));
     }
     text
+}
+
+/// Refuses a folder that holds anything: a model would be lost with the vocabulary that it was trained with.
+fn refuse_occupied(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    let names: Vec<PathBuf> = entries.iter().map(|entry| entry.file_name().into()).collect();
+    let is_any = |known: &[&str]| names.iter().any(|name| known.iter().any(|known| name == Path::new(known)));
+    let is_weights =
+        |name: &PathBuf| name.extension().is_some_and(|end| end == "safetensors" || end == "gguf");
+    let held = if is_any(&["config.json", "adapter_config.json"]) || names.iter().any(is_weights) {
+        "a model"
+    } else if is_any(&["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"]) {
+        "a vocabulary"
+    } else if !names.is_empty() {
+        "other files"
+    } else {
+        return Ok(());
+    };
+    Err(wrong_input(format!("`{}` holds {held}; choose another folder with `--out`", folder.display())))
 }

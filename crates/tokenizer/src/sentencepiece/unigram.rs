@@ -23,6 +23,24 @@ pub(super) fn bounds(table: &[Piece]) -> (f32, f32) {
 
 /// The pieces of a normalized text, in order; `None` where a character is in no piece.
 pub(super) fn cut(model: &SentencePiece, text: &str) -> Vec<(Range<usize>, Option<u32>)> {
+    let best = best_ends(model, text);
+    let mut cut = Vec::new();
+    let mut end = text.len();
+    while let Some(Best { start, id, .. }) = best[end].filter(|_| end > 0) {
+        cut.push((start..end, id));
+        end = start;
+    }
+    cut.reverse();
+    cut
+}
+
+/// The score of the best cut.
+pub(super) fn best_score(model: &SentencePiece, text: &str) -> f32 {
+    best_ends(model, text)[text.len()].map_or(0.0, |best| best.score)
+}
+
+/// The best cuts up to each end of a character.
+fn best_ends(model: &SentencePiece, text: &str) -> Vec<Option<Best>> {
     let (lowest, highest) = model.bounds;
     let mut best: Vec<Option<Best>> = vec![None; text.len() + 1];
     for (start, character) in text.char_indices() {
@@ -54,12 +72,5 @@ pub(super) fn cut(model: &SentencePiece, text: &str) -> Vec<(Range<usize>, Optio
             reach(start + character.len_utf8(), lowest - UNKNOWN_PENALTY, None);
         }
     }
-    let mut cut = Vec::new();
-    let mut end = text.len();
-    while let Some(Best { start, id, .. }) = best[end].filter(|_| end > 0) {
-        cut.push((start..end, id));
-        end = start;
-    }
-    cut.reverse();
-    cut
+    best
 }

@@ -1,7 +1,6 @@
 //! `danlu tokenizer train`: a vocabulary from texts.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::Result;
@@ -10,7 +9,6 @@ use danlu_data::dataset_format::{Layout, Purpose, Row, Tags};
 use danlu_data::{ColumnNames, Columns, DataError, Record, Records, RowProblem};
 use danlu_formats::AtomicFolder;
 use danlu_tokenizer::{BpeTraining, ChatTemplate, TokenRole, Tokenizer, TrainedToken, TrainingProgress};
-use fs_err as fs;
 use serde_json::json;
 
 use crate::failure::wrong_input;
@@ -62,7 +60,7 @@ pub enum TrainedTemplate {
 /// # Errors
 /// Texts that cannot be read, an output folder that is taken.
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
-    refuse_occupied(&args.out)?;
+    super::refuse_occupied(&args.out)?;
     let (name, special_tokens) = args.template.tokens();
     let options = BpeTraining {
         vocabulary_size: args.vocab_size,
@@ -100,28 +98,6 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     }
     printer.line(format_args!("{} · {size} tokens", args.out.display()))?;
     Ok(printer.json(&json!({ "tokenizer": args.out, "vocabulary_size": size }))?)
-}
-
-/// Refuses a folder that holds anything: a model would be lost with the vocabulary that it was trained with.
-fn refuse_occupied(folder: &Path) -> Result<()> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
-    let names: Vec<PathBuf> = entries.iter().map(|entry| entry.file_name().into()).collect();
-    let is_any = |known: &[&str]| names.iter().any(|name| known.iter().any(|known| name == Path::new(known)));
-    let is_weights =
-        |name: &PathBuf| name.extension().is_some_and(|end| end == "safetensors" || end == "gguf");
-    let held = if is_any(&["config.json", "adapter_config.json"]) || names.iter().any(is_weights) {
-        "a model"
-    } else if is_any(&["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"]) {
-        "a vocabulary"
-    } else if !names.is_empty() {
-        "other files"
-    } else {
-        return Ok(());
-    };
-    Err(wrong_input(format!("`{}` holds {held}; choose another folder with `--out`", folder.display())))
 }
 
 /// Sends the text of every row; a receiver that is gone has seen enough.
