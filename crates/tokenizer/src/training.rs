@@ -226,7 +226,8 @@ impl Tokens {
         }
         settings.add_bos = options.add_bos && settings.bos.is_some();
         let given = special.len() + options.user_defined.len();
-        let bytes = if options.kind == VocabularyKind::ByteLevelBpe || options.byte_fallback { 256 } else { 0 };
+        let bytes =
+            if options.kind == VocabularyKind::ByteLevelBpe || options.byte_fallback { 256 } else { 0 };
         if options.vocabulary_size < given + bytes {
             let size = options.vocabulary_size;
             return Err(format!(
@@ -239,7 +240,11 @@ impl Tokens {
 
     /// All texts that are tokens before training begins.
     fn texts(&self, options: &BpeTraining) -> Vec<String> {
-        self.special.iter().map(|token| token.text.clone()).chain(options.user_defined.iter().cloned()).collect()
+        self.special
+            .iter()
+            .map(|token| token.text.clone())
+            .chain(options.user_defined.iter().cloned())
+            .collect()
     }
 }
 
@@ -333,7 +338,8 @@ fn train_byte_level(
     let text = |id: u32| tokens[id as usize].clone();
     let merges = merges.into_iter().map(|((left, right), _)| (text(left), text(right))).collect();
     let vocabulary: Vocab = (0..).zip(&tokens).map(|(id, token)| (token.clone(), id)).collect();
-    let model = BPE::builder().vocab_and_merges(vocabulary, merges).build().map_err(|error| error.to_string())?;
+    let model =
+        BPE::builder().vocab_and_merges(vocabulary, merges).build().map_err(|error| error.to_string())?;
 
     let mut inner = byte_level_tokenizer(model, &[QWEN2])?;
     let Tokens { special, settings } = given;

@@ -72,7 +72,8 @@ pub(super) fn merge(
     progress: &mut dyn FnMut(usize),
 ) -> Vec<(Pair, u32)> {
     let SymbolWords { mut symbols, mut words } = words;
-    let mut ids: HashMap<String, u32> = (0..).zip(tokens.iter()).map(|(id, token)| (token.clone(), id)).collect();
+    let mut ids: HashMap<String, u32> =
+        (0..).zip(tokens.iter()).map(|(id, token)| (token.clone(), id)).collect();
     let mut pairs = count_pairs(&symbols, &words);
     let candidate = |pair: Pair, count: u64, tokens: &[String]| {
         let text = || {
@@ -235,8 +236,7 @@ mod tests {
 
     #[test]
     fn the_tokens_are_those_of_the_tokenizers_crate() {
-        let mut trainer =
-            BpeTrainer::builder().vocab_size(150).min_frequency(2).show_progress(false).build();
+        let mut trainer = BpeTrainer::builder().vocab_size(150).min_frequency(2).show_progress(false).build();
         trainer.feed(corpus().iter(), |word| Ok(vec![word.to_owned()])).unwrap();
         let mut model = BPE::default();
         trainer.train(&mut model).unwrap();
@@ -247,7 +247,8 @@ mod tests {
         }
         merge(words, &mut tokens, 150, 2, Ties::Ids, &mut |_| {});
         assert!(tokens.len() > 100);
-        let expected: Vec<String> = (0..tokens.len()).map(|id| model.id_to_token(id as u32).unwrap()).collect();
+        let expected: Vec<String> =
+            (0..tokens.len()).map(|id| model.id_to_token(id as u32).unwrap()).collect();
         assert_eq!(tokens, expected);
     }
 

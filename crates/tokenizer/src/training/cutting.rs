@@ -90,7 +90,8 @@ impl ByteLevel {
         while let Ok(Some(word)) = self.pattern.find_from_pos(text, at) {
             let piece = word.as_str();
             let mut end = word.end();
-            let last = piece.chars().next_back().filter(|last| last.is_whitespace() && !"\r\n".contains(*last));
+            let last =
+                piece.chars().next_back().filter(|last| last.is_whitespace() && !"\r\n".contains(*last));
             if let Some(last) = last
                 && end < text.len()
                 && piece.len() > last.len_utf8()
@@ -193,9 +194,10 @@ mod tests {
     #[test]
     fn pieces_are_those_that_sentencepiece_allows() {
         let pieces = |text| words(text, |text, found| find_pieces(text, 0, text.len(), found));
-        assert_eq!(pieces("▁GDP增长▁▁3.5%，カーe\u{301}é\0尾"), [
-            "▁GDP", "增长", "▁", "▁3.5%，", "カー", "e\u{301}é", "尾"
-        ]);
+        assert_eq!(
+            pieces("▁GDP增长▁▁3.5%，カーe\u{301}é\0尾"),
+            ["▁GDP", "增长", "▁", "▁3.5%，", "カー", "e\u{301}é", "尾"]
+        );
         assert_eq!(pieces(&"一".repeat(20)), ["一".repeat(16), "一".repeat(4)]);
     }
 

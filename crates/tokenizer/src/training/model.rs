@@ -10,8 +10,8 @@ use super::bpe::{self, Ties};
 use super::cutting::{Cutter, Cutting, LONGEST_PIECE};
 use super::symbols::SymbolWords;
 use super::{
-    BpeTraining, TextNormalization, Tokens, TrainingProgress, VocabularyKind, check_size, count, nmt_nfkc, report,
-    unigram,
+    BpeTraining, TextNormalization, Tokens, TrainingProgress, VocabularyKind, check_size, count, nmt_nfkc,
+    report, unigram,
 };
 use crate::Tokenizer;
 use crate::files::SENTENCEPIECE;
@@ -90,7 +90,8 @@ fn empty_model(options: &BpeTraining, given: &Tokens) -> ModelProto {
     let control = |(id, text): (u32, String)| piece(text, if Some(id) == unk { UNKNOWN } else { CONTROL });
     let special = (0..).zip(given.special.iter().map(|token| token.text.clone())).map(control);
     let user_defined = options.user_defined.iter().map(|text| piece(text.clone(), USER_DEFINED));
-    let bytes = (0..=u8::MAX).filter(|_| options.byte_fallback).map(|byte| piece(format!("<0x{byte:02X}>"), BYTE));
+    let bytes =
+        (0..=u8::MAX).filter(|_| options.byte_fallback).map(|byte| piece(format!("<0x{byte:02X}>"), BYTE));
     let id = |id: Option<u32>| Some(id.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1));
     let text = |id: Option<u32>| id.map(|id| given.special[id as usize].text.clone());
     // A token with two roles is padding only to the files beside this one.

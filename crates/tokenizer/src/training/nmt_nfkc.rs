@@ -31,7 +31,10 @@ pub(super) fn character_map() -> Vec<u8> {
 
 /// All characters that can have a decomposition, without the ideographs and syllables that have none or a regular one.
 fn characters() -> impl Iterator<Item = char> {
-    ('\u{A0}'..='\u{33FF}').chain('\u{A640}'..='\u{ABFF}').chain('\u{F900}'..='\u{FFEF}').chain('\u{10000}'..='\u{1FFFF}')
+    ('\u{A0}'..='\u{33FF}')
+        .chain('\u{A640}'..='\u{ABFF}')
+        .chain('\u{F900}'..='\u{FFEF}')
+        .chain('\u{10000}'..='\u{1FFFF}')
         .chain('\u{2F800}'..='\u{2FA1F}')
 }
 
@@ -152,7 +155,8 @@ impl Builder {
     fn free_base(&mut self, labels: &[usize]) -> usize {
         let is_free = |builder: &Self, base: usize| {
             let mut places = labels.iter().map(|label| base ^ label);
-            !builder.bases.contains(&base) && places.all(|place| !builder.is_taken.get(place).is_some_and(|is| *is))
+            !builder.bases.contains(&base)
+                && places.all(|place| !builder.is_taken.get(place).is_some_and(|is| *is))
         };
         // Places further back are full but for a few: looking there again and again would take long.
         let start = self.first_free.max(self.units.len().saturating_sub(1024));
@@ -200,7 +204,8 @@ mod tests {
         // Unicode has more of them now.
         let newer: Vec<String> = singles.filter(differ).collect();
         assert!(newer.len() < 16, "{newer:?}");
-        let differ: Vec<String> = nfkc_rules().into_keys().filter(|text| differ(text) && !newer.contains(text)).collect();
+        let differ: Vec<String> =
+            nfkc_rules().into_keys().filter(|text| differ(text) && !newer.contains(text)).collect();
         assert!(differ.is_empty(), "{} {:?}", differ.len(), &differ[..differ.len().min(20)]);
     }
 

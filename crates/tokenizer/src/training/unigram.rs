@@ -103,7 +103,9 @@ fn seeds(words: &SymbolWords, alphabet: usize) -> Vec<Piece> {
             let next = words.symbols.get(word.start + at + length as usize).copied()?;
             let place = word.start + at;
             // A string occurs no more often than its parts.
-            (at + (length as usize) < word.length as usize && places[place] != NONE && places[place + 1] != NONE)
+            (at + (length as usize) < word.length as usize
+                && places[place] != NONE
+                && places[place + 1] != NONE)
                 .then_some((places[place], next))
         };
         for word in &words.words {
@@ -184,7 +186,8 @@ impl Model {
         let sum = digamma(pieces.iter().map(|piece| piece.count).sum());
         let scores: Vec<f64> = pieces.iter().map(|piece| digamma(piece.count) - sum).collect();
         let probabilities = scores.iter().map(|score| score.exp()).collect();
-        let mut children = Children::with_capacity_and_hasher(pieces.len() * 5 / 4, BuildHasherDefault::default());
+        let mut children =
+            Children::with_capacity_and_hasher(pieces.len() * 5 / 4, BuildHasherDefault::default());
         let mut piece_of: Vec<u32> = (0..alphabet as u32).collect();
         for (id, piece) in (0..).zip(&pieces).skip(alphabet) {
             let mut node = piece.symbols[0];
@@ -339,7 +342,9 @@ mod tests {
 
     #[test]
     fn digamma_has_its_known_values() {
-        for (x, value) in [(0.5, -1.963_510_026_021_423_5), (1.0, -0.577_215_664_901_532_9), (100.0, 4.600_161_852_738_087)] {
+        for (x, value) in
+            [(0.5, -1.963_510_026_021_423_5), (1.0, -0.577_215_664_901_532_9), (100.0, 4.600_161_852_738_087)]
+        {
             assert!((digamma(x) - value).abs() < 1e-7, "{x}");
         }
     }

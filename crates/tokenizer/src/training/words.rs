@@ -128,7 +128,11 @@ impl Words {
                 }
             }
         });
-        while self.shards.iter().map(|shard| shard.text.len() + ENTRY_BYTES / 4 * shard.table.len()).sum::<usize>()
+        while self
+            .shards
+            .iter()
+            .map(|shard| shard.text.len() + ENTRY_BYTES / 4 * shard.table.len())
+            .sum::<usize>()
             > self.most_bytes
             && self.rounds < 40
         {
