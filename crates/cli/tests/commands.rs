@@ -143,12 +143,54 @@ fn a_vocabulary_is_trained_and_used() {
 
     for (template, eos) in [("llama2", "</s>"), ("llama3", "<|eot_id|>"), ("human_assistant", "</s>")] {
         let train =
-            ["tokenizer", "train", "a.txt", "--out", template, "--vocab-size", "280", "--template", template];
+            ["tokenizer", "train", "a.txt", "--out", template, "--vocab-size", "270", "--template", template];
         assert_eq!(run(folder.path(), &train).code, 0);
         let info = run(folder.path(), &["tokenizer", "info", "--json", "--tokenizer", template]).json();
         assert_eq!(info["eos"]["text"], eos, "{template}");
         assert!(info["chat_template"].is_string());
     }
+}
+
+/// A passage of Mencius on which sentencepiece's own trainer was run: BPE, 190 pieces, nmt_nfkc, no bytes.
+const PASSAGE: &str = "挟太山以超北海，语人曰：‘我不能。’是诚不能也。\n为长者折枝，语人曰：‘我不能。’是不为也，非不能也。\n\
+    故王之不王，非挟太山以超北海之类也；王之不王，是折枝之类也。\n老吾老，以及人之老；幼吾幼，以及人之幼。天下可运于掌。\n\
+    《诗》云：‘刑于寡妻，至于兄弟，以御于家邦。’\n";
+
+#[test]
+fn sentencepiece_vocabularies_are_trained_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("a.txt"), PASSAGE).unwrap();
+    std::fs::write(folder.join("held.txt"), "王之不王，非不能也。\n").unwrap();
+    let train = |out: &str, more: &[&str]| {
+        let train = ["tokenizer", "train", "a.txt", "--out", out, "--template", "llama2", "--json"];
+        run(folder, &[&train[..], more].concat())
+    };
+    let as_sentencepiece = ["--type", "bpe", "--byte-fallback", "false", "--normalization", "nmt_nfkc"];
+    let sized = |size: &'static str| [&as_sentencepiece[..], &["--vocab-size", size]].concat();
+    train("big", &sized("191")).is_refused("which gives 190 tokens at most: ask for 190 or fewer");
+    assert!(!folder.join("big").exists());
+    assert_eq!(train("v", &sized("190")).json()["vocabulary_size"], 190);
+    assert!(folder.join("v/tokenizer.model").is_file() && folder.join("v/tokenizer_config.json").is_file());
+    let encode = ["tokenizer", "encode", "--json", "--no-special-tokens", "--tokenizer", "v", "--text"];
+    let found = ids(&run(folder, &[&encode[..], &["王之不王，非不能也"]].concat()).json()["ids"]);
+    assert_eq!(found, [138, 23, 134, 53], "as sentencepiece's own vocabulary cuts it");
+
+    let more = ["--type", "unigram", "--vocab-size", "400", "--special", "<think>", "--reserved", "2"];
+    let more = [&more[..], &["--user-defined", "太山", "--held-out", "held.txt", "--compare", "v"]].concat();
+    let trained = train("u", &more).json();
+    let fertility = trained["fertility"].as_array().unwrap();
+    assert_eq!((fertility.len(), &fertility[1]["tokenizer"]), (2, &"v".into()));
+    assert_eq!(fertility[1]["characters"], 11);
+    let info =
+        run(folder, &["tokenizer", "encode", "--json", "--tokenizer", "u", "--text", "<|reserved_1|>太山龘"]);
+    let found = ids(&info.json()["ids"]);
+    assert!(found.contains(&5) && found.contains(&6), "{found:?}");
+    let list = found[1..].iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let text = run(folder, &["tokenizer", "decode", "--json", "--tokenizer", "u", "--ids", &list]);
+    assert!(text.json()["text"].as_str().unwrap().ends_with("太山龘"));
+    train("w", &["--normalization", "identity"])
+        .is_refused("`--normalization` means nothing to `--type byte-bpe`");
 }
 
 #[test]
@@ -184,7 +226,7 @@ fn a_gguf_file_that_holds_only_a_vocabulary_is_used() {
 fn encoding_shows_readable_pieces() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), "的 lathe\n".repeat(9)).unwrap();
-    let train = ["tokenizer", "train", "a.txt", "--out", "v", "--vocab-size", "300"];
+    let train = ["tokenizer", "train", "a.txt", "--out", "v", "--vocab-size", "300", "--allow-smaller"];
     assert_eq!(run(folder.path(), &train).code, 0);
     let pieces = |text: &str| -> Vec<String> {
         let shown = run(folder.path(), &["tokenizer", "encode", "--tokenizer", "v", "--text", text]).stdout;

@@ -28,4 +28,6 @@ pub use gguf::GgufVocabulary;
 pub use guard::Guarded;
 pub use template::{ChatTemplate, Message, Segment, TemplateTokens};
 pub use tokenizer::{SpecialTokens, Tokenizer};
-pub use training::{BpeTraining, TokenRole, TrainedToken, TrainingProgress};
+pub use training::{
+    BpeTraining, TextNormalization, TokenRole, TrainedToken, TrainingProgress, VocabularyKind,
+};

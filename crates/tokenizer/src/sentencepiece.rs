@@ -6,9 +6,9 @@
 
 mod append;
 mod bpe;
-mod character_map;
+pub(crate) mod character_map;
 mod neighbours;
-mod proto;
+pub(crate) mod proto;
 mod unigram;
 mod write;
 
@@ -298,7 +298,7 @@ impl SentencePiece {
     }
 
     /// The text as pieces are written.
-    fn normalize(&self, mut text: &str, prefix: bool) -> String {
+    pub(crate) fn normalize(&self, mut text: &str, prefix: bool) -> String {
         let Normalization { remove_extra_whitespaces, escape_whitespaces, .. } = self.normalization;
         let space = if escape_whitespaces { SPACE } else { " " };
         if remove_extra_whitespaces {

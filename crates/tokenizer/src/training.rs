@@ -1,29 +1,37 @@
-//! Training of a byte-level BPE vocabulary, Chinese first. Deterministic: the same texts give the same vocabulary.
+//! Training of vocabularies, Chinese first: byte-level BPE, and BPE and Unigram as sentencepiece has them.
 //!
-//! The finished vocabulary cuts text with the pattern that GGUF calls `qwen2`, so that llama.cpp can read it. For
-//! counting, its pieces are cut further into short runs of one script: Chinese has no spaces, and without that every
-//! clause would be its own word and memory would grow with the corpus. No token then mixes Chinese with other script.
+//! Deterministic: the same texts and options give the same vocabulary, on any number of threads. Words are counted in
+//! bounded memory ([`words`]) and are short ([`cutting`]): Chinese has no spaces, and otherwise every clause would be
+//! its own word and memory would grow with the corpus.
+
+mod bpe;
+mod cutting;
+mod model;
+mod nmt_nfkc;
+mod symbols;
+mod unigram;
+mod words;
 
 use crate::bytes::alphabet;
 use crate::gguf::{QWEN2, around, byte_level_tokenizer};
 use crate::tokenizer::Settings;
 use crate::{ChatTemplate, Error, Result, Tokenizer};
-use std::sync::atomic::{AtomicU64, Ordering};
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::tokenizer::{
-    AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
-    Trainer,
-};
+use bpe::Ties;
+use cutting::{ByteLevel, Cutter, Cutting};
+use rayon::prelude::*;
+use symbols::SymbolWords;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::tokenizer::AddedToken;
+use words::Words;
 
-/// Longest run of Chinese characters that is counted as one word, and so the longest Chinese token.
-const LONGEST_CHINESE: usize = 8;
-/// The same for all other text.
-const LONGEST_OTHER: usize = 32;
 /// A pair that occurs only once says nothing about the language.
 const LEAST_COUNT: u64 = 2;
-/// Pairs are counted in 31 bits by the library; no pair can occur more often than there are bytes.
-const MOST_BYTES: u64 = i32::MAX as u64;
+/// Text that is cut at once, by all threads.
+const BATCH_BYTES: usize = 8 << 20;
+/// Text that is cut by one thread, where lines allow.
+const CHUNK_BYTES: usize = 128 << 10;
+/// Text without an end of line that is cut wherever it may be.
+const LONGEST_LINE: usize = 64 << 20;
 
 /// What a special token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,179 +63,293 @@ pub enum TrainingProgress {
         /// Bytes of text read.
         bytes: u64,
     },
-    /// All texts are read; pairs are being merged.
+    /// All texts are read.
     Merging {
         /// Different words that were counted.
         words: usize,
+        /// How often rare words were halved in number to stay within memory.
+        samplings: u32,
+    },
+    /// Tokens are being found (BPE, so many so far) or sorted out (Unigram, so many are left).
+    Tokens {
+        /// Tokens at this time.
+        now: usize,
+        /// Tokens that there will be.
+        wanted: usize,
     },
 }
 
-/// Options of [`Tokenizer::train_byte_level_bpe`].
+/// How a vocabulary writes and cuts text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VocabularyKind {
+    /// BPE over bytes, as in GPT-2, Llama 3 and Qwen: a `tokenizer.json` file.
+    #[default]
+    ByteLevelBpe,
+    /// BPE over characters: a sentencepiece `.model` file, as Llama 2's.
+    Bpe,
+    /// The most probable pieces: a sentencepiece `.model` file.
+    Unigram,
+}
+
+/// What is done to a text before it is cut, by a sentencepiece vocabulary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TextNormalization {
+    /// Nothing: every text comes back as it was.
+    #[default]
+    Identity,
+    /// Compatibility forms are unified (full-width punctuation becomes ASCII), control characters dropped, runs of
+    /// spaces joined: sentencepiece's own default.
+    NmtNfkc,
+}
+
+/// Options of [`Tokenizer::train`].
 pub struct BpeTraining {
-    /// Tokens in all: the special ones, 256 bytes, and merges. A small corpus may give fewer.
+    /// How the vocabulary writes text.
+    pub kind: VocabularyKind,
+    /// Tokens in all: special ones, bytes, and those that training finds.
     pub vocabulary_size: usize,
-    /// Special tokens; they get the ids 0, 1, 2, …
+    /// Whether a corpus that gives fewer tokens is an error.
+    pub exact_size: bool,
+    /// Special tokens; they get the ids 0, 1, 2, … A sentencepiece vocabulary needs one for what is unknown and gets
+    /// `<unk>` before them if there is none.
     pub special_tokens: Vec<TrainedToken>,
+    /// Ids kept free behind the special tokens, as special tokens `<|reserved_0|>`, `<|reserved_1|>`, …
+    pub reserved: usize,
+    /// Texts that are always one token.
+    pub user_defined: Vec<String>,
     /// Whether a raw text begins with BOS.
     pub add_bos: bool,
     /// Jinja source to store with the vocabulary.
     pub chat_template: Option<String>,
-    /// Called after each text and at each change of phase, from any thread.
+    /// Whether a sentencepiece vocabulary writes what is in no piece byte by byte.
+    pub byte_fallback: bool,
+    /// Share of the characters of the texts that sentencepiece pieces must cover, most frequent first.
+    pub character_coverage: f64,
+    /// Normalization of a sentencepiece vocabulary.
+    pub normalization: TextNormalization,
+    /// Bytes of memory to stay within, roughly.
+    pub max_memory: u64,
+    /// Decides which rare words are counted where they do not all fit in memory.
+    pub seed: u64,
+    /// Called at each step, from any thread.
     pub progress: Option<Box<dyn Fn(TrainingProgress) + Send + Sync>>,
 }
 
 impl Default for BpeTraining {
     /// 6400 tokens with the special tokens and template of ChatML: BOS `<|im_start|>`, EOS `<|im_end|>`,
-    /// padding `<|endoftext|>`.
+    /// padding `<|endoftext|>`; byte-level BPE within 1.5 GiB.
     fn default() -> Self {
         let token = |text: &str, role| TrainedToken { text: text.into(), roles: vec![role] };
         Self {
+            kind: VocabularyKind::default(),
             vocabulary_size: 6400,
+            exact_size: false,
             special_tokens: vec![
                 token("<|endoftext|>", TokenRole::Pad),
                 token("<|im_start|>", TokenRole::Bos),
                 token("<|im_end|>", TokenRole::Eos),
             ],
+            reserved: 0,
+            user_defined: Vec::new(),
             add_bos: false,
             chat_template: ChatTemplate::builtin("chatml").ok().map(|template| template.source().to_owned()),
+            byte_fallback: true,
+            character_coverage: 0.9995,
+            normalization: TextNormalization::default(),
+            max_memory: 3 << 29,
+            seed: 0,
             progress: None,
         }
     }
 }
 
 impl Tokenizer {
-    /// Trains a byte-level BPE vocabulary on `texts`. Memory grows with the different short words, not with the text.
+    /// Trains a vocabulary on `texts`.
     ///
     /// # Errors
-    /// A size below 256 bytes + special tokens, a special token given twice, no text, more than 2 GiB of text.
-    pub fn train_byte_level_bpe(
-        texts: impl Iterator<Item = String> + Send,
-        options: &BpeTraining,
-    ) -> Result<Self> {
+    /// A size that the special tokens and bytes alone need, or that the texts cannot give if it is to be exact; a token
+    /// given twice; no text.
+    pub fn train(texts: impl Iterator<Item = String>, options: &BpeTraining) -> Result<Self> {
         train(texts, options).map_err(Error::Training)
+    }
+
+    /// [`Tokenizer::train`] of a byte-level vocabulary, as the default is.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn train_byte_level_bpe(texts: impl Iterator<Item = String>, options: &BpeTraining) -> Result<Self> {
+        Self::train(texts, options)
     }
 }
 
-fn train(texts: impl Iterator<Item = String> + Send, options: &BpeTraining) -> Result<Tokenizer, String> {
-    let least = 256 + options.special_tokens.len();
-    if options.vocabulary_size < least {
-        let (size, special) = (options.vocabulary_size, options.special_tokens.len());
-        return Err(format!(
-            "a vocabulary of {size} is too small: 256 bytes and {special} special tokens need {least}"
-        ));
+fn train(texts: impl Iterator<Item = String>, options: &BpeTraining) -> Result<Tokenizer, String> {
+    let tokens = Tokens::new(options)?;
+    match options.kind {
+        VocabularyKind::ByteLevelBpe => train_byte_level(texts, options, tokens),
+        VocabularyKind::Bpe | VocabularyKind::Unigram => model::train(texts, options, tokens),
     }
-    let mut settings = Settings { chat_template: options.chat_template.clone(), ..Settings::default() };
-    for (id, token) in options.special_tokens.iter().enumerate() {
-        if token.text.is_empty() || options.special_tokens[..id].iter().any(|other| other.text == token.text)
-        {
-            return Err(format!("special token `{}` is empty or given twice", token.text));
-        }
-        for role in &token.roles {
-            let slot = match role {
-                TokenRole::Bos => &mut settings.bos,
-                TokenRole::Eos => &mut settings.eos,
-                TokenRole::Pad => &mut settings.pad,
-                TokenRole::Unk => &mut settings.unk,
-            };
-            *slot = Some(id as u32);
-        }
-    }
-    settings.add_bos = options.add_bos && settings.bos.is_some();
+}
 
-    let report = |progress| options.progress.iter().for_each(|report| report(progress));
-    let read = AtomicU64::new(0);
-    let texts = texts.take_while(|text| {
-        let bytes = read.fetch_add(text.len() as u64, Ordering::Relaxed) + text.len() as u64;
-        report(TrainingProgress::Reading { bytes });
-        bytes <= MOST_BYTES
-    });
-    let special = options
-        .special_tokens
-        .iter()
-        .map(|token| AddedToken::from(token.text.clone(), true).normalized(false));
-    let special: Vec<AddedToken> = special.collect();
-    let alphabet = alphabet();
-    let mut trainer = BpeTrainer::builder()
-        .vocab_size(options.vocabulary_size)
-        .min_frequency(LEAST_COUNT)
-        .show_progress(false)
-        .special_tokens(special.clone())
-        .initial_alphabet(alphabet.into_iter().collect())
-        .build();
-    let split = SplitPattern::Regex(QWEN2.into());
-    let split =
-        Split::new(split, SplitDelimiterBehavior::Isolated, false).map_err(|error| error.to_string())?;
-    trainer.feed(texts, |text| words(text, &split, &alphabet)).map_err(|error| error.to_string())?;
-    let read = read.into_inner();
-    if read > MOST_BYTES {
-        return Err(format!(
-            "more than {MOST_BYTES} bytes of text: give a sample, which makes as good a vocabulary"
-        ));
+/// The tokens that are not found by training.
+struct Tokens {
+    special: Vec<TrainedToken>,
+    settings: Settings,
+}
+
+impl Tokens {
+    fn new(options: &BpeTraining) -> Result<Self, String> {
+        let mut special = options.special_tokens.clone();
+        let is_unk = |token: &TrainedToken| token.roles.contains(&TokenRole::Unk);
+        if options.kind != VocabularyKind::ByteLevelBpe && !special.iter().any(is_unk) {
+            special.insert(0, TrainedToken { text: "<unk>".into(), roles: vec![TokenRole::Unk] });
+        }
+        let reserved = |number| TrainedToken { text: format!("<|reserved_{number}|>"), roles: Vec::new() };
+        special.extend((0..options.reserved).map(reserved));
+        let texts = special.iter().map(|token| &token.text).chain(&options.user_defined);
+        let mut seen = std::collections::HashSet::new();
+        for text in texts {
+            if text.is_empty() || !seen.insert(text) {
+                return Err(format!("the special or user-defined token `{text}` is empty or given twice"));
+            }
+        }
+        let mut settings = Settings { chat_template: options.chat_template.clone(), ..Settings::default() };
+        for (id, token) in (0..).zip(&special) {
+            for role in &token.roles {
+                let slot = match role {
+                    TokenRole::Bos => &mut settings.bos,
+                    TokenRole::Eos => &mut settings.eos,
+                    TokenRole::Pad => &mut settings.pad,
+                    TokenRole::Unk => &mut settings.unk,
+                };
+                *slot = Some(id);
+            }
+        }
+        settings.add_bos = options.add_bos && settings.bos.is_some();
+        let given = special.len() + options.user_defined.len();
+        let bytes =
+            if options.kind == VocabularyKind::ByteLevelBpe || options.byte_fallback { 256 } else { 0 };
+        if options.vocabulary_size < given + bytes {
+            let size = options.vocabulary_size;
+            return Err(format!(
+                "a vocabulary of {size} is too small: {bytes} bytes and {given} special and user-defined tokens need {}",
+                given + bytes
+            ));
+        }
+        Ok(Self { special, settings })
+    }
+
+    /// All texts that are tokens before training begins.
+    fn texts(&self, options: &BpeTraining) -> Vec<String> {
+        self.special
+            .iter()
+            .map(|token| token.text.clone())
+            .chain(options.user_defined.iter().cloned())
+            .collect()
+    }
+}
+
+fn report(options: &BpeTraining, progress: TrainingProgress) {
+    options.progress.iter().for_each(|report| report(progress));
+}
+
+/// Counts the words of all texts; `cost` is what training takes for each byte of different words.
+fn count(
+    texts: impl Iterator<Item = String>,
+    options: &BpeTraining,
+    cutting: &Cutting,
+    cost: u64,
+) -> Result<Words, String> {
+    let mut words = Words::new((options.max_memory / cost) as usize, options.seed);
+    let mut texts = texts.peekable();
+    let mut read = 0;
+    while texts.peek().is_some() {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES
+            && let Some(text) = texts.next()
+        {
+            bytes += text.len();
+            batch.push(text);
+        }
+        let chunks: Vec<&str> = batch.iter().flat_map(|text| chunks(text)).collect();
+        // A few at a time, so that a book that is one text takes little more than itself.
+        for chunks in chunks.chunks(BATCH_BYTES / CHUNK_BYTES) {
+            let cuts: Vec<_> = chunks.par_iter().map(|chunk| cutting.cut(chunk)).collect();
+            words.add(&cuts);
+        }
+        read += bytes as u64;
+        report(options, TrainingProgress::Reading { bytes: read });
     }
     if read == 0 {
         return Err("there is no text to train on".into());
     }
-    report(TrainingProgress::Merging { words: trainer.get_word_count() });
-    let mut model = BPE::default();
-    trainer.train(&mut model).map_err(|error| error.to_string())?;
-
-    let mut inner = byte_level_tokenizer(model, &[QWEN2])?;
-    inner.add_special_tokens(special).map_err(|error| error.to_string())?;
-    let bos = settings.bos.filter(|_| settings.add_bos);
-    let bos = bos.map(|id| (options.special_tokens[id as usize].text.clone(), id));
-    inner.with_post_processor(around(bos, None)?);
-    Tokenizer::new(inner, None, settings, Vec::new())
-}
-
-/// The words of a text for counting, written in the byte alphabet.
-fn words(text: &str, split: &Split, alphabet: &[char; 256]) -> tokenizers::Result<Vec<String>> {
-    let mut words = Vec::new();
-    // Line by line, so that a whole book as one text needs little memory.
-    for line in text.split_inclusive('\n') {
-        let mut pieces = PreTokenizedString::from(line);
-        split.pre_tokenize(&mut pieces)?;
-        for (piece, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-            let runs = runs(piece).into_iter();
-            words.extend(
-                runs.map(|run| -> String { run.bytes().map(|byte| alphabet[usize::from(byte)]).collect() }),
-            );
-        }
-    }
+    report(options, TrainingProgress::Merging { words: words.len(), samplings: words.rounds() });
     Ok(words)
 }
 
-/// Cuts a piece into runs of Chinese and of other characters, none longer than allowed.
-fn runs(piece: &str) -> Vec<&str> {
-    let mut runs = Vec::new();
-    let (mut start, mut length, mut chinese) = (0, 0, false);
-    for (at, character) in piece.char_indices() {
-        let is_chinese = is_chinese(character);
-        let longest = if chinese { LONGEST_CHINESE } else { LONGEST_OTHER };
-        if length > 0 && (is_chinese != chinese || length == longest) {
-            runs.push(&piece[start..at]);
-            (start, length) = (at, 0);
-        }
-        chinese = is_chinese;
-        length += 1;
+/// Whole lines of a text.
+fn chunks(mut text: &str) -> Vec<&str> {
+    let mut chunks = Vec::new();
+    while !text.is_empty() {
+        let from = text.floor_char_boundary(CHUNK_BYTES);
+        let end = text[from..].find('\n').map_or(text.len(), |at| from + at + 1);
+        let end = if end > LONGEST_LINE { text.floor_char_boundary(LONGEST_LINE) } else { end };
+        let (chunk, rest) = text.split_at(end);
+        chunks.push(chunk);
+        text = rest;
     }
-    runs.push(&piece[start..]);
-    runs
+    chunks
 }
 
-/// Han characters, and kana, which run on in the same way.
-fn is_chinese(character: char) -> bool {
-    matches!(character, '\u{3040}'..='\u{30FF}' | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}'
-        | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{3FFFF}')
+/// The vocabulary that there is, where it is not the one asked for.
+fn check_size(size: usize, options: &BpeTraining) -> Result<(), String> {
+    if size < options.vocabulary_size && options.exact_size {
+        return Err(format!(
+            "a vocabulary of {} is too large for this text, which gives {size} tokens at most: ask for {size} or fewer, \
+             or give more text",
+            options.vocabulary_size
+        ));
+    }
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn train_byte_level(
+    texts: impl Iterator<Item = String>,
+    options: &BpeTraining,
+    given: Tokens,
+) -> Result<Tokenizer, String> {
+    /// A symbol for each byte, its place in the list of a pair, and what merges add to that.
+    const COST: u64 = 20;
+    let mut tokens = given.texts(options);
+    let cutting = Cutting { cutter: Cutter::ByteLevel(ByteLevel::new()?), whole: tokens.clone() };
+    let words = count(texts, options, &cutting, COST)?;
+    let alphabet = alphabet();
+    let mut sorted = alphabet;
+    sorted.sort_unstable();
+    let first = tokens.len() as u32;
+    let symbols = alphabet.map(|letter| first + sorted.binary_search(&letter).unwrap_or_default() as u32);
+    tokens.extend(sorted.iter().map(char::to_string));
+    let mut all = SymbolWords::default();
+    words.drain(|word, count| all.push(word.bytes().map(|byte| symbols[usize::from(byte)]), count));
+    let wanted = options.vocabulary_size;
+    let merges = bpe::merge(all, &mut tokens, wanted, LEAST_COUNT, Ties::Ids, &mut |now| {
+        report(options, TrainingProgress::Tokens { now, wanted });
+    });
+    check_size(tokens.len(), options)?;
+    let text = |id: u32| tokens[id as usize].clone();
+    let merges = merges.into_iter().map(|((left, right), _)| (text(left), text(right))).collect();
+    let vocabulary: Vocab = (0..).zip(&tokens).map(|(id, token)| (token.clone(), id)).collect();
+    let model =
+        BPE::builder().vocab_and_merges(vocabulary, merges).build().map_err(|error| error.to_string())?;
 
-    #[test]
-    fn runs_are_short_and_of_one_script() {
-        assert_eq!(runs("，一二三四五六七八九"), ["，", "一二三四五六七八", "九"]);
-        assert_eq!(runs("GDP增长"), ["GDP", "增长"]);
-        assert!(runs(&"a".repeat(100)).iter().all(|run| run.len() <= LONGEST_OTHER));
-    }
+    let mut inner = byte_level_tokenizer(model, &[QWEN2])?;
+    let Tokens { special, settings } = given;
+    let added = |text: &String, special| AddedToken::from(text.clone(), special).normalized(false);
+    let special_tokens: Vec<AddedToken> = special.iter().map(|token| added(&token.text, true)).collect();
+    inner.add_special_tokens(special_tokens).map_err(|error| error.to_string())?;
+    let user_defined: Vec<AddedToken> = options.user_defined.iter().map(|text| added(text, false)).collect();
+    inner.add_tokens(user_defined).map_err(|error| error.to_string())?;
+    let bos = settings.bos.filter(|_| settings.add_bos);
+    let bos = bos.map(|id| (special[id as usize].text.clone(), id));
+    inner.with_post_processor(around(bos, None)?);
+    Tokenizer::new(inner, None, settings, Vec::new())
 }

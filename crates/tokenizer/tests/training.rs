@@ -3,7 +3,10 @@
 use crate::common;
 
 use common::shared;
-use danlu_tokenizer::{BpeTraining, SpecialTokens, TokenRole, Tokenizer, TrainedToken, TrainingProgress};
+use danlu_tokenizer::{
+    BpeTraining, SpecialTokens, TextNormalization, TokenRole, Tokenizer, TrainedToken, TrainingProgress,
+    VocabularyKind,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -70,7 +73,7 @@ fn tokenizers_1395_a_text_without_spaces_does_not_become_one_word() {
     let words = Arc::new(AtomicU64::new(0));
     let seen = words.clone();
     let progress = move |progress: TrainingProgress| {
-        if let TrainingProgress::Merging { words } = progress {
+        if let TrainingProgress::Merging { words, .. } = progress {
             seen.store(words as u64, Ordering::Relaxed);
         }
     };
@@ -103,4 +106,101 @@ fn impossible_requests_are_refused() {
     let twice = vec![TrainedToken { text: "<s>".into(), roles: vec![] }; 2];
     let twice = BpeTraining { special_tokens: twice, ..options(300) };
     assert!(message(vec!["a".into()], twice).contains("`<s>`"));
+}
+
+/// A passage of Mencius, and the 187 pieces that sentencepiece's own trainer makes of it (BPE, everything else default).
+const PASSAGE: &str = "挟太山以超北海，语人曰：‘我不能。’是诚不能也。\n为长者折枝，语人曰：‘我不能。’是不为也，非不能也。\n\
+    故王之不王，非挟太山以超北海之类也；王之不王，是折枝之类也。\n老吾老，以及人之老；幼吾幼，以及人之幼。天下可运于掌。\n\
+    《诗》云：‘刑于寡妻，至于兄弟，以御于家邦。’\n";
+const PIECES: &str = "不能 :‘ 。’ 不王 之类 人之 人曰 以及 以超 北海 太山 折枝 王之 不能也 之类也 我不能 挟太山 语人曰 以及人之 以超北海 王之不王 挟太山以超北海 ▁《 ▁为 ▁故 ▁老 下可 不为 \
+    于兄 于家 于寡 于掌 以御 吾幼 吾老 是诚 长者 下可运 不为也 于兄弟 于家邦 于寡妻 幼吾幼 是折枝 ▁为长者 ▁老吾老 刑于寡妻 天下可运 是不为也 至于兄弟 非不能也 以及人之幼 \
+    以及人之老 以御于家邦 是诚不能也 ▁为长者折枝 ▁故王之不王 天下可运于掌 是折枝之类也 ▁挟太山以超北海 非挟太山以超北海 非挟太山以超北海之类也 ▁挟 为也 为长 之不 之幼 之老 兄弟 刑于 \
+    及人 可运 天下 家邦 寡妻 山以 幼吾 御于 我不 挟太 故王 是不 是折 枝之 海之 类也 老吾 者折 能也 至于 诚不 语人 超北 运于 非不 非挟 ▁为长 ▁老吾 之不王 人之幼 人之老 \
+    以超北 刑于寡 及人之 天下可 山以超 御于家 故王之 是不为 枝之类 海之类 者折枝 至于兄 诚不能 运于掌 非不能 ▁挟太山 以御于家 北海之类 太山以超 折枝之类 诚不能也 长者折枝 非挟太山 \
+    下可运于掌 北海之类也 折枝之类也 挟太山以超 故王之不王 以超北海之类也 挟太山以超北海之类也 , 。 不 之 ▁ 也 以 于 人 王 能 : ‘ ’ 幼 是 老 ; 为 北 及 吾 太 山 我 折 \
+    挟 曰 枝 海 类 语 超 非 《 》 下 云 兄 刑 可 天 妻 家 寡 弟 御 掌 故 者 至 诗 诚 运 邦 长";
+
+fn sentencepiece(kind: VocabularyKind, vocabulary_size: usize) -> BpeTraining {
+    let token = |text: &str, role| TrainedToken { text: text.into(), roles: vec![role] };
+    let special_tokens =
+        vec![token("<unk>", TokenRole::Unk), token("<s>", TokenRole::Bos), token("</s>", TokenRole::Eos)];
+    BpeTraining { kind, special_tokens, exact_size: true, ..options(vocabulary_size) }
+}
+
+#[test]
+fn bpe_gives_the_pieces_of_sentencepiece_in_its_order() {
+    let train = |vocabulary_size| {
+        let options = BpeTraining {
+            byte_fallback: false,
+            normalization: TextNormalization::NmtNfkc,
+            ..sentencepiece(VocabularyKind::Bpe, vocabulary_size)
+        };
+        Tokenizer::train([PASSAGE.to_owned()].into_iter(), &options)
+    };
+    let pieces: Vec<&str> = PIECES.split(' ').collect();
+    let tokenizer = train(190).unwrap();
+    let found: Vec<String> = (3..190).map(|id| tokenizer.token_text(id).unwrap()).collect();
+    assert_eq!(found, pieces);
+    // Fewer: the same merges, and then the characters, of which there are 56.
+    let smaller = train(100).unwrap();
+    let found: Vec<String> = (3..100).map(|id| smaller.token_text(id).unwrap()).collect();
+    assert_eq!(found, [&pieces[..41], &pieces[131..]].concat());
+    assert!(train(191).unwrap_err().to_string().contains("gives 190 tokens at most"));
+}
+
+#[test]
+fn sentencepiece_vocabularies_write_every_text_and_come_back() {
+    for kind in [VocabularyKind::Bpe, VocabularyKind::Unigram] {
+        let options = BpeTraining {
+            reserved: 3,
+            user_defined: vec!["钛合金".into()],
+            exact_size: false,
+            ..sentencepiece(kind, 420)
+        };
+        let train = || Tokenizer::train(facts(), &options).unwrap();
+        let tokenizer = train();
+        assert_eq!(train().fingerprint(), tokenizer.fingerprint());
+        let folder = tempfile::tempdir().unwrap();
+        tokenizer.save(folder.path()).unwrap();
+        let opened = Tokenizer::open(folder.path()).unwrap();
+        for text in ["钛合金的密度是  3", "龘😀\u{0}a\nb\t", "ＡＢ，"] {
+            let ids = tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+            assert_eq!(opened.encode(text, SpecialTokens::AsText).unwrap(), ids);
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text, "{kind:?}");
+        }
+        let term = tokenizer.token_id("钛合金").unwrap();
+        assert_eq!((tokenizer.token_id("<|reserved_2|>"), term), (Some(5), 6));
+        assert!(tokenizer.encode("的钛合金的", SpecialTokens::AsText).unwrap().contains(&term));
+        assert!(
+            (7..tokenizer.vocabulary_size() as u32)
+                .all(|id| !tokenizer.token_text(id).unwrap().contains("钛合"))
+        );
+        assert!(tokenizer.encode("铝合金的密度是", SpecialTokens::AsText).unwrap().len() < 5);
+    }
+}
+
+#[test]
+fn rare_words_are_sampled_where_memory_is_short_and_the_same_ones_each_time() {
+    let rare =
+        |number: u32| -> String { number.to_string().bytes().map(|digit| char::from(digit + 49)).collect() };
+    let text: String = (0..20_000).map(|number| format!("件铝合金零件 {}\n", rare(number * 7919))).collect();
+    for (kind, size) in [(VocabularyKind::ByteLevelBpe, 400), (VocabularyKind::Unigram, 500)] {
+        let samplings = Arc::new(AtomicU64::new(0));
+        let seen = samplings.clone();
+        let progress = move |progress: TrainingProgress| {
+            if let TrainingProgress::Merging { samplings, .. } = progress {
+                seen.store(u64::from(samplings), Ordering::Relaxed);
+            }
+        };
+        let options = BpeTraining {
+            max_memory: 1 << 20,
+            progress: Some(Box::new(progress)),
+            ..sentencepiece(kind, size)
+        };
+        let train = || Tokenizer::train([text.clone()].into_iter(), &options).unwrap();
+        let tokenizer = train();
+        assert!(samplings.load(Ordering::Relaxed) > 1);
+        assert_eq!(train().fingerprint(), tokenizer.fingerprint());
+        assert_eq!(tokenizer.encode("件铝合金零件", SpecialTokens::AsText).unwrap().len(), 2, "{kind:?}");
+    }
 }

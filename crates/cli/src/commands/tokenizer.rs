@@ -23,9 +23,9 @@ mod train;
 /// What to do with a vocabulary.
 #[derive(Debug, clap::Subcommand)]
 pub enum Args {
-    /// Train a byte-level BPE vocabulary on texts
+    /// Train a vocabulary on texts
     ///
-    /// zh: 在文本上训练字节级 BPE 词表
+    /// zh: 在文本上训练词表
     Train(train::Args),
     /// Append the pieces of another vocabulary, or words, to one
     ///
