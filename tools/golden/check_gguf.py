@@ -15,8 +15,6 @@ DANLU is the program. For each file:
 Exit code 1 if anything differs. Needs `llama-cpp-python` and `gguf`.
 """
 
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,41 +22,11 @@ from pathlib import Path
 import numpy
 
 import llama_cpp_files as peer
+from of_danlu import COUNT, PROMPTS, common, continuation, encode
 
-PROMPTS = [
-    "The capital of France is",
-    "Once upon a time there was a",
-    "Water boils at",
-    "def fibonacci(n):",
-]
 TEXT = "数控机床 1234 it's\n\n  a test, isn't it?"
-COUNT = 32
 # Nats a token that rounding activations may take llama.cpp from its own result.
 NEARLY = 0.02
-
-
-def danlu(program, *arguments):
-    """The object on the last line of a command's output."""
-    ran = subprocess.run([program, *arguments, "--json"], capture_output=True, text=True)
-    if ran.returncode:
-        sys.exit(ran.stderr)
-    return json.loads(ran.stdout.splitlines()[-1])
-
-
-def encode(program, path, text):
-    return danlu(program, "tokenizer", "encode", "--tokenizer", path, "--text", text, "--no-special-tokens")["ids"]
-
-
-def continuation(program, path, ids, *more):
-    """danlu's greedy ids behind `ids`."""
-    listed = ",".join(map(str, ids))
-    return danlu(program, "generate", "--model", path, "--prompt-ids", listed, "--max-new-tokens", str(COUNT),
-                 "--temperature", "0", "--precision", "f32", *more)["ids"]
-
-
-def common(mine, theirs):
-    """How many ids are the same from the beginning."""
-    return next((place for place, pair in enumerate(zip(mine, theirs)) if pair[0] != pair[1]), min(len(mine), len(theirs)))
 
 
 def check(program, path, folder):

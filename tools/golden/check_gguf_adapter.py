@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import llama_cpp_files as peer
-from check_gguf import COUNT, PROMPTS, continuation, danlu, encode
+from of_danlu import COUNT, PROMPTS, continuation, danlu, encode
 
 PROMPTS = [*PROMPTS, "What are the symptoms of diabetes?", "The patient has a fever and a cough."]
 

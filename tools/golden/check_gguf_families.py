@@ -20,7 +20,7 @@ import numpy
 from safetensors.numpy import save_file
 
 import llama_cpp_files as peer
-from check_gguf import danlu
+from of_danlu import danlu
 
 HIDDEN, INTERMEDIATE, HEADS = 64, 96, 4
 IDS = [3, 17, 5, 22, 9, 9, 28, 1, 14, 2, 30, 11, 44, 7, 61, 12]
@@ -40,6 +40,8 @@ FAMILIES = {
     "baichuan-7b": ({"model_type": "baichuan", "architectures": ["BaiChuanForCausalLM"], "num_hidden_layers": 32}, "baichuan"),
     "baichuan-13b": ({"model_type": "baichuan", "architectures": ["BaichuanForCausalLM"], "num_hidden_layers": 40,
                       "max_position_embeddings": None, "model_max_length": 64}, "baichuan"),
+    "baichuan2-13b": ({"model_type": "baichuan", "architectures": ["BaichuanForCausalLM"], "num_hidden_layers": 40,
+                       "max_position_embeddings": None, "model_max_length": 64, "vocab_size": 125696, "z_loss_weight": 0}, "baichuan"),
     "baichuan2-7b": ({"model_type": "baichuan", "architectures": ["BaichuanForCausalLM"], "num_hidden_layers": 32,
                       "vocab_size": 125696, "z_loss_weight": 0}, "baichuan"),
     "internlm2": ({"model_type": "internlm2", "num_key_value_heads": 2, "bias": False}, "internlm2"),

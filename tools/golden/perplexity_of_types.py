@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 import llama_cpp_files as peer
-from check_gguf import danlu
+from of_danlu import danlu
 
 # Percent over f16.
 BOUNDS = {"q8_0": 0.5, "q5_0": 2, "q5_1": 2, "q5_k_m": 2, "q4_k_m": 4, "q4_0": 8}
