@@ -96,13 +96,6 @@ pub(crate) struct SentencePiece {
     pub(crate) dummy_prefix: DummyPrefix,
 }
 
-/// A piece to append to a `.model` file.
-pub(crate) struct NewPiece {
-    pub text: String,
-    pub score: f32,
-    pub kind: i32,
-}
-
 /// What a `.model` file holds.
 pub(crate) struct ModelFile {
     /// Ids by text.
@@ -171,12 +164,6 @@ impl ModelFile {
             dummy_prefix,
         );
         Ok(Self { vocabulary, sentencepiece, bos, eos, pad, unk })
-    }
-}
-
-impl NewPiece {
-    pub(crate) fn normal(text: String, score: f32) -> Self {
-        Self { text, score, kind: NORMAL }
     }
 }
 

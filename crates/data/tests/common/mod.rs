@@ -20,7 +20,7 @@ pub fn tokenizer() -> Tokenizer {
         ],
         add_bos: true,
         chat_template: None,
-        progress: None,
+        ..BpeTraining::default()
     };
     let texts =
         ["用挤出机挤塑生产塑料制品是一种常用的加工方法", "介绍一下数控加工：数控加工是用程序控制机床的加工"];

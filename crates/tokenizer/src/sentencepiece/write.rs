@@ -13,6 +13,12 @@ pub(crate) struct NewPiece {
     pub kind: i32,
 }
 
+impl NewPiece {
+    pub(crate) fn normal(text: String, score: f32) -> Self {
+        Self { text, score, kind: NORMAL }
+    }
+}
+
 /// What a `.model` file says besides its pieces.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NewModel {
