@@ -1,4 +1,4 @@
-//! What `danlu convert` and `danlu merge` take of the machine, and what a conversion leaves when it cannot end.
+//! What `danlu convert`, `danlu merge` and loading take of the machine, and what a conversion leaves when it cannot end.
 
 use crate::common;
 
@@ -74,6 +74,35 @@ fn the_peak_of_memory_is_below_two_tensors_and_200_mb() {
         let peak = written["peak_rss_mb"].as_u64().unwrap();
         println!("{arguments:?}: {peak} MB of {limit} allowed, {} bytes written", written["bytes"]);
         assert!(peak < limit as u64, "{arguments:?}: {peak} MB");
+    }
+}
+
+#[test]
+fn quantizing_while_loading_takes_little_more_than_what_rests() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_large(&folder.join("model"));
+    let blocks = LAYERS * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE);
+    let embedding = VOCABULARY * HIDDEN * 4;
+    // What the process may write to is limited; mapped files are in what it says of itself.
+    let run = |megabytes: usize, more: &str| {
+        let script = format!(
+            "ulimit -d {}; exec '{}' generate --model model --prompt-ids 1,2 --max-new-tokens 1 --precision f32 {more}",
+            megabytes << 10,
+            env!("CARGO_BIN_EXE_danlu")
+        );
+        let ran = Command::new("sh").args(["-c", &script]).current_dir(folder).output().unwrap();
+        (ran.status.success(), String::from_utf8(ran.stderr).unwrap())
+    };
+    for (bits, sixteenths) in [("8", 17), ("4", 9)] {
+        let limit = (blocks * sixteenths / 16 + embedding + 200_000_000) >> 20;
+        let (succeeded, told) = run(limit, &format!("--quantization-bit {bits}"));
+        assert!(succeeded, "{bits} bits in {limit} MB: {told}");
+        let words: Vec<&str> = told.split_whitespace().collect();
+        let resident = words.iter().position(|word| *word == "resident").unwrap();
+        println!("{bits} bits: {} MB of {limit} allowed", words[resident - 2]);
+        assert!(words[resident - 2].parse::<usize>().unwrap() < limit, "{told}");
+        assert!(!run(limit, "").0, "the limit would not even stop f32");
     }
 }
 
