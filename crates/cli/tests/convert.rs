@@ -29,6 +29,41 @@ fn a_model_becomes_a_gguf_file_and_talks_the_same() {
 }
 
 #[test]
+fn every_leg_of_a_round_trip_keeps_every_value() {
+    let folder = with_model();
+    let folder = folder.path();
+    std::fs::write(folder.join("text.txt"), TEXT).unwrap();
+    let perplexity = |model: &str| {
+        let ran = run(
+            folder,
+            &["eval", "ppl", "--model", model, "--text", "text.txt", "--precision", "f32", "--json"],
+        );
+        ran.json()["perplexity"].as_f64().unwrap()
+    };
+    let read = |path: &str| std::fs::read(folder.join(path).join("model.safetensors")).unwrap();
+    for dtype in ["f32", "f16"] {
+        let there =
+            |from: &str, to: &str| run(folder, &["convert", from, to, "--dtype", dtype, "--json"]).json();
+        let [first, back, again, last] = ["1.gguf", "2", "3.gguf", "4"].map(|name| format!("{dtype}-{name}"));
+        there("model", &first);
+        there(&first, &back);
+        there(&back, &again);
+        there(&again, &last);
+        assert_eq!(read(&back), read(&last));
+        let files = [&first, &again].map(|path| Gguf::open(folder.join(path)).unwrap());
+        assert_eq!(files[0].tensors().len(), files[1].tensors().len());
+        for known in files[0].tensors() {
+            let bytes = files.each_ref().map(|file| file.tensor(&known.name).unwrap().bytes);
+            assert_eq!(bytes[0], bytes[1], "{}", known.name);
+        }
+        if dtype == "f32" {
+            let legs = ["model", &first, &back, &again, &last].map(perplexity);
+            assert!(legs.iter().all(|leg| leg == &legs[0]), "{legs:?}");
+        }
+    }
+}
+
+#[test]
 fn mistakes_are_named_and_nothing_is_overwritten() {
     let folder = with_model();
     let folder = folder.path();

@@ -75,7 +75,10 @@ fn a_model_is_quantized_trained_on_and_its_mistakes_are_named() {
     let settings: Value =
         serde_json::from_str(&std::fs::read_to_string(folder.join("q/quantize_config.json")).unwrap())
             .unwrap();
-    assert_eq!((&settings["quant_method"], &settings["checkpoint_format"]), (&"gptq".into(), &"gptq".into()));
+    assert_eq!(
+        (&settings["quant_method"], &settings["checkpoint_format"]),
+        (&"gptq".into(), &"gptq_v2".into())
+    );
     let perplexity = |model: &str| {
         let ran = run(folder, &["eval", "ppl", "--model", model, "--text", "text.txt", "--json"]);
         ran.json()["perplexity"].as_f64().unwrap()

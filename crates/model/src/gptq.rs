@@ -42,7 +42,7 @@ pub struct Gptq {
 }
 
 impl Gptq {
-    /// Settings to quantize with, in the format that every program reads.
+    /// Settings to quantize with. Asymmetric zeros are stored as they are (`gptq_v2`): GPTQModel reads them in no other way.
     ///
     /// # Errors
     /// Other bits than 4 or 8, groups that are not whole words of quants.
@@ -54,7 +54,7 @@ impl Gptq {
             Some(size) if size < 8 || !size.is_multiple_of(8) => Err(Error::Message(format!(
                 "the group size should be -1 or a multiple of 8 (128, 64 and 32 are usual), found {size}"
             ))),
-            _ => Ok(Self { bits, group_size, desc_act, sym, is_v2: false }),
+            _ => Ok(Self { bits, group_size, desc_act, sym, is_v2: !sym }),
         }
     }
 
