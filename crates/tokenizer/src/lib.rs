@@ -11,6 +11,7 @@ mod gguf;
 mod gguf_out;
 mod guard;
 mod jinja;
+mod json_out;
 mod llama2c;
 mod model_file;
 mod sentencepiece;
