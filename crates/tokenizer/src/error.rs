@@ -25,6 +25,9 @@ pub enum Error {
     /// A vocabulary that llama2.c's format cannot hold.
     #[error("tokenizer.bin of llama2.c: {0}")]
     Llama2C(String),
+    /// A vocabulary that no `tokenizer.json` can hold.
+    #[error("tokenizer.json: {0}")]
+    Json(String),
     /// Vocabulary training was asked for something impossible.
     #[error("vocabulary training: {0}")]
     Training(String),

@@ -6,7 +6,7 @@
 use crate::files::SENTENCEPIECE;
 use crate::model_file::without_merges;
 use crate::sentencepiece::{CONTROL, ModelFile, UNKNOWN, USER_DEFINED, model_of_gguf};
-use crate::tokenizer::Settings;
+use crate::tokenizer::{END_OF_TURN, Settings};
 use crate::{Error, Result, Tokenizer};
 use std::collections::HashMap;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -128,6 +128,12 @@ fn build(mut vocabulary: GgufVocabulary) -> Result<Tokenizer, String> {
         }
         if let Some(first) = ids.insert(token.clone(), id as u32) {
             return Err(format!("token `{token}` stands twice in `tokenizer.ggml.tokens`: {first} and {id}"));
+        }
+    }
+    // Whatever the file says, as llama.cpp.
+    for (kind, token) in vocabulary.token_types.iter_mut().zip(&vocabulary.tokens) {
+        if *kind == USER_DEFINED && (END_OF_TURN.contains(&token.as_str()) || token == "</s>") {
+            *kind = CONTROL;
         }
     }
     for (key, id) in [

@@ -12,6 +12,7 @@ mod gguf;
 mod gguf_out;
 mod guard;
 mod jinja;
+mod json_out;
 mod llama2c;
 mod long_text;
 mod model_file;

@@ -396,6 +396,26 @@ impl SentencePiece {
         has_defined.then_some("it holds a user-defined piece, which is never joined")
     }
 
+    /// Whether what is in no piece is written byte by byte.
+    pub(crate) fn has_bytes(&self) -> bool {
+        self.bytes.is_some()
+    }
+
+    /// Nothing but BPE with spaces escaped; the error says what else there is.
+    pub(crate) fn is_plain_bpe(&self) -> Result<(), String> {
+        let Normalization { characters, remove_extra_whitespaces, escape_whitespaces } = &self.normalization;
+        let reason = if self.algorithm != Algorithm::Bpe {
+            "it is a unigram model"
+        } else if characters.is_some() || *remove_extra_whitespaces || !escape_whitespaces {
+            "it normalizes texts by rules of its own"
+        } else if !self.user_defined.is_empty() || self.table.iter().any(|piece| piece.kind == UNUSED) {
+            "it has user-defined or unused pieces"
+        } else {
+            return Ok(());
+        };
+        Err(format!("{reason}, which is kept exact only in its own format"))
+    }
+
     pub(crate) fn has_dummy_prefix(&self) -> bool {
         self.dummy_prefix != DummyPrefix::Never
     }

@@ -12,7 +12,7 @@ use tokenizers::tokenizer::{
 };
 
 /// Special tokens that end a turn in the chat formats of the field.
-const END_OF_TURN: [&str; 7] = [
+pub(crate) const END_OF_TURN: [&str; 7] = [
     "<|im_end|>",
     "<|eot_id|>",
     "<|eom_id|>",

@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use common::{gguf_vocabulary, shared};
+use common::{assert_random_strings, gguf_vocabulary, shared};
 use danlu_tokenizer::{BpeTraining, GgufVocabulary, SpecialTokens, Tokenizer};
 
 /// A text and its recorded ids.
@@ -32,6 +32,7 @@ fn assert_recorded(name: &str) {
         assert_eq!(ids, expected, "{name}: {text:?}");
         assert_eq!(tokenizer.decode(&ids, false).unwrap().trim_start(), text.trim_start(), "{name}");
     }
+    assert_random_strings(&format!("llama.cpp-vocabs/ggml-vocab-{name}.gguf"), &tokenizer, false);
 }
 
 #[test]

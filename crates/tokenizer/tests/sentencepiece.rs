@@ -5,7 +5,7 @@ use crate::common;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::shared;
+use common::{assert_random_strings, shared};
 use danlu_tokenizer::{Message, SpecialTokens, Tokenizer};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -207,6 +207,38 @@ fn tokens_beside_the_model_have_their_ids() {
     std::fs::write(copy.path().join("added_tokens.json"), r#"{"<|x|>": 50000}"#).unwrap();
     let error = Tokenizer::open(copy.path()).unwrap_err().to_string();
     assert!(error.contains("tokenizer.model") && error.contains("50000"), "{error}");
+}
+
+#[test]
+fn a_plain_model_is_written_as_tokenizer_json() {
+    let Some((_folder, legacy)) = alone("llama2/tokenizer.model") else { return };
+    let (_other, chatglm) = alone("chatglm2-3/tokenizer.model").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokenizer.json");
+    for (name, path) in
+        [("llama2/tokenizer.model", legacy.as_path()), ("chatglm2-3/tokenizer.model", &chatglm)]
+    {
+        let model = Tokenizer::open(path).unwrap();
+        std::fs::write(&file, model.to_tokenizer_json().unwrap()).unwrap();
+        let json = Tokenizer::open(&file).unwrap();
+        assert_random_strings(name, &json, false);
+        assert_eq!((json.vocabulary_size(), json.adds_bos()), (model.vocabulary_size(), model.adds_bos()));
+        for text in ["<s>Human: 介绍</s><s> x", "[gMASK]sop 你好", "<s>", " a<unk>b"] {
+            let ids = parsed(&model, text);
+            assert_eq!(parsed(&json, text), ids, "{name}: {text:?}");
+            assert_eq!(json.decode(&ids, false).unwrap(), model.decode(&ids, false).unwrap());
+        }
+    }
+    for (name, expected) in [
+        ("literary-alpaca2", "have one score"),
+        ("llama2/tokenizer.model", "`legacy` is false"),
+        ("baichuan-7b", "of its own"),
+        ("tinyllm-zh-merge/chinese_spm_20000.model", "of its own"),
+    ] {
+        let model = Tokenizer::open(&shared(&format!("tokenizers/{name}")).unwrap()).unwrap();
+        let refused = model.to_tokenizer_json().unwrap_err().to_string();
+        assert!(refused.contains(expected), "{name}: {refused}");
+    }
 }
 
 /// InternLM2's files do so: pieces were kept free for its markers.

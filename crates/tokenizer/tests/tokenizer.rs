@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use common::shared;
+use common::{assert_random_strings, gguf_vocabulary, recorded_names, shared};
 use danlu_tokenizer::{BpeTraining, SpecialTokens, Tokenizer};
 use proptest::prelude::*;
 use std::path::Path;
@@ -62,6 +62,26 @@ fn golden_ids(name: &str) {
         let streamed: String = expected.iter().map(|&id| stream.push(id).unwrap()).collect();
         assert_eq!(streamed + &stream.finish(), decoded, "{name}");
     }
+    assert_random_strings(name, &tokenizer, false);
+}
+
+/// `cargo test --release -p danlu-tokenizer --test tokenizer -- --ignored`
+#[test]
+#[ignore = "takes minutes; the other tests take the first 2,000"]
+fn a_hundred_thousand_random_strings_have_the_ids_of_their_own_libraries() {
+    let Some(folder) = shared("tokenizers") else { return };
+    let mut wrong = Vec::new();
+    for name in recorded_names() {
+        let path = folder.join(&name);
+        let tokenizer = match name.ends_with(".gguf") {
+            true => Tokenizer::from_gguf(gguf_vocabulary(&path)).unwrap(),
+            false => Tokenizer::open(&path).unwrap(),
+        };
+        if std::panic::catch_unwind(|| assert_random_strings(&name, &tokenizer, true)).is_err() {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! Finding the real files, and reading the metadata of a GGUF file.
+//! Finding the real files, reading the metadata of a GGUF file, and random strings with the recorded hash of their ids.
 
-use danlu_tokenizer::GgufVocabulary;
+use danlu_tokenizer::{GgufVocabulary, SpecialTokens, Tokenizer};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -118,4 +119,107 @@ pub fn gguf_vocabulary(path: &Path) -> GgufVocabulary {
         add_space_prefix: flag("add_space_prefix"),
         chat_template: text(metadata.get("tokenizer.chat_template").cloned()),
     }
+}
+
+/// Strings in all, and how many of them the quick tests take.
+const STRINGS: usize = 100_000;
+const FIRST: usize = 2_000;
+const COMMON: &str = "的一是不了在人有我他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可里后小么心多天而能好都然没日于起还发成事只作当想看文无开手用主行方又如前所本见经头面公同已老从动两长数控机床加工，。：；？！“”《》、";
+const WORDS: [&str; 22] = [
+    "the ",
+    " a",
+    "don't",
+    "'RE",
+    "1234",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<0x41>",
+    "  ",
+    "\r\n",
+    "\n\n",
+    "\t",
+    "▁",
+    "aaaa",
+    "====",
+    "👨\u{200d}👩\u{200d}👧",
+    "❤\u{fe0f}",
+    "ing",
+    "Hello",
+    "。\n",
+    "e\u{301}",
+];
+const RANGES: [(u32, u32); 17] = [
+    (0x61, 0x7A),
+    (0x61, 0x7A),
+    (0x20, 0x20),
+    (0x20, 0x7E),
+    (0x4E00, 0x9FA5),
+    (0x1F300, 0x1F64F),
+    (0x300, 0x36F),
+    (0xFF01, 0xFF5E),
+    (0x00, 0x20),
+    (0x7F, 0x17F),
+    (0x2000, 0x206F),
+    (0x3000, 0x30FF),
+    (0xE01, 0xE3A),
+    (0xAC00, 0xD7A3),
+    (0x20000, 0x2A6D6),
+    (0x400, 0x44F),
+    (0x621, 0x64A),
+];
+
+/// The strings of `tools/golden/random_strings.py`.
+pub fn random_strings(count: usize) -> Vec<String> {
+    let common: Vec<char> = COMMON.chars().collect();
+    let mut state: u64 = 20_251;
+    let mut draw = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) as usize
+    };
+    let mut string = || {
+        let mut text = String::new();
+        for _ in 0..1 + draw() % 24 {
+            let drawn = draw();
+            let (kind, pick) = (drawn % (RANGES.len() + 9), drawn >> 8);
+            if let Some((first, last)) = RANGES.get(kind) {
+                text.push(char::from_u32(first + (pick % (last - first + 1) as usize) as u32).unwrap());
+            } else if kind < RANGES.len() + 5 {
+                text.push(common[pick % common.len()]);
+            } else {
+                text.push_str(WORDS[pick % WORDS.len()]);
+            }
+        }
+        text
+    };
+    (0..count).map(|_| string()).collect()
+}
+
+fn recorded_hashes() -> serde_json::Value {
+    serde_json::from_str(include_str!("../golden/random_strings.json")).unwrap()
+}
+
+/// The vocabulary files with recorded hashes.
+pub fn recorded_names() -> Vec<String> {
+    recorded_hashes()["ids"].as_object().unwrap().keys().cloned().collect()
+}
+
+/// The strings become the ids that the library which the file `name` is made for gives them.
+pub fn assert_random_strings(name: &str, tokenizer: &Tokenizer, all: bool) {
+    let recorded = recorded_hashes();
+    let strings = random_strings(if all { STRINGS } else { FIRST });
+    if all {
+        let hash = Sha256::digest(strings.join("\0"));
+        assert_eq!(format!("{hash:x}"), recorded["strings"].as_str().unwrap(), "other strings than recorded");
+    }
+    let mut hash = Sha256::new();
+    for text in &strings {
+        let ids = tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+        hash.update((ids.len() as u32).to_le_bytes());
+        ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    }
+    let expected = &recorded["ids"][name][if all { "all" } else { "first" }];
+    assert_eq!(format!("{:x}", hash.finalize()), expected.as_str().unwrap(), "{name}");
 }
