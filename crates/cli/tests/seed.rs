@@ -4,7 +4,9 @@ use crate::common;
 
 use std::path::Path;
 
-use common::{ids, run, shared, vocabulary, with_model};
+use common::{ids, run, shared, vocabulary, with_model, write_model, write_model_of};
+use danlu_formats::SafetensorsFolder;
+use danlu_model::Config;
 use danlu_tokenizer::{SpecialTokens, Tokenizer};
 
 #[test]
@@ -183,4 +185,159 @@ fn seed_000_bin_builder() {
     assert_eq!(encode(&["--out", "columns-too", "--column", "content"]).json()["documents"], 1);
     std::fs::write(folder.path().join("rows.jsonl"), "").unwrap();
     assert_eq!(encode(&["--out", "none"]).json()["tokens"], 0);
+}
+
+/// The rows of a matrix of a model folder.
+fn rows(folder: &Path, name: &str) -> Vec<Vec<f32>> {
+    let tensors = SafetensorsFolder::open(folder).unwrap();
+    let tensor = tensors.tensor(name).unwrap();
+    let values: Vec<f32> =
+        tensor.bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    values.chunks_exact(tensor.info.shape[1]).map(<[f32]>::to_vec).collect()
+}
+
+fn mean<'a>(rows: impl Iterator<Item = &'a Vec<f32>> + Clone) -> Vec<f32> {
+    let count = rows.clone().count() as f32;
+    let width = rows.clone().next().unwrap().len();
+    (0..width).map(|column| rows.clone().map(|row| row[column]).sum::<f32>() / count).collect()
+}
+
+fn is_close(left: &[f32], right: &[f32]) -> bool {
+    left.iter().zip(right).all(|(left, right)| (left - right).abs() < 1e-6)
+}
+
+#[test]
+fn seed_001_embedding_resize() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = vocabulary(false);
+    let shape = Config {
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 2,
+        head_dim: 16,
+        max_position_embeddings: 64,
+        tie_word_embeddings: false,
+        ..Config::default()
+    };
+    write_model_of(&folder.path().join("model"), Some(&old), shape);
+    let words = "数控铣床\n挤出机组\n车削\n光洁度\n卧式\n镗床\n钻床\n拉床\n滚齿\n插齿\n".repeat(1);
+    std::fs::write(folder.path().join("words.txt"), words).unwrap();
+    let grow = |out: &str, more: &[&str]| {
+        let fixed = ["tokenizer", "extend", "--json", "--new", "words.txt", "--out", out];
+        run(folder.path(), &[&fixed[..], more].concat())
+    };
+    let known = old.vocabulary_size();
+    for init in ["pieces", "mean", "random"] {
+        let more = ["--model", "model", "--init", init, "--pad-to-multiple-of", "64"];
+        let report = grow(init, &more).json();
+        let new = Tokenizer::open(&folder.path().join(init)).unwrap();
+        assert!(report["appended"] == 10 && new.vocabulary_size() >= known + 10, "{report}");
+        for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+            let before = rows(&folder.path().join("model"), name);
+            let after = rows(&folder.path().join(init), name);
+            assert_eq!(after[..known], before[..], "old rows are equal");
+            assert!(after.len() % 64 == 0 && report["rows"] == after.len());
+            let all = mean(before.iter());
+            assert!(is_close(&after[new.vocabulary_size()], &all), "padding");
+            let fresh = &after[known..new.vocabulary_size()];
+            match init {
+                "pieces" => {
+                    for (id, row) in (known as u32..).zip(fresh).take(10) {
+                        let text = String::from_utf8(new.token_bytes(id).unwrap()).unwrap();
+                        let parts = old.encode(&text, SpecialTokens::AsText).unwrap();
+                        assert!(is_close(row, &mean(parts.iter().map(|&id| &before[id as usize]))), "{text}");
+                    }
+                }
+                "mean" => assert!(fresh.iter().all(|row| is_close(row, &all))),
+                _ => {
+                    let squares: f32 = fresh.iter().flatten().map(|value| value * value).sum();
+                    let deviation = (squares / (fresh.len() * 32) as f32).sqrt();
+                    assert!((deviation - 0.02).abs() < 0.004, "{deviation}");
+                }
+            }
+        }
+        let generate =
+            ["generate", "--model", init, "--prompt", "数控铣床", "--max-new-tokens", "4", "--json"];
+        assert_eq!(ids(&run(folder.path(), &generate).json()["prompt_ids"]).contains(&(known as u32)), true);
+    }
+
+    // Training grows the model by itself; what is not asked for is an error, as before.
+    std::fs::write(folder.path().join("corpus.txt"), "数控铣床与挤出机组。".repeat(8)).unwrap();
+    let train = |more: &[&str]| {
+        let fixed = ["train", "pretrain-zh-26m", "model_preset=null", "output_dir=out", "dataset=corpus.txt"];
+        let rest = ["model_name_or_path=model", "tokenizer_name_or_path=pieces", "max_steps=1", "val_size=0"];
+        run(folder.path(), &[&fixed[..], &rest, &["cutoff_len=32", "learning_rate=0"], more].concat())
+    };
+    train(&[]).is_refused("the model's embedding has 300 rows");
+    train(&["resize_vocab=true", "finetuning_type=lora"]).is_refused("`resize_vocab` needs");
+    let trained = train(&["resize_vocab=true"]);
+    assert_eq!(trained.code, 0, "{}", trained.stderr);
+    let new = Tokenizer::open(&folder.path().join("out")).unwrap();
+    let size = new.vocabulary_size();
+    assert_eq!(rows(&folder.path().join("out"), "lm_head.weight").len(), size);
+
+    // Without the vocabulary that the model was trained with there are no pieces.
+    write_model(&folder.path().join("bare"), None, 64);
+    old.save(&folder.path().join("v")).unwrap();
+    let bare = ["--base", "v", "--model", "bare"];
+    grow("bare-grown", &bare).is_refused("has no tokenizer of its own");
+    assert_eq!(grow("bare-grown", &[&bare[..], &["--init", "mean"]].concat()).code, 0);
+    std::fs::create_dir(folder.path().join("other")).unwrap();
+    std::fs::copy(recorded("bpe.model"), folder.path().join("other/tokenizer.model")).unwrap();
+    grow("x", &["--base", "other", "--model", "model"]).is_refused("is no extension of the model's");
+}
+
+#[test]
+fn growing_a_trained_model_keeps_its_loss_and_pieces_start_lower() {
+    let Some(data) = shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = data.join("checkpoints/stories260K/stories260K.gguf").display().to_string();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("far.txt", "车削\n铣刀\n数控\n");
+    write("near.txt", " garden\n dragon\n castle\n");
+    write(
+        "old",
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.",
+    );
+    write("new", "Once upon a time, there was a dragon in the garden of a castle. The dragon was sad.");
+    let loss = |model: &str, text: &str| {
+        let ppl = ["eval", "ppl", "--json", "--precision", "f32", "--model", model, "--text", text];
+        run(folder.path(), &ppl).json()["nll"].as_f64().unwrap()
+    };
+    let mut grown = Vec::new();
+    for (words, init) in [("far", "pieces"), ("near", "pieces"), ("near", "random")] {
+        let (out, list) = (format!("{words}-{init}"), format!("{words}.txt"));
+        let extend =
+            ["tokenizer", "extend", "--model", &model, "--new", &list, "--out", &out, "--init", init];
+        assert_eq!(run(folder.path(), &extend).code, 0);
+        grown.push(out);
+    }
+    assert!((loss(&grown[0], "old") - loss(&model, "old")).abs() < 1e-6, "text without new tokens");
+    let (pieces, random) = (loss(&grown[1], "new"), loss(&grown[2], "new"));
+    assert!(pieces < random - 0.3, "text with new tokens: {pieces} with pieces, {random} with random rows");
+}
+
+#[test]
+fn vocabularies_are_compared_on_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    vocabulary(false).save(&folder.path().join("v")).unwrap();
+    std::fs::write(folder.path().join("words.txt"), "车削加工\n铣床\n").unwrap();
+    std::fs::write(folder.path().join("text.txt"), "车削加工与铣床\n\n12 mm\n").unwrap();
+    let extend = ["tokenizer", "extend", "--base", "v", "--new", "words.txt", "--out", "w"];
+    assert_eq!(run(folder.path(), &extend).code, 0);
+    let compare = |more: &[&str]| run(folder.path(), &[&["tokenizer", "compare", "v", "w"], more].concat());
+    let report = compare(&["--text", "text.txt", "--json"]).json();
+    assert_eq!(
+        (&report["lines"], &report["different_lines"], &report["characters"]),
+        (&2.into(), &1.into(), &12.into())
+    );
+    let fertility = |side: usize| report["vocabularies"][side]["tokens_per_character"].as_f64().unwrap();
+    assert!(fertility(1) < fertility(0), "{report}");
+    assert_eq!(report["shared_pieces"], vocabulary(false).texts().len());
+    let shown = compare(&["--text", "text.txt"]).stdout;
+    assert!(shown.contains("车削加工|<0xE4>"), "{shown}");
+    std::fs::write(folder.path().join("empty.txt"), "\n").unwrap();
+    compare(&["--text", "empty.txt"]).is_refused("holds no text");
 }

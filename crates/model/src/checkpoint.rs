@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use danlu_formats::TensorFolder;
 use danlu_kernels::Grouped;
-use danlu_kernels::blocks::{BlockType, dequantize};
+use danlu_kernels::blocks::{BlockType, dequantize, quantize_in_parallel};
 use danlu_kernels::rope::RopeLayout;
 use danlu_kernels::team::parallel_chunks;
 use danlu_tokenizer::Tokenizer;
@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::families::{GGUF_NAMES, META_NAMES, Names, infer, is_computed};
 use crate::gguf::{gguf_config, gguf_vocabulary, has_neighbouring_pairs};
+use crate::growth::{Growth, GrowthOptions, RowInit};
 use crate::layout::{FileTensor, file_tensors};
 use crate::names::{self, Extra, Part, Role, TensorId, TensorSpec};
 use crate::source::{Source, Stored};
@@ -37,6 +38,7 @@ const CHUNK: usize = 1 << 16;
 pub(crate) struct Checkpoint {
     path: PathBuf,
     source: Source,
+    growth: Option<Growth>,
 }
 
 /// The model in a checkpoint.
@@ -58,7 +60,7 @@ impl Contents {
 impl Checkpoint {
     /// Opens what is at `path`, by content; see [`Source::open`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.into(), source: Source::open(path)? })
+        Ok(Self { path: path.into(), source: Source::open(path)?, growth: None })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -76,7 +78,73 @@ impl Checkpoint {
         let specs = names::tensors(&config);
         let layout = self.layout(&config, &specs);
         self.check(&config, &layout)?;
-        Ok(Contents { config, specs, layout })
+        let Some(growth) = &self.growth else { return Ok(Contents { config, specs, layout }) };
+        // The layout stays that of the file, whose rows are the first ones.
+        let config = Config { vocab_size: growth.rows, ..config };
+        Ok(Contents { specs: names::tensors(&config), config, layout })
+    }
+
+    /// From now on the model has rows for all tokens of `tokenizer`.
+    ///
+    /// # Errors
+    /// A vocabulary that is no extension of the model's own.
+    pub(crate) fn grow(&mut self, tokenizer: &Tokenizer, options: GrowthOptions) -> Result<()> {
+        let Contents { config, specs, layout } = self.contents()?;
+        let own = self.tokenizer()?;
+        let rows = config.vocab_size;
+        let growth = Growth::new(rows, config.initializer_range, own.as_ref(), tokenizer, options)?;
+        let Some(mut growth) = growth else { return Ok(()) };
+        for (id, spec) in specs.iter().enumerate() {
+            let which = match spec.role {
+                Role::Embedding => 0,
+                Role::Head => 1,
+                _ => continue,
+            };
+            if options.init == RowInit::Random && growth.rows == tokenizer.vocabulary_size() {
+                continue;
+            }
+            let width = spec.width();
+            let (mut sums, mut row) = (vec![0.0_f64; width], vec![0.0; width]);
+            for place in 0..growth.first {
+                self.read(&layout, id, spec, &config, place..place + 1, &mut row)?;
+                sums.iter_mut().zip(&row).for_each(|(sum, &value)| *sum += f64::from(value));
+            }
+            growth.means[which] = sums.iter().map(|sum| (sum / growth.first.max(1) as f64) as f32).collect();
+        }
+        self.growth = Some(growth);
+        Ok(())
+    }
+
+    /// Rows of the embedding and head in the file.
+    fn file_rows(layout: &[FileTensor], id: TensorId) -> usize {
+        let pieces = layout.iter().flat_map(|file| &file.pieces).filter(|piece| piece.tensor == id);
+        pieces.map(|piece| piece.rows.end).max().unwrap_or(0)
+    }
+
+    /// Calls `put(place among the wanted rows, values)` for each row that is not the file's own.
+    fn for_each_new_row(
+        &self,
+        layout: &[FileTensor],
+        id: TensorId,
+        spec: &TensorSpec,
+        rows: &Range<usize>,
+        mut put: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let is_table = matches!(spec.role, Role::Embedding | Role::Head);
+        let Some(growth) = self.growth.as_ref().filter(|growth| is_table && rows.end > growth.first) else {
+            return Ok(());
+        };
+        let (file_rows, width) = (Self::file_rows(layout, id), spec.width());
+        let mut values = vec![0.0; width];
+        for row in rows.clone().filter(|&row| growth.makes(row, file_rows)) {
+            growth.row(spec.role, row, &mut values, |part, out| {
+                self.for_each_piece(layout, id, &(part..part + 1), width, |file, stored, kind, _| {
+                    to_f32(kind, stored, out).map_err(|reason| self.tensor_error(file, reason))
+                })
+            })?;
+            put(row - rows.start, &values)?;
+        }
+        Ok(())
     }
 
     /// Where its companions lie: `config.json`, the tokenizer.
@@ -288,6 +356,10 @@ impl Checkpoint {
             let out = &mut out[place.start * width..place.end * width];
             to_f32(kind, stored, out).map_err(|reason| self.tensor_error(file, reason))
         })?;
+        self.for_each_new_row(layout, id, spec, &rows, |place, values| {
+            out[place * width..][..width].copy_from_slice(values);
+            Ok(())
+        })?;
         if self.has_pairs(spec, config) {
             pairs_to_halves(out, config.head_dim, width);
         }
@@ -352,6 +424,14 @@ impl Checkpoint {
         self.for_each_piece(layout, id, &rows, spec.width(), |_, stored, _, place| {
             out[place.start * row_bytes..place.end * row_bytes].copy_from_slice(stored);
             Ok(())
+        })?;
+        let kind = self.kind(layout, id).unwrap_or(BlockType::F32);
+        self.for_each_new_row(layout, id, spec, &rows, |place, values| {
+            let row = &mut out[place * row_bytes..][..row_bytes];
+            let error =
+                |reason: String| Error::Tensor { path: self.path.clone(), name: spec.name.clone(), reason };
+            quantize_in_parallel(kind, values, spec.width(), None, row)
+                .map_err(|cause| error(cause.to_string()))
         })?;
         if self.has_pairs(spec, config) {
             pairs_to_halves(out, config.head_dim, row_bytes);

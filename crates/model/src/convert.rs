@@ -22,6 +22,7 @@ use serde_json::Map;
 
 use crate::checkpoint::{Checkpoint, Contents, halves_to_pairs, is_rotated, pairs_to_halves};
 use crate::families::{GGUF_NAMES, Names};
+use crate::growth::GrowthOptions;
 use crate::layout::{FileTensor, file_tensors};
 use crate::mixture::Mixture;
 use crate::names::{Role, TensorId, TensorSpec};
@@ -124,7 +125,21 @@ pub fn convert(
     options: ConvertOptions,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Converted> {
-    let Input { checkpoint, contents, tokenizer } = Input::open(input, options.tokenizer)?;
+    convert_grown(input, output, options, None, progress)
+}
+
+/// As [`convert`]; with `growth`, rows are added for the tokens of `options.tokenizer` that have none.
+///
+/// # Errors
+/// As [`convert`], and a vocabulary that is no extension of the model's.
+pub fn convert_grown(
+    input: &Path,
+    output: &Path,
+    options: ConvertOptions,
+    growth: Option<GrowthOptions>,
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+) -> Result<Converted> {
+    let Input { checkpoint, contents, tokenizer } = Input::open(input, options.tokenizer, growth)?;
     let mut work = Work::new(&checkpoint, &contents, contents.elements(), progress);
     let written = match options.form {
         Form::Safetensors | Form::Bin => {
@@ -155,14 +170,17 @@ struct Input {
 }
 
 impl Input {
-    fn open(path: &Path, tokenizer: Option<Tokenizer>) -> Result<Self> {
+    fn open(path: &Path, tokenizer: Option<Tokenizer>, growth: Option<GrowthOptions>) -> Result<Self> {
         if !path.exists() {
             return Err(Error::Message(format!(
                 "`{}` does not exist; expected a model folder or file",
                 path.display()
             )));
         }
-        let checkpoint = Checkpoint::open(path)?;
+        let mut checkpoint = Checkpoint::open(path)?;
+        if let (Some(tokenizer), Some(growth)) = (&tokenizer, growth) {
+            checkpoint.grow(tokenizer, growth)?;
+        }
         let contents = checkpoint.contents()?;
         let tokenizer = match tokenizer {
             Some(tokenizer) => Some(tokenizer),

@@ -12,6 +12,7 @@ use danlu_kernels::{Buffer, Precision};
 use danlu_tokenizer::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, Contents, is_quantizable};
+use crate::growth::GrowthOptions;
 use crate::model::Stored;
 use crate::names::{Role, TensorId, TensorSpec};
 use crate::{Error, Model, Parameters, Result};
@@ -86,13 +87,29 @@ impl Opened {
 /// A file that is missing or damaged, a configuration that this program cannot run, a missing, left-over or misshapen
 /// tensor, a vocabulary larger than the embedding; each named.
 pub fn open(path: &Path, precision: Precision, rest: Rest) -> Result<Opened> {
-    open_with(path, precision, rest, true)
+    open_with(path, precision, rest, true, None)
+}
+
+/// As [`open`], or where no weights are read as [`open_shape`], with a larger vocabulary than the model's own: rows are
+/// added for the tokens that have none.
+///
+/// # Errors
+/// As [`open`], and a vocabulary that is no extension of the model's.
+pub fn open_grown(
+    path: &Path,
+    precision: Precision,
+    rest: Rest,
+    read_weights: bool,
+    tokenizer: &Tokenizer,
+    growth: GrowthOptions,
+) -> Result<Opened> {
+    open_with(path, precision, rest, read_weights, Some((tokenizer, growth)))
 }
 
 /// As [`open`], with every weight zero: for plans, which need shapes only. The weights take no memory, because their
 /// pages are never touched.
 pub fn open_shape(path: &Path, precision: Precision, rest: Rest) -> Result<Opened> {
-    open_with(path, precision, rest, false)
+    open_with(path, precision, rest, false, None)
 }
 
 /// The vocabulary of a folder, a `tokenizer.json` or `tokenizer.model`, or a GGUF file, which may hold nothing else.
@@ -129,14 +146,23 @@ pub fn check_vocabulary(tokenizer: &Tokenizer, rows: usize, path: &Path) -> Resu
     }
 }
 
-fn open_with(path: &Path, precision: Precision, rest: Rest, read_weights: bool) -> Result<Opened> {
+fn open_with(
+    path: &Path,
+    precision: Precision,
+    rest: Rest,
+    read_weights: bool,
+    growth: Option<(&Tokenizer, GrowthOptions)>,
+) -> Result<Opened> {
     if !path.exists() {
         return Err(Error::Message(format!(
             "`{}` does not exist; expected a model folder or file",
             path.display()
         )));
     }
-    let checkpoint = Checkpoint::open(path)?;
+    let mut checkpoint = Checkpoint::open(path)?;
+    if let Some((tokenizer, options)) = growth {
+        checkpoint.grow(tokenizer, options)?;
+    }
     let Contents { config, specs, layout } = checkpoint.contents()?;
     let tokenizer = checkpoint.tokenizer()?;
     if let Some(tokenizer) = &tokenizer {

@@ -1,6 +1,6 @@
 //! Ids back to text, whole or token by token. Never shows half of a character.
 
-use crate::bytes::{bytes_of, fallback_byte};
+use crate::bytes::{alphabet, bytes_of, fallback_byte};
 use crate::{Error, Result, Tokenizer};
 use serde_json::Value;
 
@@ -96,6 +96,16 @@ impl Tokenizer {
         }
         text += &stream.finish();
         Ok(text)
+    }
+
+    /// The token of a single byte.
+    pub fn byte_id(&self, byte: u8) -> Option<u32> {
+        let text = if self.decoding.byte_level {
+            alphabet()[usize::from(byte)].into()
+        } else {
+            format!("<0x{byte:02X}>")
+        };
+        self.token_id(&text)
     }
 
     /// Decodes ids as they are generated.

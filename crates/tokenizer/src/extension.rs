@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokenizers::tokenizer::{Normalizer, PreTokenizer};
 use tokenizers::{NormalizedString, OffsetReferential, OffsetType, PreTokenizedString};
 
-use crate::files::{SENTENCEPIECE, TOKENIZER, is_sentencepiece, write};
+use crate::files::{CONFIG, SENTENCEPIECE, TOKENIZER, is_sentencepiece, write};
 use crate::sentencepiece::{BYTE, CONTROL, ModelFile, NewPiece, SentencePiece, USER_DEFINED, append};
 use crate::{Error, Result, SpecialTokens, Tokenizer};
 use joins::{Joins, Plan, append_all};
@@ -123,7 +123,7 @@ impl Tokenizer {
         let pieces: Vec<NewPiece> =
             appended.iter().map(|(text, _)| NewPiece::normal(text.clone(), 0.0)).collect();
         let model = append(base, &pieces, false).map_err(Error::Extension)?;
-        let files = self.files_around(SENTENCEPIECE, model);
+        let files = self.files_around(SENTENCEPIECE, model)?;
         Ok(Extension { files, appended, intermediate: Vec::new(), known, refused: Vec::new() })
     }
 
@@ -135,9 +135,14 @@ impl Tokenizer {
     }
 
     /// The files of this vocabulary with another main one.
-    fn files_around(&self, name: &str, bytes: Vec<u8>) -> Vec<(String, Vec<u8>)> {
+    fn files_around(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<(String, Vec<u8>)>> {
         let others = self.files.iter().filter(|(name, _)| !OUTDATED.contains(&name.as_str())).cloned();
-        std::iter::once((name.to_owned(), bytes)).chain(others).collect()
+        let mut files: Vec<(String, Vec<u8>)> =
+            std::iter::once((name.to_owned(), bytes)).chain(others).collect();
+        if !files.iter().any(|(name, _)| name == CONFIG) {
+            files.extend(self.config_files()?);
+        }
+        Ok(files)
     }
 
     fn extend_sentencepiece(&self, bytes: &[u8], texts: &[String]) -> Result<Extension, String> {
@@ -178,7 +183,9 @@ impl Tokenizer {
         if appended.is_empty() {
             pieces.clear();
         }
-        let files = self.files_around(SENTENCEPIECE, append(bytes, &pieces, true)?);
+        let files = self
+            .files_around(SENTENCEPIECE, append(bytes, &pieces, true)?)
+            .map_err(|error| error.to_string())?;
         Ok(Extension { files, appended, intermediate, known, refused })
     }
 
@@ -203,7 +210,7 @@ impl Tokenizer {
             append_to_json(&mut tokenizer, &tokens, &merges.appended)?;
         }
         let bytes = if tokens.is_empty() { json.into_owned() } else { tokenizer.to_string().into_bytes() };
-        let files = self.files_around(TOKENIZER, bytes);
+        let files = self.files_around(TOKENIZER, bytes).map_err(|error| error.to_string())?;
         Ok(Extension { files, appended, intermediate, known, refused })
     }
 

@@ -203,8 +203,9 @@ impl Tokenizer {
             write(&folder.join(name), bytes)?;
         }
         if file(&self.files, CONFIG).is_none() {
-            write(&folder.join(CONFIG), &pretty(&self.config())?)?;
-            write(&folder.join(SPECIAL_TOKENS), &pretty(&Value::Object(self.special_tokens_map()))?)?;
+            for (name, bytes) in self.config_files()? {
+                write(&folder.join(name), &bytes)?;
+            }
         }
         Ok(())
     }
@@ -265,6 +266,12 @@ impl Tokenizer {
         };
         config.insert("tokenizer_class".into(), json!(class));
         Value::Object(config)
+    }
+
+    /// What says which tokens are special, for a vocabulary that came without such files.
+    pub(crate) fn config_files(&self) -> Result<[(String, Vec<u8>); 2]> {
+        let map = Value::Object(self.special_tokens_map());
+        Ok([(CONFIG.to_owned(), pretty(&self.config())?), (SPECIAL_TOKENS.to_owned(), pretty(&map)?)])
     }
 
     /// The added tokens as `tokenizer_config.json` has them.

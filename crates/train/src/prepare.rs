@@ -7,8 +7,8 @@ use danlu_data::{Dataset, DatasetReport, Purpose, Sample, StepOrder, Task};
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
-    Config, LoraOptions, Model, Precision, Rest, check_vocabulary, open, open_shape, open_tokenizer,
-    read_adapter,
+    Config, GrowthOptions, LoraOptions, Model, Precision, Rest, RowInit, check_vocabulary, open, open_grown,
+    open_shape, open_tokenizer, read_adapter,
 };
 use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
 
@@ -16,7 +16,7 @@ use crate::checkpoint;
 use crate::error::{Result, TrainError};
 use crate::machine;
 use crate::plan::{choose_recompute, training_bytes};
-use crate::recipe::{self, FinetuningType, Recipe, Recompute, ResumeFrom, Stage};
+use crate::recipe::{self, FinetuningType, Recipe, Recompute, ResizeVocabInit, ResumeFrom, Stage};
 use crate::schedule::Schedule;
 
 /// Whether weights are read, or only their shapes.
@@ -234,7 +234,18 @@ fn open_model(
         }
     };
     let Some(path) = path else { return Ok((None, None)) };
+    let growth = recipe.model.tokenizer_name_or_path.as_deref().filter(|_| recipe.model.resize_vocab);
     let opened = match load {
+        _ if growth.is_some() => {
+            let tokenizer = open_tokenizer(&recipe.model.place(growth.unwrap_or_default()))?;
+            let init = match recipe.model.resize_vocab_init {
+                ResizeVocabInit::Pieces => RowInit::Pieces,
+                ResizeVocabInit::Mean => RowInit::Mean,
+                ResizeVocabInit::Random => RowInit::Random,
+            };
+            let options = GrowthOptions { init, multiple: None, seed: recipe.training.seed };
+            open_grown(path, precision, rest, load == Load::Weights, &tokenizer, options)?
+        }
         Load::Weights => open(path, precision, rest)?,
         Load::Shapes => open_shape(path, precision, rest)?,
     };

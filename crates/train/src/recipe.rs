@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 pub use self::embedded::{EmbeddedRecipe, embedded};
 pub use self::error::{Place, RecipeError};
 pub use self::method_options::{FinetuningType, MethodOptions, NameList, Stage};
-pub use self::model_options::ModelOptions;
+pub use self::model_options::{ModelOptions, ResizeVocabInit};
 pub use self::output_options::{IntervalStrategy, OutputOptions, ResumeFrom};
 pub use self::training_options::{Clip, Optim, Precision, Recompute, TrainingOptions};
 pub use crate::schedule::LrSchedulerType;

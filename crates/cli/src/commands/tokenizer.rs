@@ -13,6 +13,7 @@ use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 
+mod compare;
 mod corpus;
 mod decode;
 mod encode;
@@ -39,6 +40,10 @@ pub enum Args {
     ///
     /// zh: 词元编号转为文本
     Decode(decode::Args),
+    /// How two vocabularies cut the same text
+    ///
+    /// zh: 比较两个词表对同一文本的切分
+    Compare(compare::Args),
     /// Size, special tokens and template of a vocabulary
     ///
     /// zh: 词表大小、特殊词元与模板
@@ -65,6 +70,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Extend(args) => extend::run(&args, printer),
         Args::Encode(args) => encode::run(&args, printer),
         Args::Decode(args) => decode::run(&args, printer),
+        Args::Compare(args) => compare::run(&args, printer),
         Args::Info(args) => info::run(&args, printer),
     }
 }

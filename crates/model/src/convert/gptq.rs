@@ -53,7 +53,7 @@ pub fn quantize_gptq(
     tokenizer: Option<Tokenizer>,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Converted> {
-    let Input { checkpoint, contents, tokenizer } = Input::open(input, tokenizer)?;
+    let Input { checkpoint, contents, tokenizer } = Input::open(input, tokenizer, None)?;
     let config = &contents.config;
     let batches = batches(&options.calibration);
     // A pass of a batch and the solution of a layer count as much as a stretch of values that is written.

@@ -56,7 +56,6 @@ const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
     ("rope_scaling", &[], "positions are used as the model defines them"),
     ("shift_attn", &["false"], "attention is the model's own"),
     ("mixture_of_depths", &[], "every token passes every layer"),
-    ("resize_vocab", &["false"], "the vocabulary stays as it is"),
     ("add_tokens", &[], "the vocabulary stays as it is"),
     ("new_special_tokens", &[], "the vocabulary stays as it is"),
     ("streaming", &["false"], "the dataset is read before training"),

@@ -29,6 +29,16 @@ pub struct ModelOptions {
     ///
     /// zh: 新模型的分词器，或替换模型自带的分词器：文件夹、`tokenizer.json`、`tokenizer.model` 或 GGUF 文件。
     pub tokenizer_name_or_path: Option<String>,
+    /// Add rows to the model's embedding and head for the tokens that `tokenizer_name_or_path` has beyond the model's own
+    /// vocabulary, which it must extend. Needs `finetuning_type: full`.
+    ///
+    /// zh: 按 `tokenizer_name_or_path` 中超出模型词表的词元，为词嵌入与输出层增加行；该词表须是模型词表的扩充。须配合
+    /// `finetuning_type: full`。
+    pub resize_vocab: bool,
+    /// What rows that `resize_vocab` adds start as.
+    ///
+    /// zh: `resize_vocab` 新增行的初始值。
+    pub resize_vocab_init: ResizeVocabInit,
     /// Where models of a hub that are named above lie on this disk.
     #[serde(skip)]
     pub places: BTreeMap<String, PathBuf>,
@@ -84,6 +94,27 @@ pub struct ModelOptions {
     pub initializer_range: f64,
 }
 
+/// What new rows of an embedding start as.
+///
+/// zh: 词嵌入新增行的初始值。
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeVocabInit {
+    /// The mean of the rows of the tokens that the new token's text used to be cut into.
+    ///
+    /// zh: 新词元的文本原来切成的各词元所在行的均值。
+    #[default]
+    Pieces,
+    /// The mean of all rows.
+    ///
+    /// zh: 所有行的均值。
+    Mean,
+    /// Normal with the model's `initializer_range`.
+    ///
+    /// zh: 正态分布，标准差为模型的 `initializer_range`。
+    Random,
+}
+
 impl Default for ModelOptions {
     fn default() -> Self {
         Self {
@@ -91,6 +122,8 @@ impl Default for ModelOptions {
             adapter_name_or_path: None,
             quantization_bit: None,
             tokenizer_name_or_path: None,
+            resize_vocab: false,
+            resize_vocab_init: ResizeVocabInit::default(),
             places: BTreeMap::new(),
             vocab_size: None,
             model_preset: None,

@@ -186,6 +186,15 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
     })
     .or_else(|| {
         problem(
+            model.resize_vocab
+                && (model.tokenizer_name_or_path.is_none() || method.finetuning_type != FinetuningType::Full),
+            "resize_vocab",
+            "`resize_vocab` needs `tokenizer_name_or_path`, the larger vocabulary, and `finetuning_type: full`: an adapter \
+             could not hold the new rows; grow the model first with `danlu tokenizer extend --model` to adapt it",
+        )
+    })
+    .or_else(|| {
+        problem(
             needs_minimum && !has_minimum,
             "lr_scheduler_type",
             "`cosine_with_min_lr` needs `min_lr` or `min_lr_rate`",
