@@ -176,7 +176,7 @@ fn sentencepiece_vocabularies_are_trained_and_compared() {
     let found = ids(&run(folder, &[&encode[..], &["王之不王，非不能也"]].concat()).json()["ids"]);
     assert_eq!(found, [138, 23, 134, 53], "as sentencepiece's own vocabulary cuts it");
 
-    let more = ["--type", "unigram", "--vocab-size", "400", "--special", "<think>", "--reserved", "2"];
+    let more = ["--type", "unigram", "--vocab-size", "400", "--allow-smaller", "--special", "<think>", "--reserved", "2"];
     let more = [&more[..], &["--user-defined", "太山", "--held-out", "held.txt", "--compare", "v"]].concat();
     let trained = train("u", &more).json();
     let fertility = trained["fertility"].as_array().unwrap();
@@ -296,7 +296,7 @@ fn a_full_disk_leaves_neither_half_a_recipe_nor_half_a_vocabulary() {
          head -c 64k /dev/zero > small/full\n\
          '{danlu}' recipes copy sft-lora small/r.yaml; echo $?\n\
          truncate -s 60k small/full\n\
-         '{danlu}' tokenizer train a.txt --out small/v --vocab-size 300; echo $?\n\
+         '{danlu}' tokenizer train a.txt --out small/v --vocab-size 300 --allow-smaller; echo $?\n\
          ls -A small",
         danlu = env!("CARGO_BIN_EXE_danlu")
     );

@@ -201,6 +201,6 @@ fn rare_words_are_sampled_where_memory_is_short_and_the_same_ones_each_time() {
         let tokenizer = train();
         assert!(samplings.load(Ordering::Relaxed) > 1);
         assert_eq!(train().fingerprint(), tokenizer.fingerprint());
-        assert_eq!(tokenizer.encode("件铝合金零件", SpecialTokens::AsText).unwrap().len(), 2, "{kind:?}");
+        assert!(tokenizer.encode("件铝合金零件", SpecialTokens::AsText).unwrap().len() <= 2, "{kind:?}");
     }
 }
