@@ -174,8 +174,8 @@ impl Tokenizer {
                 wanted.push(piece);
             }
         }
-        let plan = append_all(&mut scored, &wanted, |piece| begins_a_text(piece));
-        let (appended, intermediate) = number(wanted, plan, self.vocabulary_size() as u32, &mut refused);
+        let plan = append_all(&mut scored, &wanted, begins_a_text);
+        let [appended, intermediate] = number(wanted, plan, self.vocabulary_size() as u32, &mut refused);
         for (text, _) in appended.iter().chain(&intermediate) {
             let score = scored.scores.get(text).copied().unwrap_or(scored.lowest);
             pieces.push(NewPiece::normal(text.clone(), score));
@@ -204,7 +204,7 @@ impl Tokenizer {
             }
         }
         let plan = append_all(&mut merges, &wanted, |_| false);
-        let (appended, intermediate) = number(wanted, plan, self.vocabulary_size() as u32, &mut refused);
+        let [appended, intermediate] = number(wanted, plan, self.vocabulary_size() as u32, &mut refused);
         let tokens: Vec<(String, u32)> = appended.iter().chain(&intermediate).cloned().collect();
         if !tokens.is_empty() {
             append_to_json(&mut tokenizer, &tokens, &merges.appended)?;
@@ -245,7 +245,7 @@ fn number(
     plan: Plan,
     first: u32,
     refused: &mut Vec<(String, &'static str)>,
-) -> (Vec<(String, u32)>, Vec<(String, u32)>) {
+) -> [Vec<(String, u32)>; 2] {
     let mut ids = first..;
     let mut appended = Vec::with_capacity(wanted.len());
     for (place, text) in wanted.into_iter().enumerate() {
@@ -256,7 +256,7 @@ fn number(
         }
     }
     let intermediate = plan.intermediate.into_iter().zip(ids).collect();
-    (appended, intermediate)
+    [appended, intermediate]
 }
 
 /// A sentencepiece vocabulary whose new scores are below all others.

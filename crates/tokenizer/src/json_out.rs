@@ -41,7 +41,7 @@ impl Tokenizer {
 
     fn merged(&self, sentencepiece: &SentencePiece) -> Result<Vec<u8>, String> {
         sentencepiece.is_plain_bpe()?;
-        let texts = (0..).zip(self.texts());
+        let texts = (0..).zip(self.token_texts());
         let texts: Vec<(u32, String)> = texts.filter_map(|(id, text)| Some((id, text?))).collect();
         let is_normal = |id: u32| sentencepiece.kind(id) == Some(NORMAL) && self.added_token(id).is_none();
         let normal: BTreeMap<&str, u32> =
@@ -127,7 +127,7 @@ impl Tokenizer {
     }
 
     /// The tokens by id.
-    fn texts(&self) -> impl Iterator<Item = Option<String>> + '_ {
+    fn token_texts(&self) -> impl Iterator<Item = Option<String>> + '_ {
         (0..self.vocabulary_size() as u32).map(|id| self.token_text(id))
     }
 }

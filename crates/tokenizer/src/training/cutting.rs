@@ -174,7 +174,7 @@ mod tests {
         OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
     };
 
-    fn words<'a>(text: &'a str, find: impl Fn(&str, &mut dyn FnMut(usize, usize))) -> Vec<&'a str> {
+    fn words(text: &str, find: impl Fn(&str, &mut dyn FnMut(usize, usize))) -> Vec<&str> {
         let mut words = Vec::new();
         find(text, &mut |start, end| words.push(&text[start..end]));
         words
