@@ -41,8 +41,8 @@ FAMILIES = {
     "llama, biases": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
     "llama, linear rope": LlamaConfig(**SHAPE, **rope("linear", factor=4.0)),
     "llama, dynamic rope": LlamaConfig(**SHAPE | dict(max_position_embeddings=16), **rope("dynamic", factor=8.0)),
-    "llama 3.1": LlamaConfig(**SHAPE, **rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                                             original_max_position_embeddings=32)),
+    "llama 3.1": LlamaConfig(**SHAPE | dict(max_position_embeddings=131072), **rope(
+        "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)),
     "llama, yarn": LlamaConfig(**SHAPE, **rope("yarn", factor=4.0, original_max_position_embeddings=32)),
     "mistral": MistralConfig(**SHAPE, head_dim=32, sliding_window=None),
     "mistral, window of 6": MistralConfig(**SHAPE, head_dim=32, sliding_window=6),
@@ -92,12 +92,10 @@ def error(program, model, *options):
         found = danlu(program, "generate", *options, "--prompt-ids", ",".join(map(str, prompt)), "--max-new-tokens", str(COUNT),
                       "--temperature", "0", "--precision", "f32", "--top-logprobs", "100")
         mine = found["ids"]
-        ids = list(prompt)
-        logits = []
-        for _ in mine:
-            logits.append(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].log_softmax(-1))
-            ids.append(int(logits[-1].argmax()))
-        if ids[len(prompt):] != mine:
+        generated = model.generate(torch.tensor([prompt]), max_new_tokens=len(mine), do_sample=False, output_logits=True,
+                                   return_dict_in_generate=True, pad_token_id=0)
+        logits = [row[0].log_softmax(-1) for row in generated.logits]
+        if generated.sequences[0, len(prompt):].tolist() != mine:
             return float("inf")
         for row, top in zip(logits, found["top_logprobs"]):
             theirs = row[[entry["id"] for entry in top]]
