@@ -21,6 +21,8 @@ use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 
+mod convert;
+
 /// What to do with a vocabulary.
 #[derive(Debug, clap::Subcommand)]
 pub enum Args {
@@ -28,6 +30,10 @@ pub enum Args {
     ///
     /// zh: 在文本上训练字节级 BPE 词表
     Train(TrainArgs),
+    /// Turn a vocabulary into another format with the same ids
+    ///
+    /// zh: 把词表转换为另一种格式，编号不变
+    Convert(convert::Args),
     /// Text to token ids
     ///
     /// zh: 文本转为词元编号
@@ -134,6 +140,7 @@ pub struct DecodeArgs {
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     match args {
         Args::Train(args) => train(&args, printer),
+        Args::Convert(args) => convert::run(&args, printer),
         Args::Encode(args) => encode(&args, printer),
         Args::Decode(args) => {
             let tokenizer = open(&args.tokenizer, printer)?;
