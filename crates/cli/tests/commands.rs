@@ -341,6 +341,37 @@ fn vocabularies_that_are_not_read_are_named() {
 }
 
 #[test]
+fn a_vocabulary_is_converted_to_every_format_with_the_same_ids() {
+    let Some(data) = shared() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(data.join("tokenizers/llama2/tokenizer.model"), folder.path().join("tokenizer.model"))
+        .unwrap();
+    let convert =
+        |input: &str, output: &str| run(folder.path(), &["tokenizer", "convert", input, output, "--json"]);
+    let ids = |tokenizer: &str| {
+        let text = "Hello,  世界!\n龘<s>";
+        let args = ["tokenizer", "encode", "--tokenizer", tokenizer, "--text", text, "--json"];
+        run(folder.path(), &args).json()["ids"].clone()
+    };
+    let expected = ids("tokenizer.model");
+    // Each from the one before.
+    let mut input = "tokenizer.model";
+    for output in ["a.bin", "b.gguf", "c.model", "d.json", "e.model", "f"] {
+        assert_eq!(convert(input, output).json()["tokens"], 32000, "{output}");
+        assert_eq!(ids(output), expected, "{output}");
+        input = output;
+    }
+    assert!(
+        folder.path().join("f/tokenizer.json").exists() && folder.path().join("f/tokenizer.model").exists()
+    );
+    convert("tokenizer.model", "a.bin").is_refused("`a.bin` is there already");
+    let qwen = data.join("tokenizers/minimind").display().to_string();
+    convert(&qwen, "x.model").is_refused("byte-level BPE");
+    convert(&qwen, "x.bin").is_refused("llama2.c");
+    assert!(!folder.path().join("x.model").exists());
+}
+
+#[test]
 fn every_kind_of_vocabulary_file_is_read_by_its_content() {
     let Some(data) = shared() else { return };
     let folder = tempfile::tempdir().unwrap();

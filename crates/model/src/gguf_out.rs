@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use danlu_formats::{Array, ImportanceMatrix, Value};
+use danlu_formats::{Array, ImportanceMatrix, Value, write_gguf};
 use danlu_tokenizer::GgufVocabulary;
 
 use crate::mixture::Mixture;
@@ -132,6 +132,16 @@ fn importance_entries(matrix: &ImportanceMatrix) -> Vec<(String, Value)> {
         ("chunks_count", matrix.chunks.map(Value::U32)),
     ];
     entries.into_iter().filter_map(|(key, value)| Some((format!("quantize.imatrix.{key}"), value?))).collect()
+}
+
+/// Writes a GGUF file that holds a vocabulary and nothing else, as llama.cpp reads with `vocab_only`.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_gguf_vocabulary(path: &Path, vocabulary: GgufVocabulary) -> Result<()> {
+    let architecture = ("general.architecture".to_owned(), Value::String("llama".into()));
+    let metadata: Vec<_> = std::iter::once(architecture).chain(tokenizer_entries(vocabulary)).collect();
+    write_gguf(path, &metadata, &[], |_, _| Ok(()))
 }
 
 fn tokenizer_entries(vocabulary: GgufVocabulary) -> Vec<(String, Value)> {

@@ -62,6 +62,7 @@ pub use error::{Error, Result};
 pub use families::Family;
 pub use generate::{FinishReason, Generated, GenerationOptions, Generator, TokenProbability};
 pub use gguf_adapter::write_gguf_adapter;
+pub use gguf_out::write_gguf_vocabulary;
 pub use gptq::Gptq;
 pub use gradients::Gradients;
 pub use growth::{GrowthOptions, RowInit};

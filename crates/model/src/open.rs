@@ -112,13 +112,15 @@ pub fn open_shape(path: &Path, precision: Precision, rest: Rest) -> Result<Opene
     open_with(path, precision, rest, false, None)
 }
 
-/// The vocabulary of a folder, a `tokenizer.json` or `tokenizer.model`, or a GGUF file, which may hold nothing else.
+/// The vocabulary of a folder, a `tokenizer.json` or `tokenizer.model`, tiktoken's ranks, llama2.c's `tokenizer.bin`, or a
+/// GGUF file, which may hold nothing else.
 ///
 /// # Errors
 /// A file that is missing or damaged, or holds no vocabulary.
 pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
     if !path.exists() {
-        let expected = "a folder with tokenizer.json or tokenizer.model, one of these files, or a GGUF file";
+        let expected = "a folder with tokenizer.json or tokenizer.model, one of these files, tiktoken's ranks, \
+                        llama2.c's tokenizer.bin, or a GGUF file";
         return Err(Error::Message(format!("`{}` does not exist; expected {expected}", path.display())));
     }
     if !path.is_file() || Container::of(path)? != Some(Container::Gguf) {

@@ -28,6 +28,9 @@ pub enum Error {
     /// A vocabulary that no `tokenizer.json` can hold.
     #[error("tokenizer.json: {0}")]
     Json(String),
+    /// A vocabulary that no sentencepiece model can hold.
+    #[error("sentencepiece model: {0}")]
+    SentencePiece(String),
     /// Vocabulary training was asked for something impossible.
     #[error("vocabulary training: {0}")]
     Training(String),

@@ -1,4 +1,4 @@
-//! `tokenizer.json` of any vocabulary, for programs that read nothing else.
+//! `tokenizer.json` of any vocabulary, for programs that read nothing else, and a sentencepiece `.model` of one.
 //!
 //! A sentencepiece vocabulary has one only where merges in a fixed order say the same as scores: the `tokenizers` crate
 //! cannot let places decide between pieces of one score, keep user-defined pieces whole, or leave pieces unused. Runs of
@@ -37,6 +37,26 @@ impl Tokenizer {
             None => Ok(self.tokenizer_json()?.into_owned()),
             Some(sentencepiece) => self.merged(sentencepiece).map_err(Error::Json),
         }
+    }
+
+    /// The bytes of a sentencepiece `.model` file: the one that was opened, or one with the pieces and the order of merges
+    /// of another file that is BPE with bytes. Tokens that are no pieces are not in it.
+    ///
+    /// # Errors
+    /// A vocabulary that is no sentencepiece.
+    pub fn to_sentencepiece(&self) -> Result<Vec<u8>> {
+        if let Some(model) = self.model_file() {
+            return Ok(model.to_vec());
+        }
+        let vocabulary = self.to_gguf(self.vocabulary_size())?;
+        let reason = "it is byte-level BPE, which a sentencepiece model cannot say";
+        let other = if vocabulary.model == "llama" {
+            Self::from_gguf(vocabulary)?
+        } else {
+            return Err(Error::SentencePiece(reason.into()));
+        };
+        let model = other.model_file().ok_or_else(|| Error::SentencePiece(reason.into()))?;
+        Ok(model.to_vec())
     }
 
     fn merged(&self, sentencepiece: &SentencePiece) -> Result<Vec<u8>, String> {

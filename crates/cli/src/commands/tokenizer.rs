@@ -14,6 +14,7 @@ use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 
 mod compare;
+mod convert;
 mod corpus;
 mod decode;
 mod encode;
@@ -32,6 +33,10 @@ pub enum Args {
     ///
     /// zh: 在词表后追加另一个词表的词元或词语
     Extend(extend::Args),
+    /// Turn a vocabulary into another format with the same ids
+    ///
+    /// zh: 把词表转换为另一种格式，编号不变
+    Convert(convert::Args),
     /// Text to token ids
     ///
     /// zh: 文本转为词元编号
@@ -68,6 +73,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     match args {
         Args::Train(args) => train::run(&args, printer),
         Args::Extend(args) => extend::run(&args, printer),
+        Args::Convert(args) => convert::run(&args, printer),
         Args::Encode(args) => encode::run(&args, printer),
         Args::Decode(args) => decode::run(&args, printer),
         Args::Compare(args) => compare::run(&args, printer),
