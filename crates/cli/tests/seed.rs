@@ -239,7 +239,7 @@ fn seed_001_embedding_resize() {
             let before = rows(&folder.path().join("model"), name);
             let after = rows(&folder.path().join(init), name);
             assert_eq!(after[..known], before[..], "old rows are equal");
-            assert!(after.len() % 64 == 0 && report["rows"] == after.len());
+            assert!(after.len().is_multiple_of(64) && report["rows"] == after.len());
             let all = mean(before.iter());
             assert!(is_close(&after[new.vocabulary_size()], &all), "padding");
             let fresh = &after[known..new.vocabulary_size()];
@@ -261,7 +261,7 @@ fn seed_001_embedding_resize() {
         }
         let generate =
             ["generate", "--model", init, "--prompt", "数控铣床", "--max-new-tokens", "4", "--json"];
-        assert_eq!(ids(&run(folder.path(), &generate).json()["prompt_ids"]).contains(&(known as u32)), true);
+        assert!(ids(&run(folder.path(), &generate).json()["prompt_ids"]).contains(&(known as u32)));
     }
 
     // Training grows the model by itself; what is not asked for is an error, as before.

@@ -174,7 +174,7 @@ impl Tokenizer {
                 wanted.push(piece);
             }
         }
-        let plan = append_all(&mut scored, &wanted, |piece| begins_a_text(piece));
+        let plan = append_all(&mut scored, &wanted, begins_a_text);
         let (appended, intermediate) = number(wanted, plan, self.vocabulary_size() as u32, &mut refused);
         for (text, _) in appended.iter().chain(&intermediate) {
             let score = scored.scores.get(text).copied().unwrap_or(scored.lowest);
@@ -239,13 +239,16 @@ fn begins_a_text(piece: &str) -> bool {
     behind.is_some_and(|character| !character.is_ascii_alphabetic())
 }
 
+/// Pieces with their ids.
+type Numbered = Vec<(String, u32)>;
+
 /// Gives ids: to the wanted pieces in their order, then to the intermediate ones.
 fn number(
     wanted: Vec<String>,
     plan: Plan,
     first: u32,
     refused: &mut Vec<(String, &'static str)>,
-) -> (Vec<(String, u32)>, Vec<(String, u32)>) {
+) -> (Numbered, Numbered) {
     let mut ids = first..;
     let mut appended = Vec::with_capacity(wanted.len());
     for (place, text) in wanted.into_iter().enumerate() {
