@@ -173,7 +173,7 @@ fn seed_000_bin_builder() {
     assert!(shards > 1);
     assert_eq!(files("bin"), bytes(&documents.iter().collect::<Vec<_>>()));
     assert_eq!(files("idx").len(), 3 * 8);
-    let again = encode(&["--out", "shards", "--shard-tokens", "8"]).json();
+    let again = encode(&["--out", "shards", "--shard-tokens", "8", "--threads", "1"]).json();
     assert_eq!(again["is_new"], false, "a second run does nothing");
 
     std::fs::write(folder.path().join("rows.jsonl"), "{\"text\":\"another corpus\"}\n").unwrap();
@@ -222,7 +222,7 @@ fn seed_001_embedding_resize() {
         ..Config::default()
     };
     write_model_of(&folder.path().join("model"), Some(&old), shape);
-    let words = "数控铣床\n挤出机组\n车削\n光洁度\n卧式\n镗床\n钻床\n拉床\n滚齿\n插齿\n".repeat(1);
+    let words = "数控铣床\n挤出机组\n车削\n光洁度\n卧式\n镗床\n钻床\n拉床\n滚齿\n插齿\n";
     std::fs::write(folder.path().join("words.txt"), words).unwrap();
     let grow = |out: &str, more: &[&str]| {
         let fixed = ["tokenizer", "extend", "--json", "--new", "words.txt", "--out", out];
@@ -238,7 +238,7 @@ fn seed_001_embedding_resize() {
             let before = rows(&folder.path().join("model"), name);
             let after = rows(&folder.path().join(init), name);
             assert_eq!(after[..known], before[..], "old rows are equal");
-            assert!(after.len() % 64 == 0 && report["rows"] == after.len());
+            assert!(after.len().is_multiple_of(64) && report["rows"] == after.len());
             let all = mean(before.iter());
             assert!(is_close(&after[new.vocabulary_size()], &all), "padding");
             let fresh = &after[known..new.vocabulary_size()];
@@ -260,7 +260,7 @@ fn seed_001_embedding_resize() {
         }
         let generate =
             ["generate", "--model", init, "--prompt", "数控铣床", "--max-new-tokens", "4", "--json"];
-        assert_eq!(ids(&run(folder.path(), &generate).json()["prompt_ids"]).contains(&(known as u32)), true);
+        assert!(ids(&run(folder.path(), &generate).json()["prompt_ids"]).contains(&(known as u32)));
     }
 
     // Training grows the model by itself; what is not asked for is an error, as before.
@@ -268,9 +268,9 @@ fn seed_001_embedding_resize() {
     let train = |more: &[&str]| {
         let fixed = ["train", "pretrain-zh-26m", "model_preset=null", "output_dir=out", "dataset=corpus.txt"];
         let rest = ["model_name_or_path=model", "tokenizer_name_or_path=pieces", "max_steps=1", "val_size=0"];
-        run(folder.path(), &[&fixed[..], &rest, &["cutoff_len=32", "learning_rate=0"], more].concat())
+        run(folder.path(), &[&fixed[..], &rest, &["cutoff_len=32", "learning_rate=1e-9"], more].concat())
     };
-    train(&[]).is_refused("the model's embedding has 300 rows");
+    train(&[]).is_refused("the model's embedding has");
     train(&["resize_vocab=true", "finetuning_type=lora"]).is_refused("`resize_vocab` needs");
     let trained = train(&["resize_vocab=true"]);
     assert_eq!(trained.code, 0, "{}", trained.stderr);
@@ -301,7 +301,10 @@ fn growing_a_trained_model_keeps_its_loss_and_pieces_start_lower() {
         "old",
         "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.",
     );
-    write("new", "Once upon a time, there was a dragon in the garden of a castle. The dragon was sad.");
+    write(
+        "new",
+        "Once upon a time, there was a dragon in the garden of a castle. The dragon was sad. The castle had a big garden.",
+    );
     let loss = |model: &str, text: &str| {
         let ppl = ["eval", "ppl", "--json", "--precision", "f32", "--model", model, "--text", text];
         run(folder.path(), &ppl).json()["nll"].as_f64().unwrap()

@@ -13,11 +13,12 @@ mod unigram;
 mod write;
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::ops::Range;
 
 pub(crate) use append::append;
 use character_map::CharacterMap;
-use neighbours::Neighbours;
+use neighbours::{Neighbours, PieceHash};
 use prost::Message;
 use proto::ModelProto;
 use tokenizers::decoders::{
@@ -78,7 +79,7 @@ struct Piece {
 pub(crate) struct SentencePiece {
     algorithm: Algorithm,
     /// What can stand in a text: normal, user-defined and unused pieces.
-    pieces: HashMap<String, u32>,
+    pieces: HashMap<String, u32, BuildHasherDefault<PieceHash>>,
     /// By id.
     table: Vec<Piece>,
     /// Which characters stand beside each other in them.
@@ -198,7 +199,9 @@ impl SentencePiece {
         normalization: Normalization,
         dummy_prefix: DummyPrefix,
     ) -> Self {
-        let mut pieces = HashMap::with_capacity(vocabulary.len());
+        // Zero is equal to minus zero here, as it is not in a total order.
+        table.iter_mut().for_each(|piece| piece.score += 0.0);
+        let mut pieces = HashMap::with_capacity_and_hasher(vocabulary.len(), BuildHasherDefault::default());
         let mut neighbours = Neighbours::new();
         let mut bytes = byte_fallback.then(|| Box::new([None; 256]));
         let mut user_defined: HashMap<char, Vec<String>> = HashMap::new();
@@ -288,6 +291,13 @@ impl SentencePiece {
     pub(crate) fn normalize(&self, mut text: &str, prefix: bool) -> String {
         let Normalization { remove_extra_whitespaces, escape_whitespaces, .. } = self.normalization;
         let space = if escape_whitespaces { SPACE } else { " " };
+        if self.normalization.characters.is_none()
+            && !remove_extra_whitespaces
+            && self.user_defined.is_empty()
+        {
+            let prefix = if prefix && !text.is_empty() { space } else { "" };
+            return format!("{prefix}{}", text.replace(' ', space));
+        }
         if remove_extra_whitespaces {
             while let (length @ 1.., " ") = self.normalize_start(text) {
                 text = &text[length..];

@@ -51,11 +51,23 @@ impl Eq for Pair {}
 pub(super) fn cut_stretches(model: &SentencePiece, text: &str) -> Vec<(Range<usize>, Option<u32>)> {
     let mut pieces = Vec::with_capacity(text.len() / 3);
     for (start, stretch) in model.neighbours.stretches(text) {
-        let is_single = stretch.chars().nth(1).is_none();
-        match model.pieces.get(stretch).filter(|_| is_single) {
-            None if is_single => pieces.push((start..start + stretch.len(), None)),
-            Some(&id) => pieces.push((start..start + stretch.len(), Some(id))),
-            None => {
+        let mut characters = stretch.char_indices().skip(1);
+        let (second, third) = (characters.next(), characters.next());
+        let whole = model.pieces.get(stretch).copied();
+        let is_plain =
+            model.user_defined.is_empty() && whole.is_none_or(|id| model.table[id as usize].kind != UNUSED);
+        match (second, third) {
+            (None, _) => pieces.push((start..start + stretch.len(), whole)),
+            (Some(_), None) if is_plain && whole.is_some() => {
+                pieces.push((start..start + stretch.len(), whole));
+            }
+            (Some((second, _)), None) if is_plain => {
+                for range in [0..second, second..stretch.len()] {
+                    let id = model.pieces.get(&stretch[range.clone()]).copied();
+                    pieces.push((start + range.start..start + range.end, id));
+                }
+            }
+            _ => {
                 let cut = cut(model, stretch).into_iter();
                 pieces.extend(cut.map(|(range, id)| (start + range.start..start + range.end, id)));
             }

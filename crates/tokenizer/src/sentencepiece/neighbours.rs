@@ -1,8 +1,32 @@
 //! Which characters stand beside each other inside of pieces: between two that never do, a text can be cut before
 //! anything is joined, and gives the same pieces.
 
+use std::hash::Hasher;
+
 /// Bits of the table: 128 KiB, in which half a million pairs are still told apart well.
 const BITS: u32 = 20;
+/// 2⁶⁴ over the golden ratio.
+const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// A quick hash for the texts of pieces, which are short and looked up for every character; the table they are looked up
+/// in holds only what the vocabulary's file holds.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PieceHash(u64);
+
+impl Hasher for PieceHash {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(MIX);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes both ends of the number.
+        self.0 ^ self.0 >> 29
+    }
+}
 
 /// A set of pairs of characters that may say yes too often, never no.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +75,7 @@ impl Neighbours {
 
 fn bit(left: char, right: char) -> usize {
     let pair = u64::from(u32::from(left)) << 32 | u64::from(u32::from(right));
-    (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - BITS)) as usize
+    (pair.wrapping_mul(MIX) >> (64 - BITS)) as usize
 }
 
 #[cfg(test)]

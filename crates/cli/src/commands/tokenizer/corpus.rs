@@ -50,11 +50,6 @@ pub struct CorpusArgs {
     /// zh: 每个分片的编号数
     #[arg(long, value_name = "N", default_value_t = 100_000_000, requires = "input")]
     shard_tokens: u64,
-    /// Threads (default: all cores)
-    ///
-    /// zh: 线程数（默认：全部核心）
-    #[arg(long, value_name = "N", requires = "input")]
-    threads: Option<usize>,
 }
 
 /// Writes the token files of the corpus in `inputs`.
@@ -82,7 +77,7 @@ pub fn run(inputs: &[PathBuf], args: &CorpusArgs, tokenizer: &Tokenizer, printer
         end: end.transpose()?,
         least: if args.headerless { BABY_LLAMA2_LEAST } else { 1 },
         files,
-        threads: args.threads.unwrap_or_else(team::threads).max(1),
+        threads: team::threads().max(1),
     };
     let total: u64 = corpus.files.iter().map(|path| Ok(fs::metadata(path)?.len())).sum::<Result<u64>>()?;
     let start = Instant::now();
