@@ -177,7 +177,17 @@ fn sentencepiece_vocabularies_are_trained_and_compared() {
     let found = ids(&run(folder, &[&encode[..], &["王之不王，非不能也"]].concat()).json()["ids"]);
     assert_eq!(found, [138, 23, 134, 53], "as sentencepiece's own vocabulary cuts it");
 
-    let more = ["--type", "unigram", "--vocab-size", "400", "--allow-smaller", "--special", "<think>", "--reserved", "2"];
+    let more = [
+        "--type",
+        "unigram",
+        "--vocab-size",
+        "400",
+        "--allow-smaller",
+        "--special",
+        "<think>",
+        "--reserved",
+        "2",
+    ];
     let more = [&more[..], &["--user-defined", "太山", "--held-out", "held.txt", "--compare", "v"]].concat();
     let trained = train("u", &more).json();
     let fertility = trained["fertility"].as_array().unwrap();

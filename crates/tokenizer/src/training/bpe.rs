@@ -256,7 +256,7 @@ mod tests {
     fn what_overlaps_itself_is_counted_right() {
         let mut tokens = vec!["a".to_owned()];
         let mut words = SymbolWords::default();
-        words.push([0; 7].into_iter(), 3);
+        words.push([0; 7], 3);
         merge(words, &mut tokens, 9, 1, Ties::Ids, &mut |_| {});
         assert_eq!(tokens, ["a", "aa", "aaaa", "aaa", "aaaaaaa"]);
     }
