@@ -10,7 +10,7 @@ use crate::gguf::QWEN2;
 use crate::sentencepiece::{SPACE, SentencePiece};
 
 /// Longest run of Chinese characters that is counted as one word, and so the longest Chinese token.
-const LONGEST_CHINESE: usize = 8;
+const LONGEST_CHINESE: usize = 16;
 /// The same for all other text.
 const LONGEST_OTHER: usize = 32;
 /// The same for sentencepiece, whose trainer has this limit on pieces of any script.
@@ -108,17 +108,19 @@ impl ByteLevel {
     }
 }
 
-/// Cuts a piece into runs of Chinese and of other characters, none longer than allowed.
+/// Cuts a piece into runs of Chinese and of other letters, none longer than allowed. A mark or space before the first
+/// letter stays with it, as it does when text is encoded.
 fn find_runs(text: &str, from: usize, to: usize, found: &mut dyn FnMut(usize, usize)) {
-    let (mut start, mut length, mut chinese) = (from, 0, false);
+    let (mut start, mut length, mut chinese) = (from, 0, None);
     for (at, character) in text[from..to].char_indices() {
-        let is_chinese = is_chinese(character);
-        let longest = if chinese { LONGEST_CHINESE } else { LONGEST_OTHER };
-        if length > 0 && (is_chinese != chinese || length == longest) {
+        let is_mark = at == 0 && !character.is_alphanumeric();
+        let own = (!is_mark).then(|| is_chinese(character));
+        let longest = if chinese == Some(true) { LONGEST_CHINESE } else { LONGEST_OTHER };
+        if length > 0 && (chinese.is_some_and(|chinese| own != Some(chinese)) || length == longest) {
             found(start, from + at);
             (start, length) = (from + at, 0);
         }
-        chinese = is_chinese;
+        chinese = own;
         length += 1;
     }
     found(start, to);
@@ -186,7 +188,10 @@ mod tests {
 
     #[test]
     fn runs_are_short_and_of_one_script() {
-        assert_eq!(runs("，一二三四五六七八九"), ["，", "一二三四五六七八", "九"]);
+        assert_eq!(
+            runs("，一二三四五六七八一二三四五六七八九"),
+            ["，一二三四五六七八一二三四五六七", "八九"]
+        );
         assert_eq!(runs("GDP增长"), ["GDP", "增长"]);
         assert!(runs(&"a".repeat(100)).iter().all(|run| run.len() <= LONGEST_OTHER));
     }

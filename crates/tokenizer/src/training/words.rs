@@ -54,9 +54,24 @@ struct Entry {
 struct Shard {
     text: Vec<u8>,
     table: HashTable<Entry>,
+    /// Words that were looked for and not found.
+    missed: u64,
 }
 
 impl Shard {
+    /// Counts a word; after `rounds` of sampling a new one stands for as many as the rare ones that stayed do.
+    fn count(&mut self, word: &[u8], hash: u64, rounds: u32) {
+        let text = &self.text;
+        if let Some(entry) = self.table.find_mut(hash, |entry| span(text, entry) == word) {
+            entry.count += 1;
+            return;
+        }
+        self.missed += 1;
+        if crate::training::words::hash(&self.missed.to_le_bytes(), hash) % (1 << rounds) == 0 {
+            self.add(word, hash, 1 << rounds);
+        }
+    }
+
     fn add(&mut self, word: &[u8], hash: u64, count: u64) {
         let text = &self.text;
         let is_word = |entry: &Entry| span(text, entry) == word;
@@ -73,6 +88,7 @@ impl Shard {
     /// Keeps half of the words that occur at most `rare` times, chosen by `seed`, and doubles their counts.
     fn sample(&mut self, rare: u64, seed: u64) {
         let before = std::mem::take(self);
+        self.missed = before.missed;
         for entry in &before.table {
             let word = span(&before.text, entry);
             let is_rare = entry.count <= rare;
@@ -120,11 +136,12 @@ impl Words {
 
     /// Counts the words that were found.
     pub(super) fn add(&mut self, cuts: &[Cut]) {
+        let rounds = self.rounds;
         self.shards.par_iter_mut().enumerate().for_each(|(shard, words)| {
             for cut in cuts {
                 for found in &cut.found[shard] {
                     let word = &cut.text.as_bytes()[found.start as usize..][..found.length as usize];
-                    words.add(word, found.hash, 1);
+                    words.count(word, found.hash, rounds);
                 }
             }
         });
@@ -155,7 +172,7 @@ impl Words {
 
     /// Gives every word with its count, shard by shard, and frees each shard; the order depends on the words alone.
     pub(super) fn drain(self, mut each: impl FnMut(&str, u64)) {
-        for Shard { text, table } in self.shards {
+        for Shard { text, table, .. } in self.shards {
             let mut entries: Vec<Entry> = table.into_iter().collect();
             entries.sort_unstable_by(|one, other| span(&text, one).cmp(span(&text, other)));
             for entry in &entries {
