@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let cli = Cli::from_arg_matches(&help::command().try_get_matches()?)?;
     stop::install()?;
-    cpu::check_forced_level().map_err(failure::wrong_input)?;
+    cpu::check_forced_level().map_err(|error| failure::wrong_input(error.to_string()))?;
     if let Some(threads) = cli.threads {
         team::set_threads(threads.into());
     }

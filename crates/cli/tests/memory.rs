@@ -18,7 +18,7 @@ fn write_recipe(folder: &Path, hidden_size: usize, layers: usize) {
         "stage: pt\nfinetuning_type: full\nhidden_size: {hidden_size}\nintermediate_size: {}\n\
          num_hidden_layers: {layers}\nnum_attention_heads: 4\nnum_key_value_heads: 2\n\
          max_position_embeddings: 512\nvocab_size: 500\ndataset: corpus.jsonl\ncutoff_len: 512\n\
-         learning_rate: 0.001\nmax_steps: 3\nper_device_train_batch_size: 4\nsave_strategy: 'no'\n",
+         learning_rate: 0.001\nmax_steps: 2\nper_device_train_batch_size: 4\nsave_strategy: 'no'\n",
         hidden_size * 8 / 3
     );
     std::fs::write(folder.join("recipe.yaml"), recipe).unwrap();

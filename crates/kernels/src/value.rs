@@ -3,7 +3,6 @@
 use half::bf16;
 
 use crate::buffer::Element;
-use crate::matmul::{Data, DataMut};
 
 /// A number at rest; arithmetic is f32.
 pub trait Value: Element {
@@ -55,6 +54,38 @@ impl Value for bf16 {
     fn data_mut(values: &mut [Self]) -> DataMut<'_> {
         DataMut::Bf16(values)
     }
+}
+
+/// Values at rest, to read.
+#[doc(hidden)]
+#[derive(Clone, Copy)]
+pub enum Data<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+impl Data<'_> {
+    /// Without the first `start` values.
+    pub(crate) fn from(self, start: usize) -> Self {
+        match self {
+            Data::F32(values) => Data::F32(&values[start.min(values.len())..]),
+            Data::Bf16(values) => Data::Bf16(&values[start.min(values.len())..]),
+        }
+    }
+
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Data::F32(values) => values.len(),
+            Data::Bf16(values) => values.len(),
+        }
+    }
+}
+
+/// Values at rest, to write.
+#[doc(hidden)]
+pub enum DataMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
 }
 
 /// The nearest bf16, ties to even, without a branch for the vectoriser. Of the NaNs only those that arithmetic makes
