@@ -239,9 +239,6 @@ fn begins_a_text(piece: &str) -> bool {
     behind.is_some_and(|character| !character.is_ascii_alphabetic())
 }
 
-/// Pieces with their ids.
-type Numbered = Vec<(String, u32)>;
-
 /// Gives ids: to the wanted pieces in their order, then to the intermediate ones.
 fn number(
     wanted: Vec<String>,

@@ -193,7 +193,7 @@ impl SentencePiece {
     fn new(
         algorithm: Algorithm,
         vocabulary: &HashMap<String, u32>,
-        table: Vec<Piece>,
+        mut table: Vec<Piece>,
         unk: Option<u32>,
         byte_fallback: bool,
         normalization: Normalization,

@@ -67,7 +67,7 @@ impl Shard {
             return;
         }
         self.missed += 1;
-        if crate::training::words::hash(&self.missed.to_le_bytes(), hash) % (1 << rounds) == 0 {
+        if self::hash(&self.missed.to_le_bytes(), hash).is_multiple_of(1 << rounds) {
             self.add(word, hash, 1 << rounds);
         }
     }

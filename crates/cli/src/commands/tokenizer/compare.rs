@@ -1,7 +1,7 @@
 //! `danlu tokenizer compare`: how two vocabularies cut the same text.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_tokenizer::{SpecialTokens, Tokenizer};
@@ -45,9 +45,9 @@ struct Side {
 }
 
 impl Side {
-    fn open(path: &PathBuf, printer: &Printer) -> Result<Self> {
+    fn open(path: &Path, printer: &Printer) -> Result<Self> {
         let tokenizer = open_at(path, printer)?;
-        Ok(Self { path: path.clone(), tokenizer, tokens: 0, used: HashSet::new(), unknown: 0 })
+        Ok(Self { path: path.to_owned(), tokenizer, tokens: 0, used: HashSet::new(), unknown: 0 })
     }
 
     /// The pieces of a line.
