@@ -17,7 +17,7 @@ use anyhow::Result;
 use danlu_data::dataset_format::Purpose;
 use danlu_data::{DataOptions, texts};
 use danlu_eval::multiple_choice::{OPTIONS, Options, Questions, Scoring, Selection, Summary, evaluate};
-use danlu_tokenizer::{BpeTraining, Tokenizer};
+use danlu_tokenizer::{Tokenizer, VocabularyTraining};
 use serde_json::json;
 
 use self::folder::Folder;
@@ -208,9 +208,9 @@ pub fn run(settings: &Settings, printer: &Printer) -> Result<Outcome> {
 fn vocabulary(folder: &Folder) -> Result<usize> {
     let options =
         DataOptions { dataset: vec![folder.text("data/corpus/corpus.jsonl")], ..DataOptions::default() };
-    let training = BpeTraining { vocabulary_size: VOCABULARY, ..BpeTraining::default() };
+    let training = VocabularyTraining { vocabulary_size: VOCABULARY, ..VocabularyTraining::default() };
     let texts = texts(&options, Purpose::Pretraining)?;
-    let tokenizer = Tokenizer::train_byte_level_bpe(texts.into_iter(), &training)?;
+    let tokenizer = Tokenizer::train(texts.into_iter(), &training)?;
     tokenizer.save(&folder.path("tokenizer"))?;
     Ok(tokenizer.vocabulary_size())
 }

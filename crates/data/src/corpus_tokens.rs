@@ -167,21 +167,21 @@ impl CorpusTokens<'_> {
 
     /// The ids of each text.
     fn encode(&self, texts: &[String], pool: &rayon::ThreadPool) -> Result<Vec<Vec<u32>>> {
-        let pieces: Vec<(usize, &str, bool)> = texts
+        let stretches: Vec<(usize, &str, bool)> = texts
             .iter()
             .enumerate()
             .flat_map(|(text, whole)| {
-                let pieces = self.tokenizer.pieces(whole).into_iter().enumerate();
-                pieces.map(move |(place, piece)| (text, piece, place == 0))
+                let stretches = self.tokenizer.stretches(whole).into_iter().enumerate();
+                stretches.map(move |(place, stretch)| (text, stretch, place == 0))
             })
             .collect();
         let encode =
-            |&(_, piece, is_first): &(usize, &str, bool)| self.tokenizer.encode_piece(piece, is_first);
+            |&(_, stretch, is_first): &(usize, &str, bool)| self.tokenizer.encode_stretch(stretch, is_first);
         let encoded: Result<Vec<Vec<u32>>, danlu_tokenizer::Error> =
-            pool.install(|| pieces.par_iter().map(encode).collect());
+            pool.install(|| stretches.par_iter().map(encode).collect());
         let encoded = encoded.map_err(|error| DataError::Tokenizer(error.to_string()))?;
         let mut ids: Vec<Vec<u32>> = vec![Vec::new(); texts.len()];
-        for ((text, ..), encoded) in pieces.into_iter().zip(encoded) {
+        for ((text, ..), encoded) in stretches.into_iter().zip(encoded) {
             match ids[text].is_empty() {
                 true => ids[text] = encoded,
                 false => ids[text].extend(encoded),

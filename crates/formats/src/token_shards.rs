@@ -92,14 +92,21 @@ impl TokenShardOptions {
         }
         let (index, progress) = (self.index_path(), self.progress_path());
         if let Some(found) = self.read(&index)? {
-            return Ok(TokenFiles::Complete(found));
+            let part = self.data_path("");
+            if self.headerless && !self.output.exists() && part.exists() {
+                fs::rename(part, &self.output).map_err(failed)?;
+            }
+            if self.holds(&found) {
+                return Ok(TokenFiles::Complete(found));
+            }
         }
+        let is_begun = progress.exists();
         let started = self.read(&progress)?;
         let is_taken = match self.headerless {
             true => self.output.exists(),
             false => fs::read_dir(&self.output).map_err(failed)?.next().is_some(),
         };
-        if started.is_none() && is_taken {
+        if !is_begun && is_taken {
             let expected = "new or empty place for token files";
             return Err(Error::WrongKind { path: self.output, expected });
         }
@@ -122,7 +129,16 @@ impl TokenShardOptions {
         Ok(TokenFiles::Open(writer))
     }
 
-    /// An index of this very corpus.
+    /// Whether the files of a finished index are there as it says.
+    fn holds(&self, index: &TokenIndex) -> bool {
+        let width = if self.is_wide() { 4 } else { 2 };
+        index.shards.iter().all(|shard| {
+            let path = if self.headerless { self.output.clone() } else { self.output.join(&shard.file) };
+            fs::metadata(path).is_ok_and(|metadata| metadata.len() == shard.tokens * width)
+        })
+    }
+
+    /// An index of this very corpus; none where another one was begun and no row of it is done.
     fn read(&self, path: &Path) -> Result<Option<TokenIndex>> {
         if !path.exists() {
             return Ok(None);
@@ -131,6 +147,7 @@ impl TokenShardOptions {
         let found: Option<TokenIndex> = serde_json::from_str(&text).ok();
         match found {
             Some(index) if index.key == self.key => Ok(Some(index)),
+            Some(index) if index.records == 0 => Ok(None),
             _ => {
                 let expected = "place for this corpus: what is there is of another one, vocabulary or choice of options; give another name";
                 Err(Error::WrongKind { path: path.into(), expected })
@@ -229,16 +246,13 @@ impl TokenShardWriter {
     pub fn finish(mut self, records: u64) -> Result<TokenIndex> {
         self.checkpoint(records)?;
         let failed = |error| Error::io(&self.options.output, error);
-        if let Some((data, ends)) = self.open.take() {
-            data.get_ref().sync_all().map_err(failed)?;
-            ends.map_or(Ok(()), |ends| ends.get_ref().sync_all()).map_err(failed)?;
-        } else if self.options.headerless {
+        if self.open.take().is_none() && self.options.headerless {
             fs::write(self.options.data_path(""), []).map_err(failed)?;
         }
+        write_json(&self.options.index_path(), &self.index)?;
         if self.options.headerless {
             fs::rename(self.options.data_path(""), &self.options.output).map_err(failed)?;
         }
-        write_json(&self.options.index_path(), &self.index)?;
         fs::remove_file(self.options.progress_path()).map_err(failed)?;
         Ok(self.index)
     }
@@ -246,8 +260,12 @@ impl TokenShardWriter {
     fn flush(&mut self) -> Result<()> {
         let failed = |error| Error::io(&self.options.output, error);
         let Some((data, ends)) = &mut self.open else { return Ok(()) };
-        data.flush().map_err(failed)?;
-        ends.as_mut().map_or(Ok(()), Write::flush).map_err(failed)
+        // What the progress counts must be there after a loss of power too.
+        for file in std::iter::once(data).chain(ends) {
+            file.flush().map_err(failed)?;
+            file.get_ref().sync_data().map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn save_progress(&self) -> Result<()> {
@@ -308,6 +326,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_failed_before_its_first_row_does_not_stand_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        for headerless in [false, true] {
+            let wrong = options(folder.path().join(format!("out{headerless}")), headerless);
+            drop(writer(wrong.clone()));
+            let right = TokenShardOptions { key: "other".into(), ..wrong };
+            assert_eq!(writer(right).records(), 0);
+        }
+    }
+
+    #[test]
     fn a_killed_run_goes_on_and_gives_the_same_files() {
         let folder = tempfile::tempdir().unwrap();
         let documents: [&[u32]; 4] = [&[1, 2, 69_999], &[3], &[4, 5], &[6]];
@@ -340,6 +369,9 @@ mod tests {
             assert!(
                 matches!(killed.clone().open().unwrap(), TokenFiles::Complete(found) if found.tokens == 7)
             );
+            let data = if headerless { killed.output.clone() } else { killed.output.join("shard-00000.bin") };
+            fs::remove_file(data).unwrap();
+            assert!(!matches!(killed.clone().open(), Ok(TokenFiles::Complete(_))), "nothing is there");
             assert!(TokenShardOptions { key: "other".into(), ..killed }.open().is_err());
         }
     }

@@ -23,6 +23,9 @@ use merges::{Merges, append_to_json};
 const OUTDATED: [&str; 4] = [TOKENIZER, SENTENCEPIECE, "vocab.json", "merges.txt"];
 /// Whole numbers below this magnitude are all different as f32.
 const WHOLE: f32 = 16_777_216.0;
+/// Characters of the longest text that becomes a piece.
+const LONGEST: usize = 64;
+const TOO_LONG: &str = "longer than 64 characters";
 
 /// A vocabulary with more pieces.
 #[derive(Debug)]
@@ -103,6 +106,11 @@ impl Tokenizer {
         let failed = |reason: &str| Error::Extension(reason.into());
         let base = self.model_to_extend().ok_or_else(|| failed("the base is no sentencepiece `.model`"))?;
         let mut ids = ModelFile::parse(base).map_err(Error::Extension)?.vocabulary;
+        if self.vocabulary_size() > ids.len() {
+            return Err(failed(
+                "the base has tokens behind its pieces, whose ids older projects give to the new pieces: extend without that form",
+            ));
+        }
         let (first, mut appended, mut known) = (ids.len() as u32, Vec::new(), 0);
         for new in new {
             let new =
@@ -161,7 +169,9 @@ impl Tokenizer {
         for text in texts {
             let piece = text.replace(' ', "▁");
             let bare = text.strip_prefix(' ').filter(|_| begins_a_text(&piece));
-            if model.vocabulary.contains_key(&piece) || taken.contains(&piece) {
+            if is_too_long(text) {
+                refused.push((piece, TOO_LONG));
+            } else if model.vocabulary.contains_key(&piece) || taken.contains(&piece) {
                 known += 1;
             } else if !seen.insert(piece.clone()) {
                 continue;
@@ -195,6 +205,10 @@ impl Tokenizer {
         let mut merges = Merges::of_json(&tokenizer["model"], self.vocabulary_size() as u32)?;
         let (mut wanted, mut seen, mut known, mut refused) = (Vec::new(), HashSet::new(), 0, Vec::new());
         for text in texts {
+            if is_too_long(text) {
+                refused.push((text.clone(), TOO_LONG));
+                continue;
+            }
             match self.one_word(text)? {
                 None => refused
                     .push((text.clone(), "the vocabulary cuts texts within it before it looks for pieces")),
@@ -237,6 +251,10 @@ impl Tokenizer {
 fn begins_a_text(piece: &str) -> bool {
     let behind = piece.strip_prefix('▁').and_then(|rest| rest.chars().next());
     behind.is_some_and(|character| !character.is_ascii_alphabetic())
+}
+
+fn is_too_long(text: &str) -> bool {
+    text.chars().nth(LONGEST).is_some()
 }
 
 /// Gives ids: to the wanted pieces in their order, then to the intermediate ones.

@@ -30,5 +30,5 @@ pub use guard::Guarded;
 pub use template::{ChatTemplate, Message, Segment, TemplateTokens};
 pub use tokenizer::{SpecialTokens, Tokenizer};
 pub use training::{
-    BpeTraining, TextNormalization, TokenRole, TrainedToken, TrainingProgress, VocabularyKind,
+    TextNormalization, TokenRole, TrainedToken, TrainingProgress, VocabularyKind, VocabularyTraining,
 };

@@ -50,7 +50,9 @@ pub(crate) fn sentencepiece_vocabulary(
     let mut added: BTreeMap<u32, AddedToken> =
         control.into_iter().map(|(id, text)| (id, special(text))).collect();
     if is_chatglm {
-        added.extend((size as u32..).zip(CHATGLM_TOKENS.map(|text| special(text.into()))));
+        // An extended file has them as pieces.
+        let missing = CHATGLM_TOKENS.into_iter().filter(|text| !vocabulary.contains_key(*text));
+        added.extend((size as u32..).zip(missing.map(|text| special(text.into()))));
     }
     for (text, id) in added_tokens {
         let id = id.as_u64().and_then(|id| u32::try_from(id).ok());

@@ -193,14 +193,12 @@ impl SentencePiece {
     fn new(
         algorithm: Algorithm,
         vocabulary: &HashMap<String, u32>,
-        mut table: Vec<Piece>,
+        table: Vec<Piece>,
         unk: Option<u32>,
         byte_fallback: bool,
         normalization: Normalization,
         dummy_prefix: DummyPrefix,
     ) -> Self {
-        // Zero is equal to minus zero here, as it is not in a total order.
-        table.iter_mut().for_each(|piece| piece.score += 0.0);
         let mut pieces = HashMap::with_capacity_and_hasher(vocabulary.len(), BuildHasherDefault::default());
         let mut neighbours = Neighbours::new();
         let mut bytes = byte_fallback.then(|| Box::new([None; 256]));

@@ -64,7 +64,7 @@ pub enum TrainingProgress {
         bytes: u64,
     },
     /// All texts are read.
-    Merging {
+    Counted {
         /// Different words that were counted.
         words: usize,
         /// How often rare words were halved in number to stay within memory.
@@ -103,7 +103,7 @@ pub enum TextNormalization {
 }
 
 /// Options of [`Tokenizer::train`].
-pub struct BpeTraining {
+pub struct VocabularyTraining {
     /// How the vocabulary writes text.
     pub kind: VocabularyKind,
     /// Tokens in all: special ones, bytes, and those that training finds.
@@ -135,7 +135,7 @@ pub struct BpeTraining {
     pub progress: Option<Box<dyn Fn(TrainingProgress) + Send + Sync>>,
 }
 
-impl Default for BpeTraining {
+impl Default for VocabularyTraining {
     /// 6400 tokens with the special tokens and template of ChatML: BOS `<|im_start|>`, EOS `<|im_end|>`,
     /// padding `<|endoftext|>`; byte-level BPE within 1.5 GiB.
     fn default() -> Self {
@@ -169,20 +169,12 @@ impl Tokenizer {
     /// # Errors
     /// A size that the special tokens and bytes alone need, or that the texts cannot give if it is to be exact; a token
     /// given twice; no text.
-    pub fn train(texts: impl Iterator<Item = String>, options: &BpeTraining) -> Result<Self> {
+    pub fn train(texts: impl Iterator<Item = String>, options: &VocabularyTraining) -> Result<Self> {
         train(texts, options).map_err(Error::Training)
-    }
-
-    /// [`Tokenizer::train`] of a byte-level vocabulary, as the default is.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn train_byte_level_bpe(texts: impl Iterator<Item = String>, options: &BpeTraining) -> Result<Self> {
-        Self::train(texts, options)
     }
 }
 
-fn train(texts: impl Iterator<Item = String>, options: &BpeTraining) -> Result<Tokenizer, String> {
+fn train(texts: impl Iterator<Item = String>, options: &VocabularyTraining) -> Result<Tokenizer, String> {
     let tokens = Tokens::new(options)?;
     match options.kind {
         VocabularyKind::ByteLevelBpe => train_byte_level(texts, options, tokens),
@@ -197,7 +189,13 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn new(options: &BpeTraining) -> Result<Self, String> {
+    fn new(options: &VocabularyTraining) -> Result<Self, String> {
+        if options.reserved > options.vocabulary_size {
+            return Err(format!(
+                "a vocabulary of {} has no room for {} reserved tokens",
+                options.vocabulary_size, options.reserved
+            ));
+        }
         let mut special = options.special_tokens.clone();
         let is_unk = |token: &TrainedToken| token.roles.contains(&TokenRole::Unk);
         if options.kind != VocabularyKind::ByteLevelBpe && !special.iter().any(is_unk) {
@@ -210,6 +208,15 @@ impl Tokens {
         for text in texts {
             if text.is_empty() || !seen.insert(text) {
                 return Err(format!("the special or user-defined token `{text}` is empty or given twice"));
+            }
+            let mut characters = text.chars();
+            if options.kind == VocabularyKind::ByteLevelBpe
+                && let (Some(only), None) = (characters.next(), characters.next())
+                && alphabet().contains(&only)
+            {
+                return Err(format!(
+                    "`{text}` cannot be a special or user-defined token: a byte-level vocabulary writes a byte with it"
+                ));
             }
         }
         let mut settings = Settings { chat_template: options.chat_template.clone(), ..Settings::default() };
@@ -239,7 +246,7 @@ impl Tokens {
     }
 
     /// All texts that are tokens before training begins.
-    fn texts(&self, options: &BpeTraining) -> Vec<String> {
+    fn texts(&self, options: &VocabularyTraining) -> Vec<String> {
         self.special
             .iter()
             .map(|token| token.text.clone())
@@ -248,14 +255,14 @@ impl Tokens {
     }
 }
 
-fn report(options: &BpeTraining, progress: TrainingProgress) {
+fn report(options: &VocabularyTraining, progress: TrainingProgress) {
     options.progress.iter().for_each(|report| report(progress));
 }
 
 /// Counts the words of all texts; `cost` is what training takes for each byte of different words.
 fn count(
     texts: impl Iterator<Item = String>,
-    options: &BpeTraining,
+    options: &VocabularyTraining,
     cutting: &Cutting,
     cost: u64,
 ) -> Result<Words, String> {
@@ -282,7 +289,7 @@ fn count(
     if read == 0 {
         return Err("there is no text to train on".into());
     }
-    report(options, TrainingProgress::Merging { words: words.len(), samplings: words.rounds() });
+    report(options, TrainingProgress::Counted { words: words.len(), samplings: words.rounds() });
     Ok(words)
 }
 
@@ -301,7 +308,7 @@ fn chunks(mut text: &str) -> Vec<&str> {
 }
 
 /// The vocabulary that there is, where it is not the one asked for.
-fn check_size(size: usize, options: &BpeTraining) -> Result<(), String> {
+fn check_size(size: usize, options: &VocabularyTraining) -> Result<(), String> {
     if size < options.vocabulary_size && options.exact_size {
         return Err(format!(
             "a vocabulary of {} is too large for this text, which gives {size} tokens at most: ask for {size} or fewer, \
@@ -314,7 +321,7 @@ fn check_size(size: usize, options: &BpeTraining) -> Result<(), String> {
 
 fn train_byte_level(
     texts: impl Iterator<Item = String>,
-    options: &BpeTraining,
+    options: &VocabularyTraining,
     given: Tokens,
 ) -> Result<Tokenizer, String> {
     /// A symbol for each byte, its place in the list of a pair, and what merges add to that.

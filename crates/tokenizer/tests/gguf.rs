@@ -3,7 +3,7 @@
 use crate::common;
 
 use common::{assert_random_strings, gguf_vocabulary, shared};
-use danlu_tokenizer::{BpeTraining, GgufVocabulary, SpecialTokens, Tokenizer};
+use danlu_tokenizer::{GgufVocabulary, SpecialTokens, Tokenizer, VocabularyTraining};
 
 /// A text and its recorded ids.
 type Case = (String, Vec<u32>);
@@ -71,9 +71,9 @@ fn sentencepiece_from_gguf_and_from_tokenizer_json_agree_on_a_novel() {
 
 #[test]
 fn the_end_of_turn_of_a_gguf_file_is_saved() {
-    let options = BpeTraining { vocabulary_size: 300, ..BpeTraining::default() };
+    let options = VocabularyTraining { vocabulary_size: 300, ..VocabularyTraining::default() };
     let text = "turning turns a turning part ".repeat(20);
-    let trained = Tokenizer::train_byte_level_bpe([text].into_iter(), &options).unwrap();
+    let trained = Tokenizer::train([text].into_iter(), &options).unwrap();
     let mut vocabulary = trained.to_gguf(trained.vocabulary_size()).unwrap();
     let marker = 70;
     assert!(!trained.end_of_turn_ids().contains(&marker));

@@ -385,3 +385,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_extended_chatglm2_folder_opens_again_with_its_configuration() {
+    let Some((folder, tokenizer)) = chatglm() else { return };
+    let config = folder.path().join("tokenizer_config.json");
+    std::fs::write(config, r#"{"tokenizer_class": "ChatGLMTokenizer"}"#).unwrap();
+    let base = Tokenizer::open(folder.path()).unwrap();
+    assert_eq!(base.fingerprint(), tokenizer.fingerprint());
+    let extension = base.extend(&["数控铣床主轴".into()]).unwrap();
+    let (_, id) = extension.appended[0];
+    assert!(id > 64793);
+    extension.save(folder.path()).unwrap();
+    let extended = Tokenizer::open(folder.path()).unwrap();
+    assert!(as_text(&extended, "数控铣床主轴").contains(&id));
+    assert_eq!(parsed(&extended, "[gMASK]sop你好"), [64790, 64792, 36474, 54591]);
+}

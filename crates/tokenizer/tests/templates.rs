@@ -4,7 +4,7 @@ use crate::common;
 
 use common::shared;
 use danlu_tokenizer::{
-    BpeTraining, ChatTemplate, Message, Segment, SpecialTokens, TemplateTokens, Tokenizer,
+    ChatTemplate, Message, Segment, SpecialTokens, TemplateTokens, Tokenizer, VocabularyTraining,
 };
 use proptest::prelude::*;
 
@@ -139,8 +139,8 @@ fn special_tokens_typed_in_a_message_are_text_between_those_of_the_template() {
 
 #[test]
 fn an_end_token_is_guarded_whatever_its_flag_and_a_single_character_is_not() {
-    let options = BpeTraining { vocabulary_size: 270, ..BpeTraining::default() };
-    let own = Tokenizer::train_byte_level_bpe(["机床加工".to_owned()].into_iter(), &options).unwrap();
+    let options = VocabularyTraining { vocabulary_size: 270, ..VocabularyTraining::default() };
+    let own = Tokenizer::train(["机床加工".to_owned()].into_iter(), &options).unwrap();
     let folder = tempfile::tempdir().unwrap();
     own.save(folder.path()).unwrap();
     let path = folder.path().join("tokenizer.json");

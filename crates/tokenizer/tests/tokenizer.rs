@@ -3,7 +3,7 @@
 use crate::common;
 
 use common::{assert_random_strings, gguf_vocabulary, recorded_names, shared};
-use danlu_tokenizer::{BpeTraining, SpecialTokens, Tokenizer};
+use danlu_tokenizer::{SpecialTokens, Tokenizer, VocabularyTraining};
 use proptest::prelude::*;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -16,8 +16,8 @@ static OWN: LazyLock<Tokenizer> = LazyLock::new(|| {
         "Extrusion of plastics, 12 mm.",
     ];
     let texts = texts.into_iter().cycle().take(30).map(str::to_owned);
-    let options = BpeTraining { vocabulary_size: 300, ..BpeTraining::default() };
-    Tokenizer::train_byte_level_bpe(texts, &options).unwrap()
+    let options = VocabularyTraining { vocabulary_size: 300, ..VocabularyTraining::default() };
+    Tokenizer::train(texts, &options).unwrap()
 });
 
 /// The tokenizers of `golden_ids.json`, for each of which there is a test.

@@ -4,8 +4,8 @@ use crate::common;
 
 use common::shared;
 use danlu_tokenizer::{
-    BpeTraining, SpecialTokens, TextNormalization, TokenRole, Tokenizer, TrainedToken, TrainingProgress,
-    VocabularyKind,
+    SpecialTokens, TextNormalization, TokenRole, Tokenizer, TrainedToken, TrainingProgress, VocabularyKind,
+    VocabularyTraining,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,13 +21,13 @@ fn facts() -> impl Iterator<Item = String> + Send {
     })
 }
 
-fn options(vocabulary_size: usize) -> BpeTraining {
-    BpeTraining { vocabulary_size, ..BpeTraining::default() }
+fn options(vocabulary_size: usize) -> VocabularyTraining {
+    VocabularyTraining { vocabulary_size, ..VocabularyTraining::default() }
 }
 
 #[test]
 fn training_is_deterministic() {
-    let train = || Tokenizer::train_byte_level_bpe(facts(), &options(500)).unwrap().fingerprint();
+    let train = || Tokenizer::train(facts(), &options(500)).unwrap().fingerprint();
     let first = train();
     for _ in 0..3 {
         assert_eq!(train(), first);
@@ -36,7 +36,7 @@ fn training_is_deterministic() {
 
 #[test]
 fn frequent_words_become_tokens() {
-    let tokenizer = Tokenizer::train_byte_level_bpe(facts(), &options(500)).unwrap();
+    let tokenizer = Tokenizer::train(facts(), &options(500)).unwrap();
     assert!(tokenizer.vocabulary_size() <= 500);
     assert_eq!(tokenizer.encode("铝合金的密度是", SpecialTokens::AsText).unwrap().len(), 1);
     assert_eq!(tokenizer.encode(" machining", SpecialTokens::AsText).unwrap().len(), 1);
@@ -51,9 +51,13 @@ fn saved_and_opened_it_gives_the_same_ids() {
         TrainedToken { text: "<s>".into(), roles: vec![TokenRole::Bos] },
         TrainedToken { text: "</s>".into(), roles: vec![TokenRole::Eos, TokenRole::Pad] },
     ];
-    let options =
-        BpeTraining { vocabulary_size: 400, special_tokens, add_bos: true, ..BpeTraining::default() };
-    let tokenizer = Tokenizer::train_byte_level_bpe(facts(), &options).unwrap();
+    let options = VocabularyTraining {
+        vocabulary_size: 400,
+        special_tokens,
+        add_bos: true,
+        ..VocabularyTraining::default()
+    };
+    let tokenizer = Tokenizer::train(facts(), &options).unwrap();
     let folder = tempfile::tempdir().unwrap();
     tokenizer.save(folder.path()).unwrap();
     let opened = Tokenizer::open(folder.path()).unwrap();
@@ -73,13 +77,13 @@ fn tokenizers_1395_a_text_without_spaces_does_not_become_one_word() {
     let words = Arc::new(AtomicU64::new(0));
     let seen = words.clone();
     let progress = move |progress: TrainingProgress| {
-        if let TrainingProgress::Merging { words, .. } = progress {
+        if let TrainingProgress::Counted { words, .. } = progress {
             seen.store(words as u64, Ordering::Relaxed);
         }
     };
-    let options = BpeTraining { progress: Some(Box::new(progress)), ..options(300) };
+    let options = VocabularyTraining { progress: Some(Box::new(progress)), ..options(300) };
     let text: String = "甲乙丙丁戊己庚辛".repeat(20_000);
-    let tokenizer = Tokenizer::train_byte_level_bpe([text].into_iter(), &options).unwrap();
+    let tokenizer = Tokenizer::train([text].into_iter(), &options).unwrap();
     assert_eq!(words.load(Ordering::Relaxed), 1, "160000 characters are one repeated word of eight");
     assert_eq!(tokenizer.encode("甲乙丙丁戊己庚辛", SpecialTokens::AsText).unwrap().len(), 1);
 }
@@ -88,7 +92,7 @@ fn tokenizers_1395_a_text_without_spaces_does_not_become_one_word() {
 fn a_real_novel_trains_and_comes_back() {
     let Some(path) = shared("corpus/novels/红楼梦.txt") else { return };
     let novel = std::fs::read_to_string(path).unwrap();
-    let tokenizer = Tokenizer::train_byte_level_bpe([novel.clone()].into_iter(), &options(6400)).unwrap();
+    let tokenizer = Tokenizer::train([novel.clone()].into_iter(), &options(6400)).unwrap();
     assert_eq!(tokenizer.vocabulary_size(), 6400);
     let ids = tokenizer.encode(&novel, SpecialTokens::AsText).unwrap();
     assert!(tokenizer.decode(&ids, false).unwrap() == novel);
@@ -98,14 +102,43 @@ fn a_real_novel_trains_and_comes_back() {
 
 #[test]
 fn impossible_requests_are_refused() {
-    let message = |texts: Vec<String>, options: BpeTraining| {
-        Tokenizer::train_byte_level_bpe(texts.into_iter(), &options).unwrap_err().to_string()
+    let message = |texts: Vec<String>, options: VocabularyTraining| {
+        Tokenizer::train(texts.into_iter(), &options).unwrap_err().to_string()
     };
     assert!(message(vec!["a".into()], options(258)).contains("need 259"));
     assert!(message(vec![], options(300)).contains("no text"));
     let twice = vec![TrainedToken { text: "<s>".into(), roles: vec![] }; 2];
-    let twice = BpeTraining { special_tokens: twice, ..options(300) };
+    let twice = VocabularyTraining { special_tokens: twice, ..options(300) };
     assert!(message(vec!["a".into()], twice).contains("`<s>`"));
+    // Byte-level vocabularies write the byte B7 so.
+    let letter = VocabularyTraining { user_defined: vec!["·".into()], ..options(300) };
+    assert!(message(vec!["a".into()], letter).contains("`·` cannot be"));
+    let reserved = VocabularyTraining { reserved: usize::MAX, ..options(300) };
+    assert!(message(vec!["a".into()], reserved).contains("no room"));
+}
+
+#[test]
+fn vocabularies_with_tokens_behind_their_pieces_are_not_extended_as_by_older_projects() {
+    let options = VocabularyTraining { exact_size: false, ..sentencepiece(VocabularyKind::Bpe, 420) };
+    let tokenizer = Tokenizer::train(facts(), &options).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    tokenizer.save(folder.path()).unwrap();
+    let added = format!("{{\"<pad>\": {}}}", tokenizer.vocabulary_size());
+    std::fs::write(folder.path().join("added_tokens.json"), added).unwrap();
+    let base = Tokenizer::open(folder.path()).unwrap();
+    assert!(base.extend_as_older_projects(&[]).unwrap_err().to_string().contains("behind its pieces"));
+    assert!(tokenizer.extend_as_older_projects(&[]).is_ok());
+}
+
+#[test]
+fn texts_that_are_too_long_do_not_become_pieces() {
+    for kind in [VocabularyKind::ByteLevelBpe, VocabularyKind::Bpe, VocabularyKind::Unigram] {
+        let options = VocabularyTraining { exact_size: false, ..sentencepiece(kind, 420) };
+        let tokenizer = Tokenizer::train(facts(), &options).unwrap();
+        let extension = tokenizer.extend(&["车床".into(), "数".repeat(65)]).unwrap();
+        assert_eq!(extension.appended.len(), 1, "{kind:?}");
+        assert_eq!(extension.refused, [("数".repeat(65), "longer than 64 characters")], "{kind:?}");
+    }
 }
 
 /// A passage of Mencius, and the 187 pieces that sentencepiece's own trainer makes of it (BPE, everything else default).
@@ -120,17 +153,17 @@ const PIECES: &str = "不能 :‘ 。’ 不王 之类 人之 人曰 以及 以�
     下可运于掌 北海之类也 折枝之类也 挟太山以超 故王之不王 以超北海之类也 挟太山以超北海之类也 , 。 不 之 ▁ 也 以 于 人 王 能 : ‘ ’ 幼 是 老 ; 为 北 及 吾 太 山 我 折 \
     挟 曰 枝 海 类 语 超 非 《 》 下 云 兄 刑 可 天 妻 家 寡 弟 御 掌 故 者 至 诗 诚 运 邦 长";
 
-fn sentencepiece(kind: VocabularyKind, vocabulary_size: usize) -> BpeTraining {
+fn sentencepiece(kind: VocabularyKind, vocabulary_size: usize) -> VocabularyTraining {
     let token = |text: &str, role| TrainedToken { text: text.into(), roles: vec![role] };
     let special_tokens =
         vec![token("<unk>", TokenRole::Unk), token("<s>", TokenRole::Bos), token("</s>", TokenRole::Eos)];
-    BpeTraining { kind, special_tokens, exact_size: true, ..options(vocabulary_size) }
+    VocabularyTraining { kind, special_tokens, exact_size: true, ..options(vocabulary_size) }
 }
 
 #[test]
 fn bpe_gives_the_pieces_of_sentencepiece_in_its_order() {
     let train = |vocabulary_size| {
-        let options = BpeTraining {
+        let options = VocabularyTraining {
             byte_fallback: false,
             normalization: TextNormalization::NmtNfkc,
             ..sentencepiece(VocabularyKind::Bpe, vocabulary_size)
@@ -151,9 +184,9 @@ fn bpe_gives_the_pieces_of_sentencepiece_in_its_order() {
 #[test]
 fn sentencepiece_vocabularies_write_every_text_and_come_back() {
     for kind in [VocabularyKind::Bpe, VocabularyKind::Unigram] {
-        let options = BpeTraining {
+        let options = VocabularyTraining {
             reserved: 3,
-            user_defined: vec!["钛合金".into()],
+            user_defined: vec!["钛合金".into(), "CNC machining".into()],
             exact_size: false,
             ..sentencepiece(kind, 420)
         };
@@ -171,8 +204,10 @@ fn sentencepiece_vocabularies_write_every_text_and_come_back() {
         let term = tokenizer.token_id("钛合金").unwrap();
         assert_eq!((tokenizer.token_id("<|reserved_2|>"), term), (Some(5), 6));
         assert!(tokenizer.encode("的钛合金的", SpecialTokens::AsText).unwrap().contains(&term));
+        let ids = tokenizer.encode("used in CNC machining.", SpecialTokens::AsText).unwrap();
+        assert!(ids.contains(&(term + 1)), "a space inside is part of it");
         assert!(
-            (7..tokenizer.vocabulary_size() as u32)
+            (8..tokenizer.vocabulary_size() as u32)
                 .all(|id| !tokenizer.token_text(id).unwrap().contains("钛合"))
         );
         assert!(tokenizer.encode("铝合金的密度是", SpecialTokens::AsText).unwrap().len() < 5);
@@ -188,11 +223,11 @@ fn rare_words_are_sampled_where_memory_is_short_and_the_same_ones_each_time() {
         let samplings = Arc::new(AtomicU64::new(0));
         let seen = samplings.clone();
         let progress = move |progress: TrainingProgress| {
-            if let TrainingProgress::Merging { samplings, .. } = progress {
+            if let TrainingProgress::Counted { samplings, .. } = progress {
                 seen.store(u64::from(samplings), Ordering::Relaxed);
             }
         };
-        let options = BpeTraining {
+        let options = VocabularyTraining {
             max_memory: 1 << 20,
             progress: Some(Box::new(progress)),
             ..sentencepiece(kind, size)

@@ -10,7 +10,7 @@ use danlu_model::{
     Config, GrowthOptions, LoraOptions, Model, Precision, Rest, RowInit, check_vocabulary, open, open_grown,
     open_shape, open_tokenizer, read_adapter,
 };
-use danlu_tokenizer::{BpeTraining, ChatTemplate, Tokenizer};
+use danlu_tokenizer::{ChatTemplate, Tokenizer, VocabularyTraining};
 
 use crate::checkpoint;
 use crate::error::{Result, TrainError};
@@ -282,11 +282,11 @@ fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>)
         Stage::Sft => Purpose::Conversation,
     };
     let texts = danlu_data::texts(&recipe.data, purpose)?;
-    let options = BpeTraining {
-        vocabulary_size: recipe.model.vocab_size.unwrap_or(BpeTraining::default().vocabulary_size),
-        ..BpeTraining::default()
+    let options = VocabularyTraining {
+        vocabulary_size: recipe.model.vocab_size.unwrap_or(VocabularyTraining::default().vocabulary_size),
+        ..VocabularyTraining::default()
     };
-    let tokenizer = Tokenizer::train_byte_level_bpe(texts.into_iter(), &options)?;
+    let tokenizer = Tokenizer::train(texts.into_iter(), &options)?;
     notices.push(format!("learned a vocabulary of {} tokens from the dataset", tokenizer.vocabulary_size()));
     Ok(tokenizer)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use danlu_model::{Config, Model, Precision, save_folder};
-use danlu_tokenizer::{BpeTraining, Tokenizer};
+use danlu_tokenizer::{Tokenizer, VocabularyTraining};
 use serde_json::Value;
 
 /// Text for tiny vocabularies.
@@ -71,8 +71,8 @@ pub fn copy_folder(from: &Path, to: &Path) {
 
 /// A tiny vocabulary with the special tokens of ChatML, that puts BOS before raw texts if asked to.
 pub fn vocabulary(add_bos: bool) -> Tokenizer {
-    let options = BpeTraining { vocabulary_size: 300, add_bos, ..BpeTraining::default() };
-    Tokenizer::train_byte_level_bpe([TEXT.to_owned()].into_iter(), &options).unwrap()
+    let options = VocabularyTraining { vocabulary_size: 300, add_bos, ..VocabularyTraining::default() };
+    Tokenizer::train([TEXT.to_owned()].into_iter(), &options).unwrap()
 }
 
 /// Writes a model with random weights for `tokenizer` into `folder`, which is created.

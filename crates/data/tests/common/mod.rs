@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use danlu_tokenizer::{BpeTraining, TokenRole, Tokenizer, TrainedToken};
+use danlu_tokenizer::{TokenRole, Tokenizer, TrainedToken, VocabularyTraining};
 use fs_err as fs;
 use tempfile::TempDir;
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 pub fn tokenizer() -> Tokenizer {
     let token =
         |text: &str, roles: &[TokenRole]| TrainedToken { text: text.to_owned(), roles: roles.to_vec() };
-    let options = BpeTraining {
+    let options = VocabularyTraining {
         vocabulary_size: 320,
         special_tokens: vec![
             token("<s>", &[TokenRole::Bos]),
@@ -20,12 +20,12 @@ pub fn tokenizer() -> Tokenizer {
         ],
         add_bos: true,
         chat_template: None,
-        ..BpeTraining::default()
+        ..VocabularyTraining::default()
     };
     let texts =
         ["用挤出机挤塑生产塑料制品是一种常用的加工方法", "介绍一下数控加工：数控加工是用程序控制机床的加工"];
     let texts = texts.iter().cycle().take(20).map(|text| (*text).to_owned());
-    Tokenizer::train_byte_level_bpe(texts, &options).unwrap()
+    Tokenizer::train(texts, &options).unwrap()
 }
 
 pub struct Folder(TempDir);

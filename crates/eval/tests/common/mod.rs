@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use danlu_model::{Config, Model, Opened, Precision};
-use danlu_tokenizer::{BpeTraining, TokenRole, Tokenizer, TrainedToken};
+use danlu_tokenizer::{TokenRole, Tokenizer, TrainedToken, VocabularyTraining};
 
 pub const HEADER: &str = "id,question,A,B,C,D,answer\n";
 
@@ -15,10 +15,11 @@ pub fn tokenizer(add_bos: bool) -> Tokenizer {
         token("<|im_start|>", &[]),
         token("<|im_end|>", &[TokenRole::Eos]),
     ];
-    let options = BpeTraining { vocabulary_size: 330, special_tokens, add_bos, ..BpeTraining::default() };
+    let options =
+        VocabularyTraining { vocabulary_size: 330, special_tokens, add_bos, ..VocabularyTraining::default() };
     let texts = ["铝的密度是多少？答案：", "钢的熔点是多少？\nA. 1\nB. 2\n答案： B"];
     let texts = texts.iter().cycle().take(20).map(|text| (*text).to_owned());
-    Tokenizer::train_byte_level_bpe(texts, &options).unwrap()
+    Tokenizer::train(texts, &options).unwrap()
 }
 
 /// A Llama of two blocks with random weights, wide enough apart that no two texts are equally likely.

@@ -60,13 +60,20 @@ impl Cutting {
 
     /// The stretches between tokens of their own.
     fn between(&self, text: &str, each: &mut dyn FnMut(usize, usize)) {
+        // Where each token is next; looked for again only behind what was passed.
+        let mut places: Vec<Option<usize>> = self.whole.iter().map(|token| text.find(token)).collect();
         let mut start = 0;
         while start < text.len() {
-            let next = self.whole.iter().filter_map(|token| Some((text[start..].find(token)?, token.len())));
+            for (token, place) in self.whole.iter().zip(&mut places) {
+                if place.is_some_and(|at| at < start) {
+                    *place = text[start..].find(token).map(|at| start + at);
+                }
+            }
+            let next = self.whole.iter().zip(&places).filter_map(|(token, at)| Some(((*at)?, token.len())));
             match next.min_by_key(|&(at, length)| (at, std::cmp::Reverse(length))) {
                 Some((at, length)) => {
-                    each(start, start + at);
-                    start += at + length;
+                    each(start, at);
+                    start = at + length;
                 }
                 None => {
                     each(start, text.len());

@@ -3,36 +3,37 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use prost::Message;
 use serde_json::Map;
 
 use super::bpe::{self, Ties};
 use super::cutting::{Cutter, Cutting, LONGEST_PIECE};
 use super::symbols::SymbolWords;
 use super::{
-    BpeTraining, TextNormalization, Tokens, TrainingProgress, VocabularyKind, check_size, count, nmt_nfkc,
-    report, unigram,
+    TextNormalization, Tokens, TrainingProgress, VocabularyKind, VocabularyTraining, check_size, count,
+    nmt_nfkc, report, unigram,
 };
 use crate::Tokenizer;
 use crate::files::SENTENCEPIECE;
 use crate::model_file::sentencepiece_vocabulary;
-use crate::sentencepiece::proto::{ModelProto, NormalizerSpec, Piece, TrainerSpec};
-use crate::sentencepiece::{BYTE, CONTROL, ModelFile, UNKNOWN, USER_DEFINED};
+use crate::sentencepiece::{
+    Algorithm, BYTE, CONTROL, ModelFile, NewModel, NewPiece, SPACE, UNKNOWN, USER_DEFINED,
+};
 use crate::tokenizer::Settings;
 
 /// Trains BPE or Unigram on `texts`.
 pub(super) fn train(
     texts: impl Iterator<Item = String>,
-    options: &BpeTraining,
+    options: &VocabularyTraining,
     given: Tokens,
 ) -> Result<Tokenizer, String> {
     /// What a byte of different words takes: a third of a character.
     const BPE_COST: u64 = 8;
     const UNIGRAM_COST: u64 = 24;
-    let mut model = empty_model(options, &given);
-    let own = model.pieces.len();
-    let normalizer = Box::new(ModelFile::parse(&model.encode_to_vec())?.sentencepiece);
-    let cutting = Cutting { cutter: Cutter::SentencePiece(normalizer), whole: given.texts(options) };
+    let (model, mut pieces) = empty_model(options, &given);
+    let own = pieces.len();
+    let normalizer = Box::new(ModelFile::parse(&model.write(&pieces))?.sentencepiece);
+    let whole = given.texts(options).iter().map(|text| text.replace(' ', SPACE)).collect();
+    let cutting = Cutting { cutter: Cutter::SentencePiece(normalizer), whole };
     let is_bpe = options.kind == VocabularyKind::Bpe;
     let words = count(texts, options, &cutting, if is_bpe { BPE_COST } else { UNIGRAM_COST })?;
     let words = {
@@ -51,7 +52,7 @@ pub(super) fn train(
         ));
     }
     let ids: HashMap<char, u32> = characters.iter().copied().zip(0..).collect();
-    let piece = |text: String, score: f64| Piece { piece: Some(text), score: Some(score as f32), kind: None };
+    let piece = |text: String, score: f64| NewPiece::normal(text, score as f32);
     let mut symbols = SymbolWords::default();
     for (word, count) in words {
         covered_parts(&word, &ids, |part| symbols.push(part.iter().copied(), count));
@@ -65,65 +66,49 @@ pub(super) fn train(
         // The rank is the score; characters come behind what was merged.
         let merged = tokens.split_off(characters.len());
         let ranked = merged.into_iter().chain(tokens).zip(0_u32..);
-        model.pieces.extend(ranked.map(|(text, rank)| piece(text, -f64::from(rank))));
+        pieces.extend(ranked.map(|(text, rank)| piece(text, -f64::from(rank))));
     } else {
         let found = unigram::train(&symbols, characters.len(), wanted - own, &mut |now| {
             report(options, TrainingProgress::Tokens { now: own + now, wanted });
         });
         check_size(own + found.len(), options)?;
         let text = |symbols: &[u32]| symbols.iter().map(|&symbol| characters[symbol as usize]).collect();
-        model.pieces.extend(found.iter().map(|(symbols, score)| piece(text(symbols), *score)));
+        pieces.extend(found.iter().map(|(symbols, score)| piece(text(symbols), *score)));
     }
-    if let Some(trainer) = &mut model.trainer_spec {
-        trainer.vocab_size = Some(model.pieces.len() as i32);
-    }
-    let bytes = model.encode_to_vec();
+    let bytes = model.write(&pieces);
     let vocabulary = sentencepiece_vocabulary(&bytes, &Map::new(), &Map::new())?;
     let files = vec![(SENTENCEPIECE.to_owned(), bytes)];
     Tokenizer::new(vocabulary.inner, vocabulary.sentencepiece, given.settings, files)
 }
 
-/// The file without what training finds.
-fn empty_model(options: &BpeTraining, given: &Tokens) -> ModelProto {
-    let piece = |text: String, kind| Piece { piece: Some(text), score: Some(0.0), kind: Some(kind) };
+/// What the file says, and the pieces that training does not find.
+fn empty_model(options: &VocabularyTraining, given: &Tokens) -> (NewModel, Vec<NewPiece>) {
+    let piece = |text: String, kind| NewPiece { text, score: 0.0, kind };
     let Settings { unk, bos, eos, pad, .. } = given.settings;
     let control = |(id, text): (u32, String)| piece(text, if Some(id) == unk { UNKNOWN } else { CONTROL });
     let special = (0..).zip(given.special.iter().map(|token| token.text.clone())).map(control);
-    let user_defined = options.user_defined.iter().map(|text| piece(text.clone(), USER_DEFINED));
+    let user_defined = options.user_defined.iter().map(|text| piece(text.replace(' ', SPACE), USER_DEFINED));
     let bytes =
         (0..=u8::MAX).filter(|_| options.byte_fallback).map(|byte| piece(format!("<0x{byte:02X}>"), BYTE));
-    let id = |id: Option<u32>| Some(id.and_then(|id| i32::try_from(id).ok()).unwrap_or(-1));
-    let text = |id: Option<u32>| id.map(|id| given.special[id as usize].text.clone());
-    // A token with two roles is padding only to the files beside this one.
-    let pad = pad.filter(|&pad| ![unk, bos, eos].contains(&Some(pad)));
-    let trainer_spec = TrainerSpec {
-        model_type: Some(if options.kind == VocabularyKind::Bpe { 2 } else { 1 }),
-        character_coverage: Some(options.character_coverage as f32),
-        max_sentencepiece_length: Some(LONGEST_PIECE as i32),
-        byte_fallback: Some(options.byte_fallback),
-        unk_id: id(unk),
-        bos_id: id(bos),
-        eos_id: id(eos),
-        pad_id: id(pad),
-        unk_piece: text(unk),
-        bos_piece: text(bos),
-        eos_piece: text(eos),
-        pad_piece: text(pad),
-        ..TrainerSpec::default()
-    };
     let is_identity = options.normalization == TextNormalization::Identity;
-    let normalizer_spec = NormalizerSpec {
-        name: Some(if is_identity { "identity" } else { "nmt_nfkc" }.into()),
-        precompiled_charsmap: (!is_identity).then(nmt_nfkc::character_map),
-        add_dummy_prefix: Some(true),
-        remove_extra_whitespaces: Some(!is_identity),
-        escape_whitespaces: Some(true),
+    let model = NewModel {
+        algorithm: if options.kind == VocabularyKind::Bpe { Algorithm::Bpe } else { Algorithm::Unigram },
+        byte_fallback: options.byte_fallback,
+        unk,
+        bos,
+        eos,
+        // A token with two roles is padding only to the files beside this one.
+        pad: pad.filter(|&pad| ![unk, bos, eos].contains(&Some(pad))),
+        normalization: match is_identity {
+            true => ("identity", None),
+            false => ("nmt_nfkc", Some(nmt_nfkc::character_map())),
+        },
+        add_dummy_prefix: true,
+        remove_extra_whitespaces: !is_identity,
+        character_coverage: Some(options.character_coverage as f32),
+        max_piece_length: Some(LONGEST_PIECE as u32),
     };
-    ModelProto {
-        pieces: special.chain(user_defined).chain(bytes).collect(),
-        trainer_spec: Some(trainer_spec),
-        normalizer_spec: Some(normalizer_spec),
-    }
+    (model, special.chain(user_defined).chain(bytes).collect())
 }
 
 /// The most frequent characters, as many as make up the share `coverage` of the text, most frequent first.

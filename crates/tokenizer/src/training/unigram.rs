@@ -10,12 +10,11 @@ use std::hash::BuildHasherDefault;
 
 use rayon::prelude::*;
 
+use super::cutting::LONGEST_PIECE as LONGEST;
 use super::symbols::{PairHasher, SymbolWords, Word};
 
 /// Pieces to begin with.
 const SEEDS: usize = 1_000_000;
-/// Longest piece, in characters.
-const LONGEST: usize = 16;
 /// Rounds of expectation-maximisation before pieces are dropped.
 const ROUNDS: usize = 2;
 /// What is left of the pieces each time.
@@ -45,7 +44,7 @@ pub(super) fn train(
 ) -> Vec<(Box<[u32]>, f64)> {
     let mut pieces = seeds(words, alphabet);
     // A few more than wanted stay to the end, where the best are taken.
-    let enough = size + size / 10;
+    let enough = size.saturating_add(size / 10);
     let mut model = Model::new(pieces, alphabet);
     loop {
         for _ in 0..ROUNDS {

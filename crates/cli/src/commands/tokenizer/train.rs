@@ -12,14 +12,17 @@ use danlu_formats::AtomicFolder;
 use danlu_hub::Want;
 use danlu_model::open_tokenizer;
 use danlu_tokenizer::{
-    BpeTraining, ChatTemplate, SpecialTokens, TextNormalization, TokenRole, Tokenizer, TrainedToken,
-    TrainingProgress, VocabularyKind,
+    ChatTemplate, SpecialTokens, TextNormalization, TokenRole, Tokenizer, TrainedToken, TrainingProgress,
+    VocabularyKind, VocabularyTraining,
 };
 use serde_json::{Value, json};
 
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::printer::{Printer, Progress};
+
+/// Bytes of a text that are sent at a time.
+const STRETCH: usize = 1 << 20;
 
 /// What to train a vocabulary on.
 #[derive(Debug, clap::Args)]
@@ -42,7 +45,7 @@ pub struct Args {
     /// Tokens in all; more than the text gives is an error that says how many there can be
     ///
     /// zh: 词元总数；超过文本所能给出的数目时报错，并说明最多能有多少
-    #[arg(long, value_name = "N", default_value_t = BpeTraining::default().vocabulary_size)]
+    #[arg(long, value_name = "N", default_value_t = VocabularyTraining::default().vocabulary_size)]
     vocab_size: usize,
     /// Take fewer tokens where the text gives no more
     ///
@@ -189,8 +192,8 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         }
     }
     let columns = Columns { text: Some(ColumnNames::One(args.column.clone())), ..Columns::default() };
-    let defaults = BpeTraining::default();
-    let options = BpeTraining {
+    let defaults = VocabularyTraining::default();
+    let options = VocabularyTraining {
         kind,
         vocabulary_size: args.vocab_size,
         exact_size: !args.allow_smaller,
@@ -209,6 +212,13 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         seed: args.seed,
         progress: Some(shown_progress(&args.files)),
     };
+    // What is needed behind the training is looked at before it.
+    args.held_out.iter().try_for_each(|file| check_exists(file))?;
+    let open = |path: &PathBuf| {
+        let tokenizer = open_tokenizer(&hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?)?;
+        Ok((path.display().to_string(), tokenizer, 0))
+    };
+    let compared = args.compare.iter().map(open).collect::<Result<Vec<_>>>()?;
     let tokenizer = train(&args.files, &columns, &options)?;
     let folder = AtomicFolder::create(&args.out)?;
     tokenizer.save(folder.path()).map_err(|error| match error {
@@ -227,12 +237,12 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     printer.line(format_args!("{} · {size} tokens", args.out.display()))?;
     let mut result = json!({ "tokenizer": args.out, "vocabulary_size": size });
     if !args.held_out.is_empty() {
-        result["fertility"] = measure(args, &columns, tokenizer, printer)?;
+        result["fertility"] = measure(args, &columns, tokenizer, compared, printer)?;
     }
     Ok(printer.json(&result)?)
 }
 
-fn train(files: &[PathBuf], columns: &Columns, options: &BpeTraining) -> Result<Tokenizer> {
+fn train(files: &[PathBuf], columns: &Columns, options: &VocabularyTraining) -> Result<Tokenizer> {
     let (sender, texts) = sync_channel(64);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| send_texts(files, columns, sender));
@@ -255,7 +265,7 @@ fn shown_progress(files: &[PathBuf]) -> Box<dyn Fn(TrainingProgress) + Send + Sy
             TrainingProgress::Reading { bytes } => {
                 bar.get_or_insert_with(|| printer.progress("reading", total)).set(bytes >> 20, "MiB");
             }
-            TrainingProgress::Merging { words, samplings } => {
+            TrainingProgress::Counted { words, samplings } => {
                 *bar = None;
                 printer.note(format_args!("{words} different words"));
                 if samplings > 0 {
@@ -287,12 +297,15 @@ fn bytes_of(path: &Path) -> u64 {
 }
 
 /// How many tokens a character of text that was not trained on takes, in this vocabulary and in others.
-fn measure(args: &Args, columns: &Columns, trained: Tokenizer, printer: &Printer) -> Result<Value> {
+fn measure(
+    args: &Args,
+    columns: &Columns,
+    trained: Tokenizer,
+    compared: Vec<(String, Tokenizer, usize)>,
+    printer: &Printer,
+) -> Result<Value> {
     let mut measured = vec![(args.out.display().to_string(), trained, 0)];
-    for path in &args.compare {
-        let tokenizer = open_tokenizer(&hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?)?;
-        measured.push((path.display().to_string(), tokenizer, 0));
-    }
+    measured.extend(compared);
     let (sender, texts) = sync_channel(64);
     let characters = std::thread::scope(|scope| {
         let reader = scope.spawn(|| send_texts(&args.held_out, columns, sender));
@@ -331,15 +344,17 @@ fn measure(args: &Args, columns: &Columns, trained: Tokenizer, printer: &Printer
     Ok(measured.iter().map(row).collect())
 }
 
+fn check_exists(file: &Path) -> Result<()> {
+    if file.exists() {
+        return Ok(());
+    }
+    Err(wrong_input(format!("`{}` does not exist; expected a file or folder of texts", file.display())))
+}
+
 /// Sends the text of every row; a receiver that is gone has seen enough.
 fn send_texts(files: &[PathBuf], columns: &Columns, sender: SyncSender<String>) -> Result<()> {
     for file in files {
-        if !file.exists() {
-            return Err(wrong_input(format!(
-                "`{}` does not exist; expected a file or folder of texts",
-                file.display()
-            )));
-        }
+        check_exists(file)?;
         let records = Records::open(file)?;
         if let Some(path) = records.ignored().first() {
             let count = records.ignored().len();
@@ -355,10 +370,17 @@ fn send_texts(files: &[PathBuf], columns: &Columns, sender: SyncSender<String>) 
             let layout = Layout::detect(&content, Purpose::Pretraining, columns, &Tags::default());
             let row = layout.and_then(|layout| layout.read(content, None));
             let row = row.map_err(|problem| without_recipe(DataError::Row { at: source, problem }))?;
-            if let Row::Document(text) = row
-                && sender.send(text).is_err()
-            {
-                return Ok(());
+            let Row::Document(text) = row else { continue };
+            // A book goes in stretches of whole lines, so that few bytes wait.
+            let mut rest = text.as_str();
+            while !rest.is_empty() {
+                let from = rest.floor_char_boundary(STRETCH);
+                let end = rest[from..].find('\n').map_or(rest.len(), |at| from + at + 1);
+                let (stretch, tail) = rest.split_at(end);
+                if sender.send(stretch.to_owned()).is_err() {
+                    return Ok(());
+                }
+                rest = tail;
             }
         }
     }
@@ -397,7 +419,7 @@ impl TrainedTemplate {
             |(text, roles): (&str, &[TokenRole])| TrainedToken { text: text.into(), roles: roles.to_vec() };
         let llama2: [(&str, &[TokenRole]); 3] = [("<unk>", &[Unk, Pad]), ("<s>", &[Bos]), ("</s>", &[Eos])];
         match self {
-            Self::Chatml => ("chatml", BpeTraining::default().special_tokens),
+            Self::Chatml => ("chatml", VocabularyTraining::default().special_tokens),
             Self::Llama2 => ("llama2", llama2.map(token).into()),
             Self::HumanAssistant => ("human_assistant", llama2.map(token).into()),
             Self::Llama3 => {
