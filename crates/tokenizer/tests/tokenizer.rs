@@ -65,9 +65,9 @@ fn golden_ids(name: &str) {
     assert_random_strings(name, &tokenizer, false);
 }
 
-/// `cargo test --release -p danlu-tokenizer --test tokenizer -- --ignored`
+/// The other tests take the first 2,000.
 #[test]
-#[ignore = "takes minutes; the other tests take the first 2,000"]
+#[ignore = "takes half a minute; run with `cargo test --workspace --test all -- --ignored a_hundred_thousand`"]
 fn a_hundred_thousand_random_strings_have_the_ids_of_their_own_libraries() {
     let Some(folder) = shared("tokenizers") else { return };
     let mut wrong = Vec::new();
