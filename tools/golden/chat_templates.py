@@ -1,4 +1,4 @@
-"""Record what transformers' own Jinja renders for danlu's built-in templates and these conversations.
+"""Record what transformers' own Jinja renders for danlu's built-in templates and these conversations: hashes of the texts.
 
     python tools/golden/chat_templates.py > crates/tokenizer/tests/golden/chat_templates.json
 
@@ -6,10 +6,12 @@ The templates come from `cargo run -p danlu-tokenizer --example builtin_template
 template changes. Needs: transformers (recorded with 5.x), jinja2.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
 
+from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 CONVERSATIONS = {
@@ -34,16 +36,18 @@ def main() -> None:
     templates = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     cases = []
     for name, source in templates.items():
-        for title, messages in CONVERSATIONS.items():
+        texts = []
+        for messages in CONVERSATIONS.values():
             for prompt in (False, True):
-                rendered, _ = render_jinja_template(
-                    conversations=[messages], chat_template=source, add_generation_prompt=prompt, **TOKENS
-                )
-                cases.append(
-                    {"template": name, "conversation": title, "messages": messages, "add_generation_prompt": prompt,
-                     "text": rendered[0]}
-                )
-    json.dump(cases, sys.stdout, ensure_ascii=False, indent=1)
+                try:
+                    rendered, _ = render_jinja_template(
+                        conversations=[messages], chat_template=source, add_generation_prompt=prompt, **TOKENS
+                    )
+                    texts.append(hashlib.sha256(rendered[0].encode()).hexdigest()[:16])
+                except TemplateError:
+                    texts.append(None)
+        cases.append({"template": name, "texts": texts})
+    json.dump({"conversations": CONVERSATIONS, "cases": cases}, sys.stdout, ensure_ascii=False, indent=1)
     print()
 
 

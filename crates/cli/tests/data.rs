@@ -98,7 +98,7 @@ fn rows_of_preference_learning_are_not_imitated() {
         "dataset_info.json",
         r#"{"kto": {"file_name": "kto.jsonl", "columns": {"messages": "messages", "kto_tag": "label"}}}"#,
     );
-    inspect("kto", &[]).is_refused("dataset `kto`: `kto_tag` marks answers as wanted or unwanted");
+    inspect("kto", &[]).is_refused(&format!("kto.jsonl:1: field `label` {judged}"));
 
     let pair = r#""chosen": {"from": "gpt", "value": "切削"}, "rejected": {"from": "gpt", "value": "车"}"#;
     write("turns.json", &format!(r#"[{{"conversations": [{{"from": "human", "value": "铣"}}], {pair}}}]"#));

@@ -239,7 +239,15 @@ fn data_sets_of_a_hub_are_rows_like_others() {
         .with("README.md", "# rows")
         .with("rows_zh.json", ROWS)
         .with("test.json", "[]");
-    let tables = Files::dataset("org/tables").with("data/train-00000-of-00001.parquet", "PAR1");
+    let table = path.join("table.parquet");
+    let mut writer = danlu_data::RecordWriter::create(&table).unwrap();
+    for row in serde_json::from_str::<Vec<serde_json::Value>>(ROWS).unwrap() {
+        writer.write(row.as_object().unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+    let tables =
+        Files::dataset("org/tables").with("data/train-00000-of-00001.parquet", std::fs::read(table).unwrap());
+    let archive = Files::dataset("org/archive").with("train-0.tar", "?");
     let script = Files::dataset("org/script").with("script.py", "print(1)");
     let other = Files::dataset("Org/only")
         .with("train.jsonl", ROWS.replace(['\n', '[', ']'], "").replace("}, ", "}\n").replace("},", "}\n"));
@@ -248,12 +256,13 @@ fn data_sets_of_a_hub_are_rows_like_others() {
         match () {
             () if target.starts_with("/api/v1/") => other.model_scope(request),
             () if target.contains("org/tables") => tables.hugging_face(request),
+            () if target.contains("org/archive") => archive.hugging_face(request),
             () if target.contains("org/script") => script.hugging_face(request),
             () => rows.hugging_face(request),
         }
     });
     std::fs::create_dir_all(path.join("data")).unwrap();
-    let info = r#"{"far": {"hf_hub_url": "org/rows"}, "tables": {"hf_hub_url": "org/tables"},
+    let info = r#"{"far": {"hf_hub_url": "org/rows"}, "tables": {"hf_hub_url": "org/tables"}, "archive": {"hf_hub_url": "org/archive"},
         "script": {"hf_hub_url": "org/script"}, "none": {"hf_hub_url": "org/rows", "split": "validation"},
         "only": {"ms_hub_url": "Org/only"}}"#;
     std::fs::write(path.join("data/dataset_info.json"), info).unwrap();
@@ -276,7 +285,8 @@ fn data_sets_of_a_hub_are_rows_like_others() {
     assert_eq!(samples(inspect("only", "0")), 2);
     assert_eq!(samples(inspect("only", "1")), 2);
     assert!(path.join("ms/datasets/Org/only/train.jsonl").is_file());
-    inspect("tables", "0").is_refused("`org/tables` is stored as .parquet, which is not read yet");
+    assert_eq!(samples(inspect("tables", "0")), 2);
+    inspect("archive", "0").is_refused("`org/archive` is stored as .tar, which is not read yet");
     inspect("script", "0").is_refused("is made by a Python script, which is not run");
     inspect("none", "0").is_refused("`org/rows` has no split `validation`; it holds");
     // Nothing but rows and the card was fetched.

@@ -15,7 +15,7 @@ fn write_recipe(folder: &Path, hidden_size: usize, layers: usize) {
     let corpus: Vec<String> = (0..40).map(line).collect();
     std::fs::write(folder.join("corpus.jsonl"), corpus.join("\n")).unwrap();
     let recipe = format!(
-        "stage: pt\nfinetuning_type: full\nhidden_size: {hidden_size}\nintermediate_size: {}\n\
+        "stage: pt\npacking: false\nfinetuning_type: full\nhidden_size: {hidden_size}\nintermediate_size: {}\n\
          num_hidden_layers: {layers}\nnum_attention_heads: 4\nnum_key_value_heads: 2\n\
          max_position_embeddings: 512\nvocab_size: 500\ndataset: corpus.jsonl\ncutoff_len: 512\n\
          learning_rate: 0.001\nmax_steps: 2\nper_device_train_batch_size: 4\nsave_strategy: 'no'\n",

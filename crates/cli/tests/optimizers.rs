@@ -14,7 +14,7 @@ fn write_recipe(folder: &Path) {
     let line = |row: usize| format!("{{\"text\": \"第{row}道工序：车床加工轴，公差{}微米。\"}}", row % 7 + 1);
     let corpus: Vec<String> = (0..60).map(line).collect();
     std::fs::write(folder.join("corpus.jsonl"), corpus.join("\n")).unwrap();
-    let recipe = "stage: pt\nfinetuning_type: full\nhidden_size: 64\nintermediate_size: 128\nnum_hidden_layers: 2\n\
+    let recipe = "stage: pt\npacking: false\nfinetuning_type: full\nhidden_size: 64\nintermediate_size: 128\nnum_hidden_layers: 2\n\
                   num_attention_heads: 4\nnum_key_value_heads: 2\nmax_position_embeddings: 64\nvocab_size: 320\n\
                   dataset: corpus.jsonl\ncutoff_len: 32\nlearning_rate: 0.01\nweight_decay: 0.1\nmax_steps: 12\n\
                   per_device_train_batch_size: 4\nlogging_steps: 1\nsave_strategy: \"no\"\n";

@@ -96,7 +96,7 @@ fn write_training(at: &Path, hidden_size: usize, layers: usize) {
     let row = |i: usize| format!("{{\"text\": \"第{i}道工序：车床加工轴，公差{}微米。\"}}", i % 7);
     let rows: Vec<String> = (0..60).map(row).collect();
     std::fs::write(at.join("corpus.jsonl"), rows.join("\n")).unwrap();
-    let recipe = "stage: pt\nfinetuning_type: lora\nmodel_name_or_path: base\ndataset: corpus.jsonl\ncutoff_len: 64\n\
+    let recipe = "stage: pt\npacking: false\nfinetuning_type: lora\nmodel_name_or_path: base\ndataset: corpus.jsonl\ncutoff_len: 64\n\
                   learning_rate: 0.01\nmax_steps: 30\nper_device_train_batch_size: 4\nlogging_steps: 10\n\
                   save_strategy: 'no'\n";
     std::fs::write(at.join("recipe.yaml"), recipe).unwrap();

@@ -140,7 +140,8 @@ fn extended_vocabularies_use_their_new_pieces() {
 fn seed_000_bin_builder() {
     let folder = tempfile::tempdir().unwrap();
     vocabulary(false).save(&folder.path().join("v")).unwrap();
-    let rows = ["车削加工", "短", "铣刀是多刃刀具，<|im_end|>也是文本"];
+    let long = "磨削温度可以达到上千摄氏度。".repeat(200);
+    let rows = ["车削加工", "短", "铣刀是多刃刀具，<|im_end|>也是文本", &long, &long];
     let lines: String = rows.iter().map(|text| format!("{{\"text\":\"{text}\"}}\n")).collect();
     std::fs::write(folder.path().join("rows.jsonl"), lines).unwrap();
     let encode = |more: &[&str]| {
@@ -161,23 +162,25 @@ fn seed_000_bin_builder() {
 
     let report = encode(&["--out", "all.bin", "--headerless"]).json();
     assert!(documents[1].len() <= 5 && documents[0].len() > 5);
-    assert_eq!((&report["documents"], &report["records"]), (&2.into(), &3.into()));
-    assert_eq!(read("all.bin"), bytes(&[&documents[0], &documents[2]]), "uint16, end tokens, over five ids");
+    assert_eq!((&report["documents"], &report["records"]), (&4.into(), &5.into()));
+    let kept = [&documents[0], &documents[2], &documents[3], &documents[4]];
+    assert_eq!(read("all.bin"), bytes(&kept), "uint16, end tokens, over five ids");
 
-    let report = encode(&["--out", "shards", "--shard-tokens", "8"]).json();
-    assert_eq!((&report["documents"], &report["is_new"]), (&3.into(), &true.into()));
+    let report = encode(&["--out", "shards", "--shard-tokens", "1000"]).json();
+    assert_eq!((&report["documents"], &report["is_new"]), (&5.into(), &true.into()));
     let shards = report["shards"].as_u64().unwrap();
     let files = |end: &str| -> Vec<u8> {
         (0..shards).flat_map(|shard| read(&format!("shards/shard-{shard:05}.{end}"))).collect()
     };
     assert!(shards > 1);
     assert_eq!(files("bin"), bytes(&documents.iter().collect::<Vec<_>>()));
-    assert_eq!(files("idx").len(), 3 * 8);
-    let again = encode(&["--out", "shards", "--shard-tokens", "8", "--threads", "1"]).json();
+    assert_eq!(files("idx").len(), 5 * 8);
+    let again = encode(&["--out", "shards", "--shard-tokens", "1000", "--threads", "1"]).json();
     assert_eq!(again["is_new"], false, "a second run does nothing");
 
     std::fs::write(folder.path().join("rows.jsonl"), "{\"text\":\"another corpus\"}\n").unwrap();
-    encode(&["--out", "shards", "--shard-tokens", "8"]).is_refused("give another name");
+    encode(&["--out", "shards", "--shard-tokens", "1000"]).is_refused("give another name");
+    encode(&["--out", "more", "--shard-tokens", "8"]).is_refused("8 is not in 1000..");
     encode(&["--out", "v"]).is_refused("new or empty place");
     encode(&[]).is_refused("`--input` needs `--out`");
     std::fs::write(folder.path().join("rows.jsonl"), "{\"content\":\"x\"}\n").unwrap();
@@ -185,6 +188,45 @@ fn seed_000_bin_builder() {
     assert_eq!(encode(&["--out", "columns-too", "--column", "content"]).json()["documents"], 1);
     std::fs::write(folder.path().join("rows.jsonl"), "").unwrap();
     assert_eq!(encode(&["--out", "none"]).json()["tokens"], 0);
+}
+
+/// A vocabulary of `../shared/data` alone in a folder, and its ids for a text by the binary.
+fn shared_ids(file: &str, text: &str) -> Option<(Vec<u32>, tempfile::TempDir)> {
+    let path = shared()?.join("tokenizers").join(file);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(path, folder.path().join("tokenizer.model")).unwrap();
+    let encode = ["tokenizer", "encode", "--json", "--tokenizer", ".", "--text", text, "--no-special-tokens"];
+    Some((ids(&run(folder.path(), &encode).json()["ids"]), folder))
+}
+
+#[test]
+fn seed_000_chatglm2_encode() {
+    let text = "Hello, 世界!";
+    let Some((found, folder)) = shared_ids("chatglm2-3/tokenizer.model", text) else { return };
+    assert_eq!(found, [13755, 30932, 49196, 30992]);
+    let list = found.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let decode = ["tokenizer", "decode", "--json", "--tokenizer", ".", "--ids", &list];
+    assert_eq!(run(folder.path(), &decode).json()["text"], text);
+}
+
+#[test]
+fn seed_000_chatglm2_decode_specials() {
+    let Some((_, folder)) = shared_ids("chatglm2-3/tokenizer.model", "你好") else { return };
+    let decode = |ids: &str| {
+        let decode =
+            ["tokenizer", "decode", "--json", "--tokenizer", ".", "--skip-special-tokens", "--ids", ids];
+        run(folder.path(), &decode)
+    };
+    assert_eq!(decode("1,36474,54591,2").json()["text"], "你好");
+    assert_eq!(decode("0,1,2,64789,64790,64791,64792,64793").json()["text"], "");
+    decode("36474,64794").is_refused("token id 64794 is not in the vocabulary (its ids end at 64793)");
+}
+
+#[test]
+fn seed_001_merged_tokenizer_use() {
+    let merged = "literary-alpaca2/tokenizer.model";
+    let Some((found, _)) = shared_ids(merged, "你好，世界") else { return };
+    assert_eq!(found, [43008, 30214, 32250]);
 }
 
 /// The rows of a matrix of a model folder.

@@ -16,7 +16,7 @@ fn write_recipe(folder: &Path) {
     let corpus: Vec<String> = (0..60).map(line).collect();
     std::fs::write(folder.join("corpus.jsonl"), corpus.join("\n")).unwrap();
     let recipe = format!(
-        "stage: pt\nfinetuning_type: full\nhidden_size: 32\nintermediate_size: 64\nnum_hidden_layers: 2\n\
+        "stage: pt\npacking: false\nfinetuning_type: full\nhidden_size: 32\nintermediate_size: 64\nnum_hidden_layers: 2\n\
          num_attention_heads: 4\nnum_key_value_heads: 2\nmax_position_embeddings: 64\nvocab_size: 320\n\
          dataset: corpus.jsonl\ncutoff_len: 32\nval_size: 6\nlearning_rate: 0.01\nmax_steps: {STEPS}\n\
          per_device_train_batch_size: 4\nlogging_steps: 5\nsave_steps: 3\nsave_total_limit: 2\n\

@@ -13,10 +13,10 @@ use fs_err as fs;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::dataset_format::{Layout, Purpose, Row, Tags};
+use crate::documents::{Document, Documents};
 use crate::error::{DataError, Result};
 use crate::options::Columns;
-use crate::records::{Record, Records};
+use crate::records::{ReadOptions, split_sheet};
 
 /// Bytes of text that are cut at once.
 const BATCH: usize = 4 << 20;
@@ -32,12 +32,14 @@ pub struct CorpusTokens<'a> {
     pub files: Vec<PathBuf>,
     /// Which columns are the text of a row.
     pub columns: Columns,
+    /// How files are read.
+    pub reading: ReadOptions,
     /// The vocabulary.
     pub tokenizer: &'a Tokenizer,
     /// Put behind each document.
-    pub end: Option<u32>,
+    pub end_of_document: Option<u32>,
     /// Documents with fewer ids, the end counted, are left out.
-    pub least: usize,
+    pub min_tokens: usize,
     /// Threads that cut texts.
     pub threads: usize,
 }
@@ -51,8 +53,19 @@ struct Batch {
     records: u64,
 }
 
+/// A corpus that is token files.
+#[derive(Debug)]
+pub struct EncodedCorpus {
+    /// The files and what they hold.
+    pub index: TokenIndex,
+    /// False where a former run had done all of it.
+    pub is_new: bool,
+    /// What the user should know of the files that were read.
+    pub notices: Vec<String>,
+}
+
 /// Writes the corpus as token files into `output`; `progress(bytes of text done)` may stop the work, which a later call
-/// continues. The second value is false where a former run had done all of it.
+/// continues.
 ///
 /// # Errors
 /// A row or file that cannot be read, an output that cannot be written or holds another corpus,
@@ -63,7 +76,7 @@ pub fn encode_corpus(
     headerless: bool,
     tokens_per_shard: u64,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<(TokenIndex, bool)> {
+) -> Result<EncodedCorpus> {
     let options = TokenShardOptions {
         output: output.to_owned(),
         headerless,
@@ -72,7 +85,9 @@ pub fn encode_corpus(
         tokens_per_shard,
     };
     let mut writer = match options.open()? {
-        TokenFiles::Complete(index) => return Ok((index, false)),
+        TokenFiles::Complete(index) => {
+            return Ok(EncodedCorpus { index, is_new: false, notices: Vec::new() });
+        }
         TokenFiles::Open(writer) => writer,
     };
     let done = writer.records();
@@ -85,7 +100,7 @@ pub fn encode_corpus(
             let (mut records, mut bytes, mut saved) = (done, 0, Instant::now());
             for batch in batches {
                 for ids in corpus.encode(&batch.texts, &pool)? {
-                    if ids.len() >= corpus.least {
+                    if ids.len() >= corpus.min_tokens {
                         writer.push(&ids)?;
                     }
                 }
@@ -106,11 +121,14 @@ pub fn encode_corpus(
         let written = write(batches);
         let read = reader.join().map_err(|_| std::io::Error::other("reading the corpus failed"))?;
         let records = written?;
-        if let Err(error) = read {
-            writer.checkpoint(records)?;
-            return Err(error);
-        }
-        Ok((writer.finish(records)?, true))
+        let notices = match read {
+            Ok(notices) => notices,
+            Err(error) => {
+                writer.checkpoint(records)?;
+                return Err(error);
+            }
+        };
+        Ok(EncodedCorpus { index: writer.finish(records)?, is_new: true, notices })
     })
 }
 
@@ -119,13 +137,16 @@ impl CorpusTokens<'_> {
     fn key(&self, headerless: bool, tokens_per_shard: u64) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(self.tokenizer.fingerprint());
-        let Self { columns, end, least, .. } = self;
-        hash.update(format!("{columns:?} {end:?} {least} {headerless} {tokens_per_shard}"));
+        let Self { columns, reading, end_of_document, min_tokens, .. } = self;
+        let options = format!("{columns:?} {reading:?} {end_of_document:?} {min_tokens}");
+        hash.update(format!("{options} {headerless} {tokens_per_shard}"));
         let mut buffer = vec![0; 1 << 20];
         for path in &self.files {
-            // Its ending decides how it is read.
-            let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-            hash.update(format!("\n{} {ending}\n", fs::metadata(path)?.len()));
+            let (path, sheet) = split_sheet(path);
+            // Its endings decide how it is read.
+            let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+            let endings = name.split_once('.').unwrap_or_default().1;
+            hash.update(format!("\n{} {endings} {sheet:?}\n", fs::metadata(path)?.len()));
             let mut file = fs::File::open(path)?;
             loop {
                 match file.read(&mut buffer)? {
@@ -137,32 +158,28 @@ impl CorpusTokens<'_> {
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Sends the documents behind the first `done` rows; a receiver that is gone has seen enough.
-    fn read(&self, done: u64, sender: SyncSender<Batch>) -> Result<()> {
+    /// Sends the documents behind the first `done` rows, and gives the notices; a receiver that is gone has seen enough.
+    fn read(&self, done: u64, sender: SyncSender<Batch>) -> Result<Vec<String>> {
         let mut batch = Batch { records: done, ..Batch::default() };
-        for (number, record) in (1..).zip(Records::of_files(self.files.clone())) {
-            let Record { content, source } = record?;
+        let mut documents = Documents::of_files(self.files.clone(), &self.columns, &self.reading);
+        for (number, document) in (1..).zip(documents.by_ref()) {
+            let Document { text, .. } = document?;
             if number <= done {
                 continue;
             }
-            let layout = Layout::detect(&content, Purpose::Pretraining, &self.columns, &Tags::default());
-            let row = layout.and_then(|layout| layout.read(content, None));
-            let row = row.map_err(|problem| DataError::Row { at: source, problem })?;
             batch.records = number;
-            if let Row::Document(text) = row {
-                batch.bytes += text.len();
-                batch.texts.push(text);
-            }
+            batch.bytes += text.len();
+            batch.texts.push(text);
             if batch.bytes >= BATCH || batch.texts.len() >= BATCH_DOCUMENTS {
                 let next = Batch { records: number, ..Batch::default() };
                 if sender.send(std::mem::replace(&mut batch, next)).is_err() {
-                    return Ok(());
+                    return Ok(Vec::new());
                 }
             }
         }
         // With the rows that hold no text, the last batch may be empty.
         _ = sender.send(batch);
-        Ok(())
+        Ok(documents.take_notices())
     }
 
     /// The ids of each text.
@@ -187,7 +204,7 @@ impl CorpusTokens<'_> {
                 false => ids[text].extend(encoded),
             }
         }
-        if let Some(end) = self.end {
+        if let Some(end) = self.end_of_document {
             ids.iter_mut().for_each(|ids| ids.push(end));
         }
         Ok(ids)

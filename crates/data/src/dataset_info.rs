@@ -8,8 +8,9 @@ use fs_err as fs;
 use serde::Deserialize;
 
 use crate::dataset_format::Tags;
-use crate::error::{DataError, Result, nearest};
+use crate::error::{DataError, Result, did_you_mean, nearest};
 use crate::options::{ColumnNames, Columns, DataOptions};
+use crate::records::split_sheet;
 
 /// A dataset whose place on disk is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,8 +25,8 @@ pub struct Located {
     pub tags: Tags,
     /// At most so many rows are taken.
     pub max_rows: Option<usize>,
-    /// Columns that `dataset_info.json` names and nothing reads.
-    pub unused_columns: Vec<String>,
+    /// What the user should know: what of the entry or the folder is not used.
+    pub notices: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -44,7 +45,35 @@ struct Entry {
     columns: BTreeMap<String, Option<String>>,
     #[serde(default)]
     tags: BTreeMap<String, Option<String>>,
+    script_url: Option<String>,
+    cloud_file_name: Option<serde_json::Value>,
+    /// What is neither above nor known to be without effect here.
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
 }
+
+/// Keys of an entry, for messages about misspelt ones.
+const KEYS: [&str; 13] = [
+    "file_name",
+    "hf_hub_url",
+    "ms_hub_url",
+    "subset",
+    "folder",
+    "split",
+    "ranking",
+    "formatting",
+    "num_samples",
+    "columns",
+    "tags",
+    "script_url",
+    "cloud_file_name",
+];
+/// Keys that say where else a data set is, or what its bytes are.
+const WITHOUT_EFFECT: [&str; 2] = ["om_hub_url", "file_sha1"];
+const TAGS: [&str; 7] =
+    ["role_tag", "content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag"];
+/// Columns of what is no text.
+const MEDIA: [&str; 3] = ["images", "videos", "audios"];
 
 /// An entry that names a data set of a hub, in the words of `dataset_info.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,22 +130,20 @@ pub fn locate(name: &str, options: &DataOptions) -> Result<Located> {
     let (info, mut entries) = read_info(dataset_dir)?;
     if let (Some(info), Some(entry)) = (&info, entries.remove(name)) {
         let files = options.downloaded.get(name).cloned();
-        return from_entry(entry, dataset_dir, files).map_err(|problem| DataError::DatasetInfo {
+        return from_entry(name, entry, dataset_dir, files).map_err(|problem| DataError::DatasetInfo {
             info: info.clone(),
             name: name.to_owned(),
             problem,
         });
     }
-    let path = [PathBuf::from(name), dataset_dir.join(name)].into_iter().find(|path| path.exists());
+    let path =
+        [PathBuf::from(name), dataset_dir.join(name)].into_iter().find(|path| split_sheet(path).0.exists());
     match path {
-        Some(path) => Ok(Located {
-            path,
-            files: None,
-            columns: Columns::default(),
-            tags: Tags::default(),
-            max_rows: None,
-            unused_columns: Vec::new(),
-        }),
+        Some(path) => {
+            let (files, notices) = parts(&path);
+            let (columns, tags) = Default::default();
+            Ok(Located { path, files, columns, tags, max_rows: None, notices })
+        }
         None => Err(DataError::UnknownDataset {
             name: name.to_owned(),
             nearest: nearest(name, entries.keys()).cloned(),
@@ -125,12 +152,56 @@ pub fn locate(name: &str, options: &DataOptions) -> Result<Located> {
     }
 }
 
+/// Of a folder with `train.jsonl` and the other parts that mlx-lm looks for, the first alone is trained on.
+fn parts(path: &Path) -> (Option<Vec<PathBuf>>, Vec<String>) {
+    let train = path.join("train.jsonl");
+    let others: Vec<PathBuf> = ["valid.jsonl", "test.jsonl"].map(|name| path.join(name)).into();
+    let others: Vec<PathBuf> = others.into_iter().filter(|path| path.is_file()).collect();
+    if !train.is_file() || others.is_empty() {
+        return (None, Vec::new());
+    }
+    let notice = |other: PathBuf| {
+        format!(
+            "`{}` is not read: only `train.jsonl` of its folder is; name it in `eval_dataset`",
+            other.display()
+        )
+    };
+    (Some(vec![train]), others.into_iter().map(notice).collect())
+}
+
 fn from_entry(
+    name: &str,
     entry: serde_json::Value,
     dataset_dir: &Path,
     files: Option<Vec<PathBuf>>,
 ) -> Result<Located, String> {
     let entry: Entry = serde_json::from_value(entry).map_err(|error| error.to_string())?;
+    let mut notices = Vec::new();
+    for key in entry.others.keys().filter(|key| !WITHOUT_EFFECT.contains(&key.as_str())) {
+        // A misspelt key would change what rows mean.
+        if let Some(known) = nearest(key, &KEYS.map(str::to_owned)) {
+            return Err(format!("there is no key `{key}`; did you mean `{known}`?"));
+        }
+        notices.push(format!("key `{key}` of dataset `{name}` is not used"));
+    }
+    if let Some(key) = entry.tags.keys().find(|key| !TAGS.contains(&key.as_str())) {
+        let nearest = nearest(key, &TAGS.map(str::to_owned)).cloned();
+        return Err(format!(
+            "`tags`: there is no tag `{key}`, expected one of {}{}",
+            TAGS.join(", "),
+            did_you_mean(&nearest)
+        ));
+    }
+    if let Some(column) = MEDIA.iter().find(|name| entry.columns.get(**name).is_some_and(Option::is_some)) {
+        return Err(format!("its rows have `{column}`: expected text only"));
+    }
+    let is_of_a_hub = files.is_some() || entry.file_name.is_none();
+    for (key, value) in [("subset", &entry.subset), ("folder", &entry.folder), ("split", &entry.split)] {
+        // `train` is what a file alone is called there.
+        if !is_of_a_hub && value.as_deref().is_some_and(|value| value != "train") {
+            notices.push(format!("`{key}` of dataset `{name}` is not used: a file has no such part"));
+        }
+    }
     let hub = entry.hf_hub_url.or(entry.ms_hub_url);
     let path = match (&files, &entry.file_name, &hub) {
         (Some(files), ..) => files.first().and_then(|file| file.parent()).unwrap_or(dataset_dir).to_owned(),
@@ -140,24 +211,26 @@ fn from_entry(
                 "`{hub}` was not downloaded: get it with `danlu download dataset {hub}` and name its files with `file_name`"
             ));
         }
+        (None, None, None) if entry.script_url.is_some() || entry.cloud_file_name.is_some() => {
+            return Err(
+                "`script_url` and `cloud_file_name` are not read: expected `file_name`, `hf_hub_url` or \
+                        `ms_hub_url`"
+                    .to_owned(),
+            );
+        }
         (None, None, None) => {
             return Err("expected `file_name`, `hf_hub_url` or `ms_hub_url`, found none of them".to_owned());
         }
     };
-    if entry.ranking {
-        return Err("`ranking` marks preference pairs: expected rows with one answer each".to_owned());
-    }
-    if entry.columns.get("kto_tag").is_some_and(Option::is_some) {
-        return Err(
-            "`kto_tag` marks answers as wanted or unwanted: expected rows with wanted answers only, \
-                    without `kto_tag`"
-                .to_owned(),
-        );
-    }
-    if !path.exists() {
+    if !split_sheet(&path).0.exists() {
         return Err(format!("`file_name`: `{}` is not there", path.display()));
     }
-    let (columns, unused_columns) = known_columns(entry.columns, entry.formatting.as_deref())?;
+    let (mut columns, unused) = known_columns(entry.columns, entry.formatting.as_deref())?;
+    notices.extend(unused.iter().map(|column| format!("column `{column}` of dataset `{name}` is not used")));
+    if entry.ranking {
+        columns.chosen.get_or_insert_with(|| "chosen".to_owned());
+        columns.rejected.get_or_insert_with(|| "rejected".to_owned());
+    }
     let tag = |name: &str| entry.tags.get(name).cloned().flatten();
     let tags = Tags {
         role: tag("role_tag"),
@@ -165,8 +238,10 @@ fn from_entry(
         user: tag("user_tag"),
         assistant: tag("assistant_tag"),
         system: tag("system_tag"),
+        observation: tag("observation_tag"),
+        function: tag("function_tag"),
     };
-    Ok(Located { path, files, columns, tags, max_rows: entry.num_samples, unused_columns })
+    Ok(Located { path, files, columns, tags, max_rows: entry.num_samples, notices })
 }
 
 fn known_columns(
@@ -184,6 +259,12 @@ fn known_columns(
             "history" => columns.history = value,
             "system" => columns.system = value,
             "messages" => columns.messages = value,
+            "tools" => columns.tools = value,
+            "chosen" => columns.chosen = value,
+            "rejected" => columns.rejected = value,
+            "kto_tag" => columns.kto_tag = value,
+            // A column that is null is one that the rows do not have.
+            _ if value.is_none() => {}
             _ => unused.push(key),
         }
     }
@@ -219,14 +300,15 @@ mod tests {
     fn a_name_gives_file_columns_and_tags() {
         let folder = folder(
             r#"{"talk": {"file_name": "rows.json", "formatting": "sharegpt", "num_samples": 5,
-                "columns": {"messages": "turns", "tools": "tools"}, "tags": {"role_tag": "who", "user_tag": "me"}}}"#,
+                "columns": {"messages": "turns", "tools": "functions", "seen": "seen"}, "tags": {"role_tag": "who", "user_tag": "me"}}}"#,
         );
         let located = at("talk", folder.path()).unwrap();
         assert_eq!(located.path, folder.path().join("rows.json"));
         assert_eq!(located.columns.messages.as_deref(), Some("turns"));
         assert_eq!((located.tags.role.as_deref(), located.tags.user.as_deref()), (Some("who"), Some("me")));
         assert_eq!(located.max_rows, Some(5));
-        assert_eq!(located.unused_columns, ["tools"]);
+        assert_eq!(located.columns.tools.as_deref(), Some("functions"));
+        assert_eq!(located.notices, ["column `seen` of dataset `talk` is not used"]);
         assert_eq!(at("rows.json", folder.path()).unwrap().path, folder.path().join("rows.json"));
     }
 
@@ -234,7 +316,9 @@ mod tests {
     fn wrong_names_and_entries_say_what_to_do() {
         let folder = folder(
             r#"{"identity": {"file_name": "gone.json"}, "far": {"hf_hub_url": "org/far"},
-                "pairs": {"file_name": "rows.json", "ranking": true},
+                "picture": {"file_name": "rows.json", "columns": {"images": "pictures"}},
+                "script": {"script_url": "load.py"},
+                "tagged": {"file_name": "rows.json", "tags": {"user": "me"}},
                 "odd": {"file_name": "rows.json", "formatting": "csv"}}"#,
         );
         let info = folder.path().join("dataset_info.json");
@@ -261,12 +345,61 @@ mod tests {
             )
         );
         assert_eq!(
-            message("pairs"),
-            format!("{}`ranking` marks preference pairs: expected rows with one answer each", start("pairs"))
+            message("picture"),
+            format!("{}its rows have `images`: expected text only", start("picture"))
         );
+        assert!(message("script").contains("expected `file_name`, `hf_hub_url` or `ms_hub_url`"));
+        assert!(message("tagged").ends_with(
+            "there is no tag `user`, expected one of role_tag, content_tag, user_tag, \
+            assistant_tag, observation_tag, function_tag, system_tag; did you mean `user_tag`?"
+        ));
         assert_eq!(
             message("odd"),
             format!("{}`formatting`: found `csv`, expected `alpaca`, `sharegpt` or `openai`", start("odd"))
+        );
+    }
+
+    #[test]
+    fn lf_7577_a_misspelt_key_is_not_overlooked() {
+        let folder = folder(
+            r#"{"talk": {"file_name": "rows.json", "format": "sharegpt", "columns": {"messages": "messages"}},
+                "other": {"file_name": "rows.json", "licence": "MIT", "om_hub_url": "a/b", "split": "test"}}"#,
+        );
+        let message = at("talk", folder.path()).unwrap_err().to_string();
+        assert!(
+            message.ends_with("dataset `talk`: there is no key `format`; did you mean `formatting`?"),
+            "{message}"
+        );
+        let other = at("other", folder.path()).unwrap();
+        let expected = [
+            "key `licence` of dataset `other` is not used",
+            "`split` of dataset `other` is not used: a file has no such part",
+        ];
+        assert_eq!(other.notices, expected);
+    }
+
+    #[test]
+    fn ranking_names_the_columns_of_pairs() {
+        let folder = folder(
+            r#"{"pairs": {"file_name": "rows.json", "ranking": true, "columns": {"rejected": "bad"}}}"#,
+        );
+        let columns = at("pairs", folder.path()).unwrap().columns;
+        assert_eq!((columns.chosen.as_deref(), columns.rejected.as_deref()), (Some("chosen"), Some("bad")));
+    }
+
+    #[test]
+    fn of_a_folder_for_mlx_only_the_training_part_is_trained_on() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["train.jsonl", "test.jsonl"] {
+            fs::write(folder.path().join(name), "{}").unwrap();
+        }
+        let located = locate(&folder.path().display().to_string(), &DataOptions::default()).unwrap();
+        assert_eq!(located.files, Some(vec![folder.path().join("train.jsonl")]));
+        assert!(located.notices[0].ends_with("name it in `eval_dataset`"), "{:?}", located.notices);
+        fs::remove_file(folder.path().join("test.jsonl")).unwrap();
+        assert_eq!(
+            locate(&folder.path().display().to_string(), &DataOptions::default()).unwrap().files,
+            None
         );
     }
 

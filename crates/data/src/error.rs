@@ -21,6 +21,15 @@ pub enum DataError {
     #[error(transparent)]
     Format(#[from] danlu_formats::Error),
 
+    /// A token file that is damaged, of another vocabulary, or where texts are needed.
+    #[error("`{}`: {problem}", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+
     /// The caller asked the work to end.
     #[error("interrupted")]
     Cancelled,
@@ -84,14 +93,44 @@ pub enum DataError {
     },
 
     /// A file's name does not end like one of the formats that are read.
-    #[error("`{}`: expected a name ending in `.txt`, `.json`, `.jsonl` or `.csv`: convert the file to one of these", path.display())]
+    #[error("`{}`: expected a name ending in {}; {advice}", path.display(), crate::records::READ_ENDINGS)]
     UnknownEnding {
+        /// The file.
+        path: PathBuf,
+        /// What to do with such a file.
+        advice: String,
+    },
+
+    /// The name of a file to write does not end like one of the formats that are written.
+    #[error(
+        "`{}`: expected a name ending in `.jsonl`, `.json`, `.csv` (also with `.gz` or `.zst` behind it) or `.parquet`",
+        path.display()
+    )]
+    UnknownOutputEnding {
         /// The file.
         path: PathBuf,
     },
 
-    /// A folder holds no file that is read.
-    #[error("`{}` holds no file ending in `.txt`, `.json`, `.jsonl` or `.csv`", path.display())]
+    /// A file to write that is one of those that are read.
+    #[error("`{}` is read and would be overwritten: give another name to the output", path.display())]
+    OverwritesInput {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A row does not fit the form of the file that it is written to.
+    #[error("`{}`, row {row}: {problem}", path.display())]
+    Unwritable {
+        /// The file being written.
+        path: PathBuf,
+        /// 1-based number of the row.
+        row: u64,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+
+    /// A folder or archive holds no file that is read.
+    #[error("`{}` holds no file ending in {}", path.display(), crate::records::READ_ENDINGS)]
     EmptyFolder {
         /// The folder.
         path: PathBuf,
@@ -104,6 +143,20 @@ pub enum DataError {
         path: PathBuf,
     },
 
+    /// A benchmark without a question that could be looked for.
+    #[error("`{}` holds no question of 13 Chinese characters (52 letters) or more: shorter ones stand in many texts by chance", path.display())]
+    NoQuestions {
+        /// The file or folder.
+        path: PathBuf,
+    },
+
+    /// A file was written to while it was read.
+    #[error("`{}` was changed while it was read: run again when it is complete", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// No sample is left after skipping and dropping.
     #[error("no sample is left of {rows} rows: {reasons}")]
     NoSamples {
@@ -113,6 +166,15 @@ pub enum DataError {
         reasons: String,
     },
 
+    /// A signature file of a deduplication cannot be used.
+    #[error("`{}` {problem}", path.display())]
+    Signatures {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+
     /// An option has a value that cannot work.
     #[error("`{option}`: {problem}")]
     Option {
@@ -120,6 +182,35 @@ pub enum DataError {
         option: &'static str,
         /// What was expected and what to do.
         problem: String,
+    },
+
+    /// A line of a rule file is no regular expression.
+    #[error("{}:{line}: `{pattern}` is no regular expression: {message}; correct the line or remove it", path.display())]
+    Rule {
+        /// The rule file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// The expression.
+        pattern: String,
+        /// The parser's message.
+        message: String,
+    },
+
+    /// The output of the work is one of its inputs, or lies among them.
+    #[error("`{}` would be written into the input `{}`: choose a place outside of it", output.display(), input.display())]
+    OutputInInput {
+        /// The output.
+        output: PathBuf,
+        /// The file or folder.
+        input: PathBuf,
+    },
+
+    /// Another run writes the same output.
+    #[error("`{}` is being written by another run: wait for it, or choose another output", path.display())]
+    Busy {
+        /// The output.
+        path: PathBuf,
     },
 
     /// Text could not be turned into ids or back.
@@ -133,11 +224,25 @@ pub enum DataError {
 pub enum RowProblem {
     /// Bytes that are not UTF-8.
     #[error(
-        "invalid UTF-8 at byte {byte} of {}: expected UTF-8, convert the file \
-         (many Chinese files are GB18030)",
+        "invalid UTF-8 at byte {byte} of {}: correct the row, or name the encoding of the file with `encoding`",
         field_or_line(field)
     )]
     InvalidUtf8 {
+        /// 1-based byte in the field, or in the line where no field is known.
+        byte: usize,
+        /// The column, where the format tells it.
+        field: Option<String>,
+    },
+
+    /// Bytes that the encoding of the file does not know.
+    #[error(
+        "byte {byte} of {} is no {encoding}, as which the file is read: correct the row, or name another encoding \
+         with `encoding`",
+        field_or_line(field)
+    )]
+    Undecodable {
+        /// The encoding's name.
+        encoding: &'static str,
         /// 1-based byte in the field, or in the line where no field is known.
         byte: usize,
         /// The column, where the format tells it.
@@ -221,19 +326,23 @@ pub enum RowProblem {
         field: String,
         /// The kind that was expected.
         expected: &'static str,
-        /// The kind that is there.
-        found: &'static str,
+        /// The kind that is there, with the start of the value.
+        found: String,
     },
 
     /// A message with a role that chat templates do not know.
     #[error(
-        "field `{field}`: unknown role `{role}`, expected `system`, `user` (`human`) or `assistant` (`gpt`)"
+        "field `{field}`: unknown role `{role}`, expected `system`, `user` (`human`), `assistant` (`gpt`) or `tool`{}; \
+         name your roles with `tags` in `dataset_info.json`",
+        did_you_mean(nearest)
     )]
     UnknownRole {
         /// The field, with its place inside lists.
         field: String,
         /// The role.
         role: String,
+        /// The nearest of the roles that are known.
+        nearest: Option<String>,
     },
 
     /// A weight that the loss of a message cannot have.
@@ -255,18 +364,69 @@ pub enum RowProblem {
     )]
     NoAnswer,
 
-    /// Two answers of which one is to be preferred.
-    #[error("`chosen` and `rejected` mark a preference pair: expected one answer, keep only the chosen one")]
-    PreferencePair,
+    /// A text with turns that does not go on with one of their marks.
+    #[error("field `{field}`: expected `<s>Human: ` or `<s>Assistant: `, found `{found}`")]
+    Transcript {
+        /// The column.
+        field: String,
+        /// What is there.
+        found: String,
+    },
 
-    /// An answer that the row says is wanted or unwanted.
+    /// Two answers of which one is to be preferred, where one answer is learned.
     #[error(
-        "field `{field}` says whether the answer is wanted, as KTO learns it: expected wanted answers only, \
-         remove the rows where it is false, then the field"
+        "`{chosen}` and `{rejected}` mark a preference pair: expected one answer, for preference tuning is not there \
+         yet (docs/roadmap.md); keep only the wanted one"
+    )]
+    PreferencePair {
+        /// The column of the wanted answer.
+        chosen: String,
+        /// The column of the unwanted answer.
+        rejected: String,
+    },
+
+    /// A preference pair without one of its answers.
+    #[error("field `{column}`: expected an answer, found none")]
+    NoPairAnswer {
+        /// The column.
+        column: String,
+    },
+
+    /// A preference pair whose answers do not follow the same messages.
+    #[error(
+        "`{chosen}` and `{rejected}` do not answer the same messages: expected two answers to one prompt"
+    )]
+    DifferentPrompts {
+        /// The column of the wanted answer.
+        chosen: String,
+        /// The column of the unwanted answer.
+        rejected: String,
+    },
+
+    /// An answer that the row says is wanted or unwanted, where every answer is learned.
+    #[error(
+        "field `{field}` says whether the answer is wanted, as KTO learns it: expected wanted answers only, for \
+         preference tuning is not there yet (docs/roadmap.md); remove the rows where it is false, then the field"
     )]
     JudgedAnswer {
         /// The column.
-        field: &'static str,
+        field: String,
+    },
+
+    /// A row that another form cannot hold.
+    #[error("the form `{form}` has no place for {what}: choose another one with `--to`")]
+    NoPlace {
+        /// The form.
+        form: &'static str,
+        /// What the row has.
+        what: &'static str,
+    },
+
+    /// A rule of cleaning could not be applied to the text.
+    #[error("the rule {message}")]
+    Rule {
+        /// The rule and what went wrong.
+        message: String,
     },
 
     /// The chat template refused the conversation.
@@ -285,7 +445,7 @@ impl RowProblem {
             self,
             Self::InvalidJson { rest_is_readable: false, .. }
                 | Self::DuplicateColumn { .. }
-                | Self::PreferencePair
+                | Self::PreferencePair { .. }
                 | Self::JudgedAnswer { .. }
         )
     }
@@ -294,6 +454,7 @@ impl RowProblem {
     pub fn reason(&self) -> String {
         match self {
             Self::InvalidUtf8 { .. } => "invalid UTF-8".to_owned(),
+            Self::Undecodable { encoding, .. } => format!("invalid {encoding}"),
             Self::InvalidJson { .. } => "invalid JSON".to_owned(),
             Self::NotAnObject { .. } => "not a JSON object".to_owned(),
             Self::FieldCount { .. } => "wrong number of fields".to_owned(),
@@ -306,8 +467,13 @@ impl RowProblem {
             Self::LossWeight { .. } => "wrong `loss_weight`".to_owned(),
             Self::NoWeight => "every `loss_weight` is 0".to_owned(),
             Self::NoAnswer => "no answer".to_owned(),
-            Self::PreferencePair => "preference pair".to_owned(),
+            Self::Transcript { .. } => "text without marks of its turns".to_owned(),
+            Self::PreferencePair { .. } => "preference pair".to_owned(),
+            Self::NoPairAnswer { column } => format!("no answer in `{column}`"),
+            Self::DifferentPrompts { .. } => "answers to different prompts".to_owned(),
             Self::JudgedAnswer { field } => format!("`{field}` says whether the answer is wanted"),
+            Self::Rule { .. } => "a rule cannot be applied".to_owned(),
+            Self::NoPlace { form, what } => format!("no place in `{form}` for {what}"),
             Self::Template { .. } => "refused by the chat template".to_owned(),
         }
     }
@@ -334,7 +500,7 @@ fn list(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn did_you_mean(nearest: &Option<String>) -> String {
+pub(crate) fn did_you_mean(nearest: &Option<String>) -> String {
     nearest.as_ref().map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 

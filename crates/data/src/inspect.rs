@@ -25,19 +25,26 @@ pub fn render(sample: &Sample, tokenizer: &Tokenizer, color: bool) -> Result<Str
         sample.ids.len(),
         sample.trained_tokens()
     );
-    let mut start = 0;
-    for run in sample.loss_weights.chunk_by(|a, b| (*a > 0.0) == (*b > 0.0)) {
-        let end = start + run.len();
-        let span = span(&sample.ids, start, end, tokenizer)?;
-        if run[0] > 0.0 {
-            text.push_str(&format!("{trained}⟦{span}⟧{reset}"));
-        } else {
-            text.push_str(&span);
+    for (span, is_trained) in stretches(sample, tokenizer)? {
+        match is_trained {
+            true => text.push_str(&format!("{trained}⟦{span}⟧{reset}")),
+            false => text.push_str(&span),
         }
-        start = end;
     }
     text.push('\n');
     Ok(text)
+}
+
+/// The text of a sample, special tokens spelled out, in stretches that are learned or not.
+pub fn stretches(sample: &Sample, tokenizer: &Tokenizer) -> Result<Vec<(String, bool)>> {
+    let mut start = 0;
+    let mut stretches = Vec::new();
+    for run in sample.loss_weights.chunk_by(|a, b| (*a > 0.0) == (*b > 0.0)) {
+        let end = start + run.len();
+        stretches.push((span(&sample.ids, start, end, tokenizer)?, run[0] > 0.0));
+        start = end;
+    }
+    Ok(stretches)
 }
 
 /// The text that `ids[start..end]` adds to the text before it: decoded alone, a span could lose its first space.

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{DataError, Result};
+use crate::records::{ReadOptions, TextUnit};
 
 /// What happens to a row that has more tokens than `cutoff_len`.
 ///
@@ -46,6 +47,62 @@ pub enum OnBadRow {
     ///
     /// zh: 跳过该行，并按原因计数。
     Skip,
+}
+
+/// What of a token file (`.bin`) becomes a sample.
+///
+/// zh: 词元文件（`.bin`）的哪一部分成为一个样本。
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenFileUnit {
+    /// Each document, which ends with the end-of-text token; longer ones are cut into pieces as texts are.
+    ///
+    /// zh: 每篇文档（以文本结束词元结尾）；过长的与文本一样切块。
+    #[default]
+    Documents,
+    /// Each `cutoff_len` ids in a row, whatever documents they belong to; the rest of a data set is left out. So
+    /// Baby-Llama2 reads its files.
+    ///
+    /// zh: 每连续 `cutoff_len` 个词元，不论属于哪些文档；数据集末尾的余数略去。Baby-Llama2 即如此读取。
+    Rows,
+}
+
+/// How several datasets become one.
+///
+/// zh: 多个数据集如何合为一个。
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MixStrategy {
+    /// One after another: every sample once a pass.
+    ///
+    /// zh: 首尾相接：每遍每个样本一次。
+    #[default]
+    Concat,
+    /// In turn, or by `interleave_probs`, until one dataset has no samples left; the rest of the others is not used.
+    ///
+    /// zh: 轮流（或按 `interleave_probs`）取样，直到某个数据集取完；其余数据集剩下的不用。
+    InterleaveUnder,
+    /// In turn, or by `interleave_probs`, until all datasets were used up; those that end before begin again.
+    ///
+    /// zh: 轮流（或按 `interleave_probs`）取样，直到所有数据集都取完；先取完的从头再来。
+    InterleaveOver,
+}
+
+/// How samples for validation are chosen.
+///
+/// zh: 如何选出用于验证的样本。
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ValSplit {
+    /// By the seed; other rows may be chosen once rows are added.
+    ///
+    /// zh: 由随机种子决定；增加行之后可能选出别的行。
+    #[default]
+    Random,
+    /// By the content of each row: a row stays where it is when others are added, and equal rows stay together.
+    ///
+    /// zh: 由每行的内容决定：增加其他行时原有的行不变，相同的行总在一起。
+    Hash,
 }
 
 /// One column or several; the texts of several are joined by newlines, those a row lacks are left out.
@@ -115,6 +172,26 @@ pub struct Columns {
     /// zh: 对话的消息列表。
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<String>,
+    /// The functions that the assistant may call, as JSON.
+    ///
+    /// zh: 助手可调用的函数（JSON）。
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<String>,
+    /// The wanted answer of a preference pair.
+    ///
+    /// zh: 偏好对中较好的回答。
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<String>,
+    /// The unwanted answer of a preference pair.
+    ///
+    /// zh: 偏好对中较差的回答。
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
+    /// Whether the answer is wanted (true or false).
+    ///
+    /// zh: 回答是否可取（true 或 false）。
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kto_tag: Option<String>,
 }
 
 impl Columns {
@@ -128,6 +205,10 @@ impl Columns {
             history: self.history.or_else(|| other.history.clone()),
             system: self.system.or_else(|| other.system.clone()),
             messages: self.messages.or_else(|| other.messages.clone()),
+            tools: self.tools.or_else(|| other.tools.clone()),
+            chosen: self.chosen.or_else(|| other.chosen.clone()),
+            rejected: self.rejected.or_else(|| other.rejected.clone()),
+            kto_tag: self.kto_tag.or_else(|| other.kto_tag.clone()),
         }
     }
 }
@@ -161,6 +242,20 @@ pub struct DataOptions {
     ///
     /// zh: 列名与常用名不同时，指定各列的含义。
     pub columns: Columns,
+    /// Encoding of all text files that carry no mark, such as `gb18030`, `big5` or `shift_jis`; without it UTF-8, UTF-16,
+    /// GB18030 (GBK) and Big5 are told by the content.
+    ///
+    /// zh: 所有不带标记的文本文件的编码，如 `gb18030`、`big5` 或 `shift_jis`；不设时按内容识别 UTF-8、UTF-16、
+    /// GB18030（GBK）和 Big5。
+    pub encoding: Option<String>,
+    /// What one document of a `.txt` file is.
+    ///
+    /// zh: `.txt` 文件中一篇文档的单位。
+    pub text_unit: TextUnit,
+    /// What of a token file (`.bin`) becomes a sample.
+    ///
+    /// zh: 词元文件（`.bin`）的哪一部分成为一个样本。
+    pub token_files: TokenFileUnit,
     /// Values for `{{name}}` in the texts of the dataset.
     ///
     /// zh: 数据集文本中 `{{name}}` 的取值。
@@ -181,10 +276,70 @@ pub struct DataOptions {
     ///
     /// zh: 每个数据集最多取前多少行。
     pub max_samples: Option<usize>,
+    /// Rows whose prompt has fewer characters are left out: all messages but the answers, together.
+    ///
+    /// zh: 提示的字符数少于此值的行略去；提示指回答以外的全部消息之和。
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_prompt_chars: Option<usize>,
+    /// Rows whose prompt has more characters are left out.
+    ///
+    /// zh: 提示的字符数多于此值的行略去。
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_prompt_chars: Option<usize>,
+    /// Rows whose answers, together, have fewer characters are left out.
+    ///
+    /// zh: 回答的总字符数少于此值的行略去。
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_answer_chars: Option<usize>,
+    /// Rows whose answers, together, have more characters are left out.
+    ///
+    /// zh: 回答的总字符数多于此值的行略去。
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_answer_chars: Option<usize>,
     /// Part of the samples kept for validation: a fraction below 1, or a count.
     ///
     /// zh: 留作验证的样本：小于 1 为比例，否则为个数。
     pub val_size: f64,
+    /// How samples for validation are chosen.
+    ///
+    /// zh: 如何选出用于验证的样本。
+    pub val_split: ValSplit,
+    /// How several datasets become one. Validation samples are taken out before, so that none is trained on.
+    ///
+    /// zh: 多个数据集如何合为一个。验证样本在此之前取出，不会被训练到。
+    pub mix_strategy: MixStrategy,
+    /// Share of each dataset among the samples, in the order of `dataset`; a list or separated by commas.
+    ///
+    /// zh: 各数据集在样本中所占的份额，按 `dataset` 的顺序；可用列表或逗号分隔。
+    #[serde(deserialize_with = "numbers_or_commas")]
+    #[schemars(with = "NumberList")]
+    pub interleave_probs: Vec<f64>,
+    /// A batch counts blocks of `cutoff_len` tokens, which samples fill by best fit, in place of samples (default: `true`
+    /// for `stage: pt`). Samples in a block do not see each other.
+    ///
+    /// zh: 批次以 `cutoff_len` 个词元的块计数，样本按最佳适配装入块中，而不以样本计数（`stage: pt` 默认为 `true`）。
+    /// 同一块中的样本互不可见。
+    pub packing: Option<bool>,
+    /// `false` lets the documents of a packed `stage: pt` run on into each other, one after another without a gap;
+    /// conversations are always kept apart.
+    ///
+    /// zh: 设为 `false` 时，打包的预训练文档首尾相接、彼此可见；对话始终互不可见。
+    pub neat_packing: bool,
+    /// Steps of samples of similar length. Nothing is padded, so this saves no time; not with `packing`.
+    ///
+    /// zh: 每步取长度相近的样本。这里从不填充，因此并不节省时间；不能与 `packing` 同用。
+    pub group_by_length: bool,
+    /// Folder that keeps the tokenized samples for later runs, whatever their size. Without it only data sets of more than
+    /// 32 MB are kept, in `danlu/tokenized` of the user's cache folder, at most 20 GB. What is kept is known by the content
+    /// of the files, the vocabulary, the template and the options, not by names.
+    ///
+    /// zh: 保存分词结果供以后使用的文件夹，不论大小。不设时只保存超过 32 MB 的数据集，放在用户缓存文件夹的
+    /// `danlu/tokenized` 中，最多 20 GB。结果按文件内容、词表、模板与选项识别，而不按名称。
+    pub tokenized_path: Option<PathBuf>,
+    /// Tokenize again even if the result is kept.
+    ///
+    /// zh: 即使已有保存的结果也重新分词。
+    pub overwrite_cache: bool,
     /// What happens to a row that cannot be read or lacks a column.
     ///
     /// zh: 一行无法读取或缺少列时如何处理。
@@ -207,12 +362,27 @@ impl Default for DataOptions {
             eval_dataset: Vec::new(),
             downloaded: BTreeMap::new(),
             columns: Columns::default(),
+            encoding: None,
+            text_unit: TextUnit::default(),
+            token_files: TokenFileUnit::default(),
             dataset_placeholders: BTreeMap::new(),
             default_system: None,
             cutoff_len: 2048,
             overlong: Overlong::default(),
             max_samples: None,
             val_size: 0.0,
+            val_split: ValSplit::default(),
+            mix_strategy: MixStrategy::default(),
+            interleave_probs: Vec::new(),
+            min_prompt_chars: None,
+            max_prompt_chars: None,
+            min_answer_chars: None,
+            max_answer_chars: None,
+            packing: None,
+            neat_packing: true,
+            group_by_length: false,
+            tokenized_path: None,
+            overwrite_cache: false,
             on_bad_row: OnBadRow::default(),
             train_on_prompt: false,
             mask_history: false,
@@ -221,6 +391,11 @@ impl Default for DataOptions {
 }
 
 impl DataOptions {
+    /// How files are read.
+    pub fn reading(&self) -> ReadOptions {
+        ReadOptions { encoding: self.encoding.clone(), text_unit: self.text_unit }
+    }
+
     /// Checks the values that no dataset could make right.
     pub fn validate(&self) -> Result<()> {
         if self.cutoff_len < 2 {
@@ -233,6 +408,37 @@ impl DataOptions {
         if !self.val_size.is_finite() || self.val_size < 0.0 {
             let problem = format!("found {}: expected a fraction below 1 or a count", self.val_size);
             return Err(DataError::Option { option: "val_size", problem });
+        }
+        if self.val_split == ValSplit::Hash && self.val_size >= 1.0 {
+            let problem = format!(
+                "chooses a share of the rows, found `val_size: {}`: expected a fraction below 1",
+                self.val_size
+            );
+            return Err(DataError::Option { option: "val_split", problem });
+        }
+        if !self.interleave_probs.iter().all(|probability| probability.is_finite() && *probability > 0.0) {
+            let problem =
+                format!("found {:?}: expected a number above 0 for each dataset", self.interleave_probs);
+            return Err(DataError::Option { option: "interleave_probs", problem });
+        }
+        if !self.interleave_probs.is_empty() && self.mix_strategy == MixStrategy::Concat {
+            let problem = "needs `mix_strategy: interleave_under` or `interleave_over`".to_owned();
+            return Err(DataError::Option { option: "interleave_probs", problem });
+        }
+        for (option, least, most) in [
+            ("max_prompt_chars", self.min_prompt_chars, self.max_prompt_chars),
+            ("max_answer_chars", self.min_answer_chars, self.max_answer_chars),
+        ] {
+            if let (Some(least), Some(most)) = (least, most)
+                && least > most
+            {
+                let problem = format!("found {most}: expected at least the minimum, {least}");
+                return Err(DataError::Option { option, problem });
+            }
+        }
+        if self.group_by_length && self.packing == Some(true) {
+            let problem = "sorts samples, `packing` makes blocks of them: set one of the two".to_owned();
+            return Err(DataError::Option { option: "group_by_length", problem });
         }
         if self.mask_history && self.train_on_prompt {
             let problem =
@@ -252,6 +458,26 @@ fn list_or_commas<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Stri
     })
 }
 
+/// Numbers, or a text with commas between them.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum NumberList {
+    Many(Vec<f64>),
+    One(f64),
+    Text(String),
+}
+
+fn numbers_or_commas<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    match NumberList::deserialize(deserializer)? {
+        NumberList::Many(numbers) => Ok(numbers),
+        NumberList::One(number) => Ok(vec![number]),
+        NumberList::Text(text) => {
+            let number = |text: &str| text.trim().parse().map_err(serde::de::Error::custom);
+            text.split(',').filter(|text| !text.trim().is_empty()).map(number).collect()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +489,14 @@ mod tests {
             serde_json::from_str(r#"{"dataset": ["identity", "alpaca_zh_demo"]}"#).unwrap();
         assert_eq!(commas.dataset, ["identity", "alpaca_zh_demo"]);
         assert_eq!(commas, list);
+    }
+
+    #[test]
+    fn probabilities_are_a_list_or_separated_by_commas() {
+        let read = |text: &str| serde_json::from_str::<DataOptions>(text).unwrap().interleave_probs;
+        assert_eq!(read(r#"{"interleave_probs": "0.7, 0.3"}"#), [0.7, 0.3]);
+        assert_eq!(read(r#"{"interleave_probs": [0.7, 0.3]}"#), [0.7, 0.3]);
+        assert!(serde_json::from_str::<DataOptions>(r#"{"interleave_probs": "a,b"}"#).is_err());
     }
 
     #[test]
@@ -283,6 +517,22 @@ mod tests {
         );
         let error = DataOptions { val_size: -0.1, ..Default::default() }.validate().unwrap_err();
         assert_eq!(error.to_string(), "`val_size`: found -0.1: expected a fraction below 1 or a count");
+        let message = |options: DataOptions| options.validate().unwrap_err().to_string();
+        let options = DataOptions { val_size: 3.0, val_split: ValSplit::Hash, ..Default::default() };
+        assert_eq!(
+            message(options),
+            "`val_split`: chooses a share of the rows, found `val_size: 3`: expected a fraction below 1"
+        );
+        let options = DataOptions { interleave_probs: vec![0.5, 0.5], ..Default::default() };
+        assert!(message(options.clone()).contains("needs `mix_strategy: interleave_under`"));
+        let mix_strategy = MixStrategy::InterleaveOver;
+        let options = DataOptions { interleave_probs: vec![0.5, 0.0], mix_strategy, ..options };
+        assert!(message(options).contains("found [0.5, 0.0]: expected a number above 0"));
+        let options =
+            DataOptions { min_answer_chars: Some(6), max_answer_chars: Some(5), ..Default::default() };
+        assert_eq!(message(options), "`max_answer_chars`: found 5: expected at least the minimum, 6");
+        let options = DataOptions { group_by_length: true, packing: Some(true), ..Default::default() };
+        assert!(message(options).starts_with("`group_by_length`: sorts samples"));
         let options = DataOptions { mask_history: true, train_on_prompt: true, ..Default::default() };
         assert_eq!(
             options.validate().unwrap_err().to_string(),

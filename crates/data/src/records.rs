@@ -1,36 +1,55 @@
 //! Files → records: any path, a file or a folder of files, becomes one stream of rows with their file and line.
 //!
-//! The content decides how a `.json` file is read: an array, objects one after another, or one object a line;
-//! `.txt` is one document a file, unless its first line is a JSON object. Columns have no meaning here.
+//! One way: `forms` says by its name what a file is, `input` opens and unpacks it, `encoding` makes UTF-8 of it, and
+//! a reader for each form cuts it into rows. The content decides how a `.json` file is read: an array, objects one after
+//! another, or one object a line; a `.txt` is one document, unless its first line is a JSON object. Memory holds a row,
+//! never a file, but for the sheet of a workbook. Columns have no meaning here.
 
+mod arrow;
 mod csv;
+mod encoding;
+mod forms;
+mod input;
 mod json;
-mod jsonl;
+mod json_lines;
+mod parquet;
+mod scalar;
 mod text;
+mod workbook;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::csv::ByteRecord;
+use encoding_rs::Encoding;
 use fs_err as fs;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{DataError, Result, RowProblem};
+use self::encoding::{FileText, Utf8Reader, encoding_named};
+use self::forms::{FileKind, Form, is_beside_data, list_folder, refusal};
+use self::input::{Archive, InputFile, open_packed};
+use crate::error::{DataError, Result};
+
+pub use self::forms::{READ_ENDINGS, split_sheet};
 
 /// Where a record begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The file.
+    /// The file; of an archive, with the name of the member behind it, of a workbook, with the sheet behind `#`.
     pub path: Arc<Path>,
-    /// 1-based line of the record's first byte.
+    /// 1-based line of the record's first byte; in `.parquet`, `.arrow` and `.xlsx`, which have no lines,
+    /// the 1-based row.
     pub line: u64,
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}", self.path.display(), self.line)
+        let word = if forms::has_rows(&self.path) { "row " } else { "" };
+        write!(formatter, "{}:{word}{}", self.path.display(), self.line)
     }
 }
 
@@ -52,46 +71,279 @@ pub struct Record {
     pub source: Source,
 }
 
-type FileRecords = Box<dyn Iterator<Item = Result<Record>>>;
+/// What one document of a `.txt` file is.
+///
+/// zh: `.txt` 文件中一篇文档的单位。
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TextUnit {
+    /// The whole file; one above 16 MiB is cut between paragraphs.
+    ///
+    /// zh: 整个文件；超过 16 MiB 的文件在段落之间切开。
+    #[default]
+    File,
+    /// Each line that is not blank.
+    ///
+    /// zh: 每个非空行。
+    Line,
+    /// The lines between blank lines.
+    ///
+    /// zh: 空行之间的各行。
+    Paragraph,
+}
+
+/// How files are read where they do not say it themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Label of the encoding of all text files (`gb18030`, `big5`, `utf-16le`, …); found in the content where absent.
+    pub encoding: Option<String>,
+    /// What a document of a `.txt` file is.
+    pub text_unit: TextUnit,
+}
+
+/// A row that is found but not yet understood, so that rows can be parsed on many threads.
+#[derive(Debug)]
+pub struct RawRecord {
+    row: RawRow,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum RawRow {
+    Json {
+        bytes: Vec<u8>,
+        file: Arc<FileText>,
+        /// Bytes before it on its first line.
+        before: usize,
+        expected: &'static str,
+    },
+    Csv {
+        fields: ByteRecord,
+        file: Arc<FileText>,
+        names: Arc<[String]>,
+    },
+    Ready(Content),
+}
+
+impl RawRecord {
+    /// Where it begins.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Bytes that the row takes, as a measure of the work.
+    pub fn bytes(&self) -> usize {
+        match &self.row {
+            RawRow::Json { bytes, .. } => bytes.len(),
+            RawRow::Csv { fields, .. } => fields.as_slice().len(),
+            RawRow::Ready(Content::Text(text)) => text.len(),
+            RawRow::Ready(Content::Fields(fields)) => {
+                fields.values().map(|value| value.as_str().map_or(8, str::len)).sum()
+            }
+        }
+    }
+
+    /// The row with its columns.
+    ///
+    /// # Errors
+    /// [`DataError::Row`], after which the next rows can still be read.
+    pub fn parse(self) -> Result<Record> {
+        let Self { row, source } = self;
+        let content = match row {
+            RawRow::Ready(content) => Ok(content),
+            RawRow::Csv { fields, file, names } => csv::fields(&fields, &names, &file).map(Content::Fields),
+            RawRow::Json { bytes, file, before, expected } => {
+                return json::parse(&bytes, before, expected, &file, source);
+            }
+        };
+        match content {
+            Ok(content) => Ok(Record { content, source }),
+            Err(problem) => Err(DataError::Row { at: source, problem }),
+        }
+    }
+}
+
+type FileRecords = Box<dyn Iterator<Item = Result<RawRecord>> + Send>;
+
+/// A file, or a member of an archive, that is still to be read.
+enum Waiting {
+    File(PathBuf),
+    Member(Arc<Archive>, usize),
+}
 
 /// The records of a file, or of all files of a folder and its subfolders in the order of their names.
 ///
-/// After an error that [`RowProblem::can_be_skipped`], iteration goes on with the next row.
+/// After an error that [`RowProblem::can_be_skipped`](crate::RowProblem::can_be_skipped), iteration goes on with the next row.
 pub struct Records {
-    files: VecDeque<PathBuf>,
+    waiting: VecDeque<Waiting>,
     current: Option<FileRecords>,
+    /// Of the current file, until its encoding is told.
+    text: Option<Arc<FileText>>,
+    encoding: Result<Option<&'static Encoding>, String>,
+    text_unit: TextUnit,
     ignored: Vec<PathBuf>,
+    notices: Vec<String>,
 }
 
 impl Records {
-    /// Lists what is under `path`. Files of a folder with another ending are [`ignored`](Self::ignored).
+    /// Lists what is under `path`, read with the usual options. Files of a folder with another ending, and those that
+    /// only accompany data (a licence, a readme), are [`ignored`](Self::ignored).
+    ///
+    /// Of a workbook, `book.xlsx#name` is the sheet of that name.
+    ///
+    /// # Errors
+    /// A path that is not there; a folder without a file that is read.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut files = VecDeque::new();
+        Self::open_with(path, &ReadOptions::default())
+    }
+
+    /// As [`open`](Self::open), read as `options` says.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Self> {
+        let mut files = Vec::new();
         let mut ignored = Vec::new();
-        if fs::metadata(path)?.is_dir() {
+        if fs::metadata(split_sheet(path).0)?.is_dir() {
             list_folder(path, &mut files, &mut ignored)?;
             if files.is_empty() {
                 return Err(DataError::EmptyFolder { path: path.to_owned() });
             }
         } else {
-            files.push_back(path.to_owned());
+            files.push(path.to_owned());
         }
-        Ok(Self { files, current: None, ignored })
+        Ok(Self { ignored, ..Self::of_files_with(files, options) })
     }
 
     /// The records of `files` in this order.
     pub fn of_files(files: Vec<PathBuf>) -> Self {
-        Self { files: files.into(), current: None, ignored: Vec::new() }
+        Self::of_files_with(files, &ReadOptions::default())
+    }
+
+    /// The records of `files` in this order, read as `options` says.
+    pub fn of_files_with(files: Vec<PathBuf>, options: &ReadOptions) -> Self {
+        Self {
+            waiting: files.into_iter().map(Waiting::File).collect(),
+            current: None,
+            text: None,
+            encoding: options.encoding.as_deref().map(encoding_named).transpose(),
+            text_unit: options.text_unit,
+            ignored: Vec::new(),
+            notices: Vec::new(),
+        }
     }
 
     /// The files whose records are still to come, in order.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(PathBuf::as_path)
+        self.waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::File(path) => Some(path.as_path()),
+            Waiting::Member(..) => None,
+        })
     }
 
-    /// Files of the folder that are not read because of their ending.
+    /// Files of the folder that are not read because of their name.
     pub fn ignored(&self) -> &[PathBuf] {
         &self.ignored
+    }
+
+    /// What the user should know of the files read since the last call: encodings other than UTF-8, members of archives
+    /// and sheets of workbooks that are not read.
+    pub fn take_notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// The next row, not yet parsed.
+    pub fn next_raw(&mut self) -> Option<Result<RawRecord>> {
+        loop {
+            if let Some(current) = &mut self.current {
+                let record = current.next();
+                self.tell_encoding(record.is_none());
+                if record.is_some() {
+                    return record;
+                }
+                self.current = None;
+            }
+            let opened = match self.waiting.pop_front()? {
+                Waiting::File(path) => self.open_file(path),
+                Waiting::Member(archive, member) => self.open_member(&archive, member),
+            };
+            match opened {
+                Ok(records) => self.current = records,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    fn tell_encoding(&mut self, is_end: bool) {
+        let Some(text) = &self.text else { return };
+        if let Some(encoding) = text.found() {
+            self.notices.push(format!(
+                "`{}` is not UTF-8: read as {}; name another encoding with `encoding` if the text looks wrong",
+                text.path.display(),
+                encoding.name()
+            ));
+        }
+        if is_end || text.found().is_some() {
+            self.text = None;
+        }
+    }
+
+    fn open_file(&mut self, path: PathBuf) -> Result<Option<FileRecords>> {
+        let (file, sheet) = split_sheet(&path);
+        let kind = FileKind::of(file).ok_or_else(|| refusal(&path))?;
+        let named: Arc<Path> = path.as_path().into();
+        match kind.form {
+            Form::Arrow => Ok(Some(Box::new(arrow::ArrowRows::open(named)?))),
+            Form::Parquet => Ok(Some(Box::new(parquet::ParquetRows::open(named)?))),
+            Form::Workbook => {
+                let (rows, notice) = workbook::SheetRows::open(file, sheet)?;
+                self.notices.extend(notice);
+                Ok(Some(Box::new(rows)))
+            }
+            Form::Archive => {
+                let (archive, ignored) = Archive::open(file)?;
+                self.notices.extend(ignored);
+                let archive = Arc::new(archive);
+                for member in (0..archive.members.len()).rev() {
+                    self.waiting.push_front(Waiting::Member(archive.clone(), member));
+                }
+                Ok(None)
+            }
+            form => {
+                let input = open_packed(InputFile::open(file)?, kind.packing)?;
+                self.open_text(named, form, input).map(Some)
+            }
+        }
+    }
+
+    fn open_member(&mut self, archive: &Archive, member: usize) -> Result<Option<FileRecords>> {
+        let (path, kind) = archive.member(member);
+        let input = open_packed(archive.read(member)?, kind.packing)?;
+        self.open_text(path.into(), kind.form, input).map(Some)
+    }
+
+    fn open_text(
+        &mut self,
+        path: Arc<Path>,
+        form: Form,
+        input: Box<dyn std::io::Read + Send>,
+    ) -> Result<FileRecords> {
+        let forced =
+            self.encoding.clone().map_err(|problem| DataError::Option { option: "encoding", problem })?;
+        let text = Arc::new(FileText::new(path, forced));
+        self.text = Some(text.clone());
+        let mut reader = Utf8Reader::new(input, text.clone());
+        if let Form::Csv { separator } = form {
+            return Ok(Box::new(csv::CsvRows::open(reader, text, separator)?));
+        }
+        let is_text = form == Form::Text;
+        Ok(match json::shape(reader.peek_line()?) {
+            json::Shape::Array if !is_text => Box::new(json::JsonValues::array(reader, text)),
+            json::Shape::OpenObject if form == Form::Json => Box::new(json::JsonValues::stream(reader, text)),
+            json::Shape::Object if is_text => Box::new(json_lines::JsonLines::new(reader, text)),
+            _ if is_text => Box::new(text::Documents::new(reader, text, self.text_unit)),
+            _ => Box::new(json_lines::JsonLines::new(reader, text)),
+        })
     }
 }
 
@@ -99,105 +351,8 @@ impl Iterator for Records {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(current) = &mut self.current {
-                if let Some(record) = current.next() {
-                    return Some(record);
-                }
-                self.current = None;
-            }
-            match open_file(self.files.pop_front()?.as_path().into()) {
-                Ok(records) => self.current = Some(records),
-                Err(error) => return Some(Err(error)),
-            }
-        }
+        Some(self.next_raw()?.and_then(RawRecord::parse))
     }
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Ending {
-    Text,
-    Json,
-    JsonLines,
-    Csv,
-}
-
-impl Ending {
-    fn of(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "txt" => Some(Self::Text),
-            "json" => Some(Self::Json),
-            "jsonl" => Some(Self::JsonLines),
-            "csv" => Some(Self::Csv),
-            _ => None,
-        }
-    }
-}
-
-fn list_folder(folder: &Path, files: &mut VecDeque<PathBuf>, ignored: &mut Vec<PathBuf>) -> Result<()> {
-    let mut entries = fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        // Links to folders are not followed: they could lead in circles.
-        if entry.file_type()?.is_dir() {
-            list_folder(&path, files, ignored)?;
-        } else if Ending::of(&path).is_some() {
-            files.push_back(path);
-        } else {
-            ignored.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn open_file(path: Arc<Path>) -> Result<FileRecords> {
-    let Some(ending) = Ending::of(&path) else {
-        return Err(DataError::UnknownEnding { path: path.to_path_buf() });
-    };
-    if ending == Ending::Csv {
-        return Ok(Box::new(csv::CsvRows::open(path)?));
-    }
-    let start = first_line(&path)?;
-    Ok(match (start.trim_ascii_start().first(), ending) {
-        (Some(b'['), Ending::Json | Ending::JsonLines) => Box::new(json::JsonValues::array(path)?),
-        (Some(b'{'), Ending::Json) if object_continues(&start) => Box::new(json::JsonValues::stream(path)?),
-        (_, Ending::Json | Ending::JsonLines) => Box::new(jsonl::JsonLines::open(path)?),
-        (Some(b'{'), _) if serde_json::from_slice::<Map<String, Value>>(&start).is_ok() => {
-            Box::new(jsonl::JsonLines::open(path)?)
-        }
-        _ => Box::new(text::TextDocument::new(path)),
-    })
-}
-
-/// The first line that is not blank, without a byte order mark.
-fn first_line(path: &Path) -> Result<Vec<u8>> {
-    let mut file = BufReader::new(fs::File::open(path)?);
-    let mut line = Vec::new();
-    let mut first = true;
-    loop {
-        line.clear();
-        if file.read_until(b'\n', &mut line)? == 0 {
-            return Ok(Vec::new());
-        }
-        if std::mem::take(&mut first) {
-            line.drain(..byte_order_mark(&line));
-        }
-        if !line.trim_ascii().is_empty() {
-            return Ok(line);
-        }
-    }
-}
-
-/// Whether the object that a line opens is not closed on it: a pretty-printed object, not a row of JSON lines.
-fn object_continues(line: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(line).is_err_and(|error| error.is_eof())
-}
-
-/// Length of the UTF-8 byte order mark at the start of a file: 3 or 0.
-fn byte_order_mark(bytes: &[u8]) -> usize {
-    const MARK: &[u8] = b"\xef\xbb\xbf";
-    if bytes.starts_with(MARK) { MARK.len() } else { 0 }
 }
 
 pub(crate) fn kind_of(value: &Value) -> &'static str {
@@ -208,23 +363,5 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
-    }
-}
-
-fn object_record(value: Value, source: Source) -> Result<Record> {
-    match value {
-        Value::Object(fields) => Ok(Record { content: Content::Fields(fields), source }),
-        other => {
-            Err(DataError::Row { at: source, problem: RowProblem::NotAnObject { found: kind_of(&other) } })
-        }
-    }
-}
-
-/// The parser's message without the place, which is told apart.
-fn json_message(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    match message.rfind(" at line ") {
-        Some(end) => message[..end].to_owned(),
-        None => message,
     }
 }

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::RowProblem;
+use crate::packing::PackingReport;
 use crate::records::Source;
 
 /// Rows skipped for one reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// How many.
     pub rows: u64,
@@ -19,7 +21,7 @@ pub struct Skipped {
 }
 
 /// Lengths of rows in tokens, before any is dropped or cut: what `cutoff_len` is chosen by.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LengthPercentiles {
     /// Half of the rows are at most this long.
     pub p50: usize,
@@ -32,18 +34,35 @@ pub struct LengthPercentiles {
 }
 
 impl LengthPercentiles {
-    pub(crate) fn of(mut lengths: Vec<usize>) -> Self {
-        lengths.sort_unstable();
-        let at = |percent: usize| {
-            let rank = (lengths.len() * percent).div_ceil(100).max(1) - 1;
-            lengths.get(rank).copied().unwrap_or(0)
+    /// Of rows counted by their length.
+    pub(crate) fn of(lengths: &BTreeMap<usize, u64>) -> Self {
+        let rows: u64 = lengths.values().sum();
+        let at = |percent: u64| {
+            let mut rank = (rows * percent).div_ceil(100).max(1);
+            let mut reached = lengths.iter().find(|&(_, &count)| {
+                let is_here = rank <= count;
+                rank = rank.saturating_sub(count);
+                is_here
+            });
+            reached.take().map_or(0, |(&length, _)| length)
         };
         Self { p50: at(50), p90: at(90), p99: at(99), longest: at(100) }
     }
 }
 
+/// Where tokenized samples are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheReport {
+    /// The folder.
+    pub path: PathBuf,
+    /// What it takes.
+    pub bytes: u64,
+    /// Whether an earlier run had made it.
+    pub reused: bool,
+}
+
 /// The account of a loaded dataset.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DatasetReport {
     /// Rows and documents read, with those that were skipped or dropped.
     pub rows: u64,
@@ -57,6 +76,9 @@ pub struct DatasetReport {
     pub truncated: u64,
     /// Answer tokens lost by these cuts.
     pub cut_answer_tokens: u64,
+    /// Conversations that a limit on characters left out, by the option that did.
+    #[serde(default)]
+    pub filtered: BTreeMap<String, u64>,
     /// Documents without text and conversations with an empty answer, left out.
     pub empty: u64,
     /// Conversations used whose messages spell out special tokens, which became text.
@@ -71,11 +93,32 @@ pub struct DatasetReport {
     pub lengths: LengthPercentiles,
     /// Rows in which a placeholder has no value, by its name.
     pub unfilled_placeholders: BTreeMap<String, u64>,
+    /// How full the blocks are, where samples are packed.
+    #[serde(default)]
+    pub packing: Option<PackingReport>,
+    /// Where the tokenized samples are kept.
+    #[serde(default)]
+    pub cache: Option<CacheReport>,
     /// Other remarks: files that were not read, columns that nothing uses.
     pub notices: Vec<String>,
 }
 
 impl DatasetReport {
+    /// Adds what reading counted to what tokenizing counted.
+    pub(crate) fn join_reading(&mut self, read: Self) {
+        self.rows += read.rows;
+        for (reason, Skipped { rows, first }) in read.skipped {
+            self.skipped.entry(reason).or_insert_with(|| Skipped { rows: 0, first }).rows += rows;
+        }
+        for (option, rows) in read.filtered {
+            *self.filtered.entry(option).or_default() += rows;
+        }
+        for (name, rows) in read.unfilled_placeholders {
+            *self.unfilled_placeholders.entry(name).or_default() += rows;
+        }
+        self.notices.splice(0..0, read.notices);
+    }
+
     pub(crate) fn count_skipped(&mut self, at: &Source, problem: &RowProblem) {
         let first = || Skipped { rows: 0, first: format!("{at}: {problem}") };
         self.skipped.entry(problem.reason()).or_insert_with(first).rows += 1;
@@ -83,11 +126,10 @@ impl DatasetReport {
 
     /// Why rows were left out, with counts, in one line.
     pub(crate) fn losses(&self) -> String {
-        let mut losses: Vec<String> = self
-            .skipped
-            .iter()
-            .map(|(reason, skipped)| format!("{} skipped ({reason})", skipped.rows))
-            .collect();
+        let skipped =
+            self.skipped.iter().map(|(reason, skipped)| format!("{} skipped ({reason})", skipped.rows));
+        let filtered = self.filtered.iter().map(|(option, rows)| format!("{rows} outside `{option}`"));
+        let mut losses: Vec<String> = skipped.chain(filtered).collect();
         for (count, what) in [
             (self.dropped_overlong, "longer than `cutoff_len`"),
             (self.dropped_prompt_too_long, "whose prompt alone is longer than `cutoff_len`"),
@@ -138,6 +180,9 @@ impl fmt::Display for DatasetReport {
                 self.dropped_prompt_too_long
             )?;
         }
+        for (option, rows) in &self.filtered {
+            write!(formatter, "\ndropped {rows} rows outside `{option}`")?;
+        }
         if self.empty > 0 {
             write!(formatter, "\ndropped {} rows without text or with an empty answer", self.empty)?;
         }
@@ -154,6 +199,18 @@ impl fmt::Display for DatasetReport {
                 "\nplaceholder `{{{{{name}}}}}` has no value in {rows} rows: set `dataset_placeholders.{name}`"
             )?;
         }
+        if let Some(PackingReport { blocks, budget, efficiency, .. }) = self.packing {
+            let percent = 100.0 * efficiency;
+            write!(
+                formatter,
+                "\npacked into {blocks} blocks of {budget} tokens, {percent:.2} % of them filled"
+            )?;
+        }
+        if let Some(CacheReport { path, bytes, reused }) = &self.cache {
+            let (verb, megabytes) =
+                (if *reused { "were taken from" } else { "are kept in" }, bytes / 1_000_000);
+            write!(formatter, "\ntokenized samples {verb} `{}` ({megabytes} MB)", path.display())?;
+        }
         for notice in &self.notices {
             write!(formatter, "\n{notice}")?;
         }
@@ -167,7 +224,11 @@ mod tests {
 
     #[test]
     fn percentiles_are_lengths_of_rows() {
-        let of = LengthPercentiles::of;
+        let of = |rows: Vec<usize>| {
+            let mut lengths = BTreeMap::new();
+            rows.into_iter().for_each(|length| *lengths.entry(length).or_default() += 1);
+            LengthPercentiles::of(&lengths)
+        };
         assert_eq!(of(Vec::new()), LengthPercentiles::default());
         assert_eq!(of(vec![7]), LengthPercentiles { p50: 7, p90: 7, p99: 7, longest: 7 });
         let hundred = of((1..=100).rev().collect());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::dataset_format::{Layout, Purpose, Row, Tags};
+use crate::dataset_format::{Layout, Purpose, Row, RowLengths, Tags};
 use crate::dataset_info::locate;
 use crate::error::{DataError, Result, RowProblem};
 use crate::options::{Columns, DataOptions, OnBadRow};
@@ -34,15 +34,13 @@ impl<'a> Rows<'a> {
     ) -> Result<Self> {
         let located = locate(name, options)?;
         let records = match &located.files {
-            Some(files) => Records::of_files(files.clone()),
-            None => Records::open(&located.path)?,
+            Some(files) => Records::of_files_with(files.clone(), &options.reading()),
+            None => Records::open_with(&located.path, &options.reading())?,
         };
         for path in records.ignored() {
-            report.notices.push(format!("not read because of its ending: `{}`", path.display()));
+            report.notices.push(format!("not read because of its name: `{}`", path.display()));
         }
-        for column in &located.unused_columns {
-            report.notices.push(format!("column `{column}` of dataset `{name}` is not used"));
-        }
+        report.notices.extend(located.notices);
         let columns = options.columns.clone().or(&located.columns);
         Ok(Self {
             options,
@@ -55,28 +53,66 @@ impl<'a> Rows<'a> {
         })
     }
 
+    /// The files that are still to come.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.records.files()
+    }
+
+    /// Everything beside the options and the files that decides what rows mean.
+    pub(crate) fn meaning(&self) -> String {
+        let RowReader { purpose, columns, tags, .. } = &self.reader;
+        format!("{purpose:?} {columns:?} {tags:?} {:?}", self.limit)
+    }
+
     /// The next row, counted in `report` with those that are skipped before it.
     pub(crate) fn next(&mut self, report: &mut DatasetReport) -> Result<Option<(Row, Source)>> {
         if self.limit.is_some_and(|limit| self.taken >= limit) {
             return Ok(None);
         }
         while let Some(record) = self.records.next() {
+            report.notices.extend(self.records.take_notices());
             self.is_empty = false;
             report.rows += 1;
             let default_system = self.options.default_system.as_deref();
             match record.and_then(|record| self.reader.row(record, default_system)) {
                 Ok((row, source)) => {
+                    let row = fill_placeholders(row, self.options, report);
+                    if let Some(option) = outside_limit(&row, self.options) {
+                        *report.filtered.entry(option.to_owned()).or_default() += 1;
+                        continue;
+                    }
                     self.taken += 1;
-                    return Ok(Some((fill_placeholders(row, self.options, report), source)));
+                    return Ok(Some((row, source)));
                 }
                 Err(error) => skip_or_fail(error, self.options, report)?,
             }
         }
+        report.notices.extend(self.records.take_notices());
         if self.is_empty {
             return Err(DataError::Empty { path: self.path.clone() });
         }
         Ok(None)
     }
+}
+
+/// The option whose limit on characters the prompt or an answer of a row does not keep.
+fn outside_limit(row: &Row, options: &DataOptions) -> Option<&'static str> {
+    let DataOptions { min_prompt_chars, max_prompt_chars, min_answer_chars, max_answer_chars, .. } = options;
+    let limits = [min_prompt_chars, max_prompt_chars, min_answer_chars, max_answer_chars];
+    // Most runs have no limit, and characters take time to count.
+    if limits.into_iter().all(Option::is_none) {
+        return None;
+    }
+    let RowLengths { prompt, answers } = row.lengths()?;
+    let is_answer = |is_outside: &dyn Fn(usize) -> bool| answers.iter().any(|&answer| is_outside(answer));
+    [
+        ("min_prompt_chars", min_prompt_chars.is_some_and(|least| prompt < least)),
+        ("max_prompt_chars", max_prompt_chars.is_some_and(|most| prompt > most)),
+        ("min_answer_chars", min_answer_chars.is_some_and(|least| is_answer(&|answer| answer < least))),
+        ("max_answer_chars", max_answer_chars.is_some_and(|most| is_answer(&|answer| answer > most))),
+    ]
+    .into_iter()
+    .find_map(|(option, is_outside)| is_outside.then_some(option))
 }
 
 /// Counts a bad row if `on_bad_row` says so, else gives the error back.
@@ -103,11 +139,11 @@ fn fill_placeholders(row: Row, options: &DataOptions, report: &mut DatasetReport
         // Braces of a corpus are its own unless placeholders were asked for.
         Row::Document(text) if values.is_empty() => Row::Document(text),
         Row::Document(text) => Row::Document(placeholders::fill(&text, values, &mut unfilled)),
-        Row::Conversation(mut conversation) => {
-            for message in &mut conversation.messages {
+        mut row => {
+            for message in row.messages_mut() {
                 message.content = placeholders::fill(&message.content, values, &mut unfilled);
             }
-            Row::Conversation(conversation)
+            row
         }
     };
     for name in unfilled {

@@ -59,18 +59,11 @@ pub enum Outcome {
     },
 }
 
-/// Turns a document into samples: the beginning-of-text token if the tokenizer adds one, the text, the
-/// end-of-text token; special tokens spelled out in the text are text.
-///
-/// Every token but the first is learned exactly once.
-pub fn document_samples(
-    text: &str,
-    tokenizer: &Tokenizer,
-    options: &DataOptions,
-    source: Source,
-) -> Result<Outcome> {
+/// The ids of a document: the beginning-of-text token if the tokenizer adds one, the text, the end-of-text token; special
+/// tokens spelled out in the text are text. None of a document without text.
+pub fn document_ids(text: &str, tokenizer: &Tokenizer) -> Result<Option<Vec<u32>>> {
     if text.trim().is_empty() {
-        return Ok(Outcome::Empty);
+        return Ok(None);
     }
     let eos = tokenizer.eos_id().ok_or_else(|| {
         DataError::Tokenizer(
@@ -80,21 +73,43 @@ pub fn document_samples(
     let mut ids: Vec<u32> = tokenizer.bos_id().filter(|_| tokenizer.adds_bos()).into_iter().collect();
     ids.extend(tokenizer.encode(text, SpecialTokens::AsText).map_err(tokenizer_error)?);
     ids.push(eos);
-    let length = ids.len();
-    let samples = pieces(&ids, options.cutoff_len)
-        .map(|piece| {
-            let mut loss_weights = vec![1.0; piece.len()];
-            loss_weights[0] = 0.0;
-            Sample { ids: piece.to_vec(), loss_weights, source: source.clone() }
-        })
-        .collect();
-    Ok(Outcome::Used {
+    Ok(Some(ids))
+}
+
+/// Turns a document into samples of at most `cutoff_len` ids.
+pub fn document_samples(
+    text: &str,
+    tokenizer: &Tokenizer,
+    options: &DataOptions,
+    source: Source,
+) -> Result<Outcome> {
+    let ids = document_ids(text, tokenizer)?;
+    Ok(ids.map_or(Outcome::Empty, |ids| id_samples(&ids, options.cutoff_len, source)))
+}
+
+/// Cuts the ids of a document into samples of at most `cutoff_len` ids. Every id but the first is learned exactly once.
+pub fn id_samples(ids: &[u32], cutoff_len: usize, source: Source) -> Outcome {
+    let samples: Vec<Sample> =
+        pieces(ids, cutoff_len).map(|piece| document_piece(piece, source.clone())).collect();
+    if samples.is_empty() {
+        return Outcome::Empty;
+    }
+    Outcome::Used {
         samples,
-        length,
+        length: ids.len(),
         cut_answer_tokens: 0,
         spells_special_tokens: false,
         lacks_end: false,
-    })
+    }
+}
+
+/// A sample of which all is learned but the first id, which nothing predicts.
+pub(crate) fn document_piece(ids: &[u32], source: Source) -> Sample {
+    let mut loss_weights = vec![1.0; ids.len()];
+    if let Some(first) = loss_weights.first_mut() {
+        *first = 0.0;
+    }
+    Sample { ids: ids.to_vec(), loss_weights, source }
 }
 
 /// Pieces of at most `cutoff_len` ids (at least 2); each begins with the last id of the one before, as context.
@@ -117,7 +132,7 @@ pub fn conversation_sample(
     source: Source,
 ) -> Result<Outcome> {
     let is_empty_answer =
-        |message: &danlu_tokenizer::Message| message.role == "assistant" && message.content.trim().is_empty();
+        |message: &danlu_tokenizer::Message| message.role == "assistant" && message.is_empty();
     if conversation.messages.iter().any(is_empty_answer) {
         return Ok(Outcome::Empty);
     }
@@ -126,7 +141,8 @@ pub fn conversation_sample(
         Some(Guarded { messages, guard }) => (messages, SpecialTokens::Guarded(*guard)),
         None => (&conversation.messages, SpecialTokens::Parse),
     };
-    let segments = template.segments(messages, tokens).map_err(|error| DataError::Row {
+    let segments = template.segments_with_tools(messages, &conversation.tools, tokens);
+    let segments = segments.map_err(|error| DataError::Row {
         at: source.clone(),
         problem: RowProblem::Template { message: error.to_string() },
     })?;

@@ -2,6 +2,8 @@
 //! one forward and backward pass takes. The cut is a function of the step's samples alone, so that the way a step
 //! is split into micro-batches cannot change a bit of the result.
 
+use std::borrow::Borrow;
+
 use crate::sample::Sample;
 
 /// A slice is closed before it would exceed this; only a single longer sample makes a longer slice.
@@ -47,9 +49,10 @@ impl StepSlices {
 }
 
 /// Cuts the samples of one optimizer step into slices. Samples in which nothing is trained are left out.
-pub fn step_slices<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> StepSlices {
+pub fn step_slices<S: Borrow<Sample>>(samples: impl IntoIterator<Item = S>) -> StepSlices {
     let mut step = StepSlices::default();
     for sample in samples {
+        let sample = sample.borrow();
         // Weights are for predicting an id from those before it: one at index 0 has no position.
         let trained = |&index: &usize| sample.loss_weights[index] > 0.0;
         let Some(input_length) = (1..sample.ids.len()).rev().find(trained) else {

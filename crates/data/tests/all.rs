@@ -3,6 +3,14 @@
 
 mod common;
 
+mod batches;
+mod cleaning;
+mod conversion;
 mod dataset;
 mod dataset_format;
+mod deduplication;
+mod formats;
+mod inspection;
+mod record_files;
 mod records;
+mod templates;

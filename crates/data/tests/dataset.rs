@@ -5,7 +5,9 @@ use crate::common;
 use std::collections::{BTreeMap, HashSet};
 
 use common::{Folder, shared, tokenizer};
-use danlu_data::{Columns, DataOptions, Dataset, OnBadRow, Overlong, Sample, Task, inspect, step_slices};
+use danlu_data::{
+    Columns, DataOptions, Dataset, OnBadRow, Overlong, Sample, SampleSet, Task, inspect, step_slices,
+};
 use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, TemplateTokens, Tokenizer};
 use proptest::prelude::*;
 
@@ -65,7 +67,7 @@ fn luban_first_answer_token_is_trained() {
     let model = Model::new("chatml");
     let folder = Folder::new();
     let dataset = model.load(&options(folder.write("rows.jsonl", ROWS)));
-    let sample = &dataset.samples[0];
+    let sample = &dataset.samples.get(0);
     let messages = [Message::new("user", "介绍一下\n数控加工")];
     let prompt = model.template.render(&messages, true, &model.tokens).unwrap();
     let prompt = model.tokenizer.encode(&prompt, SpecialTokens::Parse).unwrap();
@@ -86,13 +88,13 @@ fn all_answers_are_trained_unless_masked_and_prompts_on_request() {
     let model = Model::new("chatml");
     let folder = Folder::new();
     let options = options(folder.write("rows.jsonl", ROWS));
-    let sample = |options: &DataOptions| model.load(options).samples[1].clone();
+    let sample = |options: &DataOptions| model.load(options).samples.get(1);
     assert_eq!(model.trained(&sample(&options)), ["您好<|im_end|>", "挤塑。<|im_end|>"]);
     let masked = DataOptions { mask_history: true, ..options.clone() };
     assert_eq!(model.trained(&sample(&masked)), ["挤塑。<|im_end|>"]);
     let whole = model.load(&DataOptions { train_on_prompt: true, ..options });
-    assert_eq!(whole.samples[1].loss_weights[0], 0.0);
-    assert!(whole.samples[1].loss_weights[1..].iter().all(|&weight| weight == 1.0));
+    assert_eq!(whole.samples.get(1).loss_weights[0], 0.0);
+    assert!(whole.samples.get(1).loss_weights[1..].iter().all(|&weight| weight == 1.0));
     assert!(whole.report.notices.is_empty(), "{:?}", whole.report.notices);
 }
 
@@ -111,7 +113,7 @@ fn the_loss_weight_of_a_message_weighs_its_answer() {
     let load = |rows: String, change: fn(&mut DataOptions)| {
         let mut options = options(folder.write("rows.jsonl", rows));
         change(&mut options);
-        model.load(&options).samples
+        model.load(&options).samples.get(0)
     };
     let weights = |sample: &Sample| -> Vec<(String, f32)> {
         let answers = ["甲<|im_end|>", "乙<|im_end|>"].map(str::to_owned);
@@ -122,15 +124,15 @@ fn the_loss_weight_of_a_message_weighs_its_answer() {
     };
     let answer = |text: &str, weight: f32| (format!("{text}<|im_end|>"), weight);
     let none = |_: &mut DataOptions| {};
-    assert_eq!(weights(&load(row("1", "0.25", "null"), none)[0]), [answer("甲", 0.25), answer("乙", 1.0)]);
-    assert_eq!(weights(&load(row("0.0", "0", "2"), none)[0]), [answer("乙", 2.0)]);
-    assert_eq!(weights(&load(row("0.0", "1", "0"), none)[0]), [answer("甲", 1.0)]);
+    assert_eq!(weights(&load(row("1", "0.25", "null"), none)), [answer("甲", 0.25), answer("乙", 1.0)]);
+    assert_eq!(weights(&load(row("0.0", "0", "2"), none)), [answer("乙", 2.0)]);
+    assert_eq!(weights(&load(row("0.0", "1", "0"), none)), [answer("甲", 1.0)]);
     assert_eq!(
-        weights(&load(row("0.0", "1", "0.5"), |options| options.mask_history = true)[0]),
+        weights(&load(row("0.0", "1", "0.5"), |options| options.mask_history = true)),
         [answer("乙", 0.5)]
     );
     // An answer that is weighed 0 is not learned as a part of the prompt either.
-    let whole = &load(row("0", "0", "1"), |options| options.train_on_prompt = true)[0];
+    let whole = &load(row("0", "0", "1"), |options| options.train_on_prompt = true);
     assert_eq!(whole.loss_weights[1..].iter().filter(|&&weight| weight == 0.0).count(), {
         model.tokenizer.encode("甲<|im_end|>", SpecialTokens::Parse).unwrap().len()
     });
@@ -164,7 +166,7 @@ fn every_template_trains_its_end_token() {
         [("llama2", " 是用程序控制机床的加工。 </s>"), ("human_assistant", "是用程序控制机床的加工。\n</s>")]
     {
         let model = Model::new(template);
-        let sample = &model.load(&options(path.clone())).samples[0];
+        let sample = &model.load(&options(path.clone())).samples.get(0);
         assert_eq!(model.trained(sample), [expected], "{template}");
         assert_eq!(sample.ids[0], model.tokenizer.bos_id().unwrap());
         assert_ne!(sample.ids[1], model.tokenizer.bos_id().unwrap(), "{template}: double BOS");
@@ -185,7 +187,7 @@ fn a_conversation_has_the_ids_of_its_whole_text() {
         let row = format!(
             r#"{{"history": [[{first}, {answer}]], "instruction": {second}, "input": "", "output": {last}}}"#
         );
-        model.load(&options(rows.write("rows.jsonl", row))).samples.remove(0)
+        model.load(&options(rows.write("rows.jsonl", row))).samples.get(0)
     };
     // As transformers' tokenizer encodes the rendered text at once.
     let llama2 = model("llama2");
@@ -230,7 +232,7 @@ fn special_tokens_in_messages_end_no_turn() {
         assert!(dataset.report.to_string().contains(
             "\n1 rows spell out special tokens in their messages: taken as text, which ends no turn"
         ));
-        let (spelled, ordinary) = (&dataset.samples[0], &dataset.samples[1]);
+        let (spelled, ordinary) = (&dataset.samples.get(0), &dataset.samples.get(1));
         let special = |sample: &Sample| -> Vec<u32> {
             sample.ids.iter().copied().filter(|&id| model.tokenizer.is_special(id)).collect()
         };
@@ -295,7 +297,7 @@ fn lf_3995_truncation_is_reported() {
     let options = options(folder.write("rows.csv", rows));
     let whole = model.load(&DataOptions { cutoff_len: 4096, ..options.clone() });
     assert_eq!((whole.report.rows, whole.report.samples, whole.report.empty), (4, 3, 1));
-    let (short, long) = (whole.samples[0].ids.len(), &whole.samples[1]);
+    let (short, long) = (whole.samples.get(0).ids.len(), &whole.samples.get(1));
     let cutoff_len = long.ids.len() - 5;
 
     let dropped = model.load(&DataOptions { cutoff_len, ..options.clone() });
@@ -311,8 +313,8 @@ fn lf_3995_truncation_is_reported() {
     let truncated = model.load(&truncate);
     assert_eq!((truncated.report.samples, truncated.report.truncated), (2, 1));
     assert_eq!(truncated.report.dropped_prompt_too_long, 1);
-    assert_eq!(truncated.samples[1].ids, long.ids[..cutoff_len]);
-    let lost = long.trained_tokens() - truncated.samples[1].trained_tokens();
+    assert_eq!(truncated.samples.get(1).ids, long.ids[..cutoff_len]);
+    let lost = long.trained_tokens() - truncated.samples.get(1).trained_tokens();
     assert_eq!(truncated.report.cut_answer_tokens, lost as u64);
     assert!(truncated.report.to_string().contains(&format!(
         "\ntruncated 1 rows longer than `cutoff_len`: {lost} answer tokens cut off\n\
@@ -346,7 +348,7 @@ fn documents_begin_and_end_and_lose_no_token() {
         let options = DataOptions { cutoff_len, ..options(path.clone()) };
         Dataset::load(&options, &model.tokenizer, Task::Pretraining).unwrap()
     };
-    let whole = load(100_000).samples.remove(0);
+    let whole = load(100_000).samples.get(0);
     assert_eq!(model.decode(&whole.ids), format!("<s>{text}</s>"));
     assert!(!whole.ids[1..].contains(&model.tokenizer.token_id("<|im_end|>").unwrap()));
     assert_eq!(whole.trained_tokens(), whole.ids.len() - 1);
@@ -363,7 +365,9 @@ fn bad_rows_stop_the_run_or_are_counted_by_reason() {
     let model = Model::new("chatml");
     let folder = Folder::new();
     let mut rows =
-        b"{\"prompt\": \"a\", \"answer\": \"b\"}\n{\"prompt\": \"a\", \"anwser\": \"b\"}\n".to_vec();
+        "{\"prompt\": \"铣刀是多刃刀具\", \"answer\": \"b\"}\n{\"prompt\": \"a\", \"anwser\": \"b\"}\n"
+            .as_bytes()
+            .to_vec();
     rows.extend_from_slice(b"{\"prompt\": \"\xb1\xe0\"}\n{\"prompt\": \n{\"prompt\": \"a\"}\n");
     rows.extend_from_slice(b"{\"prompt\": \"c\", \"answer\": \"d\"}\n");
     let options = options(folder.write("rows.jsonl", rows));
@@ -383,7 +387,7 @@ fn bad_rows_stop_the_run_or_are_counted_by_reason() {
     assert!(dataset.report.to_string().contains(&format!(
         "\nskipped 2 rows: missing column `answer`, first {path}:2: missing column `answer`: the row has"
     )));
-    assert_eq!(dataset.samples[1].source.line, 6);
+    assert_eq!(dataset.samples.get(1).source.line, 6);
 }
 
 #[test]
@@ -403,28 +407,6 @@ fn a_vocabulary_is_learned_from_the_rows_that_are_loaded() {
     let model = Model::new("chatml");
     let loaded = Dataset::load(&skip, &model.tokenizer, Task::Pretraining).unwrap().report;
     assert_eq!((loaded.rows, loaded.skipped["missing column `text`"].rows), (4, 1));
-}
-
-#[test]
-fn roles_of_tools_are_named_as_unknown() {
-    let model = Model::new("chatml");
-    let folder = Folder::new();
-    for role in ["tool", "function_call", "function", "observation"] {
-        let message = |role: &str| format!("{{\"role\": \"{role}\", \"content\": \"问\"}}");
-        let good = format!("{{\"messages\": [{}, {}]}}\n", message("user"), message("assistant"));
-        let bad = good.replace("assistant", role);
-        let options = options(folder.write("rows.jsonl", good + &bad));
-        assert_eq!(
-            model.error(&options),
-            format!(
-                "{}:2: field `messages[1].role`: unknown role `{role}`, expected `system`, `user` (`human`) or \
-                 `assistant` (`gpt`), or set `on_bad_row: skip`",
-                options.dataset[0]
-            )
-        );
-        let report = model.load(&DataOptions { on_bad_row: OnBadRow::Skip, ..options }).report;
-        assert_eq!(report.skipped[&format!("unknown role `{role}`")].rows, 1);
-    }
 }
 
 #[test]
@@ -468,7 +450,7 @@ fn placeholders_are_filled_and_the_unfilled_reported() {
         ..options(folder.write("rows.json", rows))
     };
     let dataset = model.load(&options);
-    assert_eq!(model.trained(&dataset.samples[0]), ["丹炉，{{author}}的<|im_end|>"]);
+    assert_eq!(model.trained(&dataset.samples.get(0)), ["丹炉，{{author}}的<|im_end|>"]);
     assert!(
         dataset
             .report
@@ -501,7 +483,7 @@ fn inspection_brackets_what_is_trained() {
     let folder = Folder::new();
     let path = folder.write("rows.jsonl", ROWS);
     let dataset = model.load(&options(path.clone()));
-    let sample = &dataset.samples[1];
+    let sample = &dataset.samples.get(1);
     assert_eq!(
         inspect::render(sample, &model.tokenizer, false).unwrap(),
         format!(
@@ -524,21 +506,23 @@ proptest! {
         let samples: Vec<Sample> = (0..rows as u32)
             .map(|id| Sample { ids: vec![0, id], loss_weights: vec![0.0, 1.0], source: source.clone() })
             .collect();
-        let dataset = Dataset { samples, report: Default::default() };
-        let split = dataset.clone().split(val_size, seed).unwrap();
-        let ids = |samples: &[Sample]| samples.iter().map(|sample| sample.ids[1]).collect::<Vec<_>>();
-        let (training, validation) = (ids(&split.training), ids(&split.validation));
+        let samples = samples.into_iter().collect();
+        let dataset = Dataset { samples, datasets: std::iter::once(0..rows).collect(), report: Default::default() };
+        let split = |val_size| dataset.split(&DataOptions { val_size, ..DataOptions::default() }, seed);
+        let ids = |samples: &SampleSet| samples.iter().map(|sample| sample.ids[1]).collect::<Vec<_>>();
+        let chosen = split(val_size).unwrap();
+        let (training, validation) = (ids(&chosen.training), ids(&chosen.validation));
         prop_assert_eq!(validation.len(), ((rows as f64 * val_size).round() as usize).max(1));
         prop_assert!(training.is_sorted() && validation.is_sorted());
         let both: HashSet<u32> = training.iter().chain(&validation).copied().collect();
         prop_assert_eq!(both.len(), rows);
         prop_assert_eq!(training.len() + validation.len(), rows);
-        let again = dataset.clone().split(val_size, seed).unwrap();
+        let again = split(val_size).unwrap();
         prop_assert_eq!(ids(&again.validation), validation);
-        prop_assert_eq!(dataset.clone().split(1.0, seed).unwrap().validation.len(), 1);
-        prop_assert!(dataset.clone().split(0.0, seed).unwrap().validation.is_empty());
+        prop_assert_eq!(split(1.0).unwrap().validation.len(), 1);
+        prop_assert!(split(0.0).unwrap().validation.is_empty());
         prop_assert_eq!(
-            dataset.split(rows as f64, seed).unwrap_err().to_string(),
+            split(rows as f64).unwrap_err().to_string(),
             format!("`val_size`: {rows} leaves nothing to train on: the dataset has {rows} samples")
         );
     }
@@ -565,7 +549,7 @@ fn identity_is_found_by_name_and_filled() {
     let row = rows[2]["output"].as_str().unwrap();
     let filled = row.replace("{{name}}", "丹炉").replace("{{author}}", "一家工厂");
     assert!(filled != row && !filled.contains("{{"));
-    assert_eq!(model.trained(&dataset.samples[2]), [filled + "<|im_end|>"]);
+    assert_eq!(model.trained(&dataset.samples.get(2)), [filled + "<|im_end|>"]);
     let error = model.error(&DataOptions { dataset: vec!["identty".to_owned()], ..options });
     assert!(error.ends_with("did you mean `identity`?"), "{error}");
 }
@@ -592,9 +576,6 @@ fn real_files_of_every_format_are_read() {
 
     assert_eq!(model.load(&long("datasets/ruozhiba/ruozhiba_qa2449_gpt4o.json")).report.rows, 2449);
     assert!(model.load(&long("datasets/llama-factory/v1_sft_demo.jsonl")).report.samples > 0);
-
-    let tools = model.error(&long("datasets/llama-factory/glaive_toolcall_zh_demo.json"));
-    assert!(tools.contains(":2: field `conversations[1].from`: unknown role `function_call`"), "{tools}");
 }
 
 #[test]
@@ -614,7 +595,7 @@ fn a_real_corpus_is_read_whole() {
         dataset.report.skipped.iter().map(|(reason, skipped)| (reason.as_str(), skipped.rows)).collect();
     assert_eq!(skipped, [("wrong kind of value", 1)]);
     assert_eq!(dataset.report.notices.len(), 1);
-    let novel: Vec<&Sample> = dataset
+    let novel: Vec<Sample> = dataset
         .samples
         .iter()
         .filter(|sample| sample.source.path.extension().is_some_and(|ending| ending == "txt"))

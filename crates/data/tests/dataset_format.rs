@@ -27,6 +27,7 @@ fn read_as(purpose: Purpose, columns: &Columns, tags: &Tags, row: Value) -> Resu
             .iter()
             .map(|message| format!("{}: {}", message.role, message.content))
             .collect()),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -113,7 +114,7 @@ fn messages_take_both_spellings_and_end_with_an_answer() {
         content: Some("says".to_owned()),
         user: Some("客户".to_owned()),
         assistant: Some("客服".to_owned()),
-        system: None,
+        ..Tags::default()
     };
     let tagged = json!({"turns": [{"who": "客户", "says": "问"}, {"who": "客服", "says": "答"}]});
     assert_eq!(
@@ -189,11 +190,12 @@ fn wrong_values_name_their_field() {
     assert_eq!(message(json!(null), "assistant"), "field `messages[1].content`: expected text, found null");
     assert_eq!(
         message(json!([{"type": "image"}]), "assistant"),
-        "field `messages[1].content[0]`: expected a part of type `text`, found an object"
+        "field `messages[1].content[0]`: expected a part of type `text`, found an object `{\"type\":\"image\"}`"
     );
     assert_eq!(
         message(json!("答"), "观察"),
-        "field `messages[1].role`: unknown role `观察`, expected `system`, `user` (`human`) or `assistant` (`gpt`)"
+        "field `messages[1].role`: unknown role `观察`, expected `system`, `user` (`human`), `assistant` (`gpt`) or \
+         `tool`; name your roles with `tags` in `dataset_info.json`"
     );
     assert_eq!(
         conversation(json!({"messages": [{"role": "user", "content": "问"}]})).unwrap_err(),
@@ -201,14 +203,14 @@ fn wrong_values_name_their_field() {
     );
     assert_eq!(
         conversation(json!({"instruction": "a", "output": ["b", "c"]})).unwrap_err(),
-        "field `output`: expected text, found a list"
+        "field `output`: expected text, found a list `[\"b\",\"c\"]`"
     );
     assert_eq!(
         conversation(json!({"instruction": "a", "output": "b", "history": [["x"]]})).unwrap_err(),
-        "field `history[0]`: expected a list of pairs of question and answer, found a list"
+        "field `history[0]`: expected a list of pairs of question and answer, found a list `[\"x\"]`"
     );
     assert_eq!(
         document(json!({}), json!({"text": ["a", {"b": 1}]})).unwrap_err(),
-        "field `text[1]`: expected text, found an object"
+        "field `text[1]`: expected text, found an object `{\"b\":1}`"
     );
 }

@@ -117,31 +117,27 @@ fn a_folder_is_read_in_the_order_of_its_names() {
 #[test]
 fn invalid_utf8_names_line_and_byte() {
     let folder = Folder::new();
-    // 编 in GB18030.
-    let lines = b"{\"text\": \"a\"}\n{\"text\": \"b\"}\n{\"text\": \"\xb1\xe0\"}\n{\"text\": \"d\"}\n";
-    let expected = "invalid UTF-8 at byte 11 of the line: expected UTF-8, convert the file \
-                    (many Chinese files are GB18030), or set `on_bad_row: skip`";
+    // 编 in GB18030, in files that are UTF-8 before it.
+    let lines = b"{\"text\": \"\xe4\xb8\x80\"}\n{\"text\": \"\xe4\xba\x8c\"}\n{\"text\": \"\xb1\xe0\"}\n{\"text\": \"d\"}\n";
+    let expected =
+        "correct the row, or name the encoding of the file with `encoding`, or set `on_bad_row: skip`";
     let read_lines = read(&folder.write("rows.jsonl", lines));
     assert_eq!(read_lines.len(), 4);
-    assert_eq!(read_lines[2], Err(format!("rows.jsonl:3: {expected}")));
+    assert_eq!(read_lines[2], Err(format!("rows.jsonl:3: invalid UTF-8 at byte 11 of the line: {expected}")));
     assert_eq!(read_lines[3], Ok((4, json!({"text": "d"}))));
 
-    let array = b"[\n{\"text\": \"a\"},\n{\"text\": \"\xb1\xe0\"},\n{\"text\": \"d\"}]";
+    let array = b"[\n{\"text\": \"\xe4\xb8\x80\xe4\xb8\x80\"},\n {\"text\":\n \"\xb1\xe0\"}, {\"text\": \"\xb1\"},\n{\"text\": \"d\"}]";
     let read_array = read(&folder.write("rows.json", array));
-    assert_eq!(read_array.len(), 3);
-    assert_eq!(read_array[1], Err(format!("rows.json:3: {expected}")));
-    assert_eq!(read_array[2], Ok((4, json!({"text": "d"}))));
+    assert_eq!(read_array.len(), 4);
+    assert_eq!(read_array[1], Err(format!("rows.json:4: invalid UTF-8 at byte 3 of the line: {expected}")));
+    assert_eq!(read_array[2], Err(format!("rows.json:4: invalid UTF-8 at byte 19 of the line: {expected}")));
+    assert_eq!(read_array[3], Ok((5, json!({"text": "d"}))));
 
-    let book = read(&folder.write("book.txt", b"ab\ncd\n123456789\n1234567890\xb1\xe0"));
-    assert_eq!(book, [Err(format!("book.txt:4: {expected}"))]);
+    let book = read(&folder.write("book.txt", b"ab\ncd\n\xe4\xb8\x80\xe4\xba\x8c123\n1234567890\xb1\xe0"));
+    assert_eq!(book, [Err(format!("book.txt:4: invalid UTF-8 at byte 11 of the line: {expected}"))]);
 
-    let csv = read(&folder.write("rows.csv", b"prompt,answer\na,b\nc,d\xb1\n"));
-    assert_eq!(
-        csv[1],
-        Err("rows.csv:3: invalid UTF-8 at byte 2 of the field `answer`: expected UTF-8, convert the file \
-             (many Chinese files are GB18030), or set `on_bad_row: skip`"
-            .to_owned())
-    );
+    let csv = read(&folder.write("rows.csv", b"prompt,answer\n\xe4\xb8\x80,\xe4\xba\x8c\nc,d\xb1\n"));
+    assert_eq!(csv[1], Err(format!("rows.csv:3: invalid UTF-8 at byte 2 of the field `answer`: {expected}")));
 }
 
 #[test]
@@ -185,12 +181,23 @@ fn a_broken_object_is_stepped_over_where_the_next_one_can_be_found() {
 #[test]
 fn what_cannot_be_read_past_is_an_error_that_cannot_be_skipped() {
     let folder = Folder::new();
-    let one_line = read(&folder.write("line.json", r#"[{"a": 1}, {"a": }, {"a": 3}]"#));
+    let one_line = read(&folder.write("line.json", r#"[{"a": 1}, {"a": "b}, {"a": 3}]"#));
     assert_eq!(
         one_line[1..],
-        [Err("line.json:1: invalid JSON at column 18: expected value; expected an array of JSON objects, \
+        [Err("line.json:1: invalid JSON at column 25: expected `,` or `}`; expected an array of JSON objects, \
               correct the row"
             .to_owned())]
+    );
+    // Where the brackets match, only the row is lost.
+    let matching = read(&folder.write("matching.json", r#"[{"a": 1}, {"a": }, {"a": 3}]"#));
+    assert_eq!(
+        matching[1..],
+        [
+            Err("matching.json:1: invalid JSON at column 18: expected value; expected an array of JSON objects, \
+                 correct the row, or set `on_bad_row: skip`"
+                .to_owned()),
+            Ok((1, json!({"a": 3}))),
+        ]
     );
     let cut_off = read(&folder.write("cut.json", "[\n{\"a\": 1},\n{\"a\": 2}\n"));
     assert_eq!(
@@ -229,17 +236,29 @@ fn missing_files_and_other_endings_are_named() {
     let folder = Folder::new();
     let missing = Records::open(&folder.path("gone.jsonl")).err().unwrap().to_string();
     assert!(missing.contains(&folder.path("gone.jsonl").display().to_string()), "{missing}");
-    assert_eq!(
-        read(&folder.write("rows.parquet", "PAR1")),
-        [Err("`rows.parquet`: expected a name ending in `.txt`, `.json`, `.jsonl` or `.csv`: \
-              convert the file to one of these"
-            .to_owned())]
-    );
+    let expected = "expected a name ending in `.jsonl`, `.json`, `.csv`, `.tsv`, `.txt` (also with `.gz` or `.zst` behind \
+                    it, or in a `.zip`), `.parquet`, `.arrow` or `.xlsx`";
+    for (name, advice) in [
+        ("book.pdf", "make text of it: `pdftotext -enc UTF-8 book.pdf FILE.txt` (poppler)"),
+        ("book.docx", "make text of it: `pandoc --to plain --wrap none book.docx --output FILE.txt`"),
+        ("book.doc", "make text of it: `soffice --headless --convert-to txt:Text book.doc` (LibreOffice)"),
+        ("book.EPUB", "make text of it: `pandoc --to plain --wrap none book.EPUB --output FILE.txt`"),
+        ("page.html", "make text of it: `pandoc --to plain --wrap none page.html --output FILE.txt`"),
+        ("rows.xls", "make a workbook of it: `soffice --headless --convert-to xlsx rows.xls` (LibreOffice)"),
+        ("rows.7z", "unpack it: `7z x rows.7z`"),
+        (
+            "rows.parquet.gz",
+            "of packed files only text is read: unpack it, or name what is inside, as in `rows.jsonl.gz`",
+        ),
+        ("rows.dat", "convert the file to one of these"),
+    ] {
+        assert_eq!(read(&folder.write(name, "?")), [Err(format!("`{name}`: {expected}; {advice}"))]);
+    }
     let empty = folder.path("empty");
     fs::create_dir(&empty).unwrap();
     assert_eq!(
         read(&empty),
-        [Err("`empty` holds no file ending in `.txt`, `.json`, `.jsonl` or `.csv`".to_owned())]
+        [Err(format!("`empty` holds no file {}", &expected["expected a name ".len()..]))]
     );
 }
 

@@ -8,10 +8,10 @@ use crate::{Error, Hub, Listing, RemoteFile, Repository, Result};
 
 const README: &str = "README.md";
 /// What rows are read from.
-const READ: [&str; 4] = ["json", "jsonl", "csv", "txt"];
+const READ: [&str; 11] =
+    ["json", "jsonl", "csv", "tsv", "txt", "parquet", "arrow", "xlsx", "gz", "zst", "zip"];
 /// What holds rows, and is not read yet.
-const NOT_READ: [&str; 11] =
-    ["parquet", "arrow", "gz", "zst", "bz2", "xz", "zip", "tar", "tsv", "xlsx", "py"];
+const NOT_READ: [&str; 4] = ["bz2", "xz", "tar", "py"];
 /// Files about the data.
 const ABOUT: [&str; 7] = [
     "dataset_infos.json",
@@ -184,8 +184,8 @@ pub fn dataset_files(
         let problem = match kind.as_str() {
             "py" => "is made by a Python script, which is not run: convert it to .jsonl with the `datasets` library".into(),
             kind => format!(
-                "is stored as .{kind}, which is not read yet: convert it to .json, .jsonl, .csv or .txt and name the file \
-                 with `file_name`"
+                "is stored as .{kind}, which is not read yet: convert it to .jsonl or .parquet and name the file with \
+                 `file_name`"
             ),
         };
         return error(problem, names(&found));
@@ -297,9 +297,16 @@ mod tests {
     }
 
     #[test]
+    fn tables_and_packed_files_are_rows_too() {
+        let files =
+            ["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet", "x/train.json.gz"];
+        assert_eq!(choose(&files, None, [None; 3]).unwrap(), [files[0], files[2]]);
+    }
+
+    #[test]
     fn what_is_not_read_is_refused_by_name() {
-        let parquet = choose(&["data/train-00000-of-00001.parquet"], None, [None; 3]).unwrap_err();
-        assert!(parquet.starts_with("`a/d` is stored as .parquet, which is not read yet"), "{parquet}");
+        let tar = choose(&["train-0.tar"], None, [None; 3]).unwrap_err();
+        assert!(tar.starts_with("`a/d` is stored as .tar, which is not read yet"), "{tar}");
         assert!(choose(&["d.py"], None, [None; 3]).unwrap_err().contains("Python script, which is not run"));
         assert!(choose(&["README.md"], None, [None; 3]).unwrap_err().ends_with("it holds no file"));
     }

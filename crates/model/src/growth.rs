@@ -64,14 +64,12 @@ impl Growth {
         if new.vocabulary_size() <= known && wanted == rows {
             return Ok(None);
         }
-        let needs = |what: &str| {
-            Error::Message(format!(
-                "the model has no tokenizer of its own, which {what}: start new rows with the mean of all (`mean`) or \
-                 with random numbers"
-            ))
-        };
         if old.is_none() && options.init == RowInit::Pieces && new.vocabulary_size() > known {
-            return Err(needs("says what the pieces of a new token were"));
+            return Err(Error::Message(
+                "the model has no tokenizer of its own, which says what the pieces of a new token were: start new rows \
+                 with the mean of all (`mean`) or with random numbers"
+                    .into(),
+            ));
         }
         if let Some(old) = old {
             check_extends(old, new, known)?;
@@ -81,9 +79,8 @@ impl Growth {
             None => Ok(Vec::new()),
         };
         let parts = (known..new.vocabulary_size()).map(cut).collect::<Result<_>>()?;
-        let first = known.min(rows);
         let means = Default::default();
-        Ok(Some(Self { rows: wanted, first, options, deviation: deviation as f32, parts, means }))
+        Ok(Some(Self { rows: wanted, first: known, options, deviation: deviation as f32, parts, means }))
     }
 
     /// Whether a row is made here; rows of the file that have no token keep what they are.
@@ -125,7 +122,7 @@ impl Growth {
 fn parts(old: &Tokenizer, new: &Tokenizer, id: u32, known: usize) -> Result<Vec<u32>> {
     let bytes = new.token_bytes(id).unwrap_or_default();
     let ids = match std::str::from_utf8(&bytes) {
-        Ok(text) => old.encode_after(&[0], text, SpecialTokens::AsText)?,
+        Ok(text) => old.encode_within(text, SpecialTokens::AsText)?,
         // Parts of a character are no text: bytes are tokens.
         Err(_) => bytes.iter().filter_map(|&byte| old.byte_id(byte)).collect(),
     };

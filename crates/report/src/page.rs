@@ -90,6 +90,32 @@ impl Page {
         ))
     }
 
+    /// A sample in which some stretches are marked: what it is, and its text, each stretch with whether it is.
+    pub fn marked(&mut self, caption: &Text, stretches: &[(String, bool)]) -> &mut Self {
+        let text: String = stretches
+            .iter()
+            .map(|(text, is_marked)| match is_marked {
+                true => format!("<mark>{}</mark>", escape(text)),
+                false => escape(text),
+            })
+            .collect();
+        self.push(&format!("<div class=\"sample\"><b>{}</b><p>{text}</p></div>\n", both("span", caption)))
+    }
+
+    /// A bar for each number, as long as its share of the largest.
+    pub fn bars(&mut self, bars: &[(Text, u64)]) -> &mut Self {
+        let largest = bars.iter().map(|(_, value)| *value).max().unwrap_or(0).max(1);
+        let bars: String = bars
+            .iter()
+            .map(|(label, value)| {
+                let width = *value as f64 * 100.0 / largest as f64;
+                format!("{}<u><i style=\"flex:0 1 {width:.1}%\"></i>{value}</u>\n", both("span", label))
+            })
+            .map(|bar| format!("<div>{bar}</div>\n"))
+            .collect();
+        self.push(&format!("<div class=\"bars\">\n{bars}</div>\n"))
+    }
+
     /// The whole file.
     #[must_use]
     pub fn to_html(&self) -> String {
@@ -143,8 +169,12 @@ figure{margin:16px 0}svg{display:block;width:100%;height:auto}\
 .figures strong{display:block;font-size:26px;line-height:1.3;color:var(--accent)}.figures span{color:var(--muted);font-size:14px}\
 table{border-collapse:collapse;width:100%;background:var(--card);font-size:15px;font-variant-numeric:tabular-nums}\
 th,td{text-align:left;padding:7px 12px;border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere;white-space:pre-line}\
-th{color:var(--muted);font-weight:600}.number{text-align:right}\
+th{color:var(--muted);font-weight:600;overflow-wrap:normal}.number{text-align:right}\
 pre{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:14px 18px;overflow-x:auto;font-size:14px;line-height:1.5}\
+.bars{margin:12px 0 20px}.bars div{display:flex;align-items:center;gap:10px;font-size:14px;margin:4px 0;font-variant-numeric:tabular-nums}\
+.bars span{flex:0 0 130px;color:var(--muted);text-align:right}.bars u{flex:1 1 auto;display:flex;align-items:center;gap:8px;text-decoration:none}\
+.bars i{background:var(--accent);height:16px;border-radius:4px;min-width:2px}\
+mark{background:color-mix(in srgb,var(--accent) 24%,transparent);color:inherit;border-radius:3px;padding:1px 0}\
 .sample{background:var(--card);border-left:3px solid var(--accent);padding:10px 16px;margin:10px 0}\
 .sample b{color:var(--muted);font-size:14px;font-weight:600}.sample p{margin:2px 0;white-space:pre-wrap;overflow-wrap:anywhere}\
 [data-show=zh] [lang=en],[data-show=en] [lang=zh]{display:none}";
@@ -176,6 +206,8 @@ mod tests {
             .figures(&[("91 %".into(), Text::new("得分", "score"))])
             .chart(&chart, &chart)
             .table(&table, &table)
+            .bars(&[(Text::new("<短>", "short"), 3), (Text::new("长", "long"), 0)])
+            .marked(&Text::new("样本", "sample"), &[("<u>".into(), false), ("<a>".into(), true)])
             .sample(&Text::new("用户", "user"), "介绍一下 <script>alert(1)</script>")
             .preformatted("danlu chat & \"more\"");
         page
@@ -186,6 +218,10 @@ mod tests {
         let html = page().to_html();
         assert!(html.contains("报告 &lt;1&gt; · Report &lt;/title&gt;"));
         assert!(!html.contains("<script>alert") && !html.contains("<b>1</b>"));
+        assert!(
+            html.contains("<p>&lt;u&gt;<mark>&lt;a&gt;</mark></p>") && html.contains("&lt;短&gt;"),
+            "{html}"
+        );
         assert_eq!(html.matches("lang=\"zh\"").count(), html.matches("lang=\"en\"").count());
     }
 

@@ -56,6 +56,15 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
+    /// A conversation has tools, or calls of them, that the chat template would leave out.
+    #[error(
+        "the chat template has no place for `{what}` of the conversation: use the model's own template, or one with \
+         tools such as `qwen`"
+    )]
+    NoPlace {
+        /// `tools` or `tool_calls`.
+        what: &'static str,
+    },
     /// A chat template does not parse, or fails while rendering (also by its own `raise_exception`).
     #[error("chat template, line {line}: {message}")]
     Template {

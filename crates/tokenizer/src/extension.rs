@@ -4,7 +4,7 @@
 mod joins;
 mod merges;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -13,7 +13,8 @@ use serde_json::Value;
 use tokenizers::tokenizer::{Normalizer, PreTokenizer};
 use tokenizers::{NormalizedString, OffsetReferential, OffsetType, PreTokenizedString};
 
-use crate::files::{CONFIG, SENTENCEPIECE, TOKENIZER, is_sentencepiece, write};
+use crate::files::{CONFIG, SENTENCEPIECE, TOKENIZER, is_sentencepiece};
+use crate::files_out::write;
 use crate::sentencepiece::{BYTE, CONTROL, ModelFile, NewPiece, SentencePiece, USER_DEFINED, append};
 use crate::{Error, Result, SpecialTokens, Tokenizer};
 use joins::{Joins, Plan, append_all};
@@ -52,23 +53,39 @@ impl Extension {
     }
 
     /// How many of the pieces that were asked for occur when `extended`, which these files are opened as, encodes their
-    /// own text: as a whole text, and inside of one, where no space is put before it.
+    /// own text.
     ///
     /// # Errors
     /// As for [`Tokenizer::encode`].
-    pub fn reached(&self, extended: &Tokenizer) -> Result<(usize, usize)> {
-        let (mut reached, mut inside) = (0, 0);
+    pub fn reached(&self, extended: &Tokenizer) -> Result<Reached> {
+        let mut reached = Reached::default();
         for &(_, id) in &self.appended {
             let text = extended.token_bytes(id).and_then(|bytes| String::from_utf8(bytes).ok());
             let text = text.unwrap_or_default();
-            let within = extended.encode_after(&[id], &text, SpecialTokens::AsText)?;
-            inside += usize::from(within.contains(&id));
+            let within = extended.encode_within(&text, SpecialTokens::AsText)?;
+            reached.inside += usize::from(within.contains(&id));
             // The space that the vocabulary itself puts before a text.
-            let text = text.strip_prefix(' ').filter(|_| extended.decoding.strips_start()).unwrap_or(&text);
-            reached += usize::from(extended.encode(text, SpecialTokens::AsText)?.contains(&id));
+            let bare = text.strip_prefix(' ').filter(|_| extended.decoding.strips_start());
+            let alone = extended.encode(bare.unwrap_or(&text), SpecialTokens::AsText)?;
+            if alone.contains(&id) {
+                reached.alone += 1;
+            } else if let Some(first) = alone.first().and_then(|&first| extended.token_bytes(first)) {
+                reached.behind_space += usize::from(first.len() > 1 && first.starts_with(b" "));
+            }
         }
-        Ok((reached, inside))
+        Ok(reached)
     }
+}
+
+/// How many new pieces texts become.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Inside of a text, where no space is put before it.
+    pub inside: usize,
+    /// As a whole text.
+    pub alone: usize,
+    /// Not as a whole text, because its beginning is joined to the space that the vocabulary puts before it.
+    pub behind_space: usize,
 }
 
 impl Tokenizer {
@@ -82,16 +99,18 @@ impl Tokenizer {
         ids.filter_map(text).collect()
     }
 
-    /// This vocabulary with `texts`, as they stand in texts, behind its own pieces. Sentencepiece: a `.model` file whose new scores are all
-    /// different and below the others; byte-level BPE: a `tokenizer.json` with new merges behind the others.
+    /// This vocabulary with `texts`, as they stand in texts, behind its own pieces. Sentencepiece BPE: a `.model` file
+    /// whose new scores are all different and below the others. Unigram: one where each new piece is by 1 more probable
+    /// than the pieces that it used to be cut into. Byte-level BPE: a `tokenizer.json` with new merges behind the others.
     ///
     /// # Errors
-    /// A vocabulary of another kind.
+    /// A vocabulary of another kind, or files beside each other that are two vocabularies.
     pub fn extend(&self, texts: &[String]) -> Result<Extension> {
         let extended = match self.model_to_extend() {
-            Some(model) => self.extend_sentencepiece(model, texts),
-            None if self.decoding.is_byte_level() => self.extend_merges(texts),
-            None => Err("it is neither a sentencepiece `.model` nor byte-level BPE".into()),
+            _ if self.decoding.is_byte_level() => self.extend_merges(texts),
+            Ok(Some(model)) => self.extend_sentencepiece(model, texts),
+            Ok(None) => Err("it is neither a sentencepiece `.model` nor byte-level BPE".into()),
+            Err(differing) => Err(differing),
         };
         extended.map_err(Error::Extension)
     }
@@ -104,7 +123,8 @@ impl Tokenizer {
     /// A vocabulary that is not sentencepiece.
     pub fn extend_as_older_projects(&self, new: &[Self]) -> Result<Extension> {
         let failed = |reason: &str| Error::Extension(reason.into());
-        let base = self.model_to_extend().ok_or_else(|| failed("the base is no sentencepiece `.model`"))?;
+        let base = self.model_to_extend().map_err(Error::Extension)?;
+        let base = base.ok_or_else(|| failed("the base is no sentencepiece `.model`"))?;
         let mut ids = ModelFile::parse(base).map_err(Error::Extension)?.vocabulary;
         if self.vocabulary_size() > ids.len() {
             return Err(failed(
@@ -113,8 +133,8 @@ impl Tokenizer {
         }
         let (first, mut appended, mut known) = (ids.len() as u32, Vec::new(), 0);
         for new in new {
-            let new =
-                new.model_to_extend().ok_or_else(|| failed("the new one is no sentencepiece `.model`"))?;
+            let new = new.model_to_extend().map_err(Error::Extension)?;
+            let new = new.ok_or_else(|| failed("the new one is no sentencepiece `.model`"))?;
             let new = ModelFile::parse(new).map_err(Error::Extension)?.vocabulary;
             let mut texts: Vec<(u32, String)> = new.into_iter().map(|(text, id)| (id, text)).collect();
             texts.sort_unstable();
@@ -135,20 +155,37 @@ impl Tokenizer {
         Ok(Extension { files, appended, intermediate: Vec::new(), known, refused: Vec::new() })
     }
 
-    /// The `.model` file of a sentencepiece vocabulary, also where `tokenizer.json` says the same.
-    fn model_to_extend(&self) -> Option<&[u8]> {
-        let model =
-            self.files.iter().find(|(name, bytes)| name == SENTENCEPIECE && is_sentencepiece(bytes))?;
-        Some(&model.1)
+    /// The `.model` file of a sentencepiece vocabulary, also where it was opened as the `tokenizer.json` that says the same;
+    /// then the error tells where they differ.
+    fn model_to_extend(&self) -> Result<Option<&[u8]>, String> {
+        let model = self.files.iter().find(|(name, bytes)| name == SENTENCEPIECE && is_sentencepiece(bytes));
+        let Some((_, model)) = model else { return Ok(None) };
+        if self.sentencepiece.is_none() {
+            let pieces = ModelFile::parse(model)?.vocabulary;
+            let differs = |(text, id): &(&String, &u32)| {
+                let own = self.token_text(**id);
+                // A token may have taken the place of a piece that was kept free.
+                own.as_ref() != Some(text) && self.added_token(**id).is_none()
+            };
+            if let Some((text, id)) = pieces.iter().filter(differs).min_by_key(|(_, id)| **id) {
+                return Err(format!(
+                    "`{TOKENIZER}` and `{SENTENCEPIECE}` beside it are two vocabularies: the id {id} is `{}` in one and \
+                     `{text}` in the other; give the path of the one to extend, alone in a folder",
+                    self.token_text(*id).unwrap_or_else(|| "nothing".into())
+                ));
+            }
+        }
+        Ok(Some(model))
     }
 
-    /// The files of this vocabulary with another main one.
+    /// The files of this vocabulary with another main one, with which a text begins and ends as before.
     fn files_around(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<(String, Vec<u8>)>> {
         let others = self.files.iter().filter(|(name, _)| !OUTDATED.contains(&name.as_str())).cloned();
         let mut files: Vec<(String, Vec<u8>)> =
             std::iter::once((name.to_owned(), bytes)).chain(others).collect();
-        if !files.iter().any(|(name, _)| name == CONFIG) {
-            files.extend(self.config_files()?);
+        match files.iter_mut().find(|(name, _)| name == CONFIG) {
+            Some((_, config)) => *config = self.config_with_ends(config)?,
+            None => files.extend(self.config_files()?),
         }
         Ok(files)
     }
@@ -177,14 +214,26 @@ impl Tokenizer {
                 continue;
             } else if bare.is_some_and(|bare| all.contains(bare) || model.vocabulary.contains_key(bare)) {
                 refused
-                    .push((piece, "the piece without the space does the same, and would be lost behind one"));
+                    .push((piece, "the same text without the space is a piece, which does as much and would be lost where this one stands"));
             } else if let Some(reason) = scored.model.never_cuts(text, &piece) {
                 refused.push((piece, reason));
             } else {
                 wanted.push(piece);
             }
         }
-        let plan = append_all(&mut scored, &wanted, begins_a_text);
+        // Merges of other programs begin with characters that are pieces.
+        let alone: HashSet<&str> = wanted.iter().map(String::as_str).collect();
+        let characters: BTreeSet<char> = wanted.iter().flat_map(|piece| piece.chars()).collect();
+        let characters: Vec<String> = characters
+            .into_iter()
+            .map(String::from)
+            .filter(|text| {
+                !model.vocabulary.contains_key(text) && !taken.contains(text) && !alone.contains(&**text)
+            })
+            .collect();
+        characters.iter().for_each(|text| scored.join(text, &[]));
+        let mut plan = append_all(&mut scored, &wanted, begins_a_text);
+        plan.intermediate.splice(0..0, characters);
         let [appended, intermediate] = number(wanted, plan, self.vocabulary_size() as u32, &mut refused);
         for (text, _) in appended.iter().chain(&intermediate) {
             let score = scored.scores.get(text).copied().unwrap_or(scored.lowest);

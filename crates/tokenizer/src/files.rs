@@ -1,6 +1,7 @@
-//! The tokenizer files of a Hugging Face folder, in and out: `tokenizer.json`, or sentencepiece's `tokenizer.model`; in
-//! only: tiktoken's rank files and llama2.c's `tokenizer.bin`.
+//! Reading the tokenizer files of a Hugging Face folder: `tokenizer.json`, or sentencepiece's `tokenizer.model`, tiktoken's
+//! rank files, llama2.c's `tokenizer.bin`.
 
+use crate::files_out::pretty;
 use crate::llama2c::{is_llama2c, model_of_llama2c};
 use crate::model_file::{Vocabulary, sentencepiece_vocabulary};
 use crate::tiktoken::{is_tiktoken, tiktoken_vocabulary};
@@ -10,7 +11,7 @@ use fs_err as fs;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -20,14 +21,16 @@ use tokenizers::tokenizer::AddedToken;
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const SENTENCEPIECE: &str = "tokenizer.model";
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
-const SPECIAL_TOKENS: &str = "special_tokens_map.json";
+pub(crate) const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const LLAMA2C: &str = "tokenizer.bin";
 const TEMPLATE: &str = "chat_template.jinja";
 pub(crate) const ADDED_TOKENS: &str = "added_tokens.json";
 /// Files that other programs expect beside `tokenizer.json`; kept although nothing here reads them.
 const COMPANIONS: [&str; 4] = [SENTENCEPIECE, "vocab.json", "merges.txt", ADDED_TOKENS];
-/// What Hugging Face writes for "no limit".
-const NO_LIMIT: f64 = 1e30;
+/// Says in [`CONFIG`] that [`TOKENIZER`] was made from [`SENTENCEPIECE`], which is the one to read.
+pub(crate) const MADE_FROM: &str = "tokenizer_json_made_from";
+/// The `model.type` that is read.
+const BPE: &str = "BPE";
 /// Above all ids of the field's vocabularies, so that no file makes anybody reserve room for more.
 const MOST_IDS: u32 = 1 << 24;
 
@@ -67,12 +70,29 @@ enum OutlineMerge<'a> {
     Line(Cow<'a, str>),
 }
 
+/// What kind of model a `tokenizer.json` holds.
+#[derive(Deserialize)]
+struct Kind {
+    model: KindOfModel,
+}
+
+#[derive(Deserialize)]
+struct KindOfModel {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+fn other_kind(kind: &str) -> String {
+    format!(
+        "`model.type` is `{kind}`; only {BPE} is read, and other kinds from sentencepiece's own `.model` files"
+    )
+}
+
 impl Outline<'_> {
     /// Merges must build known tokens: the library would index past its buffer on others.
     fn check(&self) -> Result<(), String> {
-        if !matches!(self.model.kind.as_deref(), Some("BPE") | None) {
-            let kind = self.model.kind.as_deref().unwrap_or_default();
-            return Err(format!("`model.type` is `{kind}`; only BPE is supported"));
+        if let Some(kind) = self.model.kind.as_deref().filter(|kind| *kind != BPE) {
+            return Err(other_kind(kind));
         }
         if self.model.continuing_subword_prefix.as_ref().is_some_and(|prefix| !prefix.is_empty()) {
             return Err("`model.continuing_subword_prefix` is not supported".into());
@@ -137,6 +157,10 @@ impl Tokenizer {
                     files.push((companion.to_owned(), fs::read(&beside)?));
                 }
             }
+            let made = main.with_file_name(TOKENIZER);
+            if name == SENTENCEPIECE && is_made_from_sentencepiece(file(&files, CONFIG)) && made.is_file() {
+                files.push((TOKENIZER.to_owned(), fs::read(&made)?));
+            }
         }
         let beside = |name: &str| main.with_file_name(name);
         let object = |name: &str| -> Result<Map<String, Value>> {
@@ -184,30 +208,10 @@ impl Tokenizer {
             add_eos: eos.is_some() && flag("add_eos_token").unwrap_or(after.is_some()),
             chat_template,
         };
-        let inner = with_special_tokens(inner, &settings).map_err(|message| malformed(&main, message))?;
+        let named = named_special_tokens(&[&config, &map]);
+        let inner =
+            with_special_tokens(inner, &settings, &named).map_err(|message| malformed(&main, message))?;
         Self::new(inner, sentencepiece, settings, files).map_err(|message| malformed(&main, message))
-    }
-
-    /// Writes the tokenizer files into `folder`, which is created. Files that were opened are written back byte for
-    /// byte; a vocabulary from a GGUF file or from training gets files that `transformers.AutoTokenizer` loads
-    /// (`tokenizer.model` where it is sentencepiece), and a `.model` file the configuration that it lacks.
-    ///
-    /// # Errors
-    /// A file that cannot be written.
-    pub fn save(&self, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder)?;
-        if self.model_file().is_none() {
-            write(&folder.join(TOKENIZER), &self.tokenizer_json()?)?;
-        }
-        for (name, bytes) in self.files.iter().filter(|(name, _)| name != TOKENIZER) {
-            write(&folder.join(name), bytes)?;
-        }
-        if file(&self.files, CONFIG).is_none() {
-            for (name, bytes) in self.config_files()? {
-                write(&folder.join(name), &bytes)?;
-            }
-        }
-        Ok(())
     }
 
     /// The same vocabulary with another chat template.
@@ -246,79 +250,14 @@ impl Tokenizer {
         let main = self.files.first().filter(|(name, _)| name == SENTENCEPIECE)?;
         Some(&main.1)
     }
-
-    fn config(&self) -> Value {
-        let mut config = Map::new();
-        config.insert("add_bos_token".into(), json!(self.settings.add_bos));
-        config.insert("add_eos_token".into(), json!(self.settings.add_eos));
-        config.append(&mut self.special_tokens_map());
-        if let Some(template) = &self.settings.chat_template {
-            config.insert("chat_template".into(), json!(template));
-        }
-        config.insert("clean_up_tokenization_spaces".into(), json!(false));
-        config.insert("model_max_length".into(), json!(NO_LIMIT));
-        let class = if self.model_file().is_some() {
-            config.insert("legacy".into(), json!(true));
-            config.insert("added_tokens_decoder".into(), self.added_tokens_json());
-            "LlamaTokenizer"
-        } else {
-            "PreTrainedTokenizerFast"
-        };
-        config.insert("tokenizer_class".into(), json!(class));
-        Value::Object(config)
-    }
-
-    /// What says which tokens are special, for a vocabulary that came without such files.
-    pub(crate) fn config_files(&self) -> Result<[(String, Vec<u8>); 2]> {
-        let map = Value::Object(self.special_tokens_map());
-        Ok([(CONFIG.to_owned(), pretty(&self.config())?), (SPECIAL_TOKENS.to_owned(), pretty(&map)?)])
-    }
-
-    /// The added tokens as `tokenizer_config.json` has them.
-    fn added_tokens_json(&self) -> Value {
-        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
-        let added: BTreeMap<u32, &AddedToken> = added.iter().map(|(id, token)| (*id, token)).collect();
-        let entry = |(id, token): (u32, &AddedToken)| (id.to_string(), json!(token));
-        Value::Object(added.into_iter().map(entry).collect())
-    }
-
-    fn special_tokens_map(&self) -> Map<String, Value> {
-        let settings = &self.settings;
-        let roles = [
-            ("bos_token", settings.bos),
-            ("eos_token", settings.eos),
-            ("unk_token", settings.unk),
-            ("pad_token", settings.pad),
-            ("eot_token", settings.end_of_turn),
-        ];
-        let text = |(key, id): (&str, Option<u32>)| Some((key.to_owned(), json!(self.token_text(id?)?)));
-        roles.into_iter().filter_map(text).collect()
-    }
 }
 
-fn malformed(path: &Path, message: impl ToString) -> Error {
+pub(crate) fn malformed(path: &Path, message: impl ToString) -> Error {
     Error::Malformed { path: path.to_path_buf(), message: message.to_string() }
 }
 
-fn file<'a>(files: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
+pub(crate) fn file<'a>(files: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
     files.iter().find(|(known, _)| known == name).map(|(_, bytes)| bytes.as_slice())
-}
-
-fn pretty(value: &Value) -> Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(std::io::Error::other)?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-/// Writes beside and renames, so that a full disk never leaves half a file under the name.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let written = fs::write(&name, bytes).and_then(|()| fs::rename(&name, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&name);
-    }
-    Ok(written?)
 }
 
 /// The formats that are told apart by how a file begins.
@@ -356,7 +295,13 @@ fn main_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let usual = [TOKENIZER, SENTENCEPIECE].map(|name| path.join(name));
+    let mut usual = [TOKENIZER, SENTENCEPIECE].map(|name| path.join(name));
+    if usual.iter().all(|file| file.is_file()) {
+        let config = fs::read(path.join(CONFIG)).ok();
+        if is_made_from_sentencepiece(config.as_deref()) {
+            usual.reverse();
+        }
+    }
     if let Some(file) = usual.iter().find(|file| file.is_file()) {
         return Ok(file.clone());
     }
@@ -376,12 +321,18 @@ fn main_file(path: &Path) -> Result<PathBuf> {
         }
     }
     let bin = path.join(LLAMA2C);
-    let [json, _] = usual;
+    let json = path.join(TOKENIZER);
     match <[PathBuf; 1]>::try_from(ranks) {
         Ok([ranks]) => Ok(ranks),
         Err(_) if bin.is_file() && is_llama2c(&head(&bin)?) => Ok(bin),
         Err(_) => Ok(json),
     }
+}
+
+/// Whether a configuration says that the `tokenizer.json` beside it was made from the `tokenizer.model` there.
+fn is_made_from_sentencepiece(config: Option<&[u8]>) -> bool {
+    let config = config.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+    config.is_some_and(|config| config[MADE_FROM] == SENTENCEPIECE)
 }
 
 /// The start of a file.
@@ -427,6 +378,11 @@ fn json_vocabulary(bytes: &[u8]) -> Result<Vocabulary, String> {
 fn parse_tokenizer(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
     let not_bpe = |error: serde_json::Error| {
+        if let Ok(Kind { model: KindOfModel { kind } }) = serde_json::from_str(text)
+            && kind != BPE
+        {
+            return other_kind(&kind);
+        }
         let message = error.to_string();
         let is_half = message.contains("surrogate") || message.contains("hex escape");
         let why = if is_half { "a lone surrogate, which is half a character: " } else { "" };
@@ -447,19 +403,44 @@ fn parse_tokenizer(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     Ok(inner)
 }
 
-/// Tokens named BOS, EOS, PAD or UNK are special even where `added_tokens` forgot them.
+/// Tokens that have a role or are `named` special are so even where `added_tokens` forgot to say it.
 fn with_special_tokens(
     mut inner: tokenizers::Tokenizer,
     settings: &Settings,
+    named: &[&str],
 ) -> Result<tokenizers::Tokenizer, String> {
-    let named = [settings.bos, settings.eos, settings.pad, settings.unk];
-    let forgotten = |id: &u32| !inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(id);
-    let tokens = named.into_iter().flatten().filter(forgotten).filter_map(|id| inner.id_to_token(id));
-    let tokens: Vec<AddedToken> = tokens.map(|text| AddedToken::from(text, true)).collect();
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    let roles = [settings.bos, settings.eos, settings.pad, settings.unk];
+    let without_place = roles.into_iter().flatten().filter(|id| !added.contains_key(id));
+    let mut tokens: Vec<AddedToken> = without_place
+        .filter_map(|id| inner.id_to_token(id))
+        .map(|text| AddedToken::from(text, true))
+        .collect();
+    for text in named {
+        let Some(id) = inner.token_to_id(text) else { continue };
+        match added.get(&id) {
+            Some(token) if token.special => {}
+            Some(token) => tokens.push(AddedToken { special: true, ..token.clone() }),
+            None => tokens.push(AddedToken::from(*text, true)),
+        }
+    }
     if !tokens.is_empty() {
         inner.add_special_tokens(tokens).map_err(|error| error.to_string())?;
     }
     Ok(inner)
+}
+
+/// The texts that configurations list as special without a role.
+fn named_special_tokens<'a>(configurations: &[&'a Map<String, Value>]) -> Vec<&'a str> {
+    let lists = configurations.iter().flat_map(|configuration| {
+        ["additional_special_tokens", "extra_special_tokens"].map(|key| configuration.get(key))
+    });
+    let entries = lists.flatten().flat_map(|list| match list {
+        Value::Array(entries) => entries.iter().collect(),
+        Value::Object(by_role) => by_role.values().collect(),
+        _ => Vec::new(),
+    });
+    entries.filter_map(|entry| entry.as_str().or_else(|| entry["content"].as_str())).collect()
 }
 
 /// `chat_template` of `tokenizer_config.json`: one source, or a list of named ones of which `default` counts.

@@ -4,12 +4,12 @@
 //! another way is an error. The scores of a sentencepiece vocabulary are the order of its merges, which is all that they
 //! decide.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
 use crate::gguf::{GPT2, PRE_TOKENIZATIONS};
-use crate::sentencepiece::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
+use crate::sentencepiece::{BYTE, CONTROL, DummyPrefix, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::{Error, GgufVocabulary, Result, Tokenizer};
 
 /// Of tokens that no merge makes.
@@ -46,6 +46,12 @@ impl Tokenizer {
             vocabulary.model = "llama".into();
             vocabulary.scores = (0..rows as u32).map(score).collect();
             vocabulary.add_space_prefix = Some(sentencepiece.has_dummy_prefix());
+            let joined = sentencepiece.joined_characters();
+            for (token, kind) in vocabulary.tokens.iter().zip(&mut vocabulary.token_types) {
+                if *kind == USER_DEFINED && stands_alone(token, &joined) {
+                    *kind = NORMAL;
+                }
+            }
             return Ok(vocabulary);
         }
         let json = self.tokenizer_json()?;
@@ -71,6 +77,42 @@ impl Tokenizer {
         Ok(vocabulary)
     }
 
+    /// Where llama.cpp gives some texts other ids than this vocabulary, whatever a GGUF file says: sentences for the user.
+    pub fn differences_in_llama_cpp(&self) -> Vec<&'static str> {
+        let mut differences = Vec::new();
+        let normalizes = match &self.sentencepiece {
+            Some(sentencepiece) => sentencepiece.normalizes(),
+            None => self.decoding.is_byte_level() && self.inner.get_normalizer().is_some(),
+        };
+        if normalizes {
+            differences.push(
+                "llama.cpp normalizes no texts, as this vocabulary does: where that changes a text, its ids there are \
+                 others; normalize texts before they come there",
+            );
+        }
+        if self.sentencepiece.as_ref().is_some_and(|pieces| pieces.dummy_prefix == DummyPrefix::First) {
+            differences.push(
+                "llama.cpp puts a space before text behind a special token, which this vocabulary does not \
+                 (`legacy` is false)",
+            );
+        }
+        if let Some(sentencepiece) = self.sentencepiece.as_ref().filter(|pieces| pieces.has_dummy_prefix()) {
+            let joined = sentencepiece.joined_characters();
+            if sentencepiece.user_defined_texts().any(|text| !stands_alone(text, &joined)) {
+                differences.push(
+                    "llama.cpp puts a space before text behind a user-defined piece, which sentencepiece does not",
+                );
+            }
+        }
+        if self.decoding.is_byte_level() && (0..=u8::MAX).any(|byte| self.byte_id(byte).is_none()) {
+            differences.push(
+                "the vocabulary has no token for some bytes: what stands around such a byte is joined here, as in the \
+                 tokenizers library, and kept apart by llama.cpp",
+            );
+        }
+        differences
+    }
+
     fn token_type(&self, id: u32) -> i32 {
         let kind = self.sentencepiece.as_ref().and_then(|pieces| pieces.kind(id)).unwrap_or(NORMAL);
         if matches!(kind, UNKNOWN | CONTROL | BYTE) {
@@ -84,6 +126,13 @@ impl Tokenizer {
             None => NORMAL,
         }
     }
+}
+
+/// Whether a user-defined piece is a character that no piece joins to others, so that it stays whole as a normal one too:
+/// behind a user-defined one llama.cpp would put a space.
+fn stands_alone(token: &str, joined: &HashSet<char>) -> bool {
+    let mut characters = token.chars();
+    matches!((characters.next(), characters.next()), (Some(only), None) if !joined.contains(&only))
 }
 
 /// Pairs of tokens, which files have as a list or with a space between.

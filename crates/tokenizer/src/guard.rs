@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use serde_json::Value;
 use tokenizers::tokenizer::{OffsetReferential, OffsetType};
 
 use crate::{Message, Tokenizer};
@@ -22,29 +23,39 @@ impl Tokenizer {
     /// Guards `messages`; `None` where they spell out no special token that could be kept apart, as nearly always.
     pub fn guard(&self, messages: &[Message]) -> Option<Guarded> {
         let ends = self.end_of_turn_ids();
-        let spelled = messages.iter().map(|message| self.spelled_special_tokens(&message.content, &ends));
-        let spelled: Vec<Vec<Range<usize>>> = spelled.collect();
-        if spelled.iter().all(Vec::is_empty) {
+        let spells = |text: &str| !self.spelled_special_tokens(text, &ends).is_empty();
+        if !messages.iter().any(|message| any_text(message, &spells)) {
             return None;
         }
-        let is_unused = |guard: &char| messages.iter().all(|message| !message.content.contains(*guard));
-        let guard = ('\0'..=char::MAX).rev().find(is_unused)?;
-        let guarded = |(message, ranges): (&Message, &Vec<Range<usize>>)| {
-            let mut content = String::with_capacity(message.content.len());
-            for (at, character) in message.content.char_indices() {
-                content.push(character);
+        let guard = ('\0'..=char::MAX)
+            .rev()
+            .find(|guard| !messages.iter().any(|message| any_text(message, &|text| text.contains(*guard))))?;
+        let guarded = |text: &str| {
+            let ranges = self.spelled_special_tokens(text, &ends);
+            let mut result = String::with_capacity(text.len());
+            for (at, character) in text.char_indices() {
+                result.push(character);
                 // Not behind spaces, which some tokens take in: templates trim them.
                 if !character.is_whitespace() && ranges.iter().any(|range| range.contains(&at)) {
-                    content.push(guard);
+                    result.push(guard);
                 }
             }
-            Message { role: message.role.clone(), content }
+            result
         };
-        Some(Guarded { messages: messages.iter().zip(&spelled).map(guarded).collect(), guard })
+        let message = |message: &Message| {
+            let mut message = message.clone();
+            message.content = guarded(&message.content);
+            message.fields.values_mut().for_each(|value| change_texts(value, &guarded));
+            message
+        };
+        Some(Guarded { messages: messages.iter().map(message).collect(), guard })
     }
 
     /// Where `text`, parsed, would become special tokens or `ends` of more than one character, in bytes.
     fn spelled_special_tokens(&self, text: &str, ends: &[u32]) -> Vec<Range<usize>> {
+        if self.surely_spells_none(text) {
+            return Vec::new();
+        }
         let added = self.inner.get_added_vocabulary();
         let pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
         let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte).into_iter();
@@ -57,5 +68,27 @@ impl Tokenizer {
         let ranges =
             pieces.filter(|(_, _, tokens)| is_special(tokens)).map(|(_, (start, end), _)| start..end);
         ranges.filter(can_be_broken).collect()
+    }
+}
+
+/// Whether the text of a message, or one inside its further fields, `is` so.
+fn any_text(message: &Message, is: &impl Fn(&str) -> bool) -> bool {
+    fn any(value: &Value, is: &impl Fn(&str) -> bool) -> bool {
+        match value {
+            Value::String(text) => is(text),
+            Value::Array(items) => items.iter().any(|item| any(item, is)),
+            Value::Object(fields) => fields.values().any(|value| any(value, is)),
+            _ => false,
+        }
+    }
+    is(&message.content) || message.fields.values().any(|value| any(value, is))
+}
+
+fn change_texts(value: &mut Value, change: &impl Fn(&str) -> String) {
+    match value {
+        Value::String(text) => *text = change(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| change_texts(item, change)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| change_texts(value, change)),
+        _ => {}
     }
 }

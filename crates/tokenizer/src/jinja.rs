@@ -3,11 +3,17 @@
 use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, ErrorKind, Value};
+use minijinja::{Environment, ErrorKind, State, Value};
 use std::fmt::Write;
 
 /// Name of the one template in the environment.
 pub(crate) const NAME: &str = "chat_template";
+
+/// Variable of two characters that stand around what `{% generation %}` renders; where it is not set, nothing does.
+pub(crate) const MARKS: &str = "__generation_marks";
+
+/// Function behind `{% generation %}`.
+const GENERATION: &str = "__generation";
 
 /// Parses `source` once, into an environment of its own.
 pub(crate) fn environment(source: &str) -> Result<Environment<'static>> {
@@ -20,8 +26,32 @@ pub(crate) fn environment(source: &str) -> Result<Environment<'static>> {
     });
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", to_json);
-    environment.add_template_owned(NAME, without_generation_tags(source)).map_err(error)?;
+    environment.add_function(GENERATION, generation);
+    environment.add_template_owned(NAME, rewritten_tags(source).0).map_err(error)?;
     Ok(environment)
+}
+
+/// Whether a template marks what the assistant writes by `{% generation %}`.
+pub(crate) fn has_generation_tags(source: &str) -> bool {
+    rewritten_tags(source).1
+}
+
+/// A value of JSON as templates see it.
+pub(crate) fn from_json(value: &serde_json::Value) -> Value {
+    match value {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(value) => (*value).into(),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => number.into(),
+            (None, Some(number)) => number.into(),
+            (None, None) => number.as_f64().into(),
+        },
+        serde_json::Value::String(text) => text.as_str().into(),
+        serde_json::Value::Array(items) => items.iter().map(from_json).collect::<Vec<_>>().into(),
+        serde_json::Value::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(name, value)| (name.as_str(), from_json(value))))
+        }
+    }
 }
 
 /// Keeps the line and what was said there.
@@ -30,10 +60,12 @@ pub(crate) fn error(error: minijinja::Error) -> Error {
     Error::Template { line: error.line().unwrap_or(0), message }
 }
 
-/// `{% generation %}` marks the assistant's text for transformers; a block that is always taken renders the same.
-fn without_generation_tags(source: &str) -> String {
+/// The source with tags that minijinja does not know written in others. `{% generation %}` marks the assistant's text for
+/// transformers, which runs it as a call block too: with a scope of its own. Also says whether there is one.
+fn rewritten_tags(source: &str) -> (String, bool) {
     let mut rest = source;
     let mut result = String::with_capacity(source.len());
+    let mut found = false;
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
@@ -41,13 +73,27 @@ fn without_generation_tags(source: &str) -> String {
         let name = tag.trim_start_matches("{%").trim_end_matches("%}").trim_matches(['-', '+']).trim();
         result += before;
         result += &match name {
-            "generation" => tag.replace("generation", "if true"),
-            "endgeneration" => tag.replace("endgeneration", "endif"),
-            _ => tag.to_owned(),
+            "generation" => {
+                found = true;
+                tag.replace("generation", &format!("call {GENERATION}()"))
+            }
+            "endgeneration" => tag.replace("endgeneration", "endcall"),
+            // minijinja 3.0 panics when it turns an empty list around by a slice.
+            _ => tag.replace("[::-1]", " | reverse"),
         };
         rest = after;
     }
-    result + rest
+    (result + rest, found)
+}
+
+fn generation(state: &mut State, options: Kwargs) -> Result<String, minijinja::Error> {
+    let marks = state.lookup(MARKS);
+    let body = options.get::<Value>("caller")?.call(state, &[])?.to_string();
+    let mut marks = marks.as_ref().and_then(Value::as_str).unwrap_or_default().chars();
+    Ok(match (marks.next(), marks.next()) {
+        (Some(start), Some(end)) => format!("{start}{body}{end}"),
+        _ => body,
+    })
 }
 
 fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
@@ -88,7 +134,8 @@ fn write_json(
     match value.kind() {
         ValueKind::Undefined | ValueKind::None => text.push_str("null"),
         ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
-        ValueKind::Number => text.push_str(&value.to_string()),
+        ValueKind::Number if value.is_integer() => text.push_str(&value.to_string()),
+        ValueKind::Number => text.push_str(&f64::try_from(value.clone()).map(python_float)?),
         ValueKind::String => text.push_str(&serde_json::Value::from(value.to_string()).to_string()),
         ValueKind::Map => {
             text.push('{');
@@ -120,4 +167,43 @@ fn write_json(
         }
     }
     Ok(())
+}
+
+/// A float as Python writes it: the shortest digits, with an exponent where that is below -4 or above 15.
+fn python_float(value: f64) -> String {
+    if value.is_nan() {
+        return "NaN".to_owned();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
+    }
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    match exponent.parse::<i32>().unwrap_or(0) {
+        -4..16 => format!("{value:?}"),
+        exponent => format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_written_as_in_python() {
+        for (value, written) in [
+            (1.0, "1.0"),
+            (-2.5, "-2.5"),
+            (0.0001, "0.0001"),
+            (1e-5, "1e-05"),
+            (1.25e-7, "1.25e-07"),
+            (123456789012345.0, "123456789012345.0"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (-1.5e300, "-1.5e+300"),
+            (f64::INFINITY, "Infinity"),
+        ] {
+            assert_eq!(python_float(value), written);
+        }
+    }
 }

@@ -12,7 +12,7 @@ pub(crate) mod proto;
 mod unigram;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::ops::Range;
 
@@ -29,6 +29,8 @@ use tokenizers::normalizers::Replace;
 
 use crate::GgufVocabulary;
 use crate::bytes::fallback_byte;
+use crate::id_cache::IdCaches;
+use crate::pair_table::PairTable;
 pub(crate) use write::{NewModel, NewPiece};
 
 pub(crate) const NORMAL: i32 = 1;
@@ -74,14 +76,21 @@ struct Piece {
     kind: i32,
 }
 
+/// Stands for a character that is in no piece.
+const NO_PIECE: u32 = u32::MAX;
+
 /// The pieces and how a text is cut into them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct SentencePiece {
     algorithm: Algorithm,
     /// What can stand in a text: normal, user-defined and unused pieces.
     pieces: HashMap<String, u32, BuildHasherDefault<PieceHash>>,
+    /// Those of one character below U+10000, by the character; elsewhere [`NO_PIECE`], or what [`bpe::pair_table`] put there.
+    characters: Box<[u32]>,
     /// By id.
     table: Vec<Piece>,
+    /// How ids are joined; `None` where they do not tell all, and strings are.
+    pairs: Option<PairTable>,
     /// Which characters stand beside each other in them.
     neighbours: Neighbours,
     /// Characters of the longest piece.
@@ -95,6 +104,8 @@ pub(crate) struct SentencePiece {
     bytes: Option<Box<[Option<u32>; 256]>>,
     normalization: Normalization,
     pub(crate) dummy_prefix: DummyPrefix,
+    /// What stretches of text became.
+    known: IdCaches,
 }
 
 /// What a `.model` file holds.
@@ -200,6 +211,7 @@ impl SentencePiece {
         dummy_prefix: DummyPrefix,
     ) -> Self {
         let mut pieces = HashMap::with_capacity_and_hasher(vocabulary.len(), BuildHasherDefault::default());
+        let mut characters: Box<[u32]> = vec![NO_PIECE; 1 << 16].into();
         let mut neighbours = Neighbours::new();
         let mut bytes = byte_fallback.then(|| Box::new([None; 256]));
         let mut user_defined: HashMap<char, Vec<String>> = HashMap::new();
@@ -214,6 +226,9 @@ impl SentencePiece {
                 kind => {
                     neighbours.add(text);
                     pieces.insert(text.clone(), id);
+                    if let Some(place) = place(&mut characters, text) {
+                        *place = id;
+                    }
                     if let (USER_DEFINED, Some(first)) = (kind, text.chars().next()) {
                         user_defined.entry(first).or_default().push(text.clone());
                     }
@@ -223,9 +238,15 @@ impl SentencePiece {
         user_defined.values_mut().for_each(|texts| texts.sort_by_key(|text| std::cmp::Reverse(text.len())));
         let longest = pieces.keys().map(|text| text.chars().count()).max().unwrap_or(0);
         let bounds = unigram::bounds(&table);
+        let is_plain = user_defined.is_empty() && !table.iter().any(|piece| piece.kind == UNUSED);
+        let pairs = (algorithm == Algorithm::Bpe && is_plain)
+            .then(|| bpe::pair_table(&pieces, &table, &mut characters))
+            .flatten();
         Self {
             algorithm,
             pieces,
+            characters,
+            pairs,
             table,
             neighbours,
             longest,
@@ -235,6 +256,7 @@ impl SentencePiece {
             bytes,
             normalization,
             dummy_prefix,
+            known: IdCaches::default(),
         }
     }
 
@@ -247,46 +269,76 @@ impl SentencePiece {
             DummyPrefix::First => is_first,
             DummyPrefix::Always => true,
         };
-        self.encode_with(text, prefix, ids)
+        self.encode_normalized(&self.normalize(text, prefix), ids)
     }
 
-    /// Adds the ids of a text that goes on from another, so that no space is put before it.
+    /// Adds the ids of a text that goes on from another, so that no space is put before it and none is taken from its
+    /// start.
     pub(crate) fn encode_within(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
-        self.encode_with(text, false, ids)
+        self.encode_normalized(&self.normalize_from(text, false, false), ids)
     }
 
-    fn encode_with(&self, text: &str, prefix: bool, ids: &mut Vec<u32>) -> Result<(), String> {
-        let text = self.normalize(text, prefix);
-        let cut = match self.algorithm {
-            Algorithm::Bpe => bpe::cut_stretches(self, &text),
-            Algorithm::Unigram => unigram::cut(self, &text),
-        };
-        let mut was_unknown = false;
-        for (range, id) in cut {
-            let part = &text[range];
-            let is_unknown = id.is_none() && !self.write_bytes(part, ids);
-            if let Some(id) = id {
-                ids.push(id);
-            } else if is_unknown && !was_unknown {
-                // What is unknown is one token, however long.
-                let missing = || format!("`{part}` is in no piece, and there is none for what is unknown");
-                ids.push(self.unk.ok_or_else(missing)?);
+    fn encode_normalized(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
+        let start = ids.len();
+        match self.algorithm {
+            Algorithm::Bpe => self.known.with(|known| bpe::encode(self, text, known, ids)),
+            Algorithm::Unigram => {
+                for (range, id) in unigram::cut(self, text) {
+                    self.write(&text[range], id.unwrap_or(NO_PIECE), ids);
+                }
             }
-            was_unknown = is_unknown;
         }
+        self.settle_unknown(start, text, ids)
+    }
+
+    /// The piece of a single character, or what stands for one that is no piece.
+    fn id_of(&self, character: char) -> u32 {
+        match self.characters.get(character as usize) {
+            Some(&id) => id,
+            None => self.pieces.get(&*character.encode_utf8(&mut [0; 4])).copied().unwrap_or(NO_PIECE),
+        }
+    }
+
+    /// Adds the id of a part of a text; if it is no piece, those of its bytes, or else [`NO_PIECE`].
+    fn write(&self, part: &str, id: u32, ids: &mut Vec<u32>) {
+        if (id as usize) < self.table.len() {
+            ids.push(id);
+            return;
+        }
+        let of_byte = |byte: u8| self.bytes.as_ref().and_then(|bytes| bytes[usize::from(byte)]);
+        match part.bytes().all(|byte| of_byte(byte).is_some()) {
+            true => ids.extend(part.bytes().filter_map(of_byte)),
+            false => ids.push(NO_PIECE),
+        }
+    }
+
+    /// Makes one unknown token of each run of [`NO_PIECE`]: what is unknown is one token, however long.
+    fn settle_unknown(&self, start: usize, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
+        if !ids[start..].contains(&NO_PIECE) {
+            return Ok(());
+        }
+        let missing = || {
+            let is_unknown = |character: &char| {
+                let mut written = Vec::new();
+                self.write(character.encode_utf8(&mut [0; 4]), self.id_of(*character), &mut written);
+                written == [NO_PIECE]
+            };
+            let part = text.chars().find(is_unknown).unwrap_or_default();
+            format!("`{part}` is in no piece, and there is none for what is unknown")
+        };
+        let unk = self.unk.ok_or_else(missing)?;
+        let mut settled = ids.split_off(start);
+        settled.dedup_by(|next, last| *next == NO_PIECE && *last == NO_PIECE);
+        ids.extend(settled.into_iter().map(|id| if id == NO_PIECE { unk } else { id }));
         Ok(())
     }
 
-    /// Adds the pieces of the bytes of `part` to `ids`, if there are such.
-    fn write_bytes(&self, part: &str, ids: &mut Vec<u32>) -> bool {
-        let Some(bytes) = &self.bytes else { return false };
-        let found: Option<Vec<u32>> = part.bytes().map(|byte| bytes[usize::from(byte)]).collect();
-        ids.extend(found.iter().flatten());
-        found.is_some()
+    /// The text as pieces are written.
+    pub(crate) fn normalize(&self, text: &str, prefix: bool) -> String {
+        self.normalize_from(text, prefix, true)
     }
 
-    /// The text as pieces are written.
-    pub(crate) fn normalize(&self, mut text: &str, prefix: bool) -> String {
+    fn normalize_from(&self, mut text: &str, prefix: bool, is_start: bool) -> String {
         let Normalization { remove_extra_whitespaces, escape_whitespaces, .. } = self.normalization;
         let space = if escape_whitespaces { SPACE } else { " " };
         if self.normalization.characters.is_none()
@@ -296,7 +348,7 @@ impl SentencePiece {
             let prefix = if prefix && !text.is_empty() { space } else { "" };
             return format!("{prefix}{}", text.replace(' ', space));
         }
-        if remove_extra_whitespaces {
+        if remove_extra_whitespaces && is_start {
             while let (length @ 1.., " ") = self.normalize_start(text) {
                 text = &text[length..];
             }
@@ -305,7 +357,7 @@ impl SentencePiece {
         if prefix && !text.is_empty() {
             normalized.push_str(space);
         }
-        let mut after_space = remove_extra_whitespaces;
+        let mut after_space = remove_extra_whitespaces && is_start;
         while !text.is_empty() {
             let (length, mut part) = self.normalize_start(text);
             text = &text[length..];
@@ -357,10 +409,8 @@ impl SentencePiece {
 
     /// Whether the ids of two lines are those of each, but for the space before a text.
     pub(crate) fn keeps_lines_apart(&self) -> bool {
-        let is_plain =
-            self.normalization.characters.is_none() && !self.normalization.remove_extra_whitespaces;
         self.is_bpe_with_bytes()
-            && is_plain
+            && !self.normalizes()
             && !self.pieces.keys().any(|piece| piece.len() > 1 && piece.contains('\n'))
     }
 
@@ -386,6 +436,11 @@ impl SentencePiece {
     /// Adds a normal piece behind the others.
     pub(crate) fn add(&mut self, text: &str, score: f32) {
         self.pieces.insert(text.to_owned(), self.table.len() as u32);
+        if let Some(place) = place(&mut self.characters, text) {
+            *place = self.table.len() as u32;
+        }
+        self.pairs = None;
+        self.known = IdCaches::default();
         self.table.push(Piece { score, kind: NORMAL });
         self.neighbours.add(text);
         self.longest = self.longest.max(text.chars().count());
@@ -409,12 +464,26 @@ impl SentencePiece {
         self.bytes.is_some()
     }
 
-    /// Nothing but BPE with spaces escaped; the error says what else there is.
-    pub(crate) fn is_plain_bpe(&self) -> Result<(), String> {
-        let Normalization { characters, remove_extra_whitespaces, escape_whitespaces } = &self.normalization;
-        let reason = if self.algorithm != Algorithm::Bpe {
-            "it is a unigram model"
-        } else if characters.is_some() || *remove_extra_whitespaces || !escape_whitespaces {
+    /// The user-defined pieces.
+    pub(crate) fn user_defined_texts(&self) -> impl Iterator<Item = &str> {
+        self.user_defined.values().flatten().map(String::as_str)
+    }
+
+    /// The characters of all pieces of several that text is joined to.
+    pub(crate) fn joined_characters(&self) -> HashSet<char> {
+        let is_joined = |id: u32| self.table[id as usize].kind != USER_DEFINED;
+        let pieces = self.pieces.iter().filter(|(_, id)| is_joined(**id)).map(|(text, _)| text);
+        pieces.filter(|text| text.chars().nth(1).is_some()).flat_map(|text| text.chars()).collect()
+    }
+
+    /// Whether a text is changed before it is cut, but for the spaces.
+    pub(crate) fn normalizes(&self) -> bool {
+        self.normalization.characters.is_some() || self.normalization.remove_extra_whitespaces
+    }
+
+    /// Nothing but pieces with spaces escaped; the error says what else there is.
+    pub(crate) fn is_plain(&self) -> Result<(), String> {
+        let reason = if self.normalizes() || !self.normalization.escape_whitespaces {
             "it normalizes texts by rules of its own"
         } else if !self.user_defined.is_empty() || self.table.iter().any(|piece| piece.kind == UNUSED) {
             "it has user-defined or unused pieces"
@@ -422,6 +491,11 @@ impl SentencePiece {
             return Ok(());
         };
         Err(format!("{reason}, which is kept exact only in its own format"))
+    }
+
+    /// Whether a character is a piece.
+    pub(crate) fn has_piece(&self, character: char) -> bool {
+        self.pieces.contains_key(character.encode_utf8(&mut [0; 4]) as &str)
     }
 
     pub(crate) fn has_dummy_prefix(&self) -> bool {
@@ -448,4 +522,11 @@ impl SentencePiece {
         }
         Ok(DecoderSequence::new(decoders))
     }
+}
+
+/// The place of a piece in a table by characters, if it is one character that the table holds.
+fn place<'a>(characters: &'a mut [u32], piece: &str) -> Option<&'a mut u32> {
+    let mut all = piece.chars();
+    let first = all.next()?;
+    characters.get_mut(first as usize).filter(|_| all.next().is_none())
 }

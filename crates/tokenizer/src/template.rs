@@ -1,84 +1,57 @@
 //! Chat templates: a conversation as the one text that a model was, or will be, trained on.
 //!
 //! A rendered text has its own BOS where the format wants one: tokenize it with [`crate::SpecialTokens::Parse`] and
-//! add nothing.
+//! add nothing. What of a text is learned is found in `segments`; the formats with names are in `named`.
 
 use std::path::Path;
 
-use crate::{Error, Result, jinja};
+use crate::{Error, Result, jinja, named};
 use fs_err as fs;
-use minijinja::{Environment, Value, context};
-use serde::{Deserialize, Serialize};
+use minijinja::{Environment, Value};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Map;
 
-/// The formats that are built in, as Jinja sources. None has a system text of its own.
-const BUILTIN: [(&str, &str); 5] = [
-    (
-        "chatml",
-        "{% for message in messages %}\
-         {{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}\
-         {% endfor %}\
-         {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
-    ),
-    (
-        "llama2",
-        "{% if messages and messages[0]['role'] == 'system' %}\
-         {% set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}{% set turns = messages[1:] %}\
-         {% else %}{% set system = '' %}{% set turns = messages %}{% endif %}\
-         {% for message in turns %}\
-         {% if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') %}\
-         {{ raise_exception('llama2: after an optional system message, user and assistant must take turns') }}\
-         {% endif %}\
-         {% if message['role'] == 'user' %}\
-         {{ bos_token + '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}\
-         {% else %}{{ ' ' + message['content'] + ' ' + eos_token }}{% endif %}\
-         {% endfor %}",
-    ),
-    (
-        "llama3",
-        "{{ '<|begin_of_text|>' }}\
-         {% for message in messages %}\
-         {{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] + '<|eot_id|>' }}\
-         {% endfor %}\
-         {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
-    ),
-    (
-        "human_assistant",
-        "{% set names = {'system': 'System', 'user': 'Human', 'assistant': 'Assistant'} %}\
-         {% for message in messages %}\
-         {% if message['role'] not in names %}\
-         {{ raise_exception('human_assistant: the role must be system, user or assistant, not ' + message['role']) }}\
-         {% endif %}\
-         {{ '<s>' + names[message['role']] + ': ' + message['content'] + '\\n</s>' }}\
-         {% endfor %}\
-         {% if add_generation_prompt %}{{ '<s>Assistant: ' }}{% endif %}",
-    ),
-    // Baby-Llama2 and Luban: nothing but BOS between a question and its answer.
-    (
-        "baby_llama2",
-        "{% for message in messages %}\
-         {% if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') %}\
-         {{ raise_exception('baby_llama2: user and assistant must take turns, and there is no system message') }}\
-         {% endif %}\
-         {{ message['content'] + (bos_token if message['role'] == 'user' else eos_token) }}\
-         {% endfor %}",
-    ),
-];
-
-const BUILTIN_NAMES: [&str; 5] = [BUILTIN[0].0, BUILTIN[1].0, BUILTIN[2].0, BUILTIN[3].0, BUILTIN[4].0];
+/// Variables by which templates are asked for thoughts.
+pub(crate) const THINKING: [&str; 2] = ["enable_thinking", "open_thinking"];
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the template knows.
+    /// `system`, `user`, `assistant`, `tool`, or what else the template knows.
     pub role: String,
-    /// The text.
+    /// The text; empty where a call of a tool has none.
+    #[serde(default, deserialize_with = "text_or_null")]
     pub content: String,
+    /// What else templates know: `reasoning_content`, `tool_calls`, `tool_call_id`, `name` …
+    #[serde(flatten)]
+    pub fields: Map<String, serde_json::Value>,
+}
+
+fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl Message {
     /// A message of `role`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), fields: Map::new() }
+    }
+
+    /// The message with a further field.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
+        self.fields.insert(name.into(), value.into());
+        self
+    }
+
+    /// Whether it says nothing: no text, no thought and no call of a tool.
+    pub fn is_empty(&self) -> bool {
+        let says = |name: &str| match self.fields.get(name) {
+            Some(serde_json::Value::String(text)) => !text.trim().is_empty(),
+            Some(serde_json::Value::Array(items)) => !items.is_empty(),
+            _ => false,
+        };
+        self.content.trim().is_empty() && !says("tool_calls") && !says("reasoning_content")
     }
 }
 
@@ -91,22 +64,21 @@ pub struct TemplateTokens {
     pub eos_token: String,
 }
 
-/// A stretch of a rendered conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
-    /// The text, never empty.
-    pub text: String,
-    /// Whether the model learns to write it: an answer and its end-of-turn marker.
-    pub trained: bool,
-    /// Index of the message whose answer it is, or that it leads to; of text behind the last answer, their count.
-    pub message: usize,
-}
-
 /// A parsed chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+    /// Whether it has `{% generation %}`.
+    pub(crate) marks_answers: bool,
+    variables: Map<String, serde_json::Value>,
+}
+
+/// A conversation as templates see it.
+pub(crate) struct Chat<'a> {
+    pub messages: Vec<Value>,
+    tools: Value,
+    tokens: &'a TemplateTokens,
 }
 
 impl ChatTemplate {
@@ -128,15 +100,15 @@ impl ChatTemplate {
     /// # Errors
     /// An unknown name; the message lists the known ones.
     pub fn builtin(name: &str) -> Result<Self> {
-        match BUILTIN.iter().find(|(known, _)| *known == name) {
-            Some((_, source)) => Self::from_source(source),
-            None => Err(Error::UnknownTemplate { name: name.into(), known: BUILTIN_NAMES.join(", ") }),
+        match named::source(name) {
+            Some(source) => Self::from_source(&source),
+            None => Err(Error::UnknownTemplate { name: name.into(), known: named::names().join(", ") }),
         }
     }
 
     /// Names for [`ChatTemplate::builtin`].
     pub fn builtin_names() -> &'static [&'static str] {
-        &BUILTIN_NAMES
+        named::names()
     }
 
     /// Parses a template as transformers has them in `tokenizer_config.json` or `chat_template.jinja`.
@@ -144,7 +116,25 @@ impl ChatTemplate {
     /// # Errors
     /// A syntax error, with its line.
     pub fn from_source(source: &str) -> Result<Self> {
-        Ok(Self { environment: jinja::environment(source)?, source: source.to_owned() })
+        Ok(Self {
+            environment: jinja::environment(source)?,
+            source: source.to_owned(),
+            marks_answers: jinja::has_generation_tags(source),
+            variables: Map::new(),
+        })
+    }
+
+    /// The template with a variable that it may look at, such as `enable_thinking` (`chat_template_kwargs` elsewhere).
+    #[must_use]
+    pub fn with_variable(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// The template, asked for thoughts or for none, by the names that templates have for it.
+    #[must_use]
+    pub fn with_thinking(self, thinks: bool) -> Self {
+        THINKING.into_iter().fold(self, |template, name| template.with_variable(name, thinks))
     }
 
     /// The Jinja source.
@@ -162,64 +152,73 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         tokens: &TemplateTokens,
     ) -> Result<String> {
-        let message = |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
-        let context = context! {
-            messages => messages.iter().map(message).collect::<Vec<Value>>(),
-            add_generation_prompt => add_generation_prompt,
-            bos_token => tokens.bos_token.as_str(),
-            eos_token => tokens.eos_token.as_str(),
-            // transformers always passes these two.
-            tools => Value::from(()),
-            documents => Value::from(()),
+        self.render_with_tools(messages, &[], add_generation_prompt, tokens)
+    }
+
+    /// As [`ChatTemplate::render`], with the tools that the assistant may call, as JSON schemas.
+    ///
+    /// # Errors
+    /// As there; and tools or calls that the template has no place for.
+    pub fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+        tokens: &TemplateTokens,
+    ) -> Result<String> {
+        let chat = self.chat(messages, tools, tokens)?;
+        self.write(&chat, &chat.messages, add_generation_prompt, &[])
+    }
+
+    /// A conversation whose tools the template does not drop.
+    pub(crate) fn chat<'a>(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        tokens: &'a TemplateTokens,
+    ) -> Result<Chat<'a>> {
+        let has_calls = messages.iter().any(|message| message.fields.contains_key("tool_calls"));
+        for (what, is_given) in [("tools", !tools.is_empty()), ("tool_calls", has_calls)] {
+            if is_given && !self.source.contains(what) {
+                return Err(Error::NoPlace { what });
+            }
+        }
+        // transformers passes `none` where there are no tools.
+        let tools = match tools {
+            [] => Value::from(()),
+            tools => tools.iter().map(jinja::from_json).collect::<Vec<_>>().into(),
         };
+        Ok(Chat { messages: messages.iter().map(message_value).collect(), tools, tokens })
+    }
+
+    /// Renders `messages`, some of those of the chat; `more` are variables for this time.
+    pub(crate) fn write(
+        &self,
+        chat: &Chat<'_>,
+        messages: &[Value],
+        add_generation_prompt: bool,
+        more: &[(&str, Value)],
+    ) -> Result<String> {
+        let always = [
+            ("messages", Value::from(messages.to_vec())),
+            ("add_generation_prompt", add_generation_prompt.into()),
+            ("bos_token", chat.tokens.bos_token.as_str().into()),
+            ("eos_token", chat.tokens.eos_token.as_str().into()),
+            ("tools", chat.tools.clone()),
+            ("documents", Value::from(())),
+        ];
+        let own = self.variables.iter().map(|(name, value)| (name.as_str(), jinja::from_json(value)));
+        let context = Value::from_pairs(own.chain(more.iter().cloned()).chain(always));
         self.environment
             .get_template(jinja::NAME)
             .and_then(|template| template.render(context))
             .map_err(jinja::error)
     }
+}
 
-    /// The conversation in stretches of untrained and trained text, which concatenate to `render(messages, false)`.
-    /// Trained is what the model writes after the generation prompt: the answer up to and with its end-of-turn
-    /// marker, without the line break that some formats put after it.
-    ///
-    /// # Errors
-    /// As for rendering; and a template that renders a shorter conversation differently, so that training and use
-    /// would not see the same text.
-    pub fn segments(&self, messages: &[Message], tokens: &TemplateTokens) -> Result<Vec<Segment>> {
-        let text = self.render(messages, false, tokens)?;
-        let mut segments = Vec::new();
-        let mut done = 0;
-        let mut add = |from: usize, to: usize, trained: bool, message: usize| {
-            if to > from {
-                segments.push(Segment { text: text[from..to].to_owned(), trained, message });
-            }
-        };
-        for (index, message) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant")
-        {
-            let unstable = |cause| Error::NotPrefixStable { message: index, cause };
-            let prompt = self.render(&messages[..index], true, tokens)?;
-            let turn = self.render(&messages[..=index], false, tokens)?;
-            if !text.starts_with(&turn) {
-                return Err(unstable("more messages follow"));
-            }
-            if !turn.starts_with(&prompt) || prompt.len() < done {
-                return Err(unstable("the answer is still to come"));
-            }
-            let answer = &turn[prompt.len()..];
-            let content = answer.find(&message.content).map_or(0, |at| at + message.content.len());
-            // Some templates write the next answer's header in any case; then it would be trained after the last answer.
-            if index + 1 == messages.len() && self.render(messages, true, tokens)? == text {
-                let next = [messages, &[Message::new("user", "")]].concat();
-                if !self.render(&next, false, tokens)?.starts_with(&text) {
-                    return Err(unstable("more messages follow, because it ignores add_generation_prompt"));
-                }
-            }
-            let end = prompt.len() + answer.trim_end().len().max(content);
-            add(done, prompt.len(), false, index);
-            add(prompt.len(), end, true, index);
-            done = end;
-        }
-        add(done, text.len(), false, messages.len());
-        Ok(segments)
-    }
+/// A message as templates see it.
+pub(crate) fn message_value(message: &Message) -> Value {
+    let own = [("role", message.role.as_str().into()), ("content", message.content.as_str().into())];
+    let further = message.fields.iter().map(|(name, value)| (name.as_str(), jinja::from_json(value)));
+    Value::from_pairs(own.into_iter().chain(further))
 }

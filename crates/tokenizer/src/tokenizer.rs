@@ -1,11 +1,14 @@
 //! One immutable vocabulary: text to ids, and what its special tokens are.
 
+use crate::byte_level::ByteLevel;
 use crate::bytes::hexadecimal;
 use crate::decode::Decoding;
-use crate::sentencepiece::SentencePiece;
+use crate::sentencepiece::{DummyPrefix, SentencePiece};
 use crate::{Error, Result, TemplateTokens};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokenizers::NormalizerWrapper;
 use tokenizers::tokenizer::{
     AddedToken, AddedVocabulary, Model, NormalizedString, OffsetReferential, OffsetType, PreTokenizer,
@@ -21,6 +24,9 @@ pub(crate) const END_OF_TURN: [&str; 7] = [
     "<|endoftext|>",
     "<|end_of_text|>",
 ];
+
+/// Raised when this crate gives other ids for the same vocabulary and text, so that nothing cached is taken for them.
+const ENCODING: u32 = 1;
 
 /// Stands for text before an input; private use, in no vocabulary, so that no token reaches across it.
 const TEXT_BEFORE: &str = "\u{F0000}";
@@ -56,6 +62,15 @@ pub struct Tokenizer {
     pub(crate) inner: tokenizers::Tokenizer,
     /// The added tokens of `inner`, with special ones not recognised in text.
     as_text: AddedVocabulary,
+    /// Whether it finds nothing: all added tokens are special.
+    has_only_special: bool,
+    /// Whether an added token is looked for in normalized text.
+    has_normalized: bool,
+    /// Whether an added token begins with this byte.
+    begins: Box<[bool; 256]>,
+    byte_level: OnceLock<Option<ByteLevel>>,
+    /// Bytes of text that were encoded before `byte_level` was worth building.
+    bytes_seen: AtomicUsize,
     /// How text is cut, where it is sentencepiece that cuts it; then `inner` only knows the tokens.
     pub(crate) sentencepiece: Option<SentencePiece>,
     pub(crate) decoding: Decoding,
@@ -78,10 +93,21 @@ impl Tokenizer {
         let decoding = Decoding::from_json(&decoder)?;
         let mut as_text = inner.get_added_vocabulary().clone();
         as_text.set_encode_special_tokens(true);
+        let has_only_special = as_text.get_added_tokens_decoder().values().all(|token| token.special);
+        let has_normalized = as_text.get_added_tokens_decoder().values().any(|token| token.normalized);
+        let mut begins = Box::new([false; 256]);
+        for token in as_text.get_added_tokens_decoder().values() {
+            token.content.bytes().next().into_iter().for_each(|byte| begins[usize::from(byte)] = true);
+        }
         let vocabulary_size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         Ok(Self {
             inner,
             as_text,
+            has_only_special,
+            has_normalized,
+            begins,
+            byte_level: OnceLock::new(),
+            bytes_seen: AtomicUsize::new(0),
             sentencepiece,
             decoding,
             settings,
@@ -107,24 +133,37 @@ impl Tokenizer {
             SpecialTokens::AsText => &self.as_text,
         };
         if let Some(sentencepiece) = &self.sentencepiece {
+            if special == SpecialTokens::AsText && self.has_only_special {
+                let mut ids = Vec::with_capacity(text.len() / 3);
+                match is_start {
+                    true => sentencepiece.encode(text, true, &mut ids),
+                    false => sentencepiece.encode_within(text, &mut ids),
+                }
+                .map_err(Error::Encode)?;
+                return Ok(ids);
+            }
             let pieces = added.extract_and_normalize(None::<&NormalizerWrapper>, text);
             let mut ids = Vec::with_capacity(text.len() / 2);
             for (part, (start, _), tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte)
             {
-                let encoded = match (tokens, special) {
-                    (Some(tokens), _) => {
-                        ids.extend(tokens.iter().map(|token| token.id));
-                        Ok(())
-                    }
-                    (None, SpecialTokens::Guarded(guard)) => {
-                        sentencepiece.encode(&part.replace(guard, ""), start == 0, &mut ids)
-                    }
-                    (None, _) if start == 0 && !is_start => sentencepiece.encode_within(part, &mut ids),
-                    (None, _) => sentencepiece.encode(part, start == 0, &mut ids),
+                if let Some(tokens) = tokens {
+                    ids.extend(tokens.iter().map(|token| token.id));
+                    continue;
+                }
+                let part = match special {
+                    SpecialTokens::Guarded(guard) => Cow::Owned(part.replace(guard, "")),
+                    SpecialTokens::Parse | SpecialTokens::AsText => Cow::Borrowed(part),
+                };
+                let encoded = match start == 0 && !is_start {
+                    true => sentencepiece.encode_within(&part, &mut ids),
+                    false => sentencepiece.encode(&part, start == 0, &mut ids),
                 };
                 encoded.map_err(Error::Encode)?;
             }
             return Ok(ids);
+        }
+        if let Some(byte_level) = self.byte_level(text.len(), special) {
+            return Ok(self.encode_bytes(byte_level, added, text, special));
         }
         let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
         if let SpecialTokens::Guarded(guard) = special {
@@ -148,6 +187,52 @@ impl Tokenizer {
             .collect())
     }
 
+    /// Whether no byte of `text` begins an added token, so that none can be in it.
+    pub(crate) fn surely_spells_none(&self, text: &str) -> bool {
+        !text.bytes().any(|byte| self.begins[usize::from(byte)])
+    }
+
+    /// The quick way of a byte-level vocabulary, once as much text came as pays for it.
+    fn byte_level(&self, bytes: usize, special: SpecialTokens) -> Option<&ByteLevel> {
+        /// Bytes that the slow way cuts while the quick one is built.
+        const WORTH_IT: usize = 1 << 17;
+        let sum = self.bytes_seen.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if sum < WORTH_IT {
+            return None;
+        }
+        let built = self.byte_level.get_or_init(|| ByteLevel::new(&self.inner)).as_ref();
+        // What is found only in normalized text is left to the crate.
+        let finds_nothing = special == SpecialTokens::AsText && self.has_only_special;
+        built.filter(|byte_level| !byte_level.composes() || finds_nothing || !self.has_normalized)
+    }
+
+    fn encode_bytes(
+        &self,
+        byte_level: &ByteLevel,
+        added: &AddedVocabulary,
+        text: &str,
+        special: SpecialTokens,
+    ) -> Vec<u32> {
+        let model = self.inner.get_model();
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        let finds_nothing = special == SpecialTokens::AsText && self.has_only_special;
+        if finds_nothing || special == SpecialTokens::Parse && self.surely_spells_none(text) {
+            byte_level.encode(text, model, &mut ids);
+            return ids;
+        }
+        let pieces = added.extract_and_normalize(None::<&NormalizerWrapper>, text);
+        for (part, _, tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+            match (tokens, special) {
+                (Some(tokens), _) => ids.extend(tokens.iter().map(|token| token.id)),
+                (None, SpecialTokens::Guarded(guard)) => {
+                    byte_level.encode(&part.replace(guard, ""), model, &mut ids)
+                }
+                (None, _) => byte_level.encode(part, model, &mut ids),
+            }
+        }
+        ids
+    }
+
     /// The ids of `text` where it goes on from `before`, as a model goes on from a prompt: a vocabulary that puts a space
     /// before each text (sentencepiece's dummy prefix) puts none inside one. Together they are the ids of the whole
     /// text, unless one of those would reach from `before` into `text`.
@@ -155,11 +240,33 @@ impl Tokenizer {
     /// # Errors
     /// As for [`Tokenizer::encode`].
     pub fn encode_after(&self, before: &[u32], text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
-        let Some(&last) = before.last().filter(|_| self.decoding.strips_start()) else {
-            return self.encode(text, special);
-        };
+        let Some(&last) = before.last() else { return self.encode(text, special) };
         // Behind an added token some vocabularies begin anew.
-        let anchor = self.added_token(last).map_or(TEXT_BEFORE, |token| &token.content);
+        match (self.added_token(last), &self.sentencepiece) {
+            (None, _) => self.encode_within(text, special),
+            (Some(_), Some(pieces)) => {
+                self.encode_at(text, special, pieces.dummy_prefix == DummyPrefix::Always)
+            }
+            (Some(token), None) => self.encode_behind(&token.content, text, special),
+        }
+    }
+
+    /// The ids of `text` inside of a text, behind a word.
+    ///
+    /// # Errors
+    /// As for [`Tokenizer::encode`].
+    pub fn encode_within(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
+        match self.sentencepiece {
+            Some(_) => self.encode_at(text, special, false),
+            None => self.encode_behind(TEXT_BEFORE, text, special),
+        }
+    }
+
+    /// The ids of `text` behind `anchor`, where that makes a difference.
+    fn encode_behind(&self, anchor: &str, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
+        if !self.decoding.strips_start() {
+            return self.encode(text, special);
+        }
         let mut ids = self.encode(&format!("{anchor}{text}"), special)?;
         let anchor = self.encode(anchor, special)?;
         if !ids.starts_with(&anchor) {
@@ -249,6 +356,7 @@ impl Tokenizer {
     pub fn fingerprint(&self) -> String {
         let compute = || {
             let mut hash = Sha256::new();
+            hash.update(ENCODING.to_le_bytes());
             hash.update(self.tokenizer_json().unwrap_or_default());
             if let Some(model) = self.model_file() {
                 hash.update(model);

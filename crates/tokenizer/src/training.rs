@@ -1,15 +1,15 @@
 //! Training of vocabularies, Chinese first: byte-level BPE, and BPE and Unigram as sentencepiece has them.
 //!
 //! Deterministic: the same texts and options give the same vocabulary, on any number of threads. Words are counted in
-//! bounded memory ([`words`]) and are short ([`cutting`]): Chinese has no spaces, and otherwise every clause would be
+//! bounded memory ([`words`]) and are short ([`word_splitter`]): Chinese has no spaces, and otherwise every clause would be
 //! its own word and memory would grow with the corpus.
 
 mod bpe;
-mod cutting;
 mod model;
 mod nmt_nfkc;
 mod symbols;
 mod unigram;
+mod word_splitter;
 mod words;
 
 use crate::bytes::alphabet;
@@ -17,11 +17,12 @@ use crate::gguf::{QWEN2, around, byte_level_tokenizer};
 use crate::tokenizer::Settings;
 use crate::{ChatTemplate, Error, Result, Tokenizer};
 use bpe::Ties;
-use cutting::{ByteLevel, Cutter, Cutting};
 use rayon::prelude::*;
+use std::ops::ControlFlow;
 use symbols::SymbolWords;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::tokenizer::AddedToken;
+use word_splitter::{ByteLevel, WordRule, WordSplitter};
 use words::Words;
 
 /// A pair that occurs only once says nothing about the language.
@@ -131,8 +132,8 @@ pub struct VocabularyTraining {
     pub max_memory: u64,
     /// Decides which rare words are counted where they do not all fit in memory.
     pub seed: u64,
-    /// Called at each step, from any thread.
-    pub progress: Option<Box<dyn Fn(TrainingProgress) + Send + Sync>>,
+    /// Called at each step, from any thread; may end the training while texts are read and when all are.
+    pub progress: Option<Box<dyn Fn(TrainingProgress) -> ControlFlow<()> + Send + Sync>>,
 }
 
 impl Default for VocabularyTraining {
@@ -168,7 +169,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A size that the special tokens and bytes alone need, or that the texts cannot give if it is to be exact; a token
-    /// given twice; no text.
+    /// given twice; no text; a training that was ended.
     pub fn train(texts: impl Iterator<Item = String>, options: &VocabularyTraining) -> Result<Self> {
         train(texts, options).map_err(Error::Training)
     }
@@ -255,15 +256,18 @@ impl Tokens {
     }
 }
 
-fn report(options: &VocabularyTraining, progress: TrainingProgress) {
-    options.progress.iter().for_each(|report| report(progress));
+fn report(options: &VocabularyTraining, progress: TrainingProgress) -> Result<(), String> {
+    match &options.progress {
+        Some(report) if report(progress).is_break() => Err("it was ended".into()),
+        _ => Ok(()),
+    }
 }
 
 /// Counts the words of all texts; `cost` is what training takes for each byte of different words.
 fn count(
     texts: impl Iterator<Item = String>,
     options: &VocabularyTraining,
-    cutting: &Cutting,
+    splitter: &WordSplitter,
     cost: u64,
 ) -> Result<Words, String> {
     let mut words = Words::new((options.max_memory / cost) as usize, options.seed);
@@ -280,16 +284,16 @@ fn count(
         let chunks: Vec<&str> = batch.iter().flat_map(|text| chunks(text)).collect();
         // A few at a time, so that a book that is one text takes little more than itself.
         for chunks in chunks.chunks(BATCH_BYTES / CHUNK_BYTES) {
-            let cuts: Vec<_> = chunks.par_iter().map(|chunk| cutting.cut(chunk)).collect();
+            let cuts: Vec<_> = chunks.par_iter().map(|chunk| splitter.split(chunk)).collect();
             words.add(&cuts);
         }
         read += bytes as u64;
-        report(options, TrainingProgress::Reading { bytes: read });
+        report(options, TrainingProgress::Reading { bytes: read })?;
     }
     if read == 0 {
         return Err("there is no text to train on".into());
     }
-    report(options, TrainingProgress::Counted { words: words.len(), samplings: words.rounds() });
+    report(options, TrainingProgress::Counted { words: words.len(), samplings: words.rounds() })?;
     Ok(words)
 }
 
@@ -327,8 +331,8 @@ fn train_byte_level(
     /// A symbol for each byte, its place in the list of a pair, and what merges add to that.
     const COST: u64 = 20;
     let mut tokens = given.texts(options);
-    let cutting = Cutting { cutter: Cutter::ByteLevel(ByteLevel::new()?), whole: tokens.clone() };
-    let words = count(texts, options, &cutting, COST)?;
+    let splitter = WordSplitter { rule: WordRule::ByteLevel(ByteLevel::new()?), whole: tokens.clone() };
+    let words = count(texts, options, &splitter, COST)?;
     let alphabet = alphabet();
     let mut sorted = alphabet;
     sorted.sort_unstable();
@@ -339,7 +343,7 @@ fn train_byte_level(
     words.drain(|word, count| all.push(word.bytes().map(|byte| symbols[usize::from(byte)]), count));
     let wanted = options.vocabulary_size;
     let merges = bpe::merge(all, &mut tokens, wanted, LEAST_COUNT, Ties::Ids, &mut |now| {
-        report(options, TrainingProgress::Tokens { now, wanted });
+        _ = report(options, TrainingProgress::Tokens { now, wanted });
     });
     check_size(tokens.len(), options)?;
     let text = |id: u32| tokens[id as usize].clone();

@@ -3,6 +3,7 @@
 
 mod common;
 
+mod conversations;
 mod gguf;
 mod sentencepiece;
 mod templates;

@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use common::shared;
+use common::{digest, shared};
 use danlu_tokenizer::{
     ChatTemplate, Message, Segment, SpecialTokens, TemplateTokens, Tokenizer, VocabularyTraining,
 };
@@ -32,7 +32,7 @@ fn trained(template: &ChatTemplate, messages: &[Message]) -> Vec<String> {
     let segments = template.segments(messages, &tokens()).unwrap();
     let whole: String = segments.iter().map(|segment| segment.text.as_str()).collect();
     assert_eq!(whole, template.render(messages, false, &tokens()).unwrap());
-    assert!(segments.windows(2).all(|pair| pair[0].trained != pair[1].trained));
+    assert!(segments.windows(2).all(|pair| pair[0].trained || pair[1].trained));
     segments.into_iter().filter(|segment| segment.trained).map(|segment| segment.text).collect()
 }
 
@@ -71,14 +71,22 @@ fn the_built_in_formats_are_byte_for_byte() {
 
 #[test]
 fn transformers_renders_the_built_in_formats_the_same() {
-    let cases: Vec<serde_json::Value> =
-        serde_json::from_str(include_str!("golden/chat_templates.json")).unwrap();
-    assert_eq!(cases.len(), 24);
+    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/chat_templates.json")).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), ChatTemplate::builtin_names().len());
+    let conversations = golden["conversations"].as_object().unwrap();
     for case in cases {
-        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
-        let text =
-            render(case["template"].as_str().unwrap(), &messages, case["add_generation_prompt"] == true);
-        assert_eq!(text, case["text"].as_str().unwrap(), "{} {}", case["template"], case["conversation"]);
+        let name = case["template"].as_str().unwrap();
+        let template = ChatTemplate::builtin(name).unwrap();
+        let mut recorded = case["texts"].as_array().unwrap().iter();
+        for (title, messages) in conversations {
+            let messages: Vec<Message> = serde_json::from_value(messages.clone()).unwrap();
+            for add_generation_prompt in [false, true] {
+                let text = template.render(&messages, add_generation_prompt, &tokens());
+                let text = text.ok().map(|text| digest(text.as_bytes()));
+                assert_eq!(recorded.next().unwrap().as_str(), text.as_deref(), "{name}: {title}");
+            }
+        }
     }
 }
 
@@ -251,11 +259,8 @@ fn jinja_errors_carry_the_line_and_the_templates_own_words() {
     let path = file.path().display().to_string();
     let opened = ChatTemplate::open(&path).unwrap_err().to_string();
     assert_eq!(opened, format!("`{path}`: {syntax}"));
-    let unknown = ChatTemplate::builtin("alpaca").unwrap_err().to_string();
-    assert!(
-        unknown.contains("`alpaca`") && unknown.contains("chatml, llama2, llama3, human_assistant"),
-        "{unknown}"
-    );
+    let unknown = ChatTemplate::builtin("alpacca").unwrap_err().to_string();
+    assert!(unknown.contains("`alpacca`") && unknown.contains("(chatml, "), "{unknown}");
     let turns = ChatTemplate::builtin("llama2").unwrap();
     let turns = turns.render(&[message_of("assistant")], false, &tokens()).unwrap_err().to_string();
     assert!(turns.contains("take turns"), "{turns}");
@@ -312,7 +317,8 @@ proptest! {
         let trained = trained(&template, &messages);
         prop_assert_eq!(trained.len(), contents.len() / 2);
         for (trained, answer) in trained.iter().zip(contents.iter().skip(1).step_by(2)) {
-            prop_assert!(trained.contains(answer.as_str()));
+            // Qwen 3 drops line breaks before the last answer.
+            prop_assert!(trained.contains(answer.trim_start_matches('\n')), "{}", name);
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use crate::common;
 
-use common::shared;
+use common::{random_strings, shared};
 use danlu_tokenizer::{
     SpecialTokens, TextNormalization, TokenRole, Tokenizer, TrainedToken, TrainingProgress, VocabularyKind,
     VocabularyTraining,
 };
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -80,6 +81,7 @@ fn tokenizers_1395_a_text_without_spaces_does_not_become_one_word() {
         if let TrainingProgress::Counted { words, .. } = progress {
             seen.store(words as u64, Ordering::Relaxed);
         }
+        ControlFlow::Continue(())
     };
     let options = VocabularyTraining { progress: Some(Box::new(progress)), ..options(300) };
     let text: String = "甲乙丙丁戊己庚辛".repeat(20_000);
@@ -215,6 +217,33 @@ fn sentencepiece_vocabularies_write_every_text_and_come_back() {
 }
 
 #[test]
+fn a_trained_unigram_has_a_tokenizer_json_with_the_same_ids() {
+    for (texts, cut) in [(Vec::new(), true), (vec!["<0x41> s / u n k 123456789ABCDEF\n".repeat(9)], false)] {
+        for byte_fallback in [true, false] {
+            let options = VocabularyTraining { byte_fallback, ..sentencepiece(VocabularyKind::Unigram, 700) };
+            let options = VocabularyTraining { exact_size: false, ..options };
+            let tokenizer = Tokenizer::train(facts().chain(texts.clone()), &options).unwrap();
+            if cut && !byte_fallback {
+                let refused = tokenizer.to_tokenizer_json().unwrap_err().to_string();
+                assert!(refused.contains("a text that spells `<unk>`"), "{refused}");
+                continue;
+            }
+            let mut json = tokenizers::Tokenizer::from_bytes(tokenizer.to_tokenizer_json().unwrap()).unwrap();
+            json.set_encode_special_tokens(true);
+            assert_eq!(json.get_pre_tokenizer().is_some(), cut);
+            for text in random_strings(2_000) {
+                let found = json.encode_fast(text.as_str(), false).unwrap();
+                assert_eq!(
+                    found.get_ids(),
+                    tokenizer.encode(&text, SpecialTokens::AsText).unwrap(),
+                    "{text:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn rare_words_are_sampled_where_memory_is_short_and_the_same_ones_each_time() {
     let rare =
         |number: u32| -> String { number.to_string().bytes().map(|digit| char::from(digit + 49)).collect() };
@@ -226,6 +255,7 @@ fn rare_words_are_sampled_where_memory_is_short_and_the_same_ones_each_time() {
             if let TrainingProgress::Counted { samplings, .. } = progress {
                 seen.store(u64::from(samplings), Ordering::Relaxed);
             }
+            ControlFlow::Continue(())
         };
         let options = VocabularyTraining {
             max_memory: 1 << 20,

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use danlu_data::Sample;
+use danlu_data::{SampleSet, StepOrder};
 use danlu_formats::{AtomicFolder, Dtype, SafetensorsFolder, TensorInfo, WriteOptions, write_safetensors};
 use danlu_kernels::Buffer;
 use danlu_model::{Family, save_adapter, save_folder, save_pth};
@@ -403,13 +403,13 @@ fn read_f32(bytes: &[u8], values: &mut Buffer<f32>) -> bool {
 }
 
 /// A hash of every token and weight, in order: FNV-1a over words of 32 bits.
-pub fn fingerprint(samples: &[Sample]) -> u64 {
+pub fn fingerprint(samples: &SampleSet, order: &StepOrder) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);
-    for sample in samples {
+    for sample in samples.iter() {
         add(sample.ids.len() as u32);
         sample.ids.iter().for_each(|&id| add(id));
         sample.loss_weights.iter().for_each(|weight| add(weight.to_bits()));
     }
-    hash
+    hash ^ order.fingerprint()
 }

@@ -18,7 +18,7 @@ use crate::trainer::capacity;
 pub const RECOMPUTE: [Recompute; 3] = [Recompute::Cheap, Recompute::Mlp, Recompute::Block];
 
 /// Program, libraries and thread stacks.
-const PROGRAM_BYTES: usize = 36 << 20;
+const PROGRAM_BYTES: usize = 45 << 20;
 /// What the second operand of a product takes while it is packed block by block.
 const PACKED_BLOCK_BYTES: usize = 4 << 20;
 
@@ -124,9 +124,8 @@ pub fn plan(recipe: Recipe) -> Result<Plan> {
 impl Plan {
     /// The plan of what was prepared.
     pub fn of(prepared: &Prepared) -> Self {
-        let order = prepared.order();
+        let order = &prepared.order;
         let slices = slice_sizes(prepared);
-        let trained = |weights: &[f32]| weights.iter().filter(|&&weight| weight > 0.0).count() as u64;
         Self {
             parameters: prepared.model.parameter_count(),
             trainable_parameters: prepared.model.parameters().len(),
@@ -136,12 +135,8 @@ impl Plan {
             },
             training_samples: prepared.training.len(),
             validation_samples: prepared.validation.len(),
-            tokens_per_epoch: prepared.training.iter().map(|sample| sample.ids.len() as u64).sum(),
-            trained_tokens_per_epoch: prepared
-                .training
-                .iter()
-                .map(|sample| trained(&sample.loss_weights))
-                .sum(),
+            tokens_per_epoch: prepared.training.tokens(),
+            trained_tokens_per_epoch: prepared.training.trained_tokens(),
             steps_per_epoch: order.steps_per_epoch(),
             total_steps: prepared.total_steps,
             warmup_steps: prepared.schedule.warmup_steps,
@@ -211,15 +206,15 @@ pub(crate) fn choose_recompute(prepared: &Prepared) -> Result<Recompute> {
 
 /// Most tokens, and most targets, of a slice.
 fn slice_sizes(prepared: &Prepared) -> [usize; 2] {
-    let mut order = prepared.order();
+    let mut order = prepared.order.clone();
     let (mut slice_tokens, mut slice_targets) = (0, 0);
     for step in 0..order.steps_per_epoch() {
-        for slice in step_slices(order.step(step).iter().map(|&index| &prepared.training[index])).slices {
+        for slice in step_slices(order.step(step).iter().map(|&index| prepared.training.get(index))).slices {
             slice_tokens = slice_tokens.max(slice.ids.len());
             slice_targets = slice_targets.max(slice.targets.len());
         }
     }
-    for slice in step_slices(&prepared.validation).slices {
+    for slice in step_slices(prepared.validation.iter()).slices {
         slice_tokens = slice_tokens.max(slice.ids.len());
         slice_targets = slice_targets.max(slice.targets.len());
     }
@@ -241,8 +236,7 @@ fn packed_bytes(model: &Model, tokens: usize, positions: usize) -> usize {
 
 impl Memory {
     fn of_run(prepared: &Prepared, slices: [usize; 2], recompute: Recompute) -> Self {
-        let samples = prepared.training.iter().chain(&prepared.validation);
-        let samples = samples.map(|sample| sample.ids.len() * 8 + 64).sum();
+        let samples = prepared.training.bytes();
         let (model, options) = (&prepared.model, &prepared.recipe.training);
         let mut memory = Self::of(model, options, recompute.keep(), slices, samples);
         memory.preparation = machine::peak().unwrap_or(0) as usize;

@@ -1,9 +1,11 @@
 //! Opening everything that a recipe names: model, vocabulary, chat template, samples, schedule.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use danlu_data::contamination::Questions;
 use danlu_data::slices::{SLICE_TOKENS, step_slices};
-use danlu_data::{Dataset, DatasetReport, Purpose, Sample, StepOrder, Task};
+use danlu_data::{Dataset, DatasetReport, Inspection, Packing, Purpose, SampleSet, StepOrder, Task};
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
@@ -39,9 +41,11 @@ pub struct Prepared {
     /// The vocabulary, with the chat template that the samples were rendered with.
     pub tokenizer: Tokenizer,
     /// Samples to train on.
-    pub training: Vec<Sample>,
+    pub training: SampleSet,
     /// Samples to validate with.
-    pub validation: Vec<Sample>,
+    pub validation: SampleSet,
+    /// The samples of each step, from its beginning.
+    pub order: StepOrder,
     /// How rows became samples.
     pub report: DatasetReport,
     /// Optimizer steps of the run.
@@ -54,14 +58,6 @@ pub struct Prepared {
     pub resume_from: Option<PathBuf>,
     /// What the user should know, one sentence each.
     pub notices: Vec<String>,
-}
-
-impl Prepared {
-    /// The samples of each step.
-    pub fn order(&self) -> StepOrder {
-        let training = &self.recipe.training;
-        StepOrder::new(self.training.len(), training.samples_per_step(), training.data_seed())
-    }
 }
 
 /// Opens what `recipe` names.
@@ -111,9 +107,13 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     let adapter = adapters(&recipe, &mut model, resume_from.as_deref(), &mut notices)?;
     check_length(&recipe, &model)?;
 
-    let Samples { tokenizer, training, validation, report } = samples(&recipe, tokenizer)?;
-    let mut ids = training.iter().chain(&validation).flat_map(|sample| &sample.ids);
-    if let Some(&id) = ids.find(|&&id| id as usize >= rows) {
+    let Samples { tokenizer, training, validation, order, report } = samples(&recipe, tokenizer)?;
+    let unknown = training
+        .iter()
+        .chain(validation.iter())
+        .flat_map(|sample| sample.ids)
+        .find(|&id| id as usize >= rows);
+    if let Some(id) = unknown {
         return Err(danlu_model::Error::TokenOutOfRange { id, vocabulary_size: rows }.into());
     }
     let mut prepared = Prepared {
@@ -122,6 +122,7 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         tokenizer,
         training,
         validation,
+        order,
         report,
         total_steps: 0,
         schedule: recipe.schedule(1),
@@ -133,7 +134,7 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     let training = &prepared.recipe.training;
     prepared.total_steps = match u64::try_from(training.max_steps) {
         Ok(steps) if steps > 0 => steps,
-        _ => (prepared.order().steps_per_epoch() as f64 * training.num_train_epochs).ceil().max(1.0) as u64,
+        _ => (prepared.order.steps_per_epoch() as f64 * training.num_train_epochs).ceil().max(1.0) as u64,
     };
     prepared.schedule = prepared.recipe.schedule(prepared.total_steps);
     match (choose_recompute(&prepared), load) {
@@ -156,9 +157,9 @@ fn check_slices(prepared: &Prepared) -> Result<()> {
     if !prepared.recipe.training.fused_backward {
         return Ok(());
     }
-    let mut order = prepared.order();
+    let mut order = prepared.order.clone();
     for step in 0..prepared.total_steps {
-        let samples = order.step(step).iter().map(|&index| &prepared.training[index]);
+        let samples = order.step(step).iter().map(|&index| prepared.training.get(index));
         let count = step_slices(samples).slices.len();
         if count > 1 {
             let problem = format!(
@@ -179,9 +180,11 @@ pub struct Samples {
     /// The vocabulary, with the chat template that the samples were rendered with.
     pub tokenizer: Tokenizer,
     /// Samples to train on.
-    pub training: Vec<Sample>,
+    pub training: SampleSet,
     /// Samples to validate with.
-    pub validation: Vec<Sample>,
+    pub validation: SampleSet,
+    /// Which of them each step takes.
+    pub order: StepOrder,
     /// How rows became samples.
     pub report: DatasetReport,
 }
@@ -199,10 +202,50 @@ pub fn samples(recipe: &Recipe, tokenizer: Tokenizer) -> Result<Samples> {
     };
     let dataset = Dataset::load(&recipe.data, &tokenizer, task)?;
     let evaluation = Dataset::load_eval(&recipe.data, &tokenizer, task)?;
-    let report = dataset.report.clone();
-    let split = dataset.split(recipe.data.val_size, recipe.training.seed)?;
+    let split = dataset.split(&recipe.data, recipe.training.seed)?;
     let validation = evaluation.map_or(split.validation, |evaluation| evaluation.samples);
-    Ok(Samples { tokenizer, training: split.training, validation, report })
+    let order = order(recipe, &split.training);
+    let mut report = dataset.report;
+    report.packing = order.packing();
+    Ok(Samples { tokenizer, training: split.training, validation, order, report })
+}
+
+/// Which samples each step takes: blocks that samples fill, or samples.
+fn order(recipe: &Recipe, training: &SampleSet) -> StepOrder {
+    let Recipe { data, training: options, .. } = recipe;
+    let (per_step, seed) = (options.samples_per_step(), options.data_seed());
+    let is_packed = data.packing.unwrap_or(recipe.method.stage == Stage::Pt && !data.group_by_length);
+    if is_packed {
+        StepOrder::packed(Packing::best_fit(&training.lengths(), data.cutoff_len, seed), per_step, seed)
+    } else if data.group_by_length {
+        StepOrder::by_length(&training.lengths(), per_step, seed)
+    } else {
+        StepOrder::new(training.len(), per_step, seed)
+    }
+}
+
+/// What is in each data set of `recipe`, cut with a `tokenizer` that carries the chat template, as that of [`samples`]
+/// does. `progress(data set, rows done)` may stop the work.
+///
+/// # Errors
+/// As for [`samples`], but for a data set of which nothing is left.
+pub fn inspections(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    against: Option<&Questions>,
+    mut progress: impl FnMut(&str, u64) -> ControlFlow<()>,
+) -> Result<Vec<Inspection>> {
+    let template = template(recipe, tokenizer)?;
+    let tokens = tokenizer.template_tokens();
+    let task = match &template {
+        Some(template) => Task::Conversation { template, tokens: &tokens },
+        None => Task::Pretraining,
+    };
+    let names = recipe.data.dataset.iter();
+    let inspect = |name: &String| {
+        Ok(Inspection::of(name, &recipe.data, tokenizer, task, against, &mut |rows| progress(name, rows))?)
+    };
+    names.map(inspect).collect()
 }
 
 /// bf16 where the processor multiplies it, unless the recipe says otherwise.
@@ -392,10 +435,10 @@ fn check_length(recipe: &Recipe, model: &Model) -> Result<()> {
     Err(TrainError::Option { key: "cutoff_len", problem })
 }
 
-/// The template that conversations are rendered with, and the vocabulary that will carry it.
-fn chat_template(recipe: &Recipe, tokenizer: Tokenizer) -> Result<(Option<ChatTemplate>, Tokenizer)> {
+/// The template that conversations are rendered with; none for documents.
+fn template(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
     if recipe.method.stage == Stage::Pt {
-        return Ok((None, tokenizer));
+        return Ok(None);
     }
     let template = match (&recipe.method.template, tokenizer.chat_template()) {
         (Some(name), _) => ChatTemplate::open(name)?,
@@ -407,6 +450,15 @@ fn chat_template(recipe: &Recipe, tokenizer: Tokenizer) -> Result<(Option<ChatTe
             return Err(TrainError::Option { key: "template", problem });
         }
     };
+    Ok(Some(match recipe.method.enable_thinking {
+        Some(thinks) => template.with_thinking(thinks),
+        None => template,
+    }))
+}
+
+/// The template that conversations are rendered with, and the vocabulary that will carry it.
+fn chat_template(recipe: &Recipe, tokenizer: Tokenizer) -> Result<(Option<ChatTemplate>, Tokenizer)> {
+    let Some(template) = template(recipe, &tokenizer)? else { return Ok((None, tokenizer)) };
     let tokenizer = match tokenizer.chat_template() {
         Some(own) if own == template.source() => tokenizer,
         _ => tokenizer.with_chat_template(template.source().to_owned()),

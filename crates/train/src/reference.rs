@@ -100,6 +100,7 @@ fn collect_kinds(property: &Value, kinds: &mut Vec<String>) {
             "number" => "a number",
             "boolean" => "`true` or `false`",
             "string" => "text",
+            "array" if property["items"]["type"] == "number" => "a list of numbers",
             "array" => "a list of texts",
             "object" => match property["properties"].as_object() {
                 Some(known) => {

@@ -3,11 +3,14 @@
 //! A step takes the next samples, cuts them into slices, runs each forward and backward, and updates once. The result is
 //! a function of recipe and data: threads, micro-batches, kills and resumes change no bit of it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
 use std::time::Instant;
 
-use danlu_data::Sample;
 use danlu_data::slices::{SLICE_TOKENS, Slice, StepSlices, step_slices};
+use danlu_data::{SampleSet, StepOrder};
 use danlu_formats::write_file_atomically;
 use danlu_kernels::View;
 use danlu_model::{
@@ -85,11 +88,10 @@ pub struct Outcome {
 pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outcome> {
     let recipe = prepared.recipe.clone();
     let (training, output) = (&recipe.training, &recipe.output);
-    let mut order = prepared.order();
-    let steps_per_epoch = order.steps_per_epoch();
+    let steps_per_epoch = prepared.order.steps_per_epoch();
     let total_steps = prepared.total_steps;
     let epoch_at = |step: u64| step as f64 / steps_per_epoch as f64;
-    let data_fingerprint = fingerprint(&prepared.training);
+    let data_fingerprint = fingerprint(&prepared.training, &prepared.order);
     let mut optimizer = Optimizer::new(&prepared.model, training);
     let facts = RunFacts {
         total_steps,
@@ -128,11 +130,10 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let (mut samples_seen, mut steps) = (0, 0);
     let mut last_eval = None;
     let mut interrupted = None;
-    for step in first_step..total_steps {
+    let ahead = steps_ahead(prepared.training.clone(), prepared.order.clone(), first_step..total_steps);
+    for (step, (slices, samples)) in (first_step..total_steps).zip(ahead) {
         let step_start = Instant::now();
-        let indices = order.step(step);
-        samples_seen += indices.len() as u64;
-        let slices = step_slices(indices.iter().map(|&index| &prepared.training[index]));
+        samples_seen += samples;
         let done = step + 1;
         let learning_rate = prepared.schedule.learning_rate(step);
         optimizer.begin(learning_rate, done);
@@ -215,10 +216,28 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     Ok(outcome)
 }
 
+/// The slices of each step, and how many samples they are of, put together by a thread of its own one step ahead: the
+/// training threads find them ready. What a step holds is a function of its number alone.
+fn steps_ahead(samples: SampleSet, mut order: StepOrder, steps: Range<u64>) -> Receiver<(StepSlices, u64)> {
+    let (sender, receiver) = sync_channel(1);
+    thread::spawn(move || {
+        for step in steps {
+            let indices = order.step(step);
+            let count = indices.len() as u64;
+            let slices = step_slices(indices.iter().map(|&index| samples.get(index)));
+            // Nobody takes it when the run has ended before its last step.
+            if sender.send((slices, count)).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
 /// Tokens that the longest slice can have.
 pub(crate) fn capacity(prepared: &Prepared) -> usize {
-    let samples = prepared.training.iter().chain(&prepared.validation);
-    samples.map(|sample| sample.ids.len()).max().unwrap_or(0).max(SLICE_TOKENS)
+    let longest = |samples: &SampleSet| samples.lengths().into_iter().max().unwrap_or(0) as usize;
+    longest(&prepared.training).max(longest(&prepared.validation)).max(SLICE_TOKENS)
 }
 
 /// What a step came to.
@@ -318,8 +337,8 @@ fn evaluate(
 }
 
 /// Mean negative log-likelihood of the trained tokens, weighted as they are.
-pub fn mean_loss(model: &Model, samples: &[Sample], activations: &mut Activations) -> Result<f64> {
-    let slices = step_slices(samples);
+pub fn mean_loss(model: &Model, samples: &SampleSet, activations: &mut Activations) -> Result<f64> {
+    let slices = step_slices(samples.iter());
     let mut sum = 0.0;
     for slice in &slices.slices {
         let (tokens, targets) = model_input(slice);

@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod adamw;
+mod batches;
 mod optimizers;
 mod run;

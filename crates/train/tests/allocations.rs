@@ -79,7 +79,7 @@ fn computing_threads_allocate_nothing_after_the_second_step() {
             loss_weights: vec![1.0; length],
             source: Source { path: Path::new("test").into(), line: 1 },
         };
-        let slices = step_slices(&[300, 5, 200, 1].map(sample));
+        let slices = step_slices([300, 5, 200, 1].map(sample));
         for step in 1..=5 {
             let before = [&BY_WORKERS, &LARGE_BY_CALLER].map(|count| count.load(Ordering::Relaxed));
             optimizer.begin(1e-3, step);

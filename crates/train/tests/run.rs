@@ -18,7 +18,7 @@ fn corpus(folder: &Path) -> PathBuf {
 
 fn recipe(folder: &Path, output: &str, extra: &str) -> Recipe {
     let text = format!(
-        "stage: pt\nfinetuning_type: full\nhidden_size: 32\nintermediate_size: 64\nnum_hidden_layers: 2\n\
+        "stage: pt\npacking: false\nfinetuning_type: full\nhidden_size: 32\nintermediate_size: 64\nnum_hidden_layers: 2\n\
          num_attention_heads: 4\nnum_key_value_heads: 2\nmax_position_embeddings: 64\nvocab_size: 320\n\
          dataset: {}\ncutoff_len: 32\nval_size: 6\nlearning_rate: 0.01\nnum_train_epochs: 2\n\
          per_device_train_batch_size: 4\nprecision: f32\nlogging_steps: 5\neval_strategy: epoch\n\
@@ -127,7 +127,7 @@ fn lora_trains_only_its_adapter_and_resumes_with_its_own_rank() {
     std::fs::write(&other, "挤出机把塑料颗粒熔化，从模头挤出管材。".repeat(30)).unwrap();
     let lora = |output: &str, extra: &str| {
         let text = format!(
-            "model_name_or_path: {}\nstage: pt\nfinetuning_type: lora\nlora_rank: 4\ndataset: {}\ncutoff_len: 32\n\
+            "model_name_or_path: {}\nstage: pt\npacking: false\nfinetuning_type: lora\nlora_rank: 4\ndataset: {}\ncutoff_len: 32\n\
              learning_rate: 0.01\nmax_steps: 12\nper_device_train_batch_size: 8\nprecision: f32\nsave_steps: 5\n\
              output_dir: {}\n{extra}",
             base.output_dir.display(),
@@ -259,7 +259,7 @@ fn every_option_of_the_block_trains_and_continues_where_it_stopped() {
         save_folder(&model, Some(&tokenizer), base.path(), 5_000_000_000).unwrap();
         let recipe = |output: &str, extra: &str| {
             let text = format!(
-                "stage: pt\nfinetuning_type: full\nmodel_name_or_path: {}\ndataset: {}\ncutoff_len: 32\n\
+                "stage: pt\npacking: false\nfinetuning_type: full\nmodel_name_or_path: {}\ndataset: {}\ncutoff_len: 32\n\
                  learning_rate: 0.01\nmax_steps: 6\nper_device_train_batch_size: 54\nprecision: f32\nsave_steps: 3\n\
                  output_dir: {}\n{extra}",
                 base.path().display(),
@@ -286,7 +286,7 @@ fn every_option_of_the_block_trains_and_continues_where_it_stopped() {
 fn a_preset_gives_the_shape_of_a_new_model() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
-        "stage: pt\nfinetuning_type: full\nmodel_preset: minimind-64m\nvocab_size: 320\ndataset: {}\ncutoff_len: 32\n\
+        "stage: pt\npacking: false\nfinetuning_type: full\nmodel_preset: minimind-64m\nvocab_size: 320\ndataset: {}\ncutoff_len: 32\n\
          max_steps: 1\noutput_dir: {}\n",
         corpus(folder.path()).display(),
         folder.path().join("run").display(),
@@ -297,4 +297,33 @@ fn a_preset_gives_the_shape_of_a_new_model() {
     let other_rows = preset.vocab_size - prepared.tokenizer.vocabulary_size();
     assert_eq!(prepared.model.parameter_count(), preset.parameter_count() - other_rows * preset.hidden_size);
     assert_eq!(prepared.model.config().family, Family::Qwen3);
+}
+
+#[test]
+fn a_packed_run_resumes_to_the_same_bits_and_knows_its_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let packed = |output: &str, extra: &str| {
+        let text = recipe(folder.path(), output, extra).to_yaml().unwrap();
+        Recipe::parse("test.yaml", &text, &["packing=true", "cutoff_len=64"]).unwrap().recipe
+    };
+    let prepared = prepare(packed("plan", ""), Load::Shapes).unwrap();
+    let report = prepared.report.packing.unwrap();
+    assert_eq!(report.tokens, prepared.training.tokens());
+    assert!(report.efficiency > 0.8 && report.blocks < prepared.training.len() as u64, "{report:?}");
+    assert_eq!(prepared.order.steps_per_epoch(), report.blocks.div_ceil(4));
+    let (whole, losses) = run(packed("whole", ""), None);
+    assert_eq!(losses.len() as u64, prepared.total_steps);
+    let stop_at = prepared.order.steps_per_epoch() + 1;
+    run(packed("stopped", ""), Some(stop_at));
+    let resume = "resume_from_checkpoint: true\n";
+    let unpacked = Recipe::parse(
+        "test.yaml",
+        &packed("stopped", resume).to_yaml().unwrap(),
+        &["packing=false", "cutoff_len=64"],
+    );
+    let mut watch = Watch::default();
+    let error = train(prepare(unpacked.unwrap().recipe, Load::Weights).unwrap(), &mut watch).unwrap_err();
+    assert!(error.to_string().contains("restore it, or start a new run"), "{error}");
+    let (resumed, _) = run(packed("stopped", resume), None);
+    assert_eq!(weights(&whole.output_dir), weights(&resumed.output_dir));
 }

@@ -16,7 +16,7 @@ use crate::commands::generate::{SamplingArgs, TemplateArgs, report_speed};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
-use crate::prompts::{chat_ids, template_of};
+use crate::prompts::chat_ids;
 use crate::stop;
 use crate::text_stream::TextStream;
 
@@ -54,7 +54,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let sampling = args.sampling.sampling()?;
     let opened = args.model.open(printer)?;
     let tokenizer = opened.tokenizer()?;
-    let template = template_of(&opened, args.template.template.as_deref())?.ok_or_else(|| {
+    let template = args.template.open(&opened)?.ok_or_else(|| {
         wrong_input(
             "the model has no chat template: choose one with `--template`, or continue texts with `danlu generate --raw`",
         )

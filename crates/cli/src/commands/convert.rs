@@ -234,6 +234,9 @@ pub fn run(mut args: Args, printer: &Printer) -> Result<()> {
     };
     let mut notes = converted.notes;
     if form == Form::Gguf {
+        let differences =
+            converted.tokenizer.iter().flat_map(|tokenizer| tokenizer.differences_in_llama_cpp());
+        notes.extend(differences.map(str::to_owned));
         notes.push(write_modelfile(output, &modelfile(output, converted.tokenizer.as_ref()))?);
     }
     let bytes: u64 = converted.types.iter().map(|share| share.bytes).sum();

@@ -67,9 +67,9 @@ pub struct MultipleChoiceArgs {
     /// zh: 每个科目只测前 N 题
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Ask in this chat template: chatml, llama2, llama3, human_assistant, baby_llama2 or a Jinja file
+    /// Ask in this chat template: a name such as chatml, llama3 or qwen (docs: data), or a Jinja file
     ///
-    /// zh: 用此对话模板提问：chatml、llama2、llama3、human_assistant、baby_llama2 或 Jinja 文件
+    /// zh: 用此对话模板提问：chatml、llama3、qwen 等名称（见文档 data）或 Jinja 文件
     #[arg(long, value_name = "NAME|FILE")]
     template: Option<String>,
     /// Ask in the model's own chat template (default of mcq where there is one)

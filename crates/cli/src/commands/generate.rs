@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use danlu_model::{FinishReason, GenerationOptions, Generator, Opened, Sampling};
-use danlu_tokenizer::Message;
+use danlu_tokenizer::{ChatTemplate, Message};
 use fs_err as fs;
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ pub struct Args {
     /// Token ids to continue, separated by commas; nothing is added to them
     ///
     /// zh: 要续写的词元编号，以逗号分隔；不添加任何词元
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt_file", "system", "template"])]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt_file", "system", "template", "enable_thinking"])]
     prompt_ids: Option<Vec<u32>>,
     /// File with the text; its last line break is left out, as it is from standard input
     ///
@@ -51,7 +51,7 @@ pub struct Args {
     /// Continue the text as it is, without a chat template
     ///
     /// zh: 不用对话模板，直接续写
-    #[arg(long, conflicts_with_all = ["system", "template"])]
+    #[arg(long, conflicts_with_all = ["system", "template", "enable_thinking"])]
     raw: bool,
     /// Report so many most probable tokens at each step, with `--json`
     ///
@@ -111,11 +111,30 @@ pub struct TemplateArgs {
     /// zh: 系统提示：模型应如何表现
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// Chat template: chatml, llama2, llama3, human_assistant, baby_llama2 or a Jinja file (default: the model's own)
+    /// Chat template: a name such as chatml, llama3 or qwen (docs: data), or a Jinja file (default: the model's own)
     ///
-    /// zh: 对话模板：chatml、llama2、llama3、human_assistant、baby_llama2 或 Jinja 文件（默认：模型自带）
+    /// zh: 对话模板：chatml、llama3、qwen 等名称（见文档 data）或 Jinja 文件（默认：模型自带）
     #[arg(long, value_name = "NAME|FILE")]
     pub template: Option<String>,
+    /// Whether a template with thoughts is asked for them (default: as the template has it)
+    ///
+    /// zh: 带思考的模板是否要求思考（默认由模板决定）
+    #[arg(long, value_name = "BOOL")]
+    pub enable_thinking: Option<bool>,
+}
+
+impl TemplateArgs {
+    /// The template that is asked for, or the model's own.
+    ///
+    /// # Errors
+    /// A template that is not there or does not parse.
+    pub fn open(&self, opened: &Opened) -> Result<Option<ChatTemplate>> {
+        let template = template_of(opened, self.template.as_deref())?;
+        Ok(match self.enable_thinking {
+            Some(thinks) => template.map(|template| template.with_thinking(thinks)),
+            None => template,
+        })
+    }
 }
 
 /// Runs `danlu generate`.
@@ -202,7 +221,7 @@ impl Args {
             return Ok(ids.clone());
         }
         let text = text.unwrap_or_default();
-        let template = if self.raw { None } else { template_of(opened, self.template.template.as_deref())? };
+        let template = if self.raw { None } else { self.template.open(opened)? };
         let Some(template) = template else {
             if !self.raw && !text.is_empty() {
                 if self.template.system.is_some() {

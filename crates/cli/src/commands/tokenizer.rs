@@ -20,6 +20,7 @@ mod decode;
 mod encode;
 mod extend;
 mod info;
+mod texts;
 mod train;
 
 /// What to do with a vocabulary.
@@ -103,6 +104,14 @@ fn readable(piece: &[u8]) -> String {
         text.extend(chunk.invalid().iter().map(|byte| format!("<0x{byte:02X}>")));
     }
     text
+}
+
+/// What to know of a folder whose vocabulary no `tokenizer.json` can say.
+fn without_json(reason: &str) -> String {
+    format!(
+        "only tokenizer.model is written, which transformers 5 cuts texts with in a way of its own; tokenizer.json would need \
+         what it cannot say: {reason}"
+    )
 }
 
 /// Refuses a folder that holds anything: a model would be lost with the vocabulary that it was trained with.

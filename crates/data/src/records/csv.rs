@@ -1,60 +1,77 @@
-//! CSV with a header (RFC 4180): quoted fields may hold newlines and are as long as they are. Every field is
+//! CSV and TSV with a header (RFC 4180): quoted fields may hold newlines and are as long as they are. Every field is
 //! text: `NA`, `null` and `nan` are words, not missing values. CRLF becomes LF, inside fields too.
 
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::io::{BufRead, Read};
 use std::sync::Arc;
 
 use ::csv::{ByteRecord, Reader, ReaderBuilder};
-use fs_err as fs;
 use serde_json::{Map, Value};
 
-use super::{Content, Record, Source, byte_order_mark};
+use super::encoding::Utf8Reader;
+use super::{FileText, RawRecord, RawRow, Source};
 use crate::error::{DataError, Result, RowProblem};
 
 pub(super) struct CsvRows {
-    reader: Reader<LineFeeds<BufReader<fs::File>>>,
-    path: Arc<Path>,
-    names: Vec<String>,
-    row: ByteRecord,
+    reader: Reader<LineFeeds<Utf8Reader>>,
+    file: Arc<FileText>,
+    names: Arc<[String]>,
 }
 
 impl CsvRows {
-    pub(super) fn open(path: Arc<Path>) -> Result<Self> {
+    pub(super) fn open(reader: Utf8Reader, file: Arc<FileText>, separator: u8) -> Result<Self> {
         // Rows are compared with the header here, so that the message can say both counts.
-        let file = LineFeeds(BufReader::new(fs::File::open(&*path)?));
-        let mut reader = ReaderBuilder::new().flexible(true).from_reader(file);
-        let names = header(reader.byte_headers().map_err(read_error)?)
-            .map_err(|problem| DataError::Row { at: Source { path: path.clone(), line: 1 }, problem })?;
-        Ok(Self { reader, path, names, row: ByteRecord::new() })
-    }
-
-    fn fields(&self) -> Result<Map<String, Value>, RowProblem> {
-        if self.row.len() != self.names.len() {
-            return Err(RowProblem::FieldCount { found: self.row.len(), expected: self.names.len() });
-        }
-        let texts = self.names.iter().zip(&self.row);
-        texts.map(|(name, bytes)| Ok((name.clone(), Value::String(utf8(bytes, name)?.to_owned())))).collect()
+        let mut reader =
+            ReaderBuilder::new().flexible(true).delimiter(separator).from_reader(LineFeeds(reader));
+        let header = reader.byte_headers().map_err(read_error)?;
+        let names = names(header, &file)
+            .map_err(|problem| DataError::Row { at: Source { path: file.path.clone(), line: 1 }, problem })?;
+        Ok(Self { reader, file, names })
     }
 }
 
 impl Iterator for CsvRows {
-    type Item = Result<Record>;
+    type Item = Result<RawRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.reader.read_byte_record(&mut self.row) {
+        let mut fields = ByteRecord::new();
+        match self.reader.read_byte_record(&mut fields) {
             Ok(false) => None,
             Err(error) => Some(Err(read_error(error))),
             Ok(true) => {
-                let line = self.row.position().map_or(0, ::csv::Position::line);
-                let source = Source { path: self.path.clone(), line };
-                Some(match self.fields() {
-                    Ok(fields) => Ok(Record { content: Content::Fields(fields), source }),
-                    Err(problem) => Err(DataError::Row { at: source, problem }),
-                })
+                let line = fields.position().map_or(0, ::csv::Position::line);
+                let source = Source { path: self.file.path.clone(), line };
+                let row = RawRow::Csv { fields, file: self.file.clone(), names: self.names.clone() };
+                Some(Ok(RawRecord { row, source }))
             }
         }
     }
+}
+
+/// A row with the names of its columns.
+pub(super) fn fields(
+    row: &ByteRecord,
+    names: &[String],
+    file: &FileText,
+) -> Result<Map<String, Value>, RowProblem> {
+    if row.len() != names.len() {
+        return Err(RowProblem::FieldCount { found: row.len(), expected: names.len() });
+    }
+    let text = |(name, bytes): (&String, &[u8])| {
+        Ok((name.clone(), Value::String(file.check(bytes, Some(name))?.to_owned())))
+    };
+    names.iter().zip(row).map(text).collect()
+}
+
+fn names(row: &ByteRecord, file: &FileText) -> Result<Arc<[String]>, RowProblem> {
+    let mut names: Vec<String> = Vec::with_capacity(row.len());
+    for bytes in row {
+        let name = file.check(bytes, Some("header"))?.trim().to_owned();
+        if names.contains(&name) {
+            return Err(RowProblem::DuplicateColumn { name });
+        }
+        names.push(name);
+    }
+    Ok(names.into())
 }
 
 /// Reads CRLF as LF. (The parser would also count the LF of a CRLF as the first byte of the next row, and name a
@@ -86,26 +103,9 @@ impl<R: BufRead> Read for LineFeeds<R> {
     }
 }
 
-fn header(row: &ByteRecord) -> Result<Vec<String>, RowProblem> {
-    let mut names: Vec<String> = Vec::with_capacity(row.len());
-    for (index, bytes) in row.iter().enumerate() {
-        let start = if index == 0 { byte_order_mark(bytes) } else { 0 };
-        let name = utf8(&bytes[start..], "header")?.trim().to_owned();
-        if names.contains(&name) {
-            return Err(RowProblem::DuplicateColumn { name });
-        }
-        names.push(name);
-    }
-    Ok(names)
-}
-
-fn utf8<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str, RowProblem> {
-    std::str::from_utf8(bytes).map_err(|error| RowProblem::InvalidUtf8 {
-        byte: error.valid_up_to() + 1,
-        field: Some(name.to_owned()),
-    })
-}
-
 fn read_error(error: ::csv::Error) -> DataError {
-    std::io::Error::other(error).into()
+    match error.into_kind() {
+        ::csv::ErrorKind::Io(error) => error.into(),
+        kind => std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{kind:?}")).into(),
+    }
 }

@@ -1,172 +1,459 @@
 //! JSON files of many objects: an array, or objects one after another (as in Math23K).
 //!
-//! The file is held as bytes and parsed value by value, never as one tree. After a broken object, reading goes on
-//! at the next line that opens an object with the indentation of the first one; where there is none, the rest of
-//! the file cannot be read, and that is an error that cannot be skipped.
+//! Values are cut out of the stream by their brackets and quotes and parsed one by one, never as one tree. A broken
+//! object whose brackets still match is a bad row like any other. Where they do not, reading goes on at the next line
+//! that opens an object with the indentation of the first one; where there is none, the rest of the file cannot be
+//! read, and that is an error that cannot be skipped.
 
-use std::path::Path;
+use std::io::BufRead;
 use std::sync::Arc;
 
-use fs_err as fs;
-use serde_json::{Deserializer, Value};
+use serde_json::{Map, Value};
 
-use super::{Record, Source, byte_order_mark, json_message, object_record};
+use super::encoding::Utf8Reader;
+use super::{Content, FileText, RawRecord, RawRow, Record, Source, kind_of};
 use crate::error::{DataError, Result, RowProblem};
 
+/// Bytes of a value whose end is sought beyond the next line that could open one.
+const LONGEST_DOUBT: usize = 64 << 20;
+
+/// What the first line of a file says about the rest.
+pub(super) enum Shape {
+    Array,
+    /// A whole object, or one too long to be seen whole: the first of JSON Lines.
+    Object,
+    /// An object that goes on on the next line.
+    OpenObject,
+    Other,
+}
+
+pub(super) fn shape(line: &[u8]) -> Shape {
+    match line.first() {
+        Some(b'[') => Shape::Array,
+        Some(b'{') => match serde_json::from_slice::<Map<String, Value>>(line) {
+            Ok(_) => Shape::Object,
+            Err(error) if error.is_eof() && line.len() < 1 << 20 => Shape::OpenObject,
+            Err(error) if error.is_eof() => Shape::Object,
+            Err(_) => Shape::Other,
+        },
+        _ => Shape::Other,
+    }
+}
+
+/// Parses the bytes of one value, which begins after `before` bytes of its first line.
+pub(super) fn parse(
+    bytes: &[u8],
+    before: usize,
+    expected: &'static str,
+    file: &FileText,
+    source: Source,
+) -> Result<Record> {
+    match value(bytes, before, expected, file) {
+        Ok(Value::Object(fields)) => Ok(Record { content: Content::Fields(fields), source }),
+        // A dialogue without a name for its utterances, as in LCCC.
+        Ok(Value::Array(items)) if !items.is_empty() && items.iter().all(Value::is_string) => {
+            let fields = Map::from_iter([("dialogue".to_owned(), Value::Array(items))]);
+            Ok(Record { content: Content::Fields(fields), source })
+        }
+        Ok(other) => {
+            Err(DataError::Row { at: source, problem: RowProblem::NotAnObject { found: kind_of(&other) } })
+        }
+        Err((lines, problem)) => {
+            Err(DataError::Row { at: Source { line: source.line + lines, ..source }, problem })
+        }
+    }
+}
+
+/// The value, or the problem and the number of lines before it.
+fn value(
+    bytes: &[u8],
+    before: usize,
+    expected: &'static str,
+    file: &FileText,
+) -> Result<Value, (u64, RowProblem)> {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let mut valid = &bytes[..error.valid_up_to()];
+            let lines = newlines(valid);
+            if lines > 0 {
+                valid = &valid[valid.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1)..];
+            }
+            let spaces = vec![b' '; if lines == 0 { before } else { 0 }];
+            return Err((lines, file.problem(&[&spaces, valid].concat(), None)));
+        }
+    };
+    serde_json::from_str(text).map_err(|error| {
+        let lines = error.line().saturating_sub(1) as u64;
+        let problem = RowProblem::InvalidJson {
+            column: (error.column() + if lines == 0 { before } else { 0 }).max(1),
+            message: message(&error),
+            expected,
+            rest_is_readable: true,
+        };
+        (lines, problem)
+    })
+}
+
+fn newlines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
+}
+
+/// The parser's message without the place, which is told apart.
+fn message(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match message.rfind(" at line ") {
+        Some(end) => message[..end].to_owned(),
+        None => message,
+    }
+}
+
 pub(super) struct JsonValues {
-    path: Arc<Path>,
-    bytes: Vec<u8>,
-    position: usize,
-    /// 1-based line of `position`.
-    line: u64,
+    reader: Utf8Reader,
+    file: Arc<FileText>,
     is_array: bool,
-    /// White space before the first object, if the object begins its line.
-    indentation: Option<Vec<u8>>,
-    is_first: bool,
+    /// Before the array's bracket.
+    is_before: bool,
     is_done: bool,
+    /// 1-based line of the next byte.
+    line: u64,
+    /// Bytes before the next one on its line.
+    column: usize,
+    /// What precedes the next byte on its line, as far as it is white space.
+    margin: Option<Vec<u8>>,
+    /// Margin of the first object, if it begins its line.
+    indentation: Option<Option<Vec<u8>>>,
+    /// Bytes taken from the reader in vain, to be read again: what follows a broken value.
+    again: Vec<u8>,
+    again_from: usize,
+}
+
+/// A value cut out of the stream.
+struct Cut {
+    bytes: Vec<u8>,
+    is_whole: bool,
+    /// Where a line within it opens an object as the first one did.
+    next_object: Option<usize>,
 }
 
 impl JsonValues {
-    pub(super) fn array(path: Arc<Path>) -> Result<Self> {
-        let mut values = Self::open(path, true)?;
-        values.skip_separators();
-        values.advance_to(values.position + 1);
-        Ok(values)
+    pub(super) fn array(reader: Utf8Reader, file: Arc<FileText>) -> Self {
+        Self::new(reader, file, true)
     }
 
-    pub(super) fn stream(path: Arc<Path>) -> Result<Self> {
-        Self::open(path, false)
+    pub(super) fn stream(reader: Utf8Reader, file: Arc<FileText>) -> Self {
+        Self::new(reader, file, false)
     }
 
-    fn open(path: Arc<Path>, is_array: bool) -> Result<Self> {
-        let bytes = fs::read(&path)?;
-        let position = byte_order_mark(&bytes);
-        Ok(Self {
-            path,
-            bytes,
-            position,
-            line: 1,
+    fn new(reader: Utf8Reader, file: Arc<FileText>, is_array: bool) -> Self {
+        Self {
+            reader,
+            file,
             is_array,
-            indentation: None,
-            is_first: true,
+            is_before: is_array,
             is_done: false,
-        })
+            line: 1,
+            column: 0,
+            margin: Some(Vec::new()),
+            indentation: None,
+            again: Vec::new(),
+            again_from: 0,
+        }
     }
 
-    fn advance_to(&mut self, position: usize) {
-        self.line += self.bytes[self.position..position].iter().filter(|&&byte| byte == b'\n').count() as u64;
-        self.position = position;
+    fn expected(&self) -> &'static str {
+        if self.is_array { "an array of JSON objects" } else { "JSON objects one after another" }
     }
 
-    fn skip_separators(&mut self) {
-        let rest = &self.bytes[self.position..];
-        let length = rest
-            .iter()
-            .position(|&byte| !(byte.is_ascii_whitespace() || self.is_array && byte == b','))
-            .unwrap_or(rest.len());
-        self.advance_to(self.position + length);
+    fn fill(&mut self) -> std::io::Result<&[u8]> {
+        if self.again_from < self.again.len() {
+            Ok(&self.again[self.again_from..])
+        } else {
+            self.reader.fill_buf()
+        }
     }
 
-    fn start_of_line(&self, position: usize) -> usize {
-        self.bytes[..position].iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1)
+    fn consume(&mut self, length: usize) {
+        if self.again_from < self.again.len() {
+            self.again_from += length;
+        } else {
+            self.reader.consume(length);
+        }
     }
 
-    /// The error at `position`; the rest of the file is given up unless `rest_is_readable`.
-    fn invalid(&mut self, position: usize, message: String, rest_is_readable: bool) -> DataError {
-        self.is_done |= !rest_is_readable;
-        let lines = self.bytes[self.position..position].iter().filter(|&&byte| byte == b'\n').count() as u64;
-        let problem = RowProblem::InvalidJson {
-            column: (position - self.start_of_line(position)).max(1),
-            message,
-            expected: if self.is_array {
-                "an array of JSON objects"
-            } else {
-                "JSON objects one after another"
-            },
-            rest_is_readable,
+    /// Moves the place over bytes that are done with.
+    fn pass(&mut self, bytes: &[u8]) {
+        let line_start = match bytes.iter().rposition(|&byte| byte == b'\n') {
+            Some(newline) => {
+                self.line += newlines(bytes);
+                self.column = 0;
+                self.margin = Some(Vec::new());
+                newline + 1
+            }
+            None => 0,
         };
-        DataError::Row { at: Source { path: self.path.clone(), line: self.line + lines }, problem }
+        let rest = &bytes[line_start..];
+        self.column += rest.len();
+        match &mut self.margin {
+            Some(margin) if rest.iter().all(u8::is_ascii_whitespace) => margin.extend_from_slice(rest),
+            margin => *margin = None,
+        }
     }
 
-    /// The first line after the current one that opens an object like the first object did.
-    fn next_object_line(&self) -> Option<usize> {
-        let mut opening = self.indentation.clone()?;
-        opening.push(b'{');
-        let mut position = self.position;
+    /// The next byte that is no separator, which is not consumed.
+    fn next_byte(&mut self) -> std::io::Result<Option<u8>> {
         loop {
-            position += self.bytes[position..].iter().position(|&byte| byte == b'\n')? + 1;
-            if self.bytes[position..].starts_with(&opening) {
-                return Some(position);
+            let is_array = self.is_array;
+            let available = self.fill()?;
+            if available.is_empty() {
+                return Ok(None);
+            }
+            let separators = available
+                .iter()
+                .position(|&byte| !(byte.is_ascii_whitespace() || is_array && byte == b','))
+                .unwrap_or(available.len());
+            let byte = available.get(separators).copied();
+            let passed = available[..separators].to_vec();
+            self.pass(&passed);
+            self.consume(separators);
+            if byte.is_some() {
+                return Ok(byte);
             }
         }
     }
 
-    /// Describes the value at `position` that does not parse and moves behind it.
-    fn broken_value(&mut self, error: &serde_json::Error) -> DataError {
-        let rest = &self.bytes[self.position..];
-        let line_start: usize =
-            rest.split_inclusive(|&byte| byte == b'\n').take(error.line() - 1).map(<[u8]>::len).sum();
-        let end = (line_start + error.column()).min(rest.len());
-        let next = self.next_object_line();
-        let result = match std::str::from_utf8(&rest[..end]) {
-            Err(utf8) if utf8.error_len().is_some() => {
-                let at = self.position + utf8.valid_up_to();
-                let line = self.line
-                    + rest[..utf8.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() as u64;
-                if next.is_none() {
-                    self.invalid(at, "invalid UTF-8".to_owned(), false)
-                } else {
-                    let problem =
-                        RowProblem::InvalidUtf8 { byte: at - self.start_of_line(at) + 1, field: None };
-                    DataError::Row { at: Source { path: self.path.clone(), line }, problem }
+    /// Reads a value to its end, or to the end of the file.
+    fn cut(&mut self) -> std::io::Result<Cut> {
+        let opening = self.indentation.clone().flatten().map(|margin| [&b"\n"[..], &margin, b"{"].concat());
+        let mut cut = Cut { bytes: Vec::new(), is_whole: false, next_object: None };
+        let mut scan = Scan::default();
+        loop {
+            let available = self.fill()?;
+            if available.is_empty() {
+                return Ok(cut);
+            }
+            let end = scan.end(available);
+            let length = end.unwrap_or(available.len());
+            // Enough of what is there already to see a line's start across two pieces.
+            let seen = cut.bytes.len().saturating_sub(opening.as_ref().map_or(0, Vec::len));
+            cut.bytes.extend_from_slice(&available[..length]);
+            self.consume(length);
+            if let (None, Some(opening)) = (cut.next_object, &opening) {
+                cut.next_object = find(&cut.bytes[seen..], opening).map(|at| seen + at + 1);
+            }
+            if end.is_some() {
+                cut.is_whole = !scan.is_broken;
+                return Ok(cut);
+            }
+            if cut.next_object.is_some() && cut.bytes.len() > LONGEST_DOUBT {
+                return Ok(cut);
+            }
+        }
+    }
+
+    /// Gives bytes that belong to later values back.
+    fn give_back(&mut self, bytes: &[u8]) {
+        let rest = self.again.split_off(self.again_from);
+        self.again = [bytes, &rest].concat();
+        self.again_from = 0;
+    }
+
+    /// Reads on to the next line that opens an object like the first one; false where there is none.
+    fn find_next_object(&mut self) -> std::io::Result<bool> {
+        let Some(margin) = self.indentation.clone().flatten() else { return Ok(false) };
+        let opening = [&margin[..], b"{"].concat();
+        loop {
+            let mut line = Vec::new();
+            loop {
+                let available = self.fill()?;
+                if available.is_empty() {
+                    break;
+                }
+                let newline = available.iter().position(|&byte| byte == b'\n');
+                let length = newline.map_or(available.len(), |newline| newline + 1);
+                line.extend_from_slice(&available[..length]);
+                self.consume(length);
+                if newline.is_some() {
+                    break;
                 }
             }
-            _ => self.invalid(self.position + end, json_message(error), next.is_some()),
-        };
-        if let Some(next) = next {
-            self.advance_to(next);
+            if line.is_empty() {
+                return Ok(false);
+            }
+            if self.column == 0 && line.starts_with(&opening) {
+                self.give_back(&line);
+                return Ok(true);
+            }
+            self.pass(&line);
         }
-        result
+    }
+
+    fn invalid(&mut self, line: u64, column: usize, message: String) -> DataError {
+        self.is_done = true;
+        let problem = RowProblem::InvalidJson {
+            column: column.max(1),
+            message,
+            expected: self.expected(),
+            rest_is_readable: false,
+        };
+        DataError::Row { at: Source { path: self.file.path.clone(), line }, problem }
+    }
+
+    fn row(&self, bytes: Vec<u8>, before: usize) -> RawRow {
+        RawRow::Json { bytes, file: self.file.clone(), before, expected: self.expected() }
+    }
+
+    fn read(&mut self) -> Result<Option<RawRecord>> {
+        if std::mem::take(&mut self.is_before) {
+            self.next_byte()?;
+            self.pass(b"[");
+            self.consume(1);
+        }
+        let Some(byte) = self.next_byte()? else {
+            self.is_done = true;
+            return match self.is_array {
+                true => {
+                    Err(self.invalid(self.line, self.column, "the file ends inside the array".to_owned()))
+                }
+                false => Ok(None),
+            };
+        };
+        if self.is_array && byte == b']' {
+            self.consume(1);
+            self.pass(b"]");
+            self.is_done = true;
+            self.is_array = false;
+            return match self.next_byte()? {
+                None => Ok(None),
+                Some(_) => {
+                    self.is_array = true;
+                    Err(self.invalid(
+                        self.line,
+                        self.column + 1,
+                        "text after the end of the array".to_owned(),
+                    ))
+                }
+            };
+        }
+        if self.indentation.is_none() {
+            self.indentation = Some(self.margin.clone());
+        }
+        let source = Source { path: self.file.path.clone(), line: self.line };
+        let before = self.column;
+        let Cut { mut bytes, is_whole, next_object } = self.cut()?;
+        if is_whole && next_object.is_none() {
+            self.pass(&bytes);
+            return Ok(Some(RawRecord { row: self.row(bytes, before), source }));
+        }
+        // Either an object with another one's start inside, or one that does not end where it should.
+        let (lines, problem) = match value(&bytes, before, self.expected(), &self.file) {
+            Ok(Value::Object(fields)) => {
+                self.pass(&bytes);
+                return Ok(Some(RawRecord { row: RawRow::Ready(Content::Fields(fields)), source }));
+            }
+            Ok(other) => (0, RowProblem::NotAnObject { found: kind_of(&other) }),
+            Err(problem) => problem,
+        };
+        if let Some(next_object) = next_object {
+            let rest = bytes.split_off(next_object);
+            self.give_back(&rest);
+        }
+        self.pass(&bytes);
+        let is_readable = next_object.is_some() || self.find_next_object()?;
+        let at = Source { line: source.line + lines, ..source };
+        if is_readable {
+            return Err(DataError::Row { at, problem });
+        }
+        let (column, message) = match problem {
+            RowProblem::InvalidJson { column, message, .. } => (column, message),
+            RowProblem::InvalidUtf8 { byte, .. } => (byte, "invalid UTF-8".to_owned()),
+            problem => (before + 1, problem.to_string()),
+        };
+        Err(self.invalid(at.line, column, message))
     }
 }
 
 impl Iterator for JsonValues {
-    type Item = Result<Record>;
+    type Item = Result<RawRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.is_done {
             return None;
         }
-        self.skip_separators();
-        let Some(&byte) = self.bytes.get(self.position) else {
+        let record = self.read();
+        if matches!(record, Err(DataError::Io(_))) {
             self.is_done = true;
-            if self.is_array {
-                let end = self.bytes.len();
-                return Some(Err(self.invalid(end, "the file ends inside the array".to_owned(), false)));
-            }
-            return None;
-        };
-        if self.is_array && byte == b']' {
-            self.is_done = true;
-            let after = self.position + 1;
-            if self.bytes[after..].trim_ascii().is_empty() {
-                return None;
-            }
-            return Some(Err(self.invalid(after, "text after the end of the array".to_owned(), false)));
         }
-        if std::mem::take(&mut self.is_first) {
-            let before = &self.bytes[self.start_of_line(self.position)..self.position];
-            self.indentation = before.trim_ascii().is_empty().then(|| before.to_owned());
+        record.transpose()
+    }
+}
+
+fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(newline) = bytes[from..].iter().position(|&byte| byte == pattern[0]) {
+        let at = from + newline;
+        if bytes[at..].starts_with(pattern) {
+            return Some(at);
         }
-        let source = Source { path: self.path.clone(), line: self.line };
-        let mut values = Deserializer::from_slice(&self.bytes[self.position..]).into_iter::<Value>();
-        match values.next()? {
-            Ok(value) => {
-                let length = values.byte_offset();
-                self.advance_to(self.position + length);
-                Some(object_record(value, source))
+        from = at + 1;
+    }
+    None
+}
+
+/// Follows brackets and quotes to the end of a value.
+#[derive(Default)]
+struct Scan {
+    depth: usize,
+    is_text: bool,
+    is_escaped: bool,
+    has_begun: bool,
+    /// A line ended within a text, or a bracket closed that was not open.
+    is_broken: bool,
+}
+
+impl Scan {
+    /// The length of `bytes` up to the end of the value, if it lies within.
+    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+        for (index, &byte) in bytes.iter().enumerate() {
+            if self.is_text {
+                match byte {
+                    _ if self.is_escaped => self.is_escaped = false,
+                    b'\\' => self.is_escaped = true,
+                    b'"' => {
+                        self.is_text = false;
+                        if self.depth == 0 {
+                            return Some(index + 1);
+                        }
+                    }
+                    // JSON has no line break in a text: a quote is missing.
+                    b'\n' => {
+                        self.is_broken = true;
+                        return Some(index);
+                    }
+                    _ => {}
+                }
+                continue;
             }
-            Err(error) => Some(Err(self.broken_value(&error))),
+            match byte {
+                b'"' => (self.is_text, self.has_begun) = (true, true),
+                b'{' | b'[' => (self.depth, self.has_begun) = (self.depth + 1, true),
+                b'}' | b']' if self.depth == 0 => {
+                    self.is_broken = !self.has_begun;
+                    return Some(if self.has_begun { index } else { index + 1 });
+                }
+                b'}' | b']' => {
+                    self.depth -= 1;
+                    if self.depth == 0 {
+                        return Some(index + 1);
+                    }
+                }
+                byte if self.depth == 0 && self.has_begun && (byte.is_ascii_whitespace() || byte == b',') => {
+                    return Some(index);
+                }
+                byte if !byte.is_ascii_whitespace() => self.has_begun = true,
+                _ => {}
+            }
         }
+        None
     }
 }

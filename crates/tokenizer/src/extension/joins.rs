@@ -11,7 +11,7 @@ use std::ops::Range;
 pub(super) trait Joins {
     /// The parts of a text, in order.
     fn cut(&self, text: &str) -> Vec<Range<usize>>;
-    /// Appends `text`, which is cut into these parts, two at most, with the lowest priority.
+    /// Appends `text`, which is cut into these parts, two at most, or is a character, with the lowest priority.
     fn join(&mut self, text: &str, parts: &[Range<usize>]);
 }
 

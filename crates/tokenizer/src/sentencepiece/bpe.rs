@@ -5,9 +5,12 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::BuildHasher;
 use std::ops::Range;
 
-use super::{Piece, SentencePiece, UNUSED};
+use super::{NO_PIECE, Piece, SentencePiece, UNUSED};
+use crate::id_cache::IdCache;
+use crate::pair_table::{Joined, PairTable};
 
 /// A stretch of the text and its neighbours, of which the last has none behind it.
 struct Symbol {
@@ -47,33 +50,72 @@ impl PartialEq for Pair {
 
 impl Eq for Pair {}
 
-/// The pieces of a normalized text, in order; `None` where a stretch is no piece.
-pub(super) fn cut_stretches(model: &SentencePiece, text: &str) -> Vec<(Range<usize>, Option<u32>)> {
-    let mut pieces = Vec::with_capacity(text.len() / 3);
-    for (start, stretch) in model.neighbours.stretches(text) {
-        let mut characters = stretch.char_indices().skip(1);
-        let (second, third) = (characters.next(), characters.next());
-        let whole = model.pieces.get(stretch).copied();
-        let is_plain =
-            model.user_defined.is_empty() && whole.is_none_or(|id| model.table[id as usize].kind != UNUSED);
-        match (second, third) {
-            (None, _) => pieces.push((start..start + stretch.len(), whole)),
-            (Some(_), None) if is_plain && whole.is_some() => {
-                pieces.push((start..start + stretch.len(), whole));
+/// How ids are joined: all pairs that together are one of `pieces`, ranked by its score.
+///
+/// `characters` has the ids of single characters; those that stand only inside of pieces get one here, from [`NO_PIECE`]
+/// down. `None` if such a character is beyond that table.
+pub(super) fn pair_table<S: BuildHasher>(
+    pieces: &HashMap<String, u32, S>,
+    table: &[Piece],
+    characters: &mut [u32],
+) -> Option<PairTable> {
+    let mut next = NO_PIECE;
+    for character in pieces.keys().filter(|text| text.chars().nth(1).is_some()).flat_map(|text| text.chars())
+    {
+        match characters.get_mut(character as usize) {
+            Some(place) if *place == NO_PIECE => {
+                next -= 1;
+                *place = next;
             }
-            (Some((second, _)), None) if is_plain => {
-                for range in [0..second, second..stretch.len()] {
-                    let id = model.pieces.get(&stretch[range.clone()]).copied();
-                    pieces.push((start + range.start..start + range.end, id));
-                }
-            }
-            _ => {
-                let cut = cut(model, stretch).into_iter();
-                pieces.extend(cut.map(|(range, id)| (start + range.start..start + range.end, id)));
+            None if !pieces.contains_key(&*character.encode_utf8(&mut [0; 4])) => return None,
+            _ => {}
+        }
+    }
+    // Zero is equal to minus zero here, as it is not in a total order.
+    let score = |id: u32| table[id as usize].score + 0.0;
+    let mut scores: Vec<f32> = pieces.values().map(|&id| score(id)).collect();
+    scores.sort_unstable_by(|one, other| other.total_cmp(one));
+    scores.dedup();
+    let id = |text: &str| {
+        let only = text.chars().next().filter(|first| first.len_utf8() == text.len());
+        let known = only.and_then(|only| characters.get(only as usize));
+        known.or_else(|| pieces.get(text)).copied()
+    };
+    let mut joined = Vec::new();
+    for (text, &whole) in pieces {
+        let rank = scores.partition_point(|one| one.total_cmp(&score(whole)).is_gt()) as u32;
+        for (at, _) in text.char_indices().skip(1) {
+            if let (Some(left), Some(right)) = (id(&text[..at]), id(&text[at..])) {
+                joined.push(Joined { pair: (left, right), rank, id: whole });
             }
         }
     }
-    pieces
+    Some(PairTable::new(&joined))
+}
+
+/// Adds the ids of a normalized text to `ids`; `known` remembers its stretches.
+pub(super) fn encode(model: &SentencePiece, text: &str, known: &mut IdCache, ids: &mut Vec<u32>) {
+    model.neighbours.for_each_stretch(text, |stretch, only| match only {
+        Some(character) => model.write(stretch, model.id_of(character), ids),
+        None => known.extend(ids, stretch, |ids| join(model, stretch, ids)),
+    });
+}
+
+/// Adds the ids of a stretch that no piece reaches out of.
+fn join(model: &SentencePiece, text: &str, ids: &mut Vec<u32>) {
+    if let Some(pairs) = &model.pairs {
+        let start = ids.len();
+        ids.extend(text.chars().map(|character| model.id_of(character)));
+        pairs.join(ids, start);
+        if ids[start..].iter().all(|&id| (id as usize) < model.table.len()) {
+            return;
+        }
+        // A character that is no piece remains, which only the text can tell.
+        ids.truncate(start);
+    }
+    for (range, id) in cut(model, text) {
+        model.write(&text[range], id.unwrap_or(NO_PIECE), ids);
+    }
 }
 
 /// The pieces of a stretch that no piece reaches out of.

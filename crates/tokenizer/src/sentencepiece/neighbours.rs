@@ -51,25 +51,21 @@ impl Neighbours {
         self.0[bit / 64] >> (bit % 64) & 1 == 1
     }
 
-    /// The stretches of a text that no piece crosses the ends of, with where they begin.
-    pub(super) fn stretches<'a>(&self, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
-        let mut start = 0;
-        std::iter::from_fn(move || {
-            let rest = &text[start..];
-            let mut characters = rest.char_indices();
-            let mut left = characters.next()?.1;
-            let mut end = rest.len();
-            for (at, right) in characters {
-                if !self.may_join(left, right) {
-                    end = at;
-                    break;
-                }
-                left = right;
+    /// Gives the stretches of a text that no piece crosses the ends of, and their character where it is only one.
+    pub(super) fn for_each_stretch<'a>(&self, text: &'a str, mut stretch: impl FnMut(&'a str, Option<char>)) {
+        let mut characters = text.char_indices();
+        let Some((_, first)) = characters.next() else { return };
+        let (mut start, mut last, mut only) = (0, first, Some(first));
+        for (at, next) in characters {
+            if self.may_join(last, next) {
+                only = None;
+            } else {
+                stretch(&text[start..at], only);
+                (start, only) = (at, Some(next));
             }
-            let found = (start, &rest[..end]);
-            start += end;
-            Some(found)
-        })
+            last = next;
+        }
+        stretch(&text[start..], only);
     }
 }
 
@@ -86,8 +82,9 @@ mod tests {
     fn no_piece_crosses_the_end_of_a_stretch() {
         let mut neighbours = Neighbours::new();
         ["数控", "加工", "控机"].into_iter().for_each(|piece| neighbours.add(piece));
-        let stretches: Vec<(usize, &str)> = neighbours.stretches("数控机床加工a").collect();
-        assert_eq!(stretches, [(0, "数控机"), (9, "床"), (12, "加工"), (18, "a")]);
-        assert_eq!(neighbours.stretches("").count(), 0);
+        let mut stretches = Vec::new();
+        neighbours.for_each_stretch("数控机床加工a", |stretch, only| stretches.push((stretch, only)));
+        assert_eq!(stretches, [("数控机", None), ("床", Some('床')), ("加工", None), ("a", Some('a'))]);
+        neighbours.for_each_stretch("", |_, _| panic!("nothing has no stretches"));
     }
 }

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use serde_json::Map;
 
 use super::bpe::{self, Ties};
-use super::cutting::{Cutter, Cutting, LONGEST_PIECE};
 use super::symbols::SymbolWords;
+use super::word_splitter::{LONGEST_PIECE, WordRule, WordSplitter};
 use super::{
     TextNormalization, Tokens, TrainingProgress, VocabularyKind, VocabularyTraining, check_size, count,
     nmt_nfkc, report, unigram,
@@ -33,9 +33,9 @@ pub(super) fn train(
     let own = pieces.len();
     let normalizer = Box::new(ModelFile::parse(&model.write(&pieces))?.sentencepiece);
     let whole = given.texts(options).iter().map(|text| text.replace(' ', SPACE)).collect();
-    let cutting = Cutting { cutter: Cutter::SentencePiece(normalizer), whole };
+    let splitter = WordSplitter { rule: WordRule::SentencePiece(normalizer), whole };
     let is_bpe = options.kind == VocabularyKind::Bpe;
-    let words = count(texts, options, &cutting, if is_bpe { BPE_COST } else { UNIGRAM_COST })?;
+    let words = count(texts, options, &splitter, if is_bpe { BPE_COST } else { UNIGRAM_COST })?;
     let words = {
         let mut all = Vec::with_capacity(words.len());
         words.drain(|word, count| all.push((Box::<str>::from(word), count)));
@@ -60,7 +60,7 @@ pub(super) fn train(
     if is_bpe {
         let mut tokens: Vec<String> = characters.iter().map(char::to_string).collect();
         bpe::merge(symbols, &mut tokens, wanted - own, 1, Ties::Text, &mut |now| {
-            report(options, TrainingProgress::Tokens { now: own + now, wanted });
+            _ = report(options, TrainingProgress::Tokens { now: own + now, wanted });
         });
         check_size(own + tokens.len(), options)?;
         // The rank is the score; characters come behind what was merged.
@@ -69,7 +69,7 @@ pub(super) fn train(
         pieces.extend(ranked.map(|(text, rank)| piece(text, -f64::from(rank))));
     } else {
         let found = unigram::train(&symbols, characters.len(), wanted - own, &mut |now| {
-            report(options, TrainingProgress::Tokens { now: own + now, wanted });
+            _ = report(options, TrainingProgress::Tokens { now: own + now, wanted });
         });
         check_size(own + found.len(), options)?;
         let text = |symbols: &[u32]| symbols.iter().map(|&symbol| characters[symbol as usize]).collect();

@@ -122,10 +122,11 @@ fn double_array(rules: &Rules) -> Vec<u8> {
             (from.as_bytes(), place)
         })
         .collect();
-    let mut builder = Builder { units: vec![0], is_taken: vec![true], first_free: 1, bases: HashSet::new() };
+    // With the base 0 the root would be its own child.
+    let bases = HashSet::from([0]);
+    let mut builder = Builder { units: vec![0], is_taken: vec![true], first_free: 1, bases };
     builder.place(0, &keys, 0);
-    // Readers look up any byte within a block without asking for the end.
-    builder.units.resize(builder.units.len().next_multiple_of(256), 0);
+    builder.fill();
     let length = 4 * builder.units.len() as u32;
     let units = builder.units.iter().flat_map(|unit| unit.to_le_bytes());
     length.to_le_bytes().into_iter().chain(units).chain(replacements).collect()
@@ -148,6 +149,20 @@ impl Builder {
         }
         for (group, label) in groups.into_iter().zip(labels).filter(|(_, label)| *label != 0) {
             self.place(base ^ label, group, depth + 1);
+        }
+    }
+
+    /// Fills the last block, within which readers look up any byte without asking for the end, and gives free places a
+    /// label by which no node leads there: sentencepiece follows every label when it checks a file.
+    fn fill(&mut self) {
+        const BLOCK: usize = 256;
+        self.units.resize(self.units.len().next_multiple_of(BLOCK), 0);
+        self.is_taken.resize(self.units.len(), false);
+        for start in (0..self.units.len()).step_by(BLOCK) {
+            let unused = (start..start + BLOCK).find(|base| !self.bases.contains(base)).unwrap_or(start);
+            for place in (start..start + BLOCK).filter(|place| !self.is_taken[*place]) {
+                self.units[place] = (place ^ unused) as u32;
+            }
         }
     }
 

@@ -10,8 +10,8 @@ use std::hash::BuildHasherDefault;
 
 use rayon::prelude::*;
 
-use super::cutting::LONGEST_PIECE as LONGEST;
 use super::symbols::{PairHasher, SymbolWords, Word};
+use super::word_splitter::LONGEST_PIECE as LONGEST;
 
 /// Pieces to begin with.
 const SEEDS: usize = 1_000_000;

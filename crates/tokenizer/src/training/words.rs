@@ -20,12 +20,12 @@ pub(super) struct Found {
 }
 
 /// The words of one stretch of text, by shard.
-pub(super) struct Cut<'a> {
+pub(super) struct FoundWords<'a> {
     text: std::borrow::Cow<'a, str>,
     found: Vec<Vec<Found>>,
 }
 
-impl<'a> Cut<'a> {
+impl<'a> FoundWords<'a> {
     /// A stretch of text, shorter than 4 GiB, in which nothing is found yet.
     pub(super) fn new(text: impl Into<std::borrow::Cow<'a, str>>) -> Self {
         Self { text: text.into(), found: (0..SHARDS).map(|_| Vec::new()).collect() }
@@ -135,7 +135,7 @@ impl Words {
     }
 
     /// Counts the words that were found.
-    pub(super) fn add(&mut self, cuts: &[Cut]) {
+    pub(super) fn add(&mut self, cuts: &[FoundWords]) {
         let rounds = self.rounds;
         self.shards.par_iter_mut().enumerate().for_each(|(shard, words)| {
             for cut in cuts {
@@ -196,8 +196,8 @@ mod tests {
         all
     }
 
-    fn letters(text: &str) -> Cut<'_> {
-        Cut::new(text).find(|text, found| {
+    fn letters(text: &str) -> FoundWords<'_> {
+        FoundWords::new(text).find(|text, found| {
             text.split_inclusive(' ').fold(0, |at, word| {
                 found(at, at + word.len());
                 at + word.len()

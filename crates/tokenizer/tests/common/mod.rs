@@ -15,6 +15,11 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
+/// The first 16 hexadecimal digits of the SHA-256 of `bytes`.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// One metadata value; only what tokenizers use is kept apart.
 #[derive(Debug, Clone)]
 enum Value {

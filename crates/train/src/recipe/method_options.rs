@@ -65,6 +65,11 @@ pub struct MethodOptions {
     ///
     /// zh: 对话模板：内置名称或文件（默认使用模型自带的模板）。
     pub template: Option<String>,
+    /// Whether a template with thoughts (`qwen3` …) is asked for them; `false` puts an empty thought before answers
+    /// that have none, unlearned (default: as the template has it).
+    ///
+    /// zh: 带思考的模板（如 `qwen3`）是否要求思考；`false` 时在没有思考的回答前放一个不参与学习的空思考（默认由模板决定）。
+    pub enable_thinking: Option<bool>,
 }
 
 impl Default for MethodOptions {
@@ -76,6 +81,7 @@ impl Default for MethodOptions {
             lora_alpha: None,
             lora_target: NameList(vec!["all".into()]),
             template: None,
+            enable_thinking: None,
         }
     }
 }

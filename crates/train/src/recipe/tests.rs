@@ -73,10 +73,8 @@ eval_steps: 500
     assert_eq!(recipe.output.resume_from_checkpoint, None);
     assert_eq!(
         loaded.notices,
-        [
-            "these keys of the recipe have no effect here: `trust_remote_code`, `do_train`, `overwrite_cache`, \
-          `preprocessing_num_workers`, `save_only_model`, `report_to`, `ddp_timeout`, `per_device_eval_batch_size`"
-        ]
+        ["these keys of the recipe have no effect here: `trust_remote_code`, `do_train`, \
+          `preprocessing_num_workers`, `save_only_model`, `report_to`, `ddp_timeout`, `per_device_eval_batch_size`"]
     );
 }
 

@@ -116,7 +116,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     };
     let template = ChatTemplate::from_source(TEMPLATE)?;
     let task = Task::Conversation { template: &template, tokens: &tokens };
-    let Dataset { samples, report } = Dataset::load(&options, &tokenizer, task)?;
+    let Dataset { samples, report, .. } = Dataset::load(&options, &tokenizer, task)?;
     printer.note(report);
     let shape = Shape {
         vocab: tokenizer.vocabulary_size(),
@@ -134,7 +134,8 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         count(model.parameter_count()),
         count(model.parameters().len())
     ));
-    let steps: Vec<StepSlices> = samples.chunks(args.batch).map(step_slices).collect();
+    let steps: Vec<StepSlices> =
+        samples.iter().collect::<Vec<_>>().chunks(args.batch).map(step_slices).collect();
     let slices = steps.iter().flat_map(|step| &step.slices);
     let longest = slices.map(|slice| slice.ids.len()).max().unwrap_or(1);
     let mut training = Training::new(model, longest);
@@ -144,7 +145,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         loss = training.step(step)?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    let tokens: usize = samples.iter().map(|sample| sample.ids.len()).sum();
+    let tokens = samples.tokens();
     let (rows_per_second, tokens_per_second) = (samples.len() as f64 / seconds, tokens as f64 / seconds);
     let peak = peak_megabytes();
     printer.line(format_args!(

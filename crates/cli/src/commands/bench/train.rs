@@ -160,7 +160,7 @@ impl Args {
             loss_weights: vec![1.0; self.seq],
             source: Source { path: Path::new("bench").into(), line: 0 },
         };
-        step_slices(&(0..self.batch).map(&mut sample).collect::<Vec<Sample>>())
+        step_slices((0..self.batch).map(&mut sample).collect::<Vec<Sample>>())
     }
 }
 

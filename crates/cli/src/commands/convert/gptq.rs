@@ -8,7 +8,7 @@ use danlu_data::{DataOptions, Dataset, OnBadRow, Task};
 use danlu_model::{Gptq, GptqOptions, Rest, open_shape};
 use danlu_tokenizer::{ChatTemplate, Tokenizer};
 
-use crate::commands::data::is_corpus;
+use crate::commands::data::inspect::is_corpus;
 use crate::failure::wrong_input;
 use crate::models::PrecisionChoice;
 
@@ -131,6 +131,6 @@ impl GptqArgs {
         };
         let all = dataset.samples.len();
         let wanted = self.calibration_samples.map_or(128, |samples| samples as usize).min(all);
-        Ok((0..wanted).map(|index| dataset.samples[index * all / wanted].ids.clone()).collect())
+        Ok((0..wanted).map(|index| dataset.samples.get(index * all / wanted).ids).collect())
     }
 }

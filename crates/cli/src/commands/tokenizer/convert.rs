@@ -1,13 +1,12 @@
 //! `danlu tokenizer convert`: a vocabulary into another format, with the same ids.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use danlu_formats::write_file_atomically;
 use danlu_hub::Want;
 use danlu_model::{open_tokenizer, write_gguf_vocabulary};
-use fs_err as fs;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
@@ -26,13 +25,6 @@ pub struct Args {
     /// zh: 输出，按名称决定格式：X.json、X.model、X.bin（llama2.c）、X.gguf（仅含词表）；其他名称为 Hugging Face 文件夹
     #[arg(value_name = "OUT")]
     output: PathBuf,
-}
-
-/// Lets transformers take `tokenizer.json` as it is: its class for Llama puts no space before a text that begins with one.
-fn use_json(config: &Path) -> Result<()> {
-    let mut value: Value = serde_json::from_slice(&fs::read(config)?)?;
-    value["tokenizer_class"] = json!("PreTrainedTokenizerFast");
-    Ok(write_file_atomically(config, &serde_json::to_vec_pretty(&value)?)?)
 }
 
 /// Runs `danlu tokenizer convert`.
@@ -62,20 +54,12 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         }
         Some("gguf") => {
             write_gguf_vocabulary(output, tokenizer.to_gguf(size)?)?;
+            notes.extend(tokenizer.differences_in_llama_cpp().into_iter().map(str::to_owned));
             "GGUF"
         }
         _ => {
-            tokenizer.save(output)?;
-            let json = output.join("tokenizer.json");
-            if !json.exists() {
-                match tokenizer.to_tokenizer_json() {
-                    Ok(bytes) => {
-                        write_file_atomically(&json, &bytes)?;
-                        use_json(&output.join("tokenizer_config.json"))?;
-                    }
-                    Err(error) => notes.push(format!("tokenizer.model only: {error}")),
-                }
-            }
+            let refused = tokenizer.save_for_transformers(output)?;
+            notes.extend(refused.map(|reason| super::without_json(&reason)));
             "Hugging Face folder"
         }
     };

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
-use danlu_data::{ColumnNames, Columns, CorpusTokens, DataError, Records, encode_corpus};
+use danlu_data::{ColumnNames, Columns, CorpusTokens, DataError, EncodedCorpus, ReadOptions, encode_corpus};
 use danlu_formats::TokenIndex;
 use danlu_hub::size;
 use danlu_kernels::team;
 use danlu_tokenizer::Tokenizer;
 use danlu_train::machine;
-use fs_err as fs;
 use serde_json::json;
 
+use super::texts;
 use crate::failure::wrong_input;
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
@@ -34,6 +34,16 @@ pub struct CorpusArgs {
     /// zh: 文本所在的列；多列以逗号分隔，用换行连接
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "text", requires = "input")]
     column: Vec<String>,
+    /// Encoding of all text files that carry no mark, such as `gb18030`; without it, it is told by their content
+    ///
+    /// zh: 所有不带标记的文本文件的编码，如 `gb18030`；不设时按内容识别
+    #[arg(long, value_name = "NAME", requires = "input")]
+    encoding: Option<String>,
+    /// What one document of a .txt file is
+    ///
+    /// zh: .txt 文件中一篇文档的单位
+    #[arg(long, value_name = "UNIT", default_value = "file", value_parser = ["file", "line", "paragraph"], requires = "input")]
+    text_unit: String,
     /// One flat .bin file without an index, as Baby-Llama2 and nanoGPT read it; documents of five ids and fewer are left
     /// out, as Baby-Llama2 does
     ///
@@ -45,10 +55,10 @@ pub struct CorpusArgs {
     /// zh: 文档之后不加 EOS
     #[arg(long, requires = "input")]
     no_eos: bool,
-    /// Ids of a shard
+    /// Ids of a shard, 1,000 or more: each is a file of its own
     ///
-    /// zh: 每个分片的编号数
-    #[arg(long, value_name = "N", default_value_t = 100_000_000, requires = "input")]
+    /// zh: 每个分片的编号数，不少于 1000：每个分片是一个文件
+    #[arg(long, value_name = "N", default_value_t = 100_000_000, requires = "input", value_parser = clap::value_parser!(u64).range(1_000..))]
     shard_tokens: u64,
 }
 
@@ -60,7 +70,12 @@ pub fn run(inputs: &[PathBuf], args: &CorpusArgs, tokenizer: &Tokenizer, printer
     let Some(output) = &args.out else {
         return Err(wrong_input("`--input` needs `--out`, the place for the token files"));
     };
-    let files = list(inputs)?;
+    let reading = ReadOptions {
+        encoding: args.encoding.clone(),
+        text_unit: serde_json::from_value(json!(args.text_unit))?,
+    };
+    let columns = Columns { text: Some(ColumnNames::Many(args.column.clone())), ..Columns::default() };
+    let files = texts::open(inputs, &columns, &reading, printer)?.files().to_vec();
     let end = (!args.no_eos).then(|| {
         let missing =
             || wrong_input("the vocabulary has no EOS to put behind each document: give `--no-eos`");
@@ -72,14 +87,15 @@ pub fn run(inputs: &[PathBuf], args: &CorpusArgs, tokenizer: &Tokenizer, printer
         );
     }
     let corpus = CorpusTokens {
-        columns: Columns { text: Some(ColumnNames::Many(args.column.clone())), ..Columns::default() },
+        columns,
+        reading,
         tokenizer,
-        end: end.transpose()?,
-        least: if args.headerless { BABY_LLAMA2_LEAST } else { 1 },
+        end_of_document: end.transpose()?,
+        min_tokens: if args.headerless { BABY_LLAMA2_LEAST } else { 1 },
         files,
         threads: team::threads().max(1),
     };
-    let total: u64 = corpus.files.iter().map(|path| Ok(fs::metadata(path)?.len())).sum::<Result<u64>>()?;
+    let total = texts::bytes(&corpus.files);
     let start = Instant::now();
     let mut bar = printer.progress("encoding", total);
     let mut text = 0;
@@ -90,11 +106,12 @@ pub fn run(inputs: &[PathBuf], args: &CorpusArgs, tokenizer: &Tokenizer, printer
     };
     let encoded = encode_corpus(&corpus, output, args.headerless, args.shard_tokens, &mut progress);
     drop(bar);
-    let (index, is_new) = match encoded {
+    let EncodedCorpus { index, is_new, notices } = match encoded {
         Err(DataError::Cancelled) => return Err(Interrupted.into()),
-        Err(error) => return Err(super::train::without_recipe(error)),
+        Err(error) => return Err(texts::without_recipe(error)),
         Ok(done) => done,
     };
+    notices.iter().for_each(|notice| printer.note(notice));
     let seconds = start.elapsed().as_secs_f64();
     report(output, &index, is_new, text, seconds, printer)
 }
@@ -130,26 +147,4 @@ fn report(
         "mb_per_s": speed,
         "peak_rss_mb": machine::peak().map(|bytes| bytes >> 20),
     }))?)
-}
-
-/// All files of the inputs, of which none is left out in silence.
-fn list(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for input in inputs {
-        if !input.exists() {
-            let input = input.display();
-            return Err(wrong_input(format!("`{input}` does not exist; expected a file or folder of texts")));
-        }
-        let records = Records::open(input)?;
-        if let Some(path) = records.ignored().first() {
-            return Err(wrong_input(format!(
-                "`{}` holds {} files that are neither .txt, .jsonl, .json nor .csv, such as `{}`",
-                input.display(),
-                records.ignored().len(),
-                path.display()
-            )));
-        }
-        files.extend(records.files().map(Path::to_path_buf));
-    }
-    Ok(files)
 }

@@ -18,7 +18,7 @@ use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
 
-/// Refused pieces that are shown.
+/// Refused pieces that are shown for each reason.
 const SHOWN: usize = 5;
 
 /// What to extend, and with what.
@@ -96,8 +96,11 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let folder = AtomicFolder::create(&args.out)?;
     extension.save(folder.path())?;
     let extended = Tokenizer::open(folder.path())?;
-    let before_growth = extended.vocabulary_size();
-    let (reached, inside) = extension.reached(&extended)?;
+    let size = extended.vocabulary_size();
+    let reached = extension.reached(&extended)?;
+    if let Some(reason) = extended.save_for_transformers(folder.path())? {
+        printer.note(super::without_json(&reason));
+    }
     let rows = match &model {
         None => {
             folder.commit()?;
@@ -105,27 +108,39 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         }
         Some(model) => {
             // What is written is the model, with the vocabulary in it.
+            let extended = Tokenizer::open(folder.path())?;
             drop(folder);
             Some(grow(args, model, extended, printer)?)
         }
     };
     let Extension { appended, intermediate, known, refused, .. } = &extension;
-    let (size, before) = (before_growth, base.vocabulary_size());
-    let share = if appended.is_empty() { 1.0 } else { reached as f64 / appended.len() as f64 };
+    let before = base.vocabulary_size();
+    let share = if appended.is_empty() { 1.0 } else { reached.alone as f64 / appended.len() as f64 };
     printer.line(format_args!("{} · {before} + {} = {size} tokens", args.out.display(), size - before))?;
     printer.line(format_args!(
-        "appended {} · between {} · known {known} · refused {} · reached {reached} ({:.2} %), inside of a text \
-         {inside}",
+        "appended {} · pieces on the way to them {} · known {known} · refused {}",
         appended.len(),
         intermediate.len(),
         refused.len(),
+    ))?;
+    printer.line(format_args!(
+        "reached inside of a text {} · as a whole text {} ({:.2} %)",
+        reached.inside,
+        reached.alone,
         100.0 * share
     ))?;
-    for (text, reason) in refused.iter().take(SHOWN) {
-        printer.note(format_args!("refused `{}`: {reason}", readable(text.as_bytes())));
+    if reached.behind_space > 0 {
+        printer.note(format_args!(
+            "{} pieces are not what their text alone becomes: the vocabulary joins its beginning to the space that it puts \
+             before a text",
+            reached.behind_space
+        ));
     }
-    if refused.len() > SHOWN {
-        printer.note(format_args!("and {} more", refused.len() - SHOWN));
+    for (reason, texts) in by_reason(refused) {
+        let shown: Vec<String> =
+            texts.iter().take(SHOWN).map(|text| format!("`{}`", readable(text.as_bytes()))).collect();
+        let more = if texts.len() > SHOWN { ", …" } else { "" };
+        printer.note(format_args!("refused {}: {reason} ({}{more})", texts.len(), shown.join(" ")));
     }
     Ok(printer.json(&json!({
         "tokenizer": args.out,
@@ -136,10 +151,24 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         "intermediate": intermediate.len(),
         "known": known,
         "refused": refused.len(),
-        "reached": reached,
+        "reached": reached.alone,
         "reached_share": share,
-        "reached_inside": inside,
+        "reached_inside": reached.inside,
+        "behind_space": reached.behind_space,
     }))?)
+}
+
+/// The refused texts by why they were, most frequent first.
+fn by_reason<'a>(refused: &'a [(String, &'static str)]) -> Vec<(&'a str, Vec<&'a str>)> {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (text, reason) in refused {
+        match reasons.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, texts)) => texts.push(text),
+            None => reasons.push((reason, vec![text])),
+        }
+    }
+    reasons.sort_by_key(|(_, texts)| std::cmp::Reverse(texts.len()));
+    reasons
 }
 
 /// Writes the grown model; says how many rows it has.

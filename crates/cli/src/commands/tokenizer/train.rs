@@ -1,13 +1,14 @@
 //! `danlu tokenizer train`: a vocabulary from texts.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use danlu_data::dataset_format::{Layout, Purpose, Row, Tags};
-use danlu_data::{ColumnNames, Columns, DataError, Record, Records, RowProblem};
+use danlu_data::{ColumnNames, Columns, Documents, ReadOptions};
 use danlu_formats::AtomicFolder;
 use danlu_hub::Want;
 use danlu_model::open_tokenizer;
@@ -17,19 +18,17 @@ use danlu_tokenizer::{
 };
 use serde_json::{Value, json};
 
+use super::texts;
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::printer::{Printer, Progress};
 
-/// Bytes of a text that are sent at a time.
-const STRETCH: usize = 1 << 20;
-
 /// What to train a vocabulary on.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files or folders of .txt, .jsonl, .json or .csv
+    /// Files or folders of .txt, .jsonl, .json, .csv, .tsv, .parquet, .arrow or .xlsx, packed ones too
     ///
-    /// zh: .txt、.jsonl、.json、.csv 文件或文件夹
+    /// zh: .txt、.jsonl、.json、.csv、.tsv、.parquet、.arrow、.xlsx 文件（可压缩）或文件夹
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// New or empty folder for the tokenizer files
@@ -62,6 +61,11 @@ pub struct Args {
     /// zh: 文本所在的列
     #[arg(long, value_name = "NAME", default_value = "text")]
     column: String,
+    /// Encoding of all text files that carry no mark, such as `gb18030`; without it, it is told by their content
+    ///
+    /// zh: 所有不带标记的文本文件的编码，如 `gb18030`；不设时按内容识别
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<String>,
     /// A further special token, such as `<think>`; may be given several times
     ///
     /// zh: 额外的特殊词元，如 `<think>`；可多次给出
@@ -210,16 +214,18 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         },
         max_memory: args.max_memory,
         seed: args.seed,
-        progress: Some(shown_progress(&args.files)),
+        progress: None,
     };
+    let reading = ReadOptions { encoding: args.encoding.clone(), ..ReadOptions::default() };
+    let documents = texts::open(&args.files, &columns, &reading, printer)?;
     // What is needed behind the training is looked at before it.
-    args.held_out.iter().try_for_each(|file| check_exists(file))?;
+    let held_out = texts::open(&args.held_out, &columns, &reading, printer)?;
     let open = |path: &PathBuf| {
         let tokenizer = open_tokenizer(&hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?)?;
         Ok((path.display().to_string(), tokenizer, 0))
     };
     let compared = args.compare.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let tokenizer = train(&args.files, &columns, &options)?;
+    let tokenizer = train(documents, options, printer)?;
     let folder = AtomicFolder::create(&args.out)?;
     tokenizer.save(folder.path()).map_err(|error| match error {
         // Named by where the vocabulary goes, not by where it is made.
@@ -237,25 +243,39 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     printer.line(format_args!("{} · {size} tokens", args.out.display()))?;
     let mut result = json!({ "tokenizer": args.out, "vocabulary_size": size });
     if !args.held_out.is_empty() {
-        result["fertility"] = measure(args, &columns, tokenizer, compared, printer)?;
+        result["fertility"] = measure(&args.out, held_out, tokenizer, compared, printer)?;
     }
     Ok(printer.json(&result)?)
 }
 
-fn train(files: &[PathBuf], columns: &Columns, options: &VocabularyTraining) -> Result<Tokenizer> {
+fn train(documents: Documents, mut options: VocabularyTraining, printer: &Printer) -> Result<Tokenizer> {
     let (sender, texts) = sync_channel(64);
+    let is_unreadable = Arc::new(AtomicBool::new(false));
+    let show = shown_progress(documents.files());
+    let stop = Arc::clone(&is_unreadable);
+    options.progress = Some(Box::new(move |progress| {
+        show(progress);
+        if stop.load(Ordering::Acquire) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }));
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| send_texts(files, columns, sender));
-        let tokenizer = Tokenizer::train(texts.into_iter(), options);
-        // A file that cannot be read explains a training without text.
-        reader.join().map_err(|_| anyhow::anyhow!("reading the texts failed"))??;
+        let reader = scope.spawn(|| {
+            let read = texts::send(documents, &sender);
+            is_unreadable.store(read.is_err(), Ordering::Release);
+            // The end of the texts comes behind what is said of them.
+            drop(sender);
+            read
+        });
+        let tokenizer = Tokenizer::train(texts.into_iter(), &options);
+        // A file that cannot be read explains a training that was ended or had no text.
+        let notices = reader.join().map_err(|_| anyhow::anyhow!("reading the texts failed"))??;
+        notices.iter().for_each(|notice| printer.note(notice));
         Ok(tokenizer?)
     })
 }
 
 /// Shows how far training has come, in two bars.
 fn shown_progress(files: &[PathBuf]) -> Box<dyn Fn(TrainingProgress) + Send + Sync> {
-    let total = files.iter().map(|file| bytes_of(file)).sum::<u64>() >> 20;
+    let total = texts::bytes(files) >> 20;
     let printer = Printer::new(false);
     let shown: Mutex<(Option<Progress>, bool)> = Mutex::new((None, false));
     Box::new(move |progress| {
@@ -288,27 +308,22 @@ fn shown_progress(files: &[PathBuf]) -> Box<dyn Fn(TrainingProgress) + Send + Sy
     })
 }
 
-/// The bytes of a file, or of all files in a folder; what cannot be read is named by who opens it.
-fn bytes_of(path: &Path) -> u64 {
-    if let Ok(entries) = fs_err::read_dir(path) {
-        return entries.flatten().map(|entry| bytes_of(&entry.path())).sum();
-    }
-    fs_err::metadata(path).map_or(0, |metadata| metadata.len())
-}
-
 /// How many tokens a character of text that was not trained on takes, in this vocabulary and in others.
 fn measure(
-    args: &Args,
-    columns: &Columns,
+    out: &Path,
+    held_out: Documents,
     trained: Tokenizer,
     compared: Vec<(String, Tokenizer, usize)>,
     printer: &Printer,
 ) -> Result<Value> {
-    let mut measured = vec![(args.out.display().to_string(), trained, 0)];
+    let mut measured = vec![(out.display().to_string(), trained, 0)];
     measured.extend(compared);
     let (sender, texts) = sync_channel(64);
     let characters = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| send_texts(&args.held_out, columns, sender));
+        let reader = scope.spawn(|| {
+            let sender = sender;
+            texts::send(held_out, &sender)
+        });
         let mut characters = 0;
         for text in texts {
             characters += text.chars().count();
@@ -319,7 +334,8 @@ fn measure(
                 }
             }
         }
-        reader.join().map_err(|_| anyhow::anyhow!("reading the texts failed"))??;
+        let notices = reader.join().map_err(|_| anyhow::anyhow!("reading the texts failed"))??;
+        notices.iter().for_each(|notice| printer.note(notice));
         Ok::<_, anyhow::Error>(characters)
     })?;
     if characters == 0 {
@@ -342,63 +358,6 @@ fn measure(
         })
     };
     Ok(measured.iter().map(row).collect())
-}
-
-fn check_exists(file: &Path) -> Result<()> {
-    if file.exists() {
-        return Ok(());
-    }
-    Err(wrong_input(format!("`{}` does not exist; expected a file or folder of texts", file.display())))
-}
-
-/// Sends the text of every row; a receiver that is gone has seen enough.
-fn send_texts(files: &[PathBuf], columns: &Columns, sender: SyncSender<String>) -> Result<()> {
-    for file in files {
-        check_exists(file)?;
-        let records = Records::open(file)?;
-        if let Some(path) = records.ignored().first() {
-            let count = records.ignored().len();
-            return Err(wrong_input(format!(
-                "`{}` holds {count} files that are neither .txt, .jsonl, .json nor .csv, such as `{}`",
-                file.display(),
-                path.display()
-            )));
-        }
-        for record in records {
-            let record = record.map_err(without_recipe)?;
-            let Record { content, source } = record;
-            let layout = Layout::detect(&content, Purpose::Pretraining, columns, &Tags::default());
-            let row = layout.and_then(|layout| layout.read(content, None));
-            let row = row.map_err(|problem| without_recipe(DataError::Row { at: source, problem }))?;
-            let Row::Document(text) = row else { continue };
-            // A book goes in stretches of whole lines, so that few bytes wait.
-            let mut rest = text.as_str();
-            while !rest.is_empty() {
-                let from = rest.floor_char_boundary(STRETCH);
-                let end = rest[from..].find('\n').map_or(rest.len(), |at| from + at + 1);
-                let (stretch, tail) = rest.split_at(end);
-                if sender.send(stretch.to_owned()).is_err() {
-                    return Ok(());
-                }
-                rest = tail;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The error of a row without the advice on keys of a recipe.
-pub(super) fn without_recipe(error: DataError) -> anyhow::Error {
-    match error {
-        DataError::Row { at, problem: RowProblem::MissingColumn { column, available, .. } } => {
-            let available = available.join("`, `");
-            wrong_input(format!(
-                "{at}: there is no column `{column}` but `{available}`: name one with `--column`"
-            ))
-        }
-        DataError::Row { at, problem } => wrong_input(format!("{at}: {problem}")),
-        error => error.into(),
-    }
 }
 
 impl From<Kind> for VocabularyKind {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use fancy_regex::Regex;
 use unicode_script::{Script, UnicodeScript};
 
-use super::words::Cut;
+use super::words::FoundWords;
 use crate::gguf::QWEN2;
 use crate::sentencepiece::{SPACE, SentencePiece};
 
@@ -17,7 +17,7 @@ const LONGEST_OTHER: usize = 32;
 pub(super) const LONGEST_PIECE: usize = 16;
 
 /// Cuts a text into words.
-pub(super) enum Cutter {
+pub(super) enum WordRule {
     /// For byte-level BPE.
     ByteLevel(ByteLevel),
     /// As sentencepiece's trainer does, after this vocabulary's normalization.
@@ -25,8 +25,8 @@ pub(super) enum Cutter {
 }
 
 /// A pattern, and texts that are tokens of their own.
-pub(super) struct Cutting {
-    pub cutter: Cutter,
+pub(super) struct WordSplitter {
+    pub rule: WordRule,
     /// Special and user-defined tokens; no word holds one.
     pub whole: Vec<String>,
 }
@@ -36,14 +36,14 @@ pub(super) struct ByteLevel {
     pattern: Regex,
 }
 
-impl Cutting {
+impl WordSplitter {
     /// The words of a stretch of text that begins and ends at lines.
-    pub(super) fn cut<'a>(&self, text: &'a str) -> Cut<'a> {
-        match &self.cutter {
-            Cutter::ByteLevel(byte_level) => Cut::new(text).find(|text, found| {
+    pub(super) fn split<'a>(&self, text: &'a str) -> FoundWords<'a> {
+        match &self.rule {
+            WordRule::ByteLevel(byte_level) => FoundWords::new(text).find(|text, found| {
                 self.between(text, &mut |start, end| byte_level.find(text, start, end, found));
             }),
-            Cutter::SentencePiece(pieces) => {
+            WordRule::SentencePiece(pieces) => {
                 let mut normalized = String::with_capacity(text.len() + text.len() / 8);
                 for line in text.split('\n') {
                     let line = line.strip_suffix('\r').unwrap_or(line);
@@ -51,7 +51,7 @@ impl Cutting {
                     // No piece holds an end of line.
                     normalized.push('\0');
                 }
-                Cut::new(Cow::<str>::Owned(normalized)).find(|text, found| {
+                FoundWords::new(Cow::<str>::Owned(normalized)).find(|text, found| {
                     self.between(text, &mut |start, end| find_pieces(text, start, end, found));
                 })
             }
@@ -215,11 +215,11 @@ mod tests {
 
     #[test]
     fn tokens_of_their_own_are_in_no_word() {
-        let cutting = Cutting {
-            cutter: Cutter::ByteLevel(ByteLevel::new().unwrap()),
+        let splitter = WordSplitter {
+            rule: WordRule::ByteLevel(ByteLevel::new().unwrap()),
             whole: vec!["<s>".into(), "<s>x".into()],
         };
-        let between = |text| words(text, |text, found| cutting.between(text, found));
+        let between = |text| words(text, |text, found| splitter.between(text, found));
         assert_eq!(between("a<s>b<s>xc<s>"), ["a", "b", "c"]);
     }
 

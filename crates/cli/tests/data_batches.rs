@@ -1,0 +1,222 @@
+//! Batches as users ask for them: what a row becomes, how rows are chosen, mixed and packed, and what is kept.
+
+use crate::common;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use common::{danlu, run, with_model};
+use serde_json::Value;
+
+fn rows(count: usize, name: &str) -> String {
+    let row = |index: usize| {
+        let answer = "车削。".repeat(1 + index % 7);
+        format!("{{\"prompt\": \"{name}{index}\", \"answer\": \"{answer}\"}}\n")
+    };
+    (0..count).map(row).collect()
+}
+
+fn write(folder: &Path, name: &str, text: &str) {
+    std::fs::write(folder.join(name), text).unwrap();
+}
+
+fn inspect(folder: &Path, files: &str, more: &[&str]) -> Value {
+    let files: Vec<&str> = files.split(',').collect();
+    let fixed = ["--json", "--model", "model", "--samples", "1000"];
+    run(folder, &[&["data", "inspect"], &files[..], &fixed, more].concat()).json()
+}
+
+/// The trained parts of a sample's text.
+fn trained(sample: &Value) -> Vec<String> {
+    let text = sample["text"].as_str().unwrap();
+    text.split('⟦').skip(1).map(|part| part.split('⟧').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn unsloth_2095_what_is_learned_is_what_was_asked_for() {
+    let folder = with_model();
+    let turns = r#"{"messages": [{"role": "user", "content": "一"}, {"role": "assistant", "content": "甲"},
+        {"role": "user", "content": "二"}, {"role": "assistant", "content": "乙", "loss_weight": 0.5}]}"#;
+    write(folder.path(), "rows.jsonl", &turns.replace('\n', ""));
+    let sample = |more: &[&str]| inspect(folder.path(), "rows.jsonl", more)["samples"][0].clone();
+    let plain = sample(&[]);
+    assert_eq!(trained(&plain), ["甲<|im_end|>", "乙<|im_end|>"]);
+    let weights: Vec<f64> =
+        plain["loss_weights"].as_array().unwrap().iter().map(|weight| weight.as_f64().unwrap()).collect();
+    let of = |weight: f64| weights.iter().filter(|&&one| one == weight).count();
+    assert!(of(1.0) > 1 && of(0.5) == of(1.0), "{weights:?}");
+    assert_eq!(trained(&sample(&["mask_history=true"])), ["乙<|im_end|>"]);
+    let whole = sample(&["train_on_prompt=true"]);
+    let untrained = whole["loss_weights"].as_array().unwrap().iter().filter(|weight| **weight == 0.0).count();
+    assert_eq!(untrained, 1, "all but the first token");
+    run(
+        folder.path(),
+        &["data", "inspect", "rows.jsonl", "--model", "model", "mask_history=true", "train_on_prompt=true"],
+    )
+    .is_refused("set one of them");
+}
+
+#[test]
+fn lf_3995_long_rows_are_dropped_cut_or_refused_as_asked() {
+    let folder = with_model();
+    let long = format!("{{\"prompt\": \"问\", \"answer\": \"{}\"}}\n", "磨".repeat(120));
+    write(folder.path(), "rows.jsonl", &(rows(4, "问") + &long));
+    let report = |more: &[&str]| inspect(folder.path(), "rows.jsonl", more)["report"].clone();
+    let dropped = report(&["cutoff_len=128"]);
+    assert_eq!((&dropped["samples"], &dropped["dropped_overlong"]), (&4.into(), &1.into()));
+    let cut = report(&["cutoff_len=128", "overlong=truncate"]);
+    assert_eq!((&cut["samples"], &cut["truncated"]), (&5.into(), &1.into()));
+    assert!(cut["cut_answer_tokens"].as_u64().unwrap() > 0);
+    let stop = ["data", "inspect", "rows.jsonl", "--model", "model", "cutoff_len=128", "overlong=error"];
+    run(folder.path(), &stop).is_refused("rows.jsonl:5: the row has ");
+}
+
+#[test]
+fn rows_are_chosen_by_length_seed_and_content() {
+    let folder = with_model();
+    write(folder.path(), "rows.jsonl", &rows(70, "问"));
+    let limits = ["min_answer_chars=4", "max_answer_chars=18", "max_samples=30"];
+    let chosen = inspect(folder.path(), "rows.jsonl", &limits);
+    assert_eq!(chosen["report"]["samples"], 30);
+    let filtered = &chosen["report"]["filtered"];
+    assert!(filtered["min_answer_chars"].as_u64() >= Some(4), "{filtered}");
+    let wrong =
+        ["data", "inspect", "rows.jsonl", "--model", "model", "min_answer_chars=9", "max_answer_chars=5"];
+    run(folder.path(), &wrong).is_refused("`max_answer_chars`: found 5: expected at least the minimum, 9");
+
+    // The rows that are kept for validation stay there when others are added.
+    let validation = |name: &str| {
+        let inspected = inspect(folder.path(), name, &["val_size=0.2", "val_split=hash"]);
+        let training = inspected["training_samples"].as_u64().unwrap() as usize;
+        let samples = inspected["samples"].as_array().unwrap();
+        assert_eq!(inspected["validation_samples"], samples.len() - training);
+        samples[training..].iter().map(|sample| sample["ids"].to_string()).collect::<Vec<_>>()
+    };
+    write(folder.path(), "more.jsonl", &(rows(30, "新") + &rows(70, "问")));
+    let (before, after) = (validation("rows.jsonl"), validation("more.jsonl"));
+    assert!(!before.is_empty() && before.iter().all(|ids| after.contains(ids)));
+    run(
+        folder.path(),
+        &["data", "inspect", "rows.jsonl", "--model", "model", "val_size=5", "val_split=hash"],
+    )
+    .is_refused("`val_split`: chooses a share of the rows");
+}
+
+#[test]
+fn several_datasets_are_mixed_as_in_llama_factory() {
+    let folder = with_model();
+    write(folder.path(), "a.jsonl", &rows(10, "甲"));
+    write(folder.path(), "b.jsonl", &rows(40, "乙"));
+    let counts = |more: &[&str]| {
+        let inspected = inspect(folder.path(), "a.jsonl,b.jsonl", more);
+        let of = |name: &str| {
+            let samples = inspected["samples"].as_array().unwrap().iter();
+            samples.filter(|sample| sample["source"].as_str().unwrap().contains(name)).count()
+        };
+        (of("a.jsonl"), of("b.jsonl"))
+    };
+    assert_eq!(counts(&[]), (10, 40));
+    assert_eq!(counts(&["mix_strategy=interleave_under"]), (10, 10));
+    assert_eq!(counts(&["mix_strategy=interleave_over"]), (40, 40));
+    let (few, many) = counts(&["mix_strategy=interleave_over", "interleave_probs=0.2,0.8"]);
+    assert!(few >= 10 && many >= 40 && many > 2 * few, "{few} {many}");
+    let fixed = ["data", "inspect", "a.jsonl", "b.jsonl", "--model", "model"];
+    run(folder.path(), &[&fixed[..], &["interleave_probs=0.2,0.8"]].concat())
+        .is_refused("`interleave_probs`: needs `mix_strategy: interleave_under`");
+    run(folder.path(), &[&fixed[..], &["interleave_probs=1", "mix_strategy=interleave_over"]].concat())
+        .is_refused("found 1 of them for 2 datasets");
+}
+
+/// The RealTapeL kit dropped the remainder of every batch of lines and let documents see each other.
+#[test]
+fn realtapel_group_texts_documents_fill_blocks_and_nothing_is_lost() {
+    let folder = with_model();
+    let lines: String =
+        (0..60).map(|line| format!("{{\"text\": \"{}\"}}\n", "铣削。".repeat(1 + line % 9))).collect();
+    write(folder.path(), "corpus.jsonl", &lines);
+    let inspect = |more: &[&str]| inspect(folder.path(), "corpus.jsonl", more)["report"].clone();
+    let apart = inspect(&["packing=false"]);
+    assert_eq!((&apart["packing"], &apart["samples"]), (&Value::Null, &60.into()));
+    // Packing is the default of pretraining, as in LLaMA-Factory; documents keep their boundaries.
+    let packed = inspect(&[]);
+    assert_eq!(packed["packing"]["tokens"], apart["tokens"]);
+    assert!(packed["packing"]["efficiency"].as_f64().unwrap() > 0.9, "{packed}");
+    // One stream: each block but the last is full, and begins with the token that the one before ends with.
+    let stream = inspect(&["neat_packing=false", "cutoff_len=64"]);
+    let tokens = stream["tokens"].as_u64().unwrap() - stream["samples"].as_u64().unwrap() + 1;
+    assert_eq!(tokens, apart["tokens"].as_u64().unwrap());
+    assert_eq!(stream["samples"], (tokens - 1).div_ceil(63));
+    assert_eq!(stream["trained_tokens"], tokens - 1);
+}
+
+#[test]
+fn packed_and_sorted_batches_train() {
+    let folder = with_model();
+    write(folder.path(), "rows.jsonl", &rows(40, "问"));
+    let train = |output: &str, more: &[&str]| {
+        let output = format!("output_dir={output}");
+        let fixed = [
+            "train",
+            "sft-lora",
+            "--json",
+            "model_name_or_path=model",
+            "dataset=rows.jsonl",
+            "cutoff_len=256",
+            "max_steps=3",
+            "val_size=0",
+            "lora_rank=2",
+            "precision=f32",
+            "per_device_train_batch_size=2",
+            &output,
+        ];
+        run(folder.path(), &[&fixed[..], more].concat())
+    };
+    let packed = train("packed", &["packing=true"]);
+    assert!(
+        packed.stdout.contains("packed into") || packed.stderr.contains("packed into"),
+        "{}",
+        packed.stderr
+    );
+    packed.json();
+    train("sorted", &["group_by_length=true"]).json();
+    train("both", &["group_by_length=true", "packing=true"]).is_refused("`group_by_length`: sorts samples");
+}
+
+#[test]
+fn tokenized_samples_are_kept_by_content_and_a_killed_run_is_gone_on_with() {
+    let folder = with_model();
+    write(folder.path(), "rows.jsonl", &rows(1500, "问"));
+    let fixed = ["data", "inspect", "rows.jsonl", "--json", "--model", "model", "--samples", "1500"];
+    let kept = [&fixed[..], &["tokenized_path=kept"]].concat();
+    let mut killed = std::process::Command::new(danlu(folder.path()).get_program())
+        .current_dir(folder.path())
+        .args(&kept)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !folder.path().join("kept").is_dir() && killed.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+
+    let whole = run(folder.path(), &fixed).json();
+    let after_kill = run(folder.path(), &kept).json();
+    assert_eq!(after_kill["samples"], whole["samples"]);
+    assert_eq!(after_kill["report"]["cache"]["reused"], false);
+    let again = run(folder.path(), &kept).json();
+    assert_eq!(again["samples"], whole["samples"]);
+    assert_eq!(again["report"]["cache"]["reused"], true);
+    assert!(again["report"]["cache"]["bytes"].as_u64().unwrap() > 1000);
+    // The file of the same name with other content is another data set.
+    write(folder.path(), "rows.jsonl", &rows(1501, "问"));
+    let other = run(folder.path(), &kept).json();
+    assert_eq!(
+        (&other["report"]["cache"]["reused"], &other["report"]["samples"]),
+        (&false.into(), &1501.into())
+    );
+    let anew = run(folder.path(), &[&kept[..], &["overwrite_cache=true"]].concat()).json();
+    assert_eq!(anew["report"]["cache"]["reused"], false);
+}

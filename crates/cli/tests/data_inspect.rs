@@ -1,0 +1,110 @@
+//! `danlu data inspect` and `stats`: what is in data, and what looks wrong in it.
+
+use crate::common;
+
+use common::{run, with_model};
+use serde_json::Value;
+
+/// A row repeated, one of it in other punctuation, one with another answer, one without an answer, and one that is long.
+fn rows() -> String {
+    let long = "切削".repeat(100);
+    format!(
+        "prompt,answer\n铣削是什么？,切削\n铣削是什么？,切削\n铣削 是什么,切削！\n铣削是什么？,旋转\n空,\n长,{long}\n"
+    )
+}
+
+#[test]
+fn numbers_findings_and_places_of_each_data_set_are_shown() {
+    let folder = with_model();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("rows.csv", &rows());
+    write("more.json", r#"[{"instruction": "车床？", "output": "机床。"}]"#);
+    write(
+        "exam.csv",
+        "id,question,A,B,C,D,answer\n0,铣削是什么？请从下列选项中选择,1,2,3,4,A\n1,铣削是什么方法加工零件的机床,1,2,3,4,A\n",
+    );
+    let fixed =
+        ["rows.csv", "more.json", "--model", "model", "cutoff_len=128", "per_device_train_batch_size=2"];
+    let at = |verb: &str, more: &[&str]| run(folder.path(), &[&["data", verb], &fixed[..], more].concat());
+    let object = at("inspect", &["--json", "--samples", "1", "gradient_accumulation_steps=1"]).json();
+    let datasets = object["datasets"].as_array().unwrap();
+    assert_eq!(datasets.len(), 2);
+    let first = &datasets[0];
+    assert!(first["name"].as_str().unwrap().ends_with("rows.csv"), "{first}");
+    assert_eq!((&first["rows"], &first["samples"]), (&6.into(), &4.into()));
+    for (finding, line) in
+        [("duplicate", 3), ("near_duplicate", 4), ("same_question", 5), ("empty", 6), ("overlong", 7)]
+    {
+        let found = &first["findings"][finding];
+        assert_eq!(found["rows"], 1, "{finding}: {first}");
+        let example = found["examples"][0].as_str().unwrap();
+        assert!(example.contains(&format!("rows.csv:{line}")), "{finding}: {example}");
+    }
+    assert_eq!(datasets[1]["findings"], serde_json::json!({}));
+    let share = first["trained_share"].as_f64().unwrap();
+    assert!(share > 0.05 && share < 0.95, "{share}");
+    let bins: u64 =
+        first["length_histogram"].as_array().unwrap().iter().map(|bin| bin["rows"].as_u64().unwrap()).sum();
+    assert_eq!(bins, 5);
+    // Five samples in steps of two, three passes.
+    assert_eq!(
+        (&object["samples_per_step"], &object["steps_per_epoch"], &object["steps"]),
+        (&2.into(), &3.into(), &9.into())
+    );
+    // The same numbers without samples.
+    let mut stats = at("stats", &["--json", "gradient_accumulation_steps=1"]).json();
+    assert_eq!(stats.get("samples"), None);
+    stats["samples"] = object["samples"].clone();
+    assert_eq!(stats, object);
+
+    let shown = at("stats", &[]);
+    for part in [
+        "rows.csv",
+        "more.json",
+        "the same as an earlier row: 1 rows",
+        "rows.csv:3: as line 2",
+        "tokens        ",
+    ] {
+        assert!(shown.stdout.contains(part), "`{part}`: {}", shown.stdout);
+    }
+    assert!(!shown.stdout.contains('⟦'), "{}", shown.stdout);
+
+    // A question that stands whole in no row is not found; a shorter one is.
+    let contaminated = |object: Value| object["datasets"][0]["findings"].get("contaminated").cloned();
+    let clean = at("stats", &["--json", "--against", "exam.csv"]);
+    assert!(clean.stderr.contains("2 questions are looked for"), "{}", clean.stderr);
+    assert_eq!(contaminated(clean.json()), None);
+    write("rows.csv", &rows().replacen("长,", "请问：铣削是什么方法？加工零件的机床吗,", 1));
+    let found =
+        contaminated(at("stats", &["--json", "--against", "exam.csv", "cutoff_len=256"]).json()).unwrap();
+    assert_eq!(found["rows"], 1);
+    assert!(found["examples"][0].as_str().unwrap().ends_with("exam.csv:3"), "{found}");
+    write("exam.csv", "id,answer\n0,A\n");
+    at("stats", &["--against", "exam.csv"])
+        .is_refused("`exam.csv` holds no question of 13 Chinese characters");
+}
+
+#[test]
+fn unsloth_823_the_page_shows_what_is_learned() {
+    let folder = with_model();
+    std::fs::write(folder.path().join("rows.csv"), rows()).unwrap();
+    let arguments =
+        ["data", "inspect", "rows.csv", "--model", "model", "cutoff_len=128", "--html", "page.html"];
+    let ran = run(folder.path(), &arguments);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("written: `page.html`"), "{}", ran.stderr);
+    let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+    assert!(page.contains("<mark>切削&lt;|im_end|&gt;</mark>"), "{page}");
+    for part in [
+        "训练数据检查",
+        "Training data, inspected",
+        "与前面的某行完全相同",
+        "the same as an earlier row",
+        "prefers-color-scheme",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    for reference in ["http:", "https:", "src=", "href="] {
+        assert!(!page.contains(reference), "{reference}");
+    }
+}

@@ -1,0 +1,286 @@
+//! Contamination: benchmark questions that stand in rows of training data, which would be learned by heart.
+//!
+//! A row contains a question if at least 0.8 of the question's different runs of 13 characters stand in it, letters and
+//! digits alone being compared. (Brown et al. 2020 and lm-evaluation-harness look for runs of 13 words; Chinese has no
+//! spaces, and a share finds questions that were changed a little.) The text of a question is its stem; one below 13 Han
+//! characters or 52 letters, which many harmless texts share, is looked for together with its options, and left out if
+//! it is still shorter.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::deduplication::row_text::{normalise, push_shingles, row_text};
+use crate::error::{DataError, Result};
+use crate::records::{Content, Record, Records, Source};
+
+/// Characters of a run.
+pub const NGRAM: usize = 13;
+/// Share of a question's runs that make a row contain it.
+pub const SHARE: f64 = 0.8;
+
+/// As many letters say about as much as one Han character.
+const LETTERS_OF_HAN: usize = 4;
+
+/// The names of the columns of options, as C-Eval and CMMLU, and as MMLU has them.
+const OPTIONS: [[&str; 4]; 2] = [["A", "B", "C", "D"], ["choice0", "choice1", "choice2", "choice3"]];
+
+/// The questions of benchmarks.
+pub struct Questions {
+    ngram: usize,
+    share: f64,
+    sources: Vec<Source>,
+    /// Different shingles of each question.
+    sizes: Vec<u32>,
+    /// Shingles with their questions, sorted.
+    shingles: Vec<(u64, u32)>,
+    /// For each value of the upper bits of a shingle, where it begins in `shingles`.
+    starts: Vec<u32>,
+    /// How far a shingle is shifted for those bits.
+    shift: u32,
+    too_short: u64,
+}
+
+/// A question found in a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Found {
+    /// Which of the questions.
+    pub question: u32,
+    /// The share of its runs that stand in the row.
+    pub share: f64,
+}
+
+impl Questions {
+    /// Reads benchmarks: files and folders, C-Eval, CMMLU and MMLU as they are published (MMLU without a header too), or
+    /// any rows, each of which is a question as a whole.
+    ///
+    /// # Errors
+    /// Files that cannot be read; no question in them.
+    pub fn open(paths: &[PathBuf], ngram: usize, share: f64) -> Result<Self> {
+        let mut gathered =
+            Gathered { ngram, sources: Vec::new(), sizes: Vec::new(), shingles: Vec::new(), too_short: 0 };
+        for path in paths {
+            for file in Records::open(path)?.files() {
+                gathered.file(file)?;
+            }
+        }
+        let Gathered { sources, sizes, mut shingles, too_short, .. } = gathered;
+        if let (true, Some(path)) = (sources.is_empty(), paths.first()) {
+            return Err(DataError::NoQuestions { path: path.clone() });
+        }
+        shingles.sort_unstable();
+        let bits = shingles.len().max(2).ilog2();
+        let shift = u64::BITS - bits;
+        let mut starts = vec![0; (1 << bits) + 1];
+        shingles.iter().for_each(|(shingle, _)| starts[(shingle >> shift) as usize + 1] += 1);
+        (1..starts.len()).for_each(|at| starts[at] += starts[at - 1]);
+        Ok(Self { ngram, share, sources, sizes, shingles, starts, shift, too_short })
+    }
+
+    /// How many questions are looked for.
+    pub fn count(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// How many are too short to be looked for.
+    pub fn too_short(&self) -> u64 {
+        self.too_short
+    }
+
+    /// Where a question stands.
+    pub fn source(&self, question: u32) -> &Source {
+        &self.sources[question as usize]
+    }
+
+    /// The questions that a text contains, in order.
+    pub fn find(&self, text: &str) -> Vec<Found> {
+        self.find_normalised(&normalise(text), &mut Vec::new())
+    }
+
+    pub(crate) fn find_normalised(&self, text: &str, hashes: &mut Vec<u64>) -> Vec<Found> {
+        hashes.clear();
+        push_shingles(hashes, text, self.ngram);
+        let mut met: Vec<(u32, u64)> = Vec::new();
+        for &hash in &*hashes {
+            let upper = (hash >> self.shift) as usize;
+            let (from, to) = (self.starts[upper] as usize, self.starts[upper + 1] as usize);
+            let questions = self.shingles[from..to].iter().filter(|(shingle, _)| *shingle == hash);
+            met.extend(questions.map(|&(shingle, question)| (question, shingle)));
+        }
+        met.sort_unstable();
+        met.dedup();
+        met.chunk_by(|a, b| a.0 == b.0)
+            .filter_map(|group| {
+                let question = group[0].0;
+                let share = group.len() as f64 / f64::from(self.sizes[question as usize]);
+                (share >= self.share).then_some(Found { question, share })
+            })
+            .collect()
+    }
+}
+
+/// Questions while they are read.
+struct Gathered {
+    ngram: usize,
+    sources: Vec<Source>,
+    sizes: Vec<u32>,
+    shingles: Vec<(u64, u32)>,
+    too_short: u64,
+}
+
+impl Gathered {
+    fn file(&mut self, path: &Path) -> Result<()> {
+        let mut is_first = true;
+        let mut has_header = true;
+        for record in Records::of_files(vec![path.to_owned()]) {
+            let Record { content, source } = record?;
+            let Content::Fields(fields) = &content else {
+                let text = row_text(&content, &[]).unwrap_or_default();
+                self.push(&text, "", source);
+                continue;
+            };
+            if std::mem::take(&mut is_first) {
+                has_header = !lacks_header(fields);
+                if !has_header {
+                    let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+                    let source = Source { path: source.path.clone(), line: 1 };
+                    if let [stem, options @ .., _] = names.as_slice() {
+                        self.push(stem, &options.join("\n"), source);
+                    }
+                }
+            }
+            let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+            let stem = fields.keys().find(|name| name.eq_ignore_ascii_case("question"));
+            match stem {
+                Some(stem) => {
+                    let options = OPTIONS.iter().flatten().map(|name| text(name)).collect::<Vec<_>>();
+                    self.push(text(stem), &options.join("\n"), source);
+                }
+                None if !has_header => {
+                    let texts: Vec<&str> = fields.values().filter_map(Value::as_str).collect();
+                    if let [stem, options @ .., _] = texts.as_slice() {
+                        self.push(stem, &options.join("\n"), source);
+                    }
+                }
+                None => {
+                    let text = row_text(&content, &[])
+                        .map_err(|problem| DataError::Row { at: source.clone(), problem })?;
+                    self.push(&text, "", source);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, stem: &str, options: &str, source: Source) {
+        let long_enough = |text: &str| {
+            let weight = |character| if ('一'..='鿿').contains(&character) { LETTERS_OF_HAN } else { 1 };
+            text.chars().map(weight).sum::<usize>() >= LETTERS_OF_HAN * self.ngram
+                && text.chars().nth(self.ngram - 1).is_some()
+        };
+        let mut text = normalise(stem);
+        if !long_enough(&text) {
+            text = normalise(&format!("{stem}{options}"));
+        }
+        if !long_enough(&text) {
+            self.too_short += 1;
+            return;
+        }
+        let mut hashes = Vec::new();
+        push_shingles(&mut hashes, &text, self.ngram);
+        hashes.sort_unstable();
+        hashes.dedup();
+        let question = self.sources.len() as u32;
+        self.sources.push(source);
+        self.sizes.push(hashes.len() as u32);
+        self.shingles.extend(hashes.into_iter().map(|hash| (hash, question)));
+    }
+}
+
+/// Whether the names are a question themselves, as in MMLU's own files: six columns, the last one the answer.
+fn lacks_header(fields: &Map<String, Value>) -> bool {
+    let last = fields.keys().next_back().is_some_and(|name| matches!(name.as_str(), "A" | "B" | "C" | "D"));
+    fields.len() == 6 && last && !fields.keys().any(|name| name.eq_ignore_ascii_case("question"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn questions(files: &[(&str, &str)]) -> Questions {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        Questions::open(&[folder.path().to_owned()], NGRAM, SHARE).unwrap()
+    }
+
+    fn lines(questions: &Questions, text: &str) -> Vec<String> {
+        let name = |found: &Found| {
+            let Source { path, line } = questions.source(found.question);
+            format!("{}:{line}", path.file_name().unwrap().display())
+        };
+        questions.find(text).iter().map(name).collect()
+    }
+
+    #[test]
+    fn published_benchmarks_are_found_in_texts() {
+        let questions = questions(&[
+            (
+                "ceval.csv",
+                "id,question,A,B,C,D,answer\n0,下列关于税法基本原则的表述中，不正确的是____。,税收法定原则,税收公平原则,税收效率原则,依法征税,D\n\
+                 1,正确的是____。,车削加工外圆表面,铣,刨,磨,A\n2,对吗？,是,否,不,无,A\n",
+            ),
+            (
+                "cmmlu.csv",
+                ",Question,A,B,C,D,Answer\n0,在孵化室温度为二十四度的条件下最适温度为,36,37,38,39,B\n",
+            ),
+            (
+                "mmlu.csv",
+                "\"What is the embryological origin of the hyoid bone?\",arch one,arch two,arch three,arch four,D\nWhich of these branches of the trigeminal nerve contain somatic motor processes?,Afferent,Efferent,Both,None,B\n",
+            ),
+            ("mine.jsonl", "{\"text\": \"深孔钻削时切屑不易排出怎么办\"}\n"),
+        ]);
+        assert_eq!((questions.count(), questions.too_short()), (6, 1));
+        let text = "题库：下列关于税法基本原则的表述中,不正确的是（　）。A.税收法定原则";
+        assert_eq!(lines(&questions, text), ["ceval.csv:2"]);
+        // A stem that is too short is looked for with its options.
+        assert_eq!(lines(&questions, "正确的是：车削加工外圆表面。"), Vec::<String>::new());
+        assert_eq!(lines(&questions, "正确的是：车削加工外圆表面、铣、刨、磨。"), ["ceval.csv:3"]);
+        assert_eq!(
+            lines(&questions, "What is the embryological origin of the hyoid bone?"),
+            Vec::<String>::new()
+        );
+        let with_options =
+            "WHAT IS THE EMBRYOLOGICAL ORIGIN OF THE HYOID BONE? (arch one; arch two; arch three)";
+        assert_eq!(lines(&questions, with_options), ["mmlu.csv:1"]);
+        let two = "在孵化室温度为二十四度的条件下，最适温度为多少；深孔钻削时，切屑不易排出怎么办？";
+        assert_eq!(lines(&questions, two), ["cmmlu.csv:2", "mine.jsonl:1"]);
+        assert_eq!(
+            lines(
+                &questions,
+                "Which of these branches of the trigeminal nerve contain somatic motor processes"
+            ),
+            ["mmlu.csv:2"]
+        );
+    }
+
+    #[test]
+    fn a_row_contains_a_question_from_four_fifths_on() {
+        let question: String = ('一'..).take(112).collect();
+        let questions = questions(&[("q.txt", &question)]);
+        let part = |length| question.chars().take(length).collect::<String>();
+        // Of 100 runs, a part of n characters has n - 12.
+        assert_eq!(questions.find(&part(92)), [Found { question: 0, share: 0.8 }]);
+        assert_eq!(questions.find(&part(91)), []);
+        assert_eq!(questions.find(&part(91).repeat(2)).len(), 0);
+    }
+
+    #[test]
+    fn a_benchmark_without_questions_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("q.jsonl");
+        std::fs::write(&path, "{\"text\": \"短\"}\n").unwrap();
+        assert!(Questions::open(&[path], NGRAM, SHARE).is_err());
+    }
+}

@@ -1,0 +1,683 @@
+//! Deduplication of corpora and data sets: rows in, the rows out that repeat no other, whole or nearly.
+//!
+//! In passes over the files, so that memory holds a few bytes a row: keys for each row, which rows share a key, the texts
+//! of those (compared, unless the method decides by keys alone), and the rows that stay. What does not fit waits in a
+//! folder beside the output, which goes away with the run; a killed run is done again from the start, with the same result.
+
+mod decide;
+mod findings;
+mod fingerprints;
+mod min_hash;
+mod partitions;
+mod random_state;
+pub mod row_text;
+mod rows_out;
+mod signatures;
+mod sketcher;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::SystemTime;
+
+use danlu_formats::AtomicFolder;
+use fs_err as fs;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub use decide::Duplicate;
+pub use min_hash::{Bands, Permutations};
+
+use self::decide::{Memberships, NearFingerprints, Order, SimilarTexts, all_that_share};
+use self::findings::Findings;
+use self::partitions::{PARTITIONS, Partitions};
+use self::row_text::{normalise, row_text};
+use self::rows_out::RowsOut;
+use self::signatures::{Description, SignatureWriter, Signatures, SignedFile};
+use self::sketcher::Sketcher;
+use crate::contamination::{Found, Questions};
+use crate::error::{DataError, Result};
+use crate::options::OnBadRow;
+use crate::records::{Content, Record, Records, Source};
+
+/// Bytes of text that are worked on at once.
+const BATCH: usize = 4 << 20;
+/// Rows of a batch, however short.
+const BATCH_ROWS: usize = 1 << 13;
+
+/// What makes a row a duplicate of an earlier one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Nothing does: only benchmark questions are looked for.
+    Nothing,
+    /// The same text, byte by byte.
+    Exact,
+    /// A Jaccard similarity of the sets of shingles of at least `threshold`, with a kept row.
+    MinHash {
+        /// Characters of a shingle.
+        ngram: usize,
+        /// The least similarity of duplicates.
+        threshold: f64,
+        /// Values of a signature.
+        num_perm: usize,
+        /// Whether the similarity is computed; if not, a shared band decides, and the row may have been left out itself.
+        verify: bool,
+    },
+    /// At most 3 of 128 bits of the SimHash of runs of 3 characters differ from those of a kept row.
+    SimHash,
+    /// As Baby-Llama2: a band of 19 of 256 values is shared with any earlier row; the sets are of single characters.
+    BabyLlama2(Permutations),
+}
+
+/// Which of the duplicates stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// The first in the order of the inputs.
+    #[default]
+    First,
+    /// The one with the longest text; of equally long ones the first.
+    Longest,
+}
+
+/// A share of the work: every `of`-th file from the `number`-th on, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Which part, from 1.
+    pub number: usize,
+    /// How many parts there are.
+    pub of: usize,
+}
+
+/// What is deduplicated, and how.
+pub struct Deduplication {
+    /// The files, in order.
+    pub files: Vec<InputFile>,
+    /// The columns that are a row's text; none means [`row_text`](row_text::row_text)'s own choice.
+    pub columns: Vec<String>,
+    /// What makes a duplicate.
+    pub method: Method,
+    /// Which duplicate stays.
+    pub keep: Keep,
+    /// What happens to rows that cannot be read.
+    pub on_bad_row: OnBadRow,
+    /// Bytes of keys that are held before they go to files.
+    pub max_memory: u64,
+    /// Threads that work on texts.
+    pub threads: usize,
+    /// Benchmark questions that no row may contain.
+    pub questions: Option<Questions>,
+}
+
+/// A file of the inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Its name below the input that it belongs to.
+    pub name: PathBuf,
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+/// Where the rows go that stay.
+#[derive(Debug, Clone, Copy)]
+pub enum Output<'a> {
+    /// All into one file.
+    File(&'a Path),
+    /// Those of each input file into a file of the same name in this folder; those of `.txt` into `.jsonl`.
+    Folder(&'a Path),
+    /// Nowhere; what would be left out is only said. What does not fit in memory waits in this folder.
+    Nowhere(&'a Path),
+}
+
+/// A step of the work, for who shows how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Keys are made.
+    Reading,
+    /// Rows with the same key are looked for, and compared.
+    Comparing,
+    /// Rows are written.
+    Writing,
+}
+
+/// Told how far a step is, of how much; may stop the work.
+pub type Progress<'a> = &'a mut (dyn FnMut(Step, u64, u64) -> ControlFlow<()> + Send);
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Rows that were read.
+    pub rows: u32,
+    /// Rows that stay.
+    pub kept: u32,
+    /// Rows left out as duplicates.
+    pub duplicates: u32,
+    /// Rows left out because they contain a question.
+    pub contaminated: u32,
+    /// Rows that could not be used, by reason.
+    pub skipped: BTreeMap<String, u64>,
+    /// The bands that found the duplicates, where the method has any.
+    pub bands: Option<Bands>,
+    /// Whether keys did not fit in memory.
+    pub spilled: bool,
+}
+
+/// A row with its text.
+struct Row {
+    content: Content,
+    source: Source,
+    text: String,
+    file: usize,
+}
+
+/// A stretch of rows.
+#[derive(Default)]
+struct Batch {
+    /// Number of the first row.
+    first: u32,
+    rows: Vec<Row>,
+    /// Bytes of text up to its end.
+    bytes: u64,
+}
+
+/// What a pass met.
+#[derive(Default)]
+struct Met {
+    rows: u32,
+    skipped: BTreeMap<String, u64>,
+    /// Rows and skipped rows of each file.
+    files: Vec<(u32, u32)>,
+}
+
+/// What is known of all rows behind the first pass.
+struct Known {
+    met: Met,
+    keys: Partitions,
+    fingerprints: Vec<u128>,
+    lengths: Vec<u32>,
+    /// Questions by the rows that contain them.
+    contaminated: Vec<(u32, Found)>,
+}
+
+impl Deduplication {
+    /// All files of the inputs, folders in the order of names; beside them the files of folders that are not read.
+    ///
+    /// # Errors
+    /// An input that is not there, or a folder without any file that is read.
+    pub fn list(inputs: &[PathBuf]) -> Result<(Vec<InputFile>, Vec<PathBuf>)> {
+        let (mut files, mut ignored) = (Vec::new(), Vec::new());
+        for input in inputs {
+            let records = Records::open(input)?;
+            ignored.extend_from_slice(records.ignored());
+            for path in records.files() {
+                let name = path.strip_prefix(input).ok().filter(|name| !name.as_os_str().is_empty());
+                let name = name.map(Path::to_owned).or_else(|| path.file_name().map(PathBuf::from));
+                let metadata = fs::metadata(path)?;
+                files.push(InputFile {
+                    path: path.to_owned(),
+                    name: name.unwrap_or_default(),
+                    bytes: metadata.len(),
+                    modified: metadata.modified().ok(),
+                });
+            }
+        }
+        Ok((files, ignored))
+    }
+
+    /// The bands of the method.
+    ///
+    /// # Errors
+    /// Settings that cannot work.
+    pub fn bands(&self) -> Result<Option<Bands>> {
+        Ok(match Sketcher::new(&self.method)? {
+            Sketcher::Shingles(signatures) => Some(signatures.bands),
+            Sketcher::Characters(signatures) => Some(signatures.bands()),
+            Sketcher::Nothing | Sketcher::Text | Sketcher::SimHash => None,
+        })
+    }
+
+    /// Writes the keys of one part of the files to `path`, for [`run`](Self::run) to join.
+    ///
+    /// # Errors
+    /// Files that cannot be read or written, fewer files than parts, [`DataError::Cancelled`].
+    pub fn sign(&self, part: Part, path: &Path, progress: Progress<'_>) -> Result<Outcome> {
+        if part.number == 0 || part.number > part.of || part.of > self.files.len() {
+            let files = self.files.len();
+            return Err(DataError::Option {
+                option: "part",
+                problem: format!(
+                    "found {}/{}: expected I/N with I from 1 to N, and at least one file for each of the N parts, of which \
+                     there are {files}",
+                    part.number, part.of
+                ),
+            });
+        }
+        let sketcher = Sketcher::new(&self.method)?;
+        let files: Vec<InputFile> =
+            self.files.iter().skip(part.number - 1).step_by(part.of).cloned().collect();
+        let mut writer = SignatureWriter::create(path)?;
+        let pool = self.pool()?;
+        let met = self.pass(&files, Step::Reading, progress, &mut |batch| {
+            for (words, length) in sketcher.sketch(&batch.rows, &pool) {
+                writer.push(&words, length)?;
+            }
+            Ok(())
+        })?;
+        let signed = files.iter().zip(&met.files).map(|(file, &(rows, skipped))| SignedFile {
+            name: file.name.to_string_lossy().into_owned(),
+            bytes: file.bytes,
+            rows,
+            skipped,
+        });
+        writer.finish(&Description {
+            part,
+            settings: self.settings(),
+            width: sketcher.width(),
+            files: signed.collect(),
+        })?;
+        Ok(Outcome {
+            rows: met.rows,
+            kept: met.rows,
+            duplicates: 0,
+            contaminated: 0,
+            skipped: met.skipped,
+            bands: self.bands()?,
+            spilled: false,
+        })
+    }
+
+    /// Finds what is to be left out, lists it in `report` (a row for each, in the order of the inputs), and writes the
+    /// other rows. `signatures` are the files of all parts, if the keys were made by [`sign`](Self::sign).
+    ///
+    /// # Errors
+    /// Files that cannot be read or written, rows that cannot be used, [`DataError::Cancelled`].
+    pub fn run(
+        &self,
+        output: Output<'_>,
+        report: Option<&Path>,
+        signatures: &[PathBuf],
+        progress: Progress<'_>,
+    ) -> Result<Outcome> {
+        let (Output::File(place) | Output::Folder(place) | Output::Nowhere(place)) = output;
+        self.run_beside(place, output, report, signatures, progress).map_err(|error| match error {
+            // Told by where the rows go, not by the name of a file that nobody asked for.
+            DataError::Io(error) => match danlu_formats::Error::io(place, error) {
+                danlu_formats::Error::Io { error, .. } => DataError::Io(error),
+                error => error.into(),
+            },
+            error => error,
+        })
+    }
+
+    fn run_beside(
+        &self,
+        place: &Path,
+        output: Output<'_>,
+        report: Option<&Path>,
+        signatures: &[PathBuf],
+        progress: Progress<'_>,
+    ) -> Result<Outcome> {
+        let sketcher = Sketcher::new(&self.method)?;
+        let pool = self.pool()?;
+        let mut rows_out = RowsOut::create(output, &self.files)?;
+        let scratch = match output {
+            Output::Nowhere(folder) => AtomicFolder::create(folder.join("dedup.working"))?,
+            _ => {
+                let mut name = place.file_name().unwrap_or_default().to_owned();
+                name.push(".working");
+                AtomicFolder::create(place.with_file_name(name))?
+            }
+        };
+        let known = if signatures.is_empty() {
+            self.read(&sketcher, scratch.path(), &pool, progress)?
+        } else {
+            self.join(&sketcher, signatures, scratch.path(), progress)?
+        };
+        let spilled = known.keys.is_spilled();
+        let Known { met, keys, fingerprints, lengths, mut contaminated } = known;
+        if let (true, Some(file)) = (met.rows == 0 && met.skipped.is_empty(), self.files.first()) {
+            return Err(DataError::Empty { path: file.path.clone() });
+        }
+        let order = match self.keep {
+            Keep::First => Order::First,
+            Keep::Longest => Order::longest(&lengths),
+        };
+        let rows = met.rows;
+        let duplicates =
+            self.duplicates(keys, fingerprints, rows, &order, scratch.path(), &pool, progress)?;
+        contaminated.sort_by_key(|(row, found)| (*row, found.question));
+        let mut findings = Findings::new(duplicates, contaminated);
+        let counted = self.pass(&self.files, Step::Writing, progress, &mut |batch| {
+            for (row, content) in (batch.first..).zip(batch.rows) {
+                if !findings.leaves_out(row, content.source) {
+                    rows_out.write(content.file, content.content)?;
+                }
+            }
+            Ok(())
+        })?;
+        if counted.rows != rows {
+            return Err(self.changed(0));
+        }
+        if let Some(path) = report {
+            findings.write(path, self.questions.as_ref())?;
+        }
+        rows_out.finish()?;
+        let (duplicates, contaminated) = findings.counts();
+        Ok(Outcome {
+            rows,
+            kept: rows - duplicates - contaminated,
+            duplicates,
+            contaminated,
+            skipped: met.skipped,
+            bands: self.bands()?,
+            spilled,
+        })
+    }
+
+    /// The first pass: the keys of all rows, and the questions in them.
+    fn read(
+        &self,
+        sketcher: &Sketcher,
+        scratch: &Path,
+        pool: &rayon::ThreadPool,
+        progress: Progress<'_>,
+    ) -> Result<Known> {
+        let mut known = Known::new(scratch, self.max_memory);
+        let met = self.pass(&self.files, Step::Reading, progress, &mut |batch| {
+            let found = self.questions.as_ref().map(|questions| questions_in(questions, &batch.rows, pool));
+            let found = found.unwrap_or_else(|| vec![Vec::new(); batch.rows.len()]);
+            let sketches = sketcher.sketch(&batch.rows, pool);
+            for ((row, (words, length)), found) in (batch.first..).zip(sketches).zip(found) {
+                // What contains a question is no row that another could repeat.
+                let keys: &[u64] = if found.is_empty() { &words } else { &[] };
+                known.push(sketcher, row, keys, length)?;
+                known.contaminated.extend(found.into_iter().map(|found| (row, found)));
+            }
+            Ok(())
+        })?;
+        known.met = met;
+        Ok(known)
+    }
+
+    /// In place of the first pass: the keys that other runs made.
+    fn join(
+        &self,
+        sketcher: &Sketcher,
+        paths: &[PathBuf],
+        scratch: &Path,
+        progress: Progress<'_>,
+    ) -> Result<Known> {
+        let mut parts: Vec<Option<Signatures>> = Vec::new();
+        parts.resize_with(paths.len(), || None);
+        for path in paths {
+            let part = Signatures::open(path)?;
+            let Description { part: Part { number, of }, settings, width, files } = &part.description;
+            if *settings != self.settings() || *width != sketcher.width() {
+                return Err(part.wrong(format!(
+                    "was made with other settings: {settings}; expected {}",
+                    self.settings()
+                )));
+            }
+            let expected = self.files.iter().skip(number.wrapping_sub(1)).step_by((*of).max(1));
+            let same = |(file, signed): (&InputFile, &SignedFile)| {
+                file.name.to_string_lossy() == signed.name && file.bytes == signed.bytes
+            };
+            if *number == 0
+                || *number > *of
+                || *of > self.files.len()
+                || expected.clone().count() != files.len()
+            {
+                return Err(part.wrong(format!(
+                    "is part {number} of {of} of other inputs; expected the same {} files",
+                    self.files.len()
+                )));
+            }
+            if let Some((file, _)) = expected.zip(files).find(|pair| !same(*pair)) {
+                return Err(part.wrong(format!(
+                    "was made of another file than `{}`; expected the same inputs in the same order",
+                    file.path.display()
+                )));
+            }
+            let (number, of) = (*number, *of);
+            if of != paths.len() {
+                return Err(part.wrong(format!("is one of {of} parts, but {} are given", paths.len())));
+            }
+            if parts[number - 1].replace(part).is_some() {
+                return Err(DataError::Signatures {
+                    path: path.clone(),
+                    problem: format!("is part {number}, which is given twice"),
+                });
+            }
+        }
+        let mut known = Known::new(scratch, self.max_memory);
+        let parts: Vec<Signatures> = parts.into_iter().flatten().collect();
+        let mut readers = parts.iter().map(Signatures::rows).collect::<Result<Vec<_>>>()?;
+        let mut words = Vec::new();
+        let mut row = 0;
+        let mut skipped = 0;
+        for index in 0..self.files.len() {
+            let part = index % parts.len();
+            let signed = &parts[part].description.files[index / parts.len()];
+            for _ in 0..signed.rows {
+                let length = readers[part].next(&mut words)?;
+                known.push(sketcher, row, &words, length)?;
+                row += 1;
+            }
+            skipped += u64::from(signed.skipped);
+            if progress(Step::Reading, index as u64 + 1, self.files.len() as u64).is_break() {
+                return Err(DataError::Cancelled);
+            }
+        }
+        known.met.rows = row;
+        if skipped > 0 {
+            known.met.skipped.insert("told when the parts were made".to_owned(), skipped);
+        }
+        Ok(known)
+    }
+
+    /// The rows that repeat another.
+    #[expect(clippy::too_many_arguments, reason = "each is a step's result")]
+    fn duplicates(
+        &self,
+        mut keys: Partitions,
+        fingerprints: Vec<u128>,
+        rows: u32,
+        order: &Order,
+        scratch: &Path,
+        pool: &rayon::ThreadPool,
+        progress: Progress<'_>,
+    ) -> Result<Vec<Duplicate>> {
+        let bits = match self.method {
+            Method::Nothing => return Ok(Vec::new()),
+            Method::MinHash { verify: false, .. } | Method::BabyLlama2(_) => {
+                let mut tick = ticker(progress, PARTITIONS as u64);
+                return pool.install(|| all_that_share(&mut keys, rows, order, &mut tick));
+            }
+            Method::MinHash { .. } | Method::Exact => 0,
+            Method::SimHash => fingerprints::NEAR,
+        };
+        let pairs = Partitions::new(scratch.join("buckets"), self.max_memory / 2);
+        let gather =
+            || Memberships::gather(&mut keys, pairs, rows, order, &mut ticker(progress, PARTITIONS as u64));
+        let memberships = pool.install(gather)?;
+        drop(keys);
+        let members = memberships.members().len() as u64;
+        if members == 0 {
+            return Ok(Vec::new());
+        }
+        if let Method::MinHash { ngram, threshold, .. } = self.method {
+            let mut texts = SimilarTexts::create(
+                &scratch.join("texts"),
+                memberships.members().to_vec(),
+                ngram,
+                threshold,
+            )?;
+            self.pass(&self.files, Step::Comparing, progress, &mut |batch| {
+                let wanted: Vec<&Row> = (batch.first..)
+                    .zip(&batch.rows)
+                    .filter(|(row, _)| texts.wants(*row))
+                    .map(|(_, row)| row)
+                    .collect();
+                let normal: Vec<String> =
+                    pool.install(|| wanted.par_iter().map(|row| normalise(&row.text)).collect());
+                normal.iter().try_for_each(|text| texts.push(text))
+            })?;
+            texts.flush()?;
+            let mut tick = ticker(progress, members);
+            pool.install(|| memberships.decide(order, &texts, &mut tick))
+        } else {
+            let near = NearFingerprints { fingerprints, bits };
+            let mut tick = ticker(progress, members);
+            pool.install(|| memberships.decide(order, &near, &mut tick))
+        }
+    }
+
+    /// Everything that decides the keys.
+    fn settings(&self) -> Value {
+        let skips = self.on_bad_row == OnBadRow::Skip;
+        json!({ "method": self.method, "columns": self.columns, "skip_bad_rows": skips })
+    }
+
+    fn pool(&self) -> Result<rayon::ThreadPool> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.max(1)).build();
+        Ok(pool.map_err(std::io::Error::other)?)
+    }
+
+    fn changed(&self, file: usize) -> DataError {
+        DataError::Changed { path: self.files[file].path.clone() }
+    }
+
+    /// Reads all rows of `files` in order; one thread reads while this one works.
+    fn pass(
+        &self,
+        files: &[InputFile],
+        step: Step,
+        progress: Progress<'_>,
+        work: &mut dyn FnMut(Batch) -> Result<()>,
+    ) -> Result<Met> {
+        let total: u64 = files.iter().map(|file| file.bytes).sum();
+        let (sender, batches) = sync_channel::<Batch>(1);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| self.read_files(files, sender));
+            let worked = batches.into_iter().try_for_each(|batch| {
+                let bytes = batch.bytes;
+                work(batch)?;
+                match progress(step, bytes.min(total), total) {
+                    ControlFlow::Break(()) => Err(DataError::Cancelled),
+                    ControlFlow::Continue(()) => Ok(()),
+                }
+            });
+            // The receiver is gone, so that the reader ends too.
+            let met = reader.join().map_err(|_| std::io::Error::other("reading the rows failed"))?;
+            worked?;
+            for file in files {
+                let metadata = fs::metadata(&file.path)?;
+                if metadata.len() != file.bytes || metadata.modified().ok() != file.modified {
+                    return Err(DataError::Changed { path: file.path.clone() });
+                }
+            }
+            met
+        })
+    }
+
+    fn read_files(&self, files: &[InputFile], sender: SyncSender<Batch>) -> Result<Met> {
+        let mut met = Met { files: vec![(0, 0); files.len()], ..Met::default() };
+        let mut batch = Batch::default();
+        let mut batch_bytes = 0;
+        for (file, input) in files.iter().enumerate() {
+            for record in Records::of_files(vec![input.path.clone()]) {
+                let row =
+                    record.and_then(|Record { content, source }| match row_text(&content, &self.columns) {
+                        Ok(text) => Ok(Row { content, source, text, file }),
+                        Err(problem) => Err(DataError::Row { at: source, problem }),
+                    });
+                let row = match row {
+                    Err(DataError::Row { problem, .. })
+                        if self.on_bad_row == OnBadRow::Skip && problem.can_be_skipped() =>
+                    {
+                        *met.skipped.entry(problem.reason()).or_default() += 1;
+                        met.files[file].1 += 1;
+                        continue;
+                    }
+                    row => row?,
+                };
+                met.rows = met.rows.checked_add(1).filter(|rows| *rows < u32::MAX).ok_or_else(|| {
+                    DataError::Option {
+                        option: "inputs",
+                        problem: "found more than 4,294,967,294 rows: deduplicate them in several runs"
+                            .to_owned(),
+                    }
+                })?;
+                met.files[file].0 += 1;
+                batch.bytes += row.text.len() as u64;
+                batch_bytes += row.text.len();
+                batch.rows.push(row);
+                if batch_bytes >= BATCH || batch.rows.len() >= BATCH_ROWS {
+                    batch_bytes = 0;
+                    let next = Batch { first: met.rows, rows: Vec::new(), bytes: batch.bytes };
+                    if sender.send(std::mem::replace(&mut batch, next)).is_err() {
+                        return Ok(met);
+                    }
+                }
+            }
+        }
+        // The worker that is gone has its own error.
+        _ = sender.send(batch);
+        Ok(met)
+    }
+}
+
+impl Known {
+    fn new(scratch: &Path, max_memory: u64) -> Self {
+        Self {
+            met: Met::default(),
+            keys: Partitions::new(scratch.join("keys"), max_memory / 2),
+            fingerprints: Vec::new(),
+            lengths: Vec::new(),
+            contaminated: Vec::new(),
+        }
+    }
+
+    /// Adds the next row; one without words has no key to share.
+    fn push(&mut self, sketcher: &Sketcher, row: u32, words: &[u64], length: u32) -> Result<()> {
+        self.lengths.push(length);
+        let keys = &mut self.keys;
+        let mut push = |key: u64| keys.push((key >> (u64::BITS - PARTITIONS.ilog2())) as usize, (key, row));
+        match sketcher {
+            Sketcher::Text | Sketcher::SimHash => {
+                let fingerprint = words.iter().fold(0, |bits, &word| bits << 64 | u128::from(word));
+                self.fingerprints.push(fingerprint);
+                match sketcher {
+                    _ if words.is_empty() => Ok(()),
+                    Sketcher::Text => push(words[0]),
+                    // Mixed, so that the partitions are filled evenly.
+                    _ => fingerprints::blocks(fingerprint).try_for_each(|block| push(row_text::mix(block))),
+                }
+            }
+            Sketcher::Nothing | Sketcher::Shingles(_) | Sketcher::Characters(_) => {
+                words.iter().try_for_each(|&key| push(key))
+            }
+        }
+    }
+}
+
+/// Progress of a step whose parts are counted.
+fn ticker(progress: Progress<'_>, total: u64) -> impl FnMut() -> Result<()> {
+    let mut done = 0;
+    move || {
+        done += 1;
+        match progress(Step::Comparing, done.min(total), total) {
+            ControlFlow::Break(()) => Err(DataError::Cancelled),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+}
+
+fn questions_in(questions: &Questions, rows: &[Row], pool: &rayon::ThreadPool) -> Vec<Vec<Found>> {
+    let find = |hashes: &mut Vec<u64>, row: &Row| questions.find_normalised(&normalise(&row.text), hashes);
+    pool.install(|| rows.par_iter().map_init(Vec::new, find).collect())
+}

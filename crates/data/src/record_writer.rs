@@ -1,0 +1,303 @@
+//! Rows → a file whose ending says its form: `.jsonl`, `.json` (an array), `.csv` or `.parquet`; the first three also packed,
+//! with `.gz` or `.zst` behind it. The file is there whole, or not at all.
+//!
+//! It reads nothing and gives columns no meaning.
+
+mod parquet;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use danlu_formats::AtomicFile;
+use flate2::write::GzEncoder;
+use serde_json::{Map, Value};
+
+use crate::error::{DataError, Result};
+
+/// Bytes that are gathered before they are written.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A file of rows under construction. Dropped without [`finish`](Self::finish), it disappears.
+pub struct RecordWriter {
+    path: PathBuf,
+    file: AtomicFile,
+    /// What is not written yet.
+    buffer: Vec<u8>,
+    form: Form,
+    packer: Packer,
+    rows: u64,
+}
+
+/// What the bytes of a file go through. What is packed is taken out of the buffer behind the packer.
+enum Packer {
+    None,
+    Gzip(GzEncoder<Vec<u8>>),
+    Zstandard(zstd::Encoder<'static, Vec<u8>>),
+}
+
+enum Form {
+    /// One object a line.
+    Lines,
+    /// An array of objects, one a line.
+    Array,
+    /// Columns of the first row.
+    Csv(Vec<String>),
+    Parquet(Box<parquet::ParquetWriter>),
+}
+
+impl RecordWriter {
+    /// Starts the file `path`, whose folder must be there.
+    ///
+    /// # Errors
+    /// An ending that is none of those above; a place that cannot be written.
+    pub fn create(path: &Path) -> Result<Self> {
+        let ending = |path: &Path| Some(path.extension()?.to_str()?.to_ascii_lowercase());
+        let packer = match ending(path).as_deref() {
+            Some("gz") => Packer::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::default())),
+            Some("zst") => {
+                Packer::Zstandard(zstd::Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL)?)
+            }
+            _ => Packer::None,
+        };
+        let is_packed = !matches!(packer, Packer::None);
+        let form = match if is_packed {
+            path.file_stem().and_then(|stem| ending(stem.as_ref()))
+        } else {
+            ending(path)
+        }
+        .as_deref()
+        {
+            Some("jsonl") => Form::Lines,
+            Some("json") => Form::Array,
+            Some("csv") => Form::Csv(Vec::new()),
+            Some("parquet") if !is_packed => Form::Parquet(Box::new(parquet::ParquetWriter::new())),
+            _ => return Err(DataError::UnknownOutputEnding { path: path.to_owned() }),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            file: AtomicFile::create(path)?,
+            buffer: Vec::new(),
+            form,
+            packer,
+            rows: 0,
+        })
+    }
+
+    /// Appends a row.
+    ///
+    /// # Errors
+    /// A full disk; in CSV, a row with other columns than the first, or a value that is no text, number or truth value; in
+    /// Parquet, a value of another kind than the rows before it have in that column.
+    pub fn write(&mut self, row: &Map<String, Value>) -> Result<()> {
+        let is_first = self.rows == 0;
+        self.rows += 1;
+        match &mut self.form {
+            Form::Lines => push_json(&mut self.buffer, row)?,
+            Form::Array => {
+                self.buffer.extend_from_slice(if is_first { b"[\n" } else { b",\n" });
+                push_json(&mut self.buffer, row)?;
+            }
+            Form::Csv(names) => {
+                if is_first {
+                    *names = row.keys().cloned().collect();
+                    push_csv(&mut self.buffer, names.iter().cloned());
+                }
+                let fields = csv_fields(row, names).map_err(|problem| DataError::Unwritable {
+                    path: self.path.clone(),
+                    row: self.rows,
+                    problem,
+                })?;
+                push_csv(&mut self.buffer, fields.into_iter());
+            }
+            Form::Parquet(writer) => {
+                writer.write(row).map_err(|problem| DataError::Unwritable {
+                    path: self.path.clone(),
+                    row: self.rows,
+                    problem,
+                })?;
+                self.buffer.append(&mut writer.take());
+            }
+        }
+        if matches!(self.form, Form::Lines) {
+            self.buffer.push(b'\n');
+        }
+        self.flush_from(BUFFER_BYTES)
+    }
+
+    /// Rows written so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn finish(mut self) -> Result<()> {
+        match &mut self.form {
+            Form::Lines | Form::Csv(_) => {}
+            Form::Array => {
+                self.buffer.extend_from_slice(if self.rows == 0 { b"[]\n" } else { b"\n]\n" });
+            }
+            Form::Parquet(writer) => {
+                let row = self.rows;
+                let unwritable = |problem| DataError::Unwritable { path: self.path.clone(), row, problem };
+                writer.finish().map_err(unwritable)?;
+                self.buffer.append(&mut writer.take());
+            }
+        }
+        self.flush_from(1)?;
+        let rest = match self.packer {
+            Packer::None => Vec::new(),
+            Packer::Gzip(packer) => packer.finish()?,
+            Packer::Zstandard(packer) => packer.finish()?,
+        };
+        self.file.write(&rest)?;
+        Ok(self.file.commit()?)
+    }
+
+    fn flush_from(&mut self, bytes: usize) -> Result<()> {
+        if self.buffer.len() < bytes {
+            return Ok(());
+        }
+        let packed = match &mut self.packer {
+            Packer::None => &mut self.buffer,
+            Packer::Gzip(packer) => {
+                packer.write_all(&self.buffer)?;
+                packer.get_mut()
+            }
+            Packer::Zstandard(packer) => {
+                packer.write_all(&self.buffer)?;
+                packer.get_mut()
+            }
+        };
+        self.file.write(packed)?;
+        packed.clear();
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+fn push_json(buffer: &mut Vec<u8>, row: &Map<String, Value>) -> Result<()> {
+    Ok(serde_json::to_writer(buffer, row).map_err(std::io::Error::from)?)
+}
+
+fn csv_fields(row: &Map<String, Value>, names: &[String]) -> Result<Vec<String>, String> {
+    if let Some(name) = row.keys().find(|name| !names.contains(name)) {
+        return Err(format!("column `{name}` is not in the first row; write `.jsonl` instead"));
+    }
+    let field = |name: &String| match row.get(name) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string()),
+        Some(Value::Array(_) | Value::Object(_)) => Err(format!(
+            "column `{name}` holds a list or an object, which CSV has not; write `.jsonl` instead"
+        )),
+    };
+    names.iter().map(field).collect()
+}
+
+/// One line of RFC 4180, with LF.
+fn push_csv(buffer: &mut Vec<u8>, fields: impl Iterator<Item = String>) {
+    for (index, field) in fields.enumerate() {
+        if index > 0 {
+            buffer.push(b',');
+        }
+        // An empty row of one column would be a blank line, which readers skip.
+        if field.is_empty() || field.contains([',', '"', '\n', '\r']) {
+            buffer.push(b'"');
+            buffer.extend_from_slice(field.replace('"', "\"\"").as_bytes());
+            buffer.push(b'"');
+        } else {
+            buffer.extend_from_slice(field.as_bytes());
+        }
+    }
+    buffer.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::records::{Content, Records};
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = [json!({"问": "a,\"b\"\nc", "答": "NA"}), json!({"问": "", "答": "二"})];
+        let names = [
+            "rows.jsonl",
+            "rows.json",
+            "rows.csv",
+            "rows.jsonl.gz",
+            "rows.json.zst",
+            "rows.csv.zst",
+            "rows.parquet",
+        ];
+        for name in names {
+            let path = folder.path().join(name);
+            let mut writer = RecordWriter::create(&path).unwrap();
+            rows.iter().for_each(|row| writer.write(row.as_object().unwrap()).unwrap());
+            assert!(!path.exists());
+            writer.finish().unwrap();
+            assert_eq!(read(&path), rows, "{name}");
+        }
+    }
+
+    fn read(path: &Path) -> Vec<Value> {
+        let value = |content| match content {
+            Content::Fields(fields) => Value::Object(fields),
+            Content::Text(text) => panic!("{text}"),
+        };
+        Records::open(path).unwrap().map(|record| value(record.unwrap().content)).collect()
+    }
+
+    #[test]
+    fn parquet_keeps_lists_objects_and_what_is_absent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.parquet");
+        let message = |index: usize| json!({"role": "user", "content": format!("第{index}句"), "weight": index as f64 / 2.0});
+        let rows: Vec<Value> = (0..3000)
+            .map(|index| json!({
+                "messages": (0..index % 4).map(message).collect::<Vec<_>>(),
+                "deep": match index % 5 { 0 => json!(null), 1 => json!([]), 2 => json!([[]]), 3 => json!([[1], [], [2, null]]), _ => json!([null]) },
+                "is_good": index % 2 == 0,
+                "name": if index % 3 == 0 { Value::Null } else { json!("名") },
+                "inner": {"a": {"b": index}},
+            }))
+            .collect();
+        let mut writer = RecordWriter::create(&path).unwrap();
+        rows.iter().for_each(|row| writer.write(row.as_object().unwrap()).unwrap());
+        writer.finish().unwrap();
+        assert_eq!(read(&path), rows);
+    }
+
+    #[test]
+    fn parquet_refuses_two_kinds_in_a_column() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = RecordWriter::create(&folder.path().join("rows.parquet")).unwrap();
+        writer.write(json!({"a": [{"b": 1}]}).as_object().unwrap()).unwrap();
+        let message = writer.write(json!({"a": [{"b": "x"}]}).as_object().unwrap()).unwrap_err().to_string();
+        assert!(
+            message.ends_with(
+                "row 2: column `a.b` holds a text, in rows before it a whole number; Parquet has one kind a column, \
+                 write `.jsonl` instead"
+            ),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn csv_refuses_what_it_cannot_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = RecordWriter::create(&folder.path().join("rows.csv")).unwrap();
+        writer.write(json!({"a": 1, "b": null}).as_object().unwrap()).unwrap();
+        let message = writer.write(json!({"a": [1]}).as_object().unwrap()).unwrap_err().to_string();
+        assert!(message.ends_with(
+            "row 2: column `a` holds a list or an object, which CSV has not; write `.jsonl` instead"
+        ));
+        let message = writer.write(json!({"c": 1}).as_object().unwrap()).unwrap_err().to_string();
+        assert!(message.ends_with("row 3: column `c` is not in the first row; write `.jsonl` instead"));
+    }
+}
