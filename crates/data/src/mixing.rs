@@ -16,7 +16,7 @@ const MIXING_EPOCH: u64 = u64::MAX - 1000;
 /// begin again. Without probabilities the datasets take turns.
 ///
 /// # Errors
-/// Probabilities that are not one for each dataset, or a dataset without samples.
+/// Probabilities that are not one for each dataset, or by which the mixture has no end; a dataset without samples.
 pub fn mix(
     datasets: &[Vec<u32>],
     strategy: MixStrategy,
@@ -38,6 +38,17 @@ pub fn mix(
         let problem =
             format!("dataset {} has no samples left: nothing can be taken from it in turn", empty + 1);
         return Err(DataError::Option { option: "mix_strategy", problem });
+    }
+    let total: f64 = probabilities.iter().sum();
+    let takes = |(dataset, probability): (&Vec<u32>, &f64)| dataset.len() as f64 * total / probability;
+    let longest = datasets.iter().zip(probabilities).map(takes).fold(0.0, f64::max);
+    if strategy == MixStrategy::InterleaveOver && longest > f64::from(u32::MAX) {
+        let problem = format!(
+            "found {probabilities:?}: some {longest:.1e} samples would be taken until every dataset is used up, more than \
+             {}; raise the least of them, or set `mix_strategy: interleave_under`",
+            u32::MAX
+        );
+        return Err(DataError::Option { option: "interleave_probs", problem });
     }
     let shuffled: Vec<Vec<usize>> = datasets
         .iter()
@@ -152,5 +163,8 @@ mod tests {
             "`interleave_probs`: found 1 of them for 2 datasets: expected one for each dataset"
         );
         assert!(message(&[], &[2, 0]).starts_with("`mix_strategy`: dataset 2 has no samples left"));
+        let over =
+            mix(&sizes(&[2, 2]), MixStrategy::InterleaveOver, &[1.0, 1e-300], 1).unwrap_err().to_string();
+        assert!(over.contains("samples would be taken until every dataset is used up"), "{over}");
     }
 }
