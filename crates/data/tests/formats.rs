@@ -89,6 +89,8 @@ fn every_form_of_conversations_has_its_text_ids_and_mask() {
         ),
         ("lccc.json", r#"[["问", "答", "再问", "再答", "没有回答"]]"#.into(), two.clone()),
         ("lccc.jsonl", r#"{"dialog": ["问", "答"]}"#.into(), turn("问", "答")),
+        // As it is published: no array around its dialogues.
+        ("lccc_base_test.jsonl", "[\"问\", \"答\"]\n".repeat(2), turn("问", "答")),
         (
             "openai.jsonl",
             r#"{"messages": [{"role": "developer", "content": "你是助手"}, {"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}"#.into(),

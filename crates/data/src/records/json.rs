@@ -24,12 +24,17 @@ pub(super) enum Shape {
     Object,
     /// An object that goes on on the next line.
     OpenObject,
+    /// A whole list of texts: the first dialogue of JSON Lines.
+    Texts,
     Other,
 }
 
 pub(super) fn shape(line: &[u8]) -> Shape {
     match line.first() {
-        Some(b'[') => Shape::Array,
+        Some(b'[') => match serde_json::from_slice::<Vec<String>>(line) {
+            Ok(texts) if !texts.is_empty() => Shape::Texts,
+            _ => Shape::Array,
+        },
         Some(b'{') => match serde_json::from_slice::<Map<String, Value>>(line) {
             Ok(_) => Shape::Object,
             Err(error) if error.is_eof() && line.len() < 1 << 20 => Shape::OpenObject,
