@@ -99,8 +99,8 @@ fn older_rows(
     let report = &mut conversion.report;
     let located = locate(name, options)?;
     let records = match located.files {
-        Some(files) => Records::of_files(files),
-        None => Records::open(&located.path)?,
+        Some(files) => Records::of_files_with(files, &options.reading()),
+        None => Records::open_with(&located.path, &options.reading())?,
     };
     for record in records.take(options.max_samples.unwrap_or(usize::MAX)) {
         report.rows += 1;

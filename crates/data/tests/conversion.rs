@@ -215,3 +215,16 @@ fn seed_001_lccc_convert() {
         [json!({"instruction": "三", "input": "", "output": "四", "history": [["一", "二"]]})]
     );
 }
+
+#[test]
+fn an_encoding_that_is_named_holds_for_older_projects_too() {
+    let folder = Folder::new();
+    let path = folder.path("rows.csv");
+    let rows = "instruction,output\n日本語についての質問です,これは日本語です。\n";
+    std::fs::write(&path, encoding_rs::SHIFT_JIS.encode(rows).0).unwrap();
+    let options = DataOptions { encoding: Some("shift_jis".into()), ..options(path.display().to_string()) };
+    let output = folder.path("out.jsonl");
+    convert(&options, Form::PromptAnswer, Some(OlderForm::BabyLlama2), &output).unwrap();
+    let expected = json!({"prompt": "日本語についての質問です", "answer": "これは日本語です。"});
+    assert_eq!(read_json(&output), [expected]);
+}
