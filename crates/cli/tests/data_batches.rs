@@ -73,6 +73,37 @@ fn lf_3995_long_rows_are_dropped_cut_or_refused_as_asked() {
 }
 
 #[test]
+fn lf_3143_the_template_and_the_question_are_never_cut() {
+    let folder = with_model();
+    let row = |question: usize, answer: usize| {
+        format!("{{\"prompt\": \"{}\", \"answer\": \"{}\"}}\n", "铣".repeat(question), "磨".repeat(answer))
+    };
+    write(folder.path(), "rows.jsonl", &(row(8, 200) + &row(200, 8)));
+    let cut = inspect(folder.path(), "rows.jsonl", &["cutoff_len=64", "overlong=truncate"]);
+    let report = &cut["report"];
+    assert_eq!((&report["truncated"], &report["dropped_prompt_too_long"]), (&1.into(), &1.into()));
+    assert_eq!(report["samples"], 1);
+    let text = cut["samples"][0]["text"].as_str().unwrap();
+    assert!(
+        text.contains(&format!("user\n{}<|im_end|>\n<|im_start|>assistant\n⟦磨", "铣".repeat(8))),
+        "{text}"
+    );
+}
+
+#[test]
+fn lf_8584_lf_5308_one_core_cuts_the_same_samples_as_many() {
+    let folder = with_model();
+    write(folder.path(), "rows.jsonl", &rows(300, "问"));
+    let fixed = ["data", "inspect", "rows.jsonl", "--json", "--model", "model", "--samples", "300"];
+    // A key of the older tools, which started so many processes.
+    let many = run(folder.path(), &[&fixed[..], &["preprocessing_num_workers=16"]].concat()).json();
+    let one = danlu(folder.path()).args(fixed).env("RAYON_NUM_THREADS", "1").output().unwrap();
+    let one: Value = serde_json::from_slice(&one.stdout).unwrap_or_default();
+    assert_eq!(one["samples"], many["samples"]);
+    assert_eq!(one["report"]["samples"], 300);
+}
+
+#[test]
 fn lf_1136_long_conversations_are_split_between_exchanges() {
     let folder = with_model();
     let turn = |role: &str, content: &str| format!("{{\"role\": \"{role}\", \"content\": \"{content}\"}}");
@@ -238,7 +269,7 @@ fn packed_and_sorted_batches_train() {
 }
 
 #[test]
-fn tokenized_samples_are_kept_by_content_and_a_killed_run_is_gone_on_with() {
+fn minicpm_v_914_lf_2656_tokenized_samples_are_kept_and_a_killed_run_is_gone_on_with() {
     let folder = with_model();
     write(folder.path(), "rows.jsonl", &rows(1500, "问"));
     let fixed = ["data", "inspect", "rows.jsonl", "--json", "--model", "model", "--samples", "1500"];
