@@ -9,6 +9,7 @@ mod commands;
 mod convert;
 mod convert_limits;
 mod data;
+mod data_bad_rows;
 mod data_batches;
 mod data_clean;
 mod data_dedup;

@@ -73,6 +73,91 @@ fn lf_3995_long_rows_are_dropped_cut_or_refused_as_asked() {
 }
 
 #[test]
+fn lf_3143_the_template_and_the_question_are_never_cut() {
+    let folder = with_model();
+    let row = |question: usize, answer: usize| {
+        format!("{{\"prompt\": \"{}\", \"answer\": \"{}\"}}\n", "铣".repeat(question), "磨".repeat(answer))
+    };
+    write(folder.path(), "rows.jsonl", &(row(8, 200) + &row(200, 8)));
+    let cut = inspect(folder.path(), "rows.jsonl", &["cutoff_len=64", "overlong=truncate"]);
+    let report = &cut["report"];
+    assert_eq!((&report["truncated"], &report["dropped_prompt_too_long"]), (&1.into(), &1.into()));
+    assert_eq!(report["samples"], 1);
+    let text = cut["samples"][0]["text"].as_str().unwrap();
+    assert!(
+        text.contains(&format!("user\n{}<|im_end|>\n<|im_start|>assistant\n⟦磨", "铣".repeat(8))),
+        "{text}"
+    );
+}
+
+#[test]
+fn lf_8584_lf_5308_one_core_cuts_the_same_samples_as_many() {
+    let folder = with_model();
+    write(folder.path(), "rows.jsonl", &rows(300, "问"));
+    let fixed = ["data", "inspect", "rows.jsonl", "--json", "--model", "model", "--samples", "300"];
+    // A key of the older tools, which started so many processes.
+    let many = run(folder.path(), &[&fixed[..], &["preprocessing_num_workers=16"]].concat()).json();
+    let one = danlu(folder.path()).args(fixed).env("RAYON_NUM_THREADS", "1").output().unwrap();
+    let one: Value = serde_json::from_slice(&one.stdout).unwrap_or_default();
+    assert_eq!(one["samples"], many["samples"]);
+    assert_eq!(one["report"]["samples"], 300);
+}
+
+#[test]
+fn lf_1136_long_conversations_are_split_between_exchanges() {
+    let folder = with_model();
+    let turn = |role: &str, content: &str| format!("{{\"role\": \"{role}\", \"content\": \"{content}\"}}");
+    let mut turns = vec![turn("system", "你是助手")];
+    // The fourth exchange is too long alone.
+    for (question, length) in [("一", 8), ("二", 8), ("三", 8), ("四", 200), ("五", 8), ("六", 8)] {
+        turns.extend([turn("user", question), turn("assistant", &question.repeat(length))]);
+    }
+    let conversation = |turns: &[String]| format!("{{\"messages\": [{}]}}\n", turns.join(", "));
+    write(folder.path(), "long.jsonl", &conversation(&turns));
+    let split = inspect(folder.path(), "long.jsonl", &["cutoff_len=128", "overlong=split"]);
+    let report = &split["report"];
+    assert_eq!((&report["split"], &report["dropped_exchanges"]), (&1.into(), &1.into()), "{report}");
+    assert_eq!((&report["rows"], &report["samples"]), (&1.into(), &3.into()), "{report}");
+    let example = &split["datasets"][0]["findings"]["split"]["examples"][0];
+    assert!(example.as_str().unwrap().ends_with("3 samples, 1 exchanges left out"), "{example}");
+    // Each is a conversation of its own: the same ids as of a row with these turns.
+    let parts = [&[0, 1, 2, 3, 4][..], &[0, 5, 6], &[0, 9, 10, 11, 12]];
+    let rows = parts.map(|part| conversation(&part.iter().map(|&at| turns[at].clone()).collect::<Vec<_>>()));
+    write(folder.path(), "short.jsonl", &rows.concat());
+    let short = inspect(folder.path(), "short.jsonl", &[]);
+    for (part, own) in split["samples"].as_array().unwrap().iter().zip(short["samples"].as_array().unwrap()) {
+        assert_eq!(part["ids"], own["ids"]);
+        assert_eq!(part["loss_weights"], own["loss_weights"]);
+        assert!(part["ids"].as_array().unwrap().len() <= 128);
+    }
+
+    // Where every exchange is too long there is nothing to split.
+    write(folder.path(), "one.jsonl", &(rows[1].clone() + &conversation(&turns[7..9])));
+    let one = inspect(folder.path(), "one.jsonl", &["cutoff_len=128", "overlong=split"])["report"].clone();
+    assert_eq!((&one["samples"], &one["split"], &one["dropped_overlong"]), (&1.into(), &0.into(), &1.into()));
+    let both = ["overlong=split", "mask_history=true"];
+    run(folder.path(), &[&["data", "inspect", "one.jsonl", "--model", "model"], &both[..]].concat())
+        .is_refused("`mask_history`: learns only the last answer, `overlong: split` all: set one of them");
+}
+
+#[test]
+fn streaming_recipes_of_llama_factory_run_and_are_told_why_it_is_not_needed() {
+    let folder = with_model();
+    write(folder.path(), "rows.jsonl", &rows(4, "问"));
+    let recipe = "model_name_or_path: model\nstage: sft\nfinetuning_type: full\ndataset: rows.jsonl\n\
+                  streaming: true\nbuffer_size: 16384\nmax_steps: 2\nval_size: 1\ncutoff_len: 256\n\
+                  output_dir: out\n";
+    write(folder.path(), "streaming.yaml", recipe);
+    let stats = run(folder.path(), &["data", "stats", "streaming.yaml", "--json"]);
+    let told = &stats.stderr;
+    assert!(told.contains("`streaming.yaml` line 5: `streaming` is not needed: "), "{told}");
+    assert!(told.contains("have no effect here: `buffer_size`"), "{told}");
+    let stats = stats.json();
+    assert_eq!((&stats["training_samples"], &stats["validation_samples"]), (&3.into(), &1.into()));
+    assert_eq!(stats["steps"], 2);
+}
+
+#[test]
 fn rows_are_chosen_by_length_seed_and_content() {
     let folder = with_model();
     write(folder.path(), "rows.jsonl", &rows(70, "问"));
@@ -184,7 +269,7 @@ fn packed_and_sorted_batches_train() {
 }
 
 #[test]
-fn tokenized_samples_are_kept_by_content_and_a_killed_run_is_gone_on_with() {
+fn minicpm_v_914_lf_2656_tokenized_samples_are_kept_and_a_killed_run_is_gone_on_with() {
     let folder = with_model();
     write(folder.path(), "rows.jsonl", &rows(1500, "问"));
     let fixed = ["data", "inspect", "rows.jsonl", "--json", "--model", "model", "--samples", "1500"];

@@ -126,6 +126,57 @@ fn a_dataset_info_of_llama_factory_is_read_whole() {
 }
 
 #[test]
+fn entries_of_a_dataset_info_say_what_rows_mean() {
+    let folder = with_model();
+    let info = json!({
+        "alpaca": {"file_name": "a.csv", "num_samples": 1, "columns": {"prompt": "问", "query": "补", "response": "答", "system": "设", "history": null}},
+        "talk": {"file_name": "s.json", "formatting": "sharegpt", "columns": {"messages": "turns"},
+            "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "you", "system_tag": "all"}},
+        "openai": {"file_name": "o.jsonl", "formatting": "openai", "columns": {"messages": "messages"}},
+        "folder": {"file_name": "more"},
+        "text": {"file_name": "t.csv", "columns": {"prompt": "正文"}},
+    });
+    write(folder.path(), "dataset_info.json", &info.to_string());
+    write(folder.path(), "a.csv", "设,问,补,答\n助手,铣,削,切\n助手,二,二,二\n");
+    let turns = json!([{"turns": [{"who": "all", "says": "助手"}, {"who": "me", "says": "铣\n削"}, {"who": "you", "says": "切"}]}]);
+    write(folder.path(), "s.json", &turns.to_string());
+    let messages = json!({"messages": [{"role": "system", "content": "助手"}, {"role": "user", "content": "铣\n削"}, {"role": "assistant", "content": "切"}]});
+    write(folder.path(), "o.jsonl", &messages.to_string());
+    std::fs::create_dir(folder.path().join("more")).unwrap();
+    write(&folder.path().join("more"), "1.jsonl", &messages.to_string());
+    write(folder.path(), "t.csv", "正文\n铣削\n");
+    let seen = |name: &str, more: &[&str]| {
+        let dataset = format!("dataset={name}");
+        let fixed = [
+            dataset.as_str(),
+            "dataset_dir=.",
+            "output_dir=out",
+            "finetuning_type=full",
+            "model_name_or_path=model",
+            "cutoff_len=64",
+        ];
+        write(folder.path(), "r.yaml", "");
+        run(folder.path(), &[&["data", "inspect", "r.yaml", "--json"], &fixed[..], more].concat()).json()
+    };
+    let mut ids = Vec::new();
+    for name in ["alpaca", "talk", "openai", "folder"] {
+        let inspected = seen(name, &["stage=sft"]);
+        assert_eq!(inspected["report"]["samples"], 1, "{name}");
+        let sample = &inspected["samples"][0];
+        assert!(
+            sample["text"].as_str().unwrap().contains(
+                "<|im_start|>system\n助手<|im_end|>\n<|im_start|>user\n铣\n削<|im_end|>\n<|im_start|>assistant\n⟦切<|im_end|>⟧"
+            ),
+            "{name}: {sample}"
+        );
+        ids.push((sample["ids"].clone(), sample["loss_weights"].clone()));
+    }
+    assert!(ids.iter().all(|one| *one == ids[0]));
+    let text = seen("text", &["stage=pt"]);
+    assert!(text["samples"][0]["text"].as_str().unwrap().contains("削<|im_end|>⟧"), "{text}");
+}
+
+#[test]
 fn token_files_are_inspected_and_trained_on_as_their_texts_are() {
     let folder = with_model();
     write(

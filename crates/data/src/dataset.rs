@@ -19,7 +19,7 @@ use crate::records::Source;
 use crate::report::{DatasetReport, LengthPercentiles};
 use crate::rows::{Rows, skip_or_fail};
 use crate::sample::{
-    Outcome, conversation_sample, document_ids, document_piece, document_samples, id_samples,
+    Cut, Outcome, conversation_sample, document_ids, document_piece, document_samples, id_samples,
 };
 use crate::sample_store::{SampleSet, StoreBuilder, content_hash};
 use crate::token_files;
@@ -497,14 +497,20 @@ impl Work<'_> {
         let report = &mut self.account.report;
         let mut count = |length| *self.account.lengths.entry(length).or_default() += 1;
         match outcome {
-            Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens, lacks_end } => {
+            Outcome::Used { samples, length, cut, spells_special_tokens, lacks_end } => {
                 count(length);
                 self.account.missing_ends += u64::from(lacks_end);
                 report.spelled_special_tokens += u64::from(spells_special_tokens);
-                let kept: usize = samples.iter().map(|sample| sample.ids.len()).sum();
-                if kept < length {
-                    report.truncated += 1;
-                    report.cut_answer_tokens += cut_answer_tokens as u64;
+                match cut {
+                    Cut::No => {}
+                    Cut::Truncated { answer_tokens } => {
+                        report.truncated += 1;
+                        report.cut_answer_tokens += answer_tokens as u64;
+                    }
+                    Cut::Split { left_out } => {
+                        report.split += 1;
+                        report.dropped_exchanges += left_out as u64;
+                    }
                 }
                 samples.iter().for_each(|sample| self.builder.push(sample, hash));
             }

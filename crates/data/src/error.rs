@@ -345,6 +345,20 @@ pub enum RowProblem {
         nearest: Option<String>,
     },
 
+    /// A message without a key.
+    #[error(
+        "field `{field}`: expected `{key}`, found {}; name the keys of your messages with `tags` in `dataset_info.json`",
+        list(available)
+    )]
+    MissingKey {
+        /// The message, with its place inside lists.
+        field: String,
+        /// The key that was looked for.
+        key: String,
+        /// The keys of the message.
+        available: Vec<String>,
+    },
+
     /// A weight that the loss of a message cannot have.
     #[error("field `{field}`: expected a number of at least 0, found `{found}`")]
     LossWeight {
@@ -464,6 +478,7 @@ impl RowProblem {
             Self::PlainText => "plain text document".to_owned(),
             Self::WrongType { .. } => "wrong kind of value".to_owned(),
             Self::UnknownRole { role, .. } => format!("unknown role `{role}`"),
+            Self::MissingKey { key, .. } => format!("missing `{key}`"),
             Self::LossWeight { .. } => "wrong `loss_weight`".to_owned(),
             Self::NoWeight => "every `loss_weight` is 0".to_owned(),
             Self::NoAnswer => "no answer".to_owned(),

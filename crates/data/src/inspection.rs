@@ -21,7 +21,7 @@ use crate::options::DataOptions;
 use crate::records::Source;
 use crate::report::{DatasetReport, LengthPercentiles, Skipped};
 use crate::rows::{Rows, skip_or_fail};
-use crate::sample::{Outcome, Sample, conversation_sample, document_samples, id_samples};
+use crate::sample::{Cut, Outcome, Sample, conversation_sample, document_samples, id_samples};
 use crate::token_files;
 
 /// Rows that are tokenized together.
@@ -49,6 +49,8 @@ pub enum Finding {
     PromptTooLong,
     /// Longer than `cutoff_len`, the end of its answer cut.
     Truncated,
+    /// Longer than `cutoff_len`, split between its exchanges.
+    Split,
     /// No text, or an empty answer; left out.
     Empty,
     /// It begins with two tokens for the beginning of a text.
@@ -69,10 +71,11 @@ pub enum Finding {
 
 impl Finding {
     /// All of them, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Overlong,
         Self::PromptTooLong,
         Self::Truncated,
+        Self::Split,
         Self::Empty,
         Self::DoubleBos,
         Self::EndUntrained,
@@ -307,13 +310,19 @@ impl Looking {
     fn account(&mut self, look: Look) {
         let Look { source: at, outcome, begins_twice, whole, letters, question, contaminated } = look;
         match outcome {
-            Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens, lacks_end } => {
-                let kept: usize = samples.iter().map(|sample| sample.ids.len()).sum();
-                if kept < length {
-                    self.inspection.cut_answer_tokens += cut_answer_tokens as u64;
-                    self.find(Finding::Truncated, || {
-                        format!("{at}: {length} tokens, {cut_answer_tokens} of the answer cut off")
-                    });
+            Outcome::Used { samples, length, cut, spells_special_tokens, lacks_end } => {
+                match cut {
+                    Cut::No => {}
+                    Cut::Truncated { answer_tokens } => {
+                        self.inspection.cut_answer_tokens += answer_tokens as u64;
+                        self.find(Finding::Truncated, || {
+                            format!("{at}: {length} tokens, {answer_tokens} of the answer cut off")
+                        });
+                    }
+                    Cut::Split { left_out } => self.find(Finding::Split, || {
+                        let parts = samples.len();
+                        format!("{at}: {length} tokens, {parts} samples, {left_out} exchanges left out")
+                    }),
                 }
                 if lacks_end {
                     self.find(Finding::EndUntrained, || at.to_string());
@@ -323,7 +332,7 @@ impl Looking {
                 }
                 *self.lengths.entry(length).or_default() += 1;
                 self.inspection.samples += samples.len() as u64;
-                self.inspection.tokens += kept as u64;
+                self.inspection.tokens += samples.iter().map(|sample| sample.ids.len() as u64).sum::<u64>();
                 self.inspection.trained_tokens +=
                     samples.iter().map(|sample| sample.trained_tokens() as u64).sum::<u64>();
             }

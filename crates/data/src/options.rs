@@ -26,6 +26,12 @@ pub enum Overlong {
     ///
     /// zh: 截去答案末尾；提示保持完整，被截的词元会计数。
     Truncate,
+    /// A conversation becomes several samples, each with the system message and as many whole exchanges as fit; an exchange
+    /// that is too long alone is left out and counted. Not with `mask_history`.
+    ///
+    /// zh: 一段对话分成多个样本，每个样本都带系统提示和尽可能多的完整问答；单独一轮就过长的问答略去并计数。不能与
+    /// `mask_history` 同用。
+    Split,
     /// The run stops with the row's file and line.
     ///
     /// zh: 停止运行，并指出文件和行号。
@@ -443,6 +449,10 @@ impl DataOptions {
         if self.mask_history && self.train_on_prompt {
             let problem =
                 "learns only the last answer, `train_on_prompt` everything: set one of them".to_owned();
+            return Err(DataError::Option { option: "mask_history", problem });
+        }
+        if self.mask_history && self.overlong == Overlong::Split {
+            let problem = "learns only the last answer, `overlong: split` all: set one of them".to_owned();
             return Err(DataError::Option { option: "mask_history", problem });
         }
         Ok(())

@@ -102,17 +102,21 @@ struct Block {
 
 /// The full blocks of a window, and the samples of the others, which the next window may fill.
 fn fill(window: &mut Vec<u32>, lengths: &[u32], budget: u32) -> (Vec<Vec<u32>>, Vec<u32>) {
-    let mut full = Vec::new();
-    let mut rest = Vec::new();
-    for block in best_fit_decreasing(window, lengths, budget) {
-        // 99 % are full enough, and so is what could only be carried on and on: a sample that leaves half of a block.
-        if u64::from(block.tokens) * 100 >= u64::from(budget) * 99 || block.members.len() == 1 {
-            full.push(block.members);
-        } else {
-            rest.extend(block.members);
-        }
-    }
-    (full, rest)
+    // 99 % are full enough, and so is what could only be carried on and on: a sample that leaves half of a block.
+    let is_full =
+        |block: &Block| u64::from(block.tokens) * 100 >= u64::from(budget) * 99 || block.members.len() == 1;
+    let (mut full, mut open): (Vec<Block>, Vec<Block>) =
+        best_fit_decreasing(window, lengths, budget).into_iter().partition(is_full);
+    // Where lengths do not add up to a budget no block is ever full: of more than half a window the fuller ones stay.
+    open.sort_by_key(|block| block.tokens);
+    let mut carried = 0;
+    let too_many = open.iter().position(|block| {
+        carried += block.tokens as usize;
+        carried > WINDOW_BUDGETS / 2 * budget as usize
+    });
+    full.extend(open.split_off(too_many.unwrap_or(open.len())));
+    let members = |blocks: Vec<Block>| blocks.into_iter().map(|block| block.members);
+    (members(full).collect(), members(open).flatten().collect())
 }
 
 fn best_fit_decreasing(window: &mut Vec<u32>, lengths: &[u32], budget: u32) -> Vec<Block> {
@@ -178,6 +182,15 @@ mod tests {
         // 6 + 4, 5 + 3 + 2: nothing is left over.
         let packing = Packing::best_fit(&[5, 4, 3, 2, 6], 10, 1);
         assert_eq!(packing.report(), PackingReport { blocks: 2, budget: 10, tokens: 20, efficiency: 1.0 });
+    }
+
+    /// Six fill 93 % of a block: they must not be carried on from window to window, ever more of them.
+    #[test]
+    fn lf_5443_samples_of_one_length_are_packed_in_linear_time() {
+        let start = std::time::Instant::now();
+        let packing = Packing::best_fit(&vec![79; 300_000], 512, 1);
+        assert_eq!(packing.blocks(), 50_000);
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
     }
 
     #[test]

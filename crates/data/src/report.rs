@@ -76,6 +76,12 @@ pub struct DatasetReport {
     pub truncated: u64,
     /// Answer tokens lost by these cuts.
     pub cut_answer_tokens: u64,
+    /// Rows that `overlong: split` made shorter samples of.
+    #[serde(default)]
+    pub split: u64,
+    /// Exchanges of these rows that are longer than `cutoff_len` alone, left out.
+    #[serde(default)]
+    pub dropped_exchanges: u64,
     /// Conversations that a limit on characters left out, by the option that did.
     #[serde(default)]
     pub filtered: BTreeMap<String, u64>,
@@ -171,6 +177,14 @@ impl fmt::Display for DatasetReport {
                 formatter,
                 "\ntruncated {} rows longer than `cutoff_len`: {} answer tokens cut off",
                 self.truncated, self.cut_answer_tokens
+            )?;
+        }
+        if self.split > 0 {
+            let Self { split, dropped_exchanges, .. } = self;
+            write!(
+                formatter,
+                "\nsplit {split} rows longer than `cutoff_len` between their exchanges; {dropped_exchanges} exchanges \
+                 longer than that alone were left out"
             )?;
         }
         if self.dropped_prompt_too_long > 0 {

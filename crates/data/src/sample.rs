@@ -38,8 +38,8 @@ pub enum Outcome {
         samples: Vec<Sample>,
         /// Tokens of the row before it was cut.
         length: usize,
-        /// Answer tokens that `overlong: truncate` cut off.
-        cut_answer_tokens: usize,
+        /// What `cutoff_len` did to it.
+        cut: Cut,
         /// Whether messages spell out special tokens, which became text.
         spells_special_tokens: bool,
         /// Whether its answers end, uncut, with a token that is no end token of the tokenizer.
@@ -56,6 +56,24 @@ pub enum Outcome {
     PromptTooLong {
         /// Tokens of the row.
         length: usize,
+    },
+}
+
+/// What became of a conversation that is longer than `cutoff_len`; documents are cut without loss.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Cut {
+    /// It is whole.
+    #[default]
+    No,
+    /// Its end was cut off.
+    Truncated {
+        /// Answer tokens that were lost.
+        answer_tokens: usize,
+    },
+    /// It was split between its exchanges.
+    Split {
+        /// Exchanges that are too long alone, left out.
+        left_out: usize,
     },
 }
 
@@ -94,13 +112,7 @@ pub fn id_samples(ids: &[u32], cutoff_len: usize, source: Source) -> Outcome {
     if samples.is_empty() {
         return Outcome::Empty;
     }
-    Outcome::Used {
-        samples,
-        length: ids.len(),
-        cut_answer_tokens: 0,
-        spells_special_tokens: false,
-        lacks_end: false,
-    }
+    Outcome::Used { samples, length: ids.len(), cut: Cut::No, spells_special_tokens: false, lacks_end: false }
 }
 
 /// A sample of which all is learned but the first id, which nothing predicts.
@@ -136,68 +148,145 @@ pub fn conversation_sample(
     if conversation.messages.iter().any(is_empty_answer) {
         return Ok(Outcome::Empty);
     }
-    let guarded = tokenizer.guard(&conversation.messages);
-    let (messages, special) = match &guarded {
-        Some(Guarded { messages, guard }) => (messages, SpecialTokens::Guarded(*guard)),
-        None => (&conversation.messages, SpecialTokens::Parse),
+    let write = |conversation: &Conversation| {
+        Written::of(conversation, tokenizer, template, tokens, options.mask_history, &source)
     };
-    let segments = template.segments_with_tools(messages, &conversation.tools, tokens);
-    let segments = segments.map_err(|error| DataError::Row {
-        at: source.clone(),
-        problem: RowProblem::Template { message: error.to_string() },
-    })?;
-    // With `mask_history`, an earlier answer is a part of the prompt.
-    let first_answer = if options.mask_history { messages.len().saturating_sub(1) } else { 0 };
-    let mut ids = Vec::new();
-    // The weight of each token of an answer; none for a token of the prompt.
-    let mut answer: Vec<Option<f32>> = Vec::new();
-    for segment in segments {
-        ids.extend(tokenizer.encode_after(&ids, &segment.text, special).map_err(tokenizer_error)?);
-        let is_answer = segment.trained && segment.message >= first_answer;
-        answer.resize(ids.len(), is_answer.then(|| conversation.loss_weights[segment.message]));
-    }
-    let length = ids.len();
-    let is_trained = |weight: &Option<f32>| weight.is_some_and(|weight| weight > 0.0);
-    let Some(prompt_length) = answer.iter().position(is_trained) else {
-        let problem = if answer.iter().any(Option::is_some) {
+    let mut written = write(conversation)?;
+    let Some(prompt_length) = written.first_trained() else {
+        let problem = if written.answer.iter().any(Option::is_some) {
             RowProblem::NoWeight
         } else {
             RowProblem::Template { message: "it writes no answer that could be learned".to_owned() }
         };
         return Err(DataError::Row { at: source, problem });
     };
-    let last = answer.iter().rposition(is_trained).unwrap_or(prompt_length);
-    let lacks_end = !tokenizer.end_of_turn_ids().contains(&ids[last]);
-    let mut cut_answer_tokens = 0;
-    if length > options.cutoff_len {
-        match options.overlong {
-            Overlong::Drop => return Ok(Outcome::Overlong { length }),
-            Overlong::Error => {
-                return Err(DataError::Overlong { at: source, length, cutoff_len: options.cutoff_len });
+    let last = written.answer.iter().rposition(is_trained).unwrap_or(prompt_length);
+    let lacks_end = !tokenizer.end_of_turn_ids().contains(&written.ids[last]);
+    let (length, cutoff_len) = (written.ids.len(), options.cutoff_len);
+    let spells_special_tokens = written.spells_special_tokens;
+    let (parts, cut) = match options.overlong {
+        _ if length <= cutoff_len => (vec![written], Cut::No),
+        Overlong::Drop => return Ok(Outcome::Overlong { length }),
+        Overlong::Error => return Err(DataError::Overlong { at: source, length, cutoff_len }),
+        // With no token before it, the first answer token could not be learned.
+        Overlong::Truncate if prompt_length.max(1) >= cutoff_len => {
+            return Ok(Outcome::PromptTooLong { length });
+        }
+        Overlong::Truncate => {
+            let answer_tokens = written.answer.drain(cutoff_len..).filter(is_trained).count();
+            written.ids.truncate(cutoff_len);
+            (vec![written], Cut::Truncated { answer_tokens })
+        }
+        Overlong::Split => {
+            let (parts, left_out) = split(conversation, cutoff_len, write)?;
+            if parts.is_empty() {
+                return Ok(Outcome::Overlong { length });
             }
-            // With no token before it, the first answer token could not be learned.
-            Overlong::Truncate if prompt_length.max(1) >= options.cutoff_len => {
-                return Ok(Outcome::PromptTooLong { length });
-            }
-            Overlong::Truncate => {
-                cut_answer_tokens =
-                    answer[options.cutoff_len..].iter().filter(|weight| is_trained(weight)).count();
-                ids.truncate(options.cutoff_len);
-                answer.truncate(options.cutoff_len);
+            (parts, Cut::Split { left_out })
+        }
+    };
+    let prompt_weight = if options.train_on_prompt { 1.0 } else { 0.0 };
+    let samples = parts.into_iter().map(|part| part.sample(prompt_weight, source.clone())).collect();
+    Ok(Outcome::Used { samples, length, cut, spells_special_tokens, lacks_end })
+}
+
+/// A conversation as a template writes it.
+struct Written {
+    ids: Vec<u32>,
+    /// The weight of each token of an answer; none for a token of the prompt.
+    answer: Vec<Option<f32>>,
+    spells_special_tokens: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "iterators over weights pass references")]
+fn is_trained(weight: &Option<f32>) -> bool {
+    weight.is_some_and(|weight| weight > 0.0)
+}
+
+impl Written {
+    fn of(
+        conversation: &Conversation,
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+        tokens: &TemplateTokens,
+        mask_history: bool,
+        source: &Source,
+    ) -> Result<Self> {
+        let guarded = tokenizer.guard(&conversation.messages);
+        let (messages, special) = match &guarded {
+            Some(Guarded { messages, guard }) => (messages, SpecialTokens::Guarded(*guard)),
+            None => (&conversation.messages, SpecialTokens::Parse),
+        };
+        let segments = template.segments_with_tools(messages, &conversation.tools, tokens);
+        let segments = segments.map_err(|error| DataError::Row {
+            at: source.clone(),
+            problem: RowProblem::Template { message: error.to_string() },
+        })?;
+        // With `mask_history`, an earlier answer is a part of the prompt.
+        let first_answer = if mask_history { messages.len().saturating_sub(1) } else { 0 };
+        let (mut ids, mut answer) = (Vec::new(), Vec::new());
+        for segment in segments {
+            ids.extend(tokenizer.encode_after(&ids, &segment.text, special).map_err(tokenizer_error)?);
+            let is_answer = segment.trained && segment.message >= first_answer;
+            answer.resize(ids.len(), is_answer.then(|| conversation.loss_weights[segment.message]));
+        }
+        Ok(Self { ids, answer, spells_special_tokens: guarded.is_some() })
+    }
+
+    fn first_trained(&self) -> Option<usize> {
+        self.answer.iter().position(is_trained)
+    }
+
+    fn sample(self, prompt_weight: f32, source: Source) -> Sample {
+        let weights = self.answer.into_iter().map(|weight| weight.unwrap_or(prompt_weight));
+        let mut loss_weights: Vec<f32> = weights.collect();
+        loss_weights[0] = 0.0;
+        Sample { ids: self.ids, loss_weights, source }
+    }
+}
+
+/// Parts of a conversation of at most `cutoff_len` tokens that begin with a question, behind its system message, and end with
+/// an answer: as many exchanges in each as fit. Gives also the number of exchanges that are too long alone.
+fn split(
+    conversation: &Conversation,
+    cutoff_len: usize,
+    write: impl Fn(&Conversation) -> Result<Written>,
+) -> Result<(Vec<Written>, usize)> {
+    let messages = &conversation.messages;
+    let system = messages.iter().take_while(|message| message.role == "system").count();
+    // Where exchanges begin, and where the last one ends.
+    let mut bounds = vec![system];
+    bounds.extend(
+        (system + 1..messages.len())
+            .filter(|&at| messages[at].role == "user" && messages[at - 1].role == "assistant"),
+    );
+    bounds.push(messages.len());
+    let part = |exchanges: &[usize]| {
+        let range = exchanges[0]..exchanges[exchanges.len() - 1];
+        write(&Conversation {
+            messages: [&messages[..system], &messages[range.clone()]].concat(),
+            loss_weights: [&conversation.loss_weights[..system], &conversation.loss_weights[range]].concat(),
+            tools: conversation.tools.clone(),
+        })
+    };
+    let (mut parts, mut left_out, mut first) = (Vec::new(), 0, 0);
+    while first + 1 < bounds.len() {
+        let (mut end, mut too_long, mut longest) = (first, bounds.len(), None);
+        while end + 1 < too_long {
+            let middle = (end + too_long) / 2;
+            let written = part(&bounds[first..=middle])?;
+            if written.ids.len() <= cutoff_len {
+                (end, longest) = (middle, Some(written));
+            } else {
+                too_long = middle;
             }
         }
+        left_out += usize::from(longest.is_none());
+        // Answers whose weight is 0 give no sample of their own.
+        parts.extend(longest.filter(|written| written.first_trained().is_some()));
+        first = end.max(first + 1);
     }
-    let prompt_weight = if options.train_on_prompt { 1.0 } else { 0.0 };
-    let mut loss_weights: Vec<f32> =
-        answer.into_iter().map(|weight| weight.unwrap_or(prompt_weight)).collect();
-    loss_weights[0] = 0.0;
-    Ok(Outcome::Used {
-        samples: vec![Sample { ids, loss_weights, source }],
-        length,
-        cut_answer_tokens,
-        spells_special_tokens: guarded.is_some(),
-        lacks_end,
-    })
+    Ok((parts, left_out))
 }
 
 fn tokenizer_error(error: danlu_tokenizer::Error) -> DataError {

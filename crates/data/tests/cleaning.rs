@@ -7,7 +7,7 @@ use danlu_data::cleaning::{
     Cleaner, CleaningJob, CleaningOptions, CleaningReport, PersonalData, Preset, Progress, Whitespace,
     clean_files, list_files, parts_folder,
 };
-use danlu_data::{DataError, OnBadRow};
+use danlu_data::{Content, DataError, OnBadRow, Records};
 use fs_err as fs;
 
 use crate::common::Folder;
@@ -98,6 +98,32 @@ fn presets_do_what_the_older_projects_did() {
         "response\n\"classes，你好！世界，一共十五个字还多\"\n".replace('"', "")
     );
     assert_eq!((report.kept, report.drops[0].samples[0].found.as_str()), (1, "2 characters"));
+}
+
+#[test]
+fn seed_000_parquet_in_and_out() {
+    let folder = Folder::new();
+    // 15 characters stay, 14 go, and what is counted is what is left of a text.
+    let rows: String =
+        [15, 14, 16].map(|count| format!("{{\"completion\": \"{}\"}}\n", "车".repeat(count))).concat();
+    let rows = folder.write("wiki.jsonl", rows + "{\"completion\": \"！！！！！！！！！！！！！！！！\"}\n");
+    let output = folder.path("wiki.parquet");
+    let report = clean(&[&rows], &output, Preset::BabyLlama2.options()).unwrap();
+    assert_eq!((report.rows, report.kept), (4, 2));
+    let written = |path: &Path| -> Vec<serde_json::Value> {
+        let rows = Records::open(path).unwrap();
+        rows.map(|row| match row.unwrap().content {
+            Content::Fields(fields) => fields.into(),
+            Content::Text(text) => text.into(),
+        })
+        .collect()
+    };
+    let expected = [15, 16].map(|count| serde_json::json!({"response": "车".repeat(count)}));
+    assert_eq!(written(&output), expected);
+    // Parquet in, parquet out.
+    let again = folder.path("again.parquet");
+    clean(&[output.to_str().unwrap()], &again, Preset::BabyLlama2.options()).unwrap();
+    assert_eq!(written(&again), expected);
 }
 
 #[test]

@@ -182,6 +182,18 @@ fn every_form_of_corpora_has_its_text_ids_and_mask() {
 }
 
 #[test]
+fn seed_000_the_last_partial_batch_of_baike_is_kept() {
+    let folder = Folder::new();
+    // One more than two batches of the reader.
+    let row = |index: usize| {
+        json!({"title": index.to_string(), "summary": "一种茶", "sections": []}).to_string() + "\n"
+    };
+    let rows: String = (0..4097).map(row).collect();
+    let dataset = load(&options(folder.write("563w_baidubaike.json", rows)), None, &tokenizer()).unwrap();
+    assert_eq!((dataset.report.rows, dataset.report.samples), (4097, 4097));
+}
+
+#[test]
 fn seed_001_text_csv_sft() {
     let Some(data) = shared("datasets/sft-zh/dev_sft.csv") else { return };
     let tokenizer = tokenizer();

@@ -100,6 +100,37 @@ fn seed_004_extraction_rows_begin_the_answer_with_a_learned_bos() {
     assert_ids(&samples[1], &prompt, &[1, 31106, 1449, 2]);
 }
 
+/// The first row of the project's own `eval.txt`, as its collator builds it, without the padding to 192.
+#[test]
+fn seed_004_ner_jsonl_collate() {
+    let Some(rows) = shared("datasets/msra/eval.txt") else { return };
+    let rows = std::fs::read_to_string(rows).unwrap();
+    let first = |options: &mut DataOptions| (options.max_samples, options.cutoff_len) = (Some(1), 192);
+    let Some(samples) = samples("baichuan-7b", "baichuan_qlora", ("eval.txt", &rows), first) else { return };
+    let prompt = [
+        5132, 31143, 31106, 5, 31203, 2272, 5792, 19529, 7254, 14830, 72, 31203, 1942, 20055, 31271, 31267,
+        7515, 1681, 31313, 76, 31218, 31313, 76, 3931, 31313, 72, 1732, 4293, 4021, 72, 17965, 31155, 19529,
+        31193, 19529, 8109, 31155, 72, 3223, 19529, 31270, 31204, 5, 31221, 32160, 73, 22220, 4021, 72, 8950,
+        31155, 1449, 31155, 73, 5, 31271, 31267, 77, 31347, 4449, 31224, 35044, 31173, 31810, 34918, 33034,
+        20732, 11199, 72, 32092, 31690, 17540, 9161, 72, 2327, 1224, 10067, 3659, 31833, 31620, 3026, 31184,
+        31449, 5760, 73, 5, 5, 7905, 18056, 31143, 31106, 5,
+    ];
+    // `日_地名\n京_地名\n北京_地名` between the marks that the model is to write.
+    let answer =
+        [1, 23416, 31193, 31218, 31313, 5, 31810, 31193, 31218, 31313, 5, 3659, 31193, 31218, 31313, 2];
+    assert_ids(&samples[0], &prompt, &answer);
+    let tokenizer = Tokenizer::open(&shared("tokenizers/baichuan-7b").unwrap()).unwrap();
+    // Sentencepiece writes a space where a text begins, so also behind the mark.
+    let shown = danlu_data::inspect::render(&samples[0], &tokenizer, false).unwrap();
+    let text = shown.split_once('\n').unwrap().1;
+    assert_eq!(
+        text.trim_end_matches('\n').trim_start(),
+        "Human: \n你现在是一个实体识别模型，你需要提取文本里面的人名、地名、机构名，如果存在结果，返回'实体_实体类型'，不同实体间用\n\
+         分隔。如果没有结果，回答'没有'。\n文本：因有关日寇在京掠夺文物详情，藏界较为重视，也是我们收藏北京史料中的要件之一。\n\n\
+         Assistant: \n⟦<s> 日_地名\n京_地名\n北京_地名</s>⟧"
+    );
+}
+
 #[test]
 fn seed_004_the_llama_prompt_of_extraction_has_the_recorded_ids() {
     let rows = ("rows.jsonl", "{\"instruct\": \"抽取实体：\", \"query\": \"北京\", \"answer\": \"没有\"}\n");

@@ -240,7 +240,7 @@ fn minimind_is_a_llama_or_shaped_as_qwen3_by_its_tensors() {
 }
 
 #[test]
-fn missing_and_left_over_tensors_are_named_as_the_family_calls_them() {
+fn minimind_v_75_missing_and_left_over_tensors_are_named_as_the_family_calls_them() {
     let (_, config, mut tensors) = baichuan();
     let folder = tempfile::tempdir().unwrap();
     let taken = tensors.remove("model.layers.1.self_attn.W_pack.weight").unwrap();

@@ -106,7 +106,7 @@ impl Recipe {
         let schema = reference::recipe_schema();
         let properties = schema["properties"].as_object().cloned().unwrap_or_default();
         let mut values = Map::new();
-        let mut without_effect = Vec::new();
+        let (mut without_effect, mut notices) = (Vec::new(), Vec::new());
         for entry in &entries {
             if let Some(property) = properties.get(&entry.key) {
                 values.insert(entry.key.clone(), typed_value(entry, property)?);
@@ -114,6 +114,9 @@ impl Recipe {
             }
             match foreign_keys::judge(&entry.key, &entry.value) {
                 Foreign::WithoutEffect => without_effect.push(format!("`{}`", entry.key)),
+                Foreign::NotNeeded(reason) => {
+                    notices.push(format!("{}: `{}` is not needed: {reason}", entry.place, entry.key));
+                }
                 Foreign::Refused(reason) => {
                     let (place, key, value) = (entry.place.clone(), entry.key.clone(), plain(&entry.value));
                     return Err(RecipeError::Unsupported { place, key, value, reason });
@@ -144,7 +147,6 @@ impl Recipe {
             RecipeError::Value { place: place(&key), problem }
         })?;
 
-        let mut notices = Vec::new();
         if !without_effect.is_empty() {
             notices
                 .push(format!("these keys of the recipe have no effect here: {}", without_effect.join(", ")));

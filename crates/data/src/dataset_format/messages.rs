@@ -3,7 +3,7 @@
 use danlu_tokenizer::Message;
 use serde_json::{Value, json};
 
-use super::fields::{Fields, Result, present, required, shortened, text, wrong_type};
+use super::fields::{Fields, Result, get, present, shortened, text, wrong_type};
 use crate::error::{RowProblem, nearest};
 
 /// Names inside the objects of a message list (`tags` of `dataset_info.json`).
@@ -154,7 +154,7 @@ fn parsed(value: &Value, field: &str, expected: &'static str) -> Result<Value> {
 }
 
 fn one(item: &Fields, field: &str, tags: &Tags) -> Result<Turn> {
-    let (role_key, role) = entry(item, &tags.role, ["role", "from"])?;
+    let (role_key, role) = entry(item, field, &tags.role, ["role", "from"])?;
     let role_field = format!("{field}.{role_key}");
     let role = text(role, &role_field)?;
     let Some(known) = known_role(&role, tags) else {
@@ -166,7 +166,7 @@ fn one(item: &Fields, field: &str, tags: &Tags) -> Result<Turn> {
         Some(value) if known == Role::Assistant => calls(value, &format!("{field}.tool_calls"))?,
         _ => Vec::new(),
     };
-    let content = match (entry(item, &tags.content, ["content", "value"]), known) {
+    let content = match (entry(item, field, &tags.content, ["content", "value"]), known) {
         (Ok((key, value)), Role::Call) => {
             tool_calls = calls(value, &format!("{field}.{key}"))?;
             String::new()
@@ -218,6 +218,7 @@ fn loss_weight(item: &Fields, field: &str) -> Result<f32> {
 /// The entry under the given key, or under the first usual one that is there.
 fn entry<'a>(
     item: &'a Fields,
+    field: &str,
     given: &'a Option<String>,
     usual: [&'a str; 2],
 ) -> Result<(&'a str, &'a Value)> {
@@ -227,7 +228,12 @@ fn entry<'a>(
         None if item.contains_key(usual[1]) => usual[1],
         None => usual[0],
     };
-    Ok((key, required(item, key)?))
+    let missing = || RowProblem::MissingKey {
+        field: field.to_owned(),
+        key: key.to_owned(),
+        available: item.keys().cloned().collect(),
+    };
+    Ok((key, get(item, key).ok_or_else(missing)?))
 }
 
 fn known_role(role: &str, tags: &Tags) -> Option<Role> {

@@ -58,7 +58,6 @@ const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
     ("mixture_of_depths", &[], "every token passes every layer"),
     ("add_tokens", &[], "the vocabulary stays as it is"),
     ("new_special_tokens", &[], "the vocabulary stays as it is"),
-    ("streaming", &["false"], "the dataset is read before training"),
     ("disable_shuffling", &["false"], "samples are shuffled by `seed`"),
     ("load_best_model_at_end", &["false"], "the last state is kept as the result"),
     ("do_predict", &["false"], "a trained model predicts with `danlu generate`"),
@@ -66,10 +65,16 @@ const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
     ("compute_accuracy", &["false"], "validation measures the loss"),
 ];
 
+/// Why `streaming: true` is not needed.
+const STREAMING: &str = "data sets are read as streams and tokenized once, the ids of large ones stay on disk, and the order is a shuffle \
+     of all samples in place of a buffer; to train on the beginning of a huge data set, set `max_samples`";
+
 /// What a key means that is not an option of this program.
 pub(super) enum Foreign {
     /// Accepted, without effect.
     WithoutEffect,
+    /// Accepted and not needed, for this reason.
+    NotNeeded(&'static str),
     /// Refused, with the reason.
     Refused(&'static str),
     /// Not known at all.
@@ -79,6 +84,13 @@ pub(super) enum Foreign {
 pub(super) fn judge(key: &str, value: &Value) -> Foreign {
     if WITHOUT_EFFECT.contains(&key) {
         return Foreign::WithoutEffect;
+    }
+    if key == "streaming" {
+        return if value == &Value::Bool(false) {
+            Foreign::WithoutEffect
+        } else {
+            Foreign::NotNeeded(STREAMING)
+        };
     }
     match ONLY_NEUTRAL.iter().find(|(name, ..)| *name == key) {
         Some((_, neutral, _)) if neutral.contains(&value.to_string().as_str()) => Foreign::WithoutEffect,

@@ -79,6 +79,13 @@ eval_steps: 500
 }
 
 #[test]
+fn lf_2902_axolotl_889_no_watchdog_waits_for_tokenization() {
+    // What was raised against it is accepted, and there is nothing that it could raise.
+    let loaded = Recipe::parse("r.yaml", "ddp_timeout: 180000000\n", &NONE).unwrap();
+    assert_eq!(loaded.notices, ["these keys of the recipe have no effect here: `ddp_timeout`"]);
+}
+
+#[test]
 fn hugging_face_spellings() {
     let recipe = recipe(
         "learning_rate: 5e-5\nevaluation_strategy: no\nsave_strategy: \"no\"\nresume_from_checkpoint: true\n\

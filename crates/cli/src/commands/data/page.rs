@@ -23,6 +23,10 @@ pub(super) fn finding(finding: Finding) -> Text {
             "长于 `cutoff_len`，回答末尾被截断，连同结束符",
             "longer than `cutoff_len`, the end of the answer cut off, its end token too",
         ),
+        Finding::Split => Text::new(
+            "长于 `cutoff_len`，已在问答之间分开（单独一轮就过长的问答已丢弃）",
+            "longer than `cutoff_len`, split between its exchanges (those too long alone are left out)",
+        ),
         Finding::Empty => {
             Text::new("没有文本或回答为空，已丢弃", "without text or with an empty answer, left out")
         }
