@@ -90,6 +90,32 @@ fn a_run_of_encode_that_was_killed_goes_on() {
 }
 
 #[test]
+fn rows_that_many_threads_cut_stay_in_their_order() {
+    let folder = with_vocabulary();
+    let folder = folder.path();
+    let mut rows: Vec<String> =
+        (0..20_000).map(|row| format!("{}\n", json!({ "text": format!("{row}号工件") }))).collect();
+    write(folder, "corpus.jsonl", rows.concat());
+    let encode = |out: &str, threads: &str| {
+        let corpus = ["--input", "corpus.jsonl", "--out", out, "--threads", threads];
+        run(folder, &[&["tokenizer", "encode", "--json", "--tokenizer", "v"], &corpus[..]].concat())
+    };
+    assert_eq!(encode("one", "1").json()["documents"], 20_000);
+    assert_eq!(encode("four", "4").json()["documents"], 20_000);
+    for name in ["shard-00000.bin", "shard-00000.idx"] {
+        let read = |run: &str| std::fs::read(folder.join(run).join(name)).unwrap();
+        assert!(read("one") == read("four"), "{name}");
+    }
+    // The first bad row is named, and the mended corpus goes where it was to go.
+    (rows[15_000], rows[19_000]) = ("{\n".into(), "[\n".into());
+    write(folder, "corpus.jsonl", rows.concat());
+    encode("mended", "4").is_refused("corpus.jsonl:15001: invalid JSON");
+    (rows[15_000], rows[19_000]) = ("\n".into(), "\n".into());
+    write(folder, "corpus.jsonl", rows.concat());
+    assert_eq!(encode("mended", "4").json()["documents"], 19_998);
+}
+
+#[test]
 fn a_line_of_10_mb_and_nul_bytes_are_encoded() {
     let folder = with_vocabulary();
     let folder = folder.path();

@@ -1,10 +1,11 @@
-//! A corpus → token files: read by one thread, cut by all, written in order. Memory holds a few batches, not the corpus;
-//! a killed run goes on where it was, and a finished one is recognised by the hash of all that decides its ids.
+//! A corpus → token files: read and written by one thread, parsed and cut by all, in order. Memory holds a few batches, not
+//! the corpus; a killed run goes on where it was, and a finished one is recognised by the hash of all that decides its ids.
 
-use std::io::Read;
+use std::collections::VecDeque;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use danlu_formats::{TokenFiles, TokenIndex, TokenShardOptions};
@@ -16,12 +17,16 @@ use sha2::{Digest, Sha256};
 use crate::documents::{Document, Documents};
 use crate::error::{DataError, Result};
 use crate::options::Columns;
-use crate::records::{ReadOptions, split_sheet};
+use crate::records::{RawRecord, ReadOptions, split_sheet};
 
-/// Bytes of text that are cut at once.
-const BATCH: usize = 4 << 20;
-/// Documents of a batch, however short.
-const BATCH_DOCUMENTS: usize = 1 << 14;
+/// Bytes of rows that one thread cuts at once.
+const BATCH: usize = 1 << 19;
+/// Rows of a batch, however short.
+const BATCH_ROWS: usize = 1 << 12;
+/// Bytes of rows that are cut while more are read.
+const AHEAD: usize = 32 << 20;
+/// Bytes of a file that one thread hashes at once.
+const PIECE: u64 = 4 << 20;
 /// Time between two notes of how far the work is.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(5);
 
@@ -47,9 +52,21 @@ pub struct CorpusTokens<'a> {
 /// A stretch of the corpus.
 #[derive(Default)]
 struct Batch {
-    texts: Vec<String>,
+    /// The last may be an error, behind which nothing is read.
+    rows: Vec<Result<RawRecord>>,
     bytes: usize,
     /// Rows up to its end.
+    records: u64,
+}
+
+/// A stretch of the corpus that is cut.
+#[derive(Default)]
+struct EncodedBatch {
+    ids: Vec<u32>,
+    /// The end of each document in `ids`.
+    ends: Vec<usize>,
+    /// Bytes of text.
+    bytes: u64,
     records: u64,
 }
 
@@ -77,10 +94,12 @@ pub fn encode_corpus(
     tokens_per_shard: u64,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<EncodedCorpus> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(corpus.threads).build();
+    let pool = pool.map_err(std::io::Error::other)?;
     let options = TokenShardOptions {
         output: output.to_owned(),
         headerless,
-        key: corpus.key(headerless, tokens_per_shard)?,
+        key: pool.install(|| corpus.key(headerless, tokens_per_shard))?,
         vocabulary_size: corpus.tokenizer.vocabulary_size(),
         tokens_per_shard,
     };
@@ -90,46 +109,104 @@ pub fn encode_corpus(
         }
         TokenFiles::Open(writer) => writer,
     };
-    let done = writer.records();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(corpus.threads).build();
-    let pool = pool.map_err(std::io::Error::other)?;
-    let (sender, batches) = sync_channel(1);
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(|| corpus.read(done, sender));
-        let mut write = |batches: Receiver<Batch>| -> Result<u64> {
-            let (mut records, mut bytes, mut saved) = (done, 0, Instant::now());
-            for batch in batches {
-                for ids in corpus.encode(&batch.texts, &pool)? {
-                    if ids.len() >= corpus.min_tokens {
-                        writer.push(&ids)?;
-                    }
-                }
-                records = batch.records;
-                bytes += batch.bytes as u64;
-                let is_stopped = progress(bytes).is_break();
-                if is_stopped || saved.elapsed() >= BETWEEN_CHECKPOINTS {
-                    writer.checkpoint(records)?;
-                    saved = Instant::now();
-                }
-                if is_stopped {
-                    return Err(DataError::Cancelled);
-                }
-            }
-            Ok(records)
+    let mut records = writer.records();
+    let mut documents = Documents::of_files(corpus.files.clone(), &corpus.columns, &corpus.reading);
+    pool.in_place_scope(|scope| {
+        let (mut bytes, mut saved) = (0, Instant::now());
+        let batches = EncodedBatches {
+            corpus,
+            documents: &mut documents,
+            done: records,
+            read: 0,
+            is_end: false,
+            under_way: VecDeque::new(),
+            bytes: 0,
+            scope,
         };
-        // The receiver is gone when it returns, so that the reader ends too.
-        let written = write(batches);
-        let read = reader.join().map_err(|_| std::io::Error::other("reading the corpus failed"))?;
-        let records = written?;
-        let notices = match read {
-            Ok(notices) => notices,
-            Err(error) => {
+        for batch in batches {
+            let batch = batch?;
+            let mut start = 0;
+            for end in batch.ends {
+                if end - start >= corpus.min_tokens {
+                    writer.push(&batch.ids[start..end])?;
+                }
+                start = end;
+            }
+            records = batch.records;
+            bytes += batch.bytes;
+            let is_stopped = progress(bytes).is_break();
+            if is_stopped || saved.elapsed() >= BETWEEN_CHECKPOINTS {
                 writer.checkpoint(records)?;
-                return Err(error);
+                saved = Instant::now();
             }
-        };
-        Ok(EncodedCorpus { index: writer.finish(records)?, is_new: true, notices })
-    })
+            if is_stopped {
+                return Err(DataError::Cancelled);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(EncodedCorpus { index: writer.finish(records)?, is_new: true, notices: documents.take_notices() })
+}
+
+/// The batches of a corpus in their order, cut by other threads while more is read.
+struct EncodedBatches<'a, 'scope> {
+    corpus: &'scope CorpusTokens<'scope>,
+    documents: &'a mut Documents,
+    /// Rows that an earlier run has written.
+    done: u64,
+    /// Rows that were read.
+    read: u64,
+    is_end: bool,
+    /// Their bytes, and where they come when they are cut.
+    under_way: VecDeque<(usize, Receiver<Result<EncodedBatch>>)>,
+    /// Of all that are under way.
+    bytes: usize,
+    scope: &'a rayon::Scope<'scope>,
+}
+
+impl EncodedBatches<'_, '_> {
+    fn read(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        while batch.bytes < BATCH && batch.rows.len() < BATCH_ROWS {
+            let Some(row) = self.documents.next_raw() else {
+                self.is_end = true;
+                break;
+            };
+            self.read += 1;
+            match &row {
+                Ok(_) if self.read <= self.done => continue,
+                Ok(row) => batch.bytes += row.bytes(),
+                Err(_) => self.is_end = true,
+            }
+            batch.rows.push(row);
+            if self.is_end {
+                break;
+            }
+        }
+        batch.records = self.read;
+        batch
+    }
+}
+
+impl Iterator for EncodedBatches<'_, '_> {
+    type Item = Result<EncodedBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let most = self.corpus.threads + 2;
+        while !self.is_end && self.under_way.len() < most && (self.bytes < AHEAD || self.under_way.is_empty())
+        {
+            let batch = self.read();
+            let (sender, receiver) = sync_channel(1);
+            self.bytes += batch.bytes;
+            self.under_way.push_back((batch.bytes, receiver));
+            let corpus = self.corpus;
+            self.scope.spawn(move |_| _ = sender.send(corpus.encode(batch)));
+        }
+        let (bytes, next) = self.under_way.pop_front()?;
+        self.bytes -= bytes;
+        let stopped = |_| Err(std::io::Error::other("a thread that cuts texts has ended").into());
+        Some(next.recv().unwrap_or_else(stopped))
+    }
 }
 
 impl CorpusTokens<'_> {
@@ -140,73 +217,61 @@ impl CorpusTokens<'_> {
         let Self { columns, reading, end_of_document, min_tokens, .. } = self;
         let options = format!("{columns:?} {reading:?} {end_of_document:?} {min_tokens}");
         hash.update(format!("{options} {headerless} {tokens_per_shard}"));
-        let mut buffer = vec![0; 1 << 20];
         for path in &self.files {
             let (path, sheet) = split_sheet(path);
             // Its endings decide how it is read.
             let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
             let endings = name.split_once('.').unwrap_or_default().1;
-            hash.update(format!("\n{} {endings} {sheet:?}\n", fs::metadata(path)?.len()));
-            let mut file = fs::File::open(path)?;
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => break,
-                    length => hash.update(&buffer[..length]),
-                }
-            }
+            let length = fs::metadata(path)?.len();
+            hash.update(format!("\n{length} {endings} {sheet:?}\n"));
+            let pieces = (0..length.div_ceil(PIECE)).into_par_iter();
+            let pieces: Result<Vec<_>> = pieces.map(|piece| hash_piece(path, piece * PIECE)).collect();
+            pieces?.iter().for_each(|piece| hash.update(piece));
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Sends the documents behind the first `done` rows, and gives the notices; a receiver that is gone has seen enough.
-    fn read(&self, done: u64, sender: SyncSender<Batch>) -> Result<Vec<String>> {
-        let mut batch = Batch { records: done, ..Batch::default() };
-        let mut documents = Documents::of_files(self.files.clone(), &self.columns, &self.reading);
-        for (number, document) in (1..).zip(documents.by_ref()) {
-            let Document { text, .. } = document?;
-            if number <= done {
-                continue;
-            }
-            batch.records = number;
-            batch.bytes += text.len();
-            batch.texts.push(text);
-            if batch.bytes >= BATCH || batch.texts.len() >= BATCH_DOCUMENTS {
-                let next = Batch { records: number, ..Batch::default() };
-                if sender.send(std::mem::replace(&mut batch, next)).is_err() {
-                    return Ok(Vec::new());
-                }
-            }
+    fn encode(&self, batch: Batch) -> Result<EncodedBatch> {
+        let mut encoded = EncodedBatch { records: batch.records, ..EncodedBatch::default() };
+        encoded.ids.reserve(batch.bytes / 2);
+        for row in batch.rows {
+            let text = Document::parse(row?, &self.columns)?.text;
+            encoded.bytes += text.len() as u64;
+            let problem = |error: danlu_tokenizer::Error| DataError::Tokenizer(error.to_string());
+            self.add_ids(&text, &mut encoded.ids).map_err(problem)?;
+            encoded.ids.extend(self.end_of_document);
+            encoded.ends.push(encoded.ids.len());
         }
-        // With the rows that hold no text, the last batch may be empty.
-        _ = sender.send(batch);
-        Ok(documents.take_notices())
+        Ok(encoded)
     }
 
-    /// The ids of each text.
-    fn encode(&self, texts: &[String], pool: &rayon::ThreadPool) -> Result<Vec<Vec<u32>>> {
-        let stretches: Vec<(usize, &str, bool)> = texts
-            .iter()
-            .enumerate()
-            .flat_map(|(text, whole)| {
-                let stretches = self.tokenizer.stretches(whole).into_iter().enumerate();
-                stretches.map(move |(place, stretch)| (text, stretch, place == 0))
-            })
-            .collect();
-        let encode =
-            |&(_, stretch, is_first): &(usize, &str, bool)| self.tokenizer.encode_stretch(stretch, is_first);
-        let encoded: Result<Vec<Vec<u32>>, danlu_tokenizer::Error> =
-            pool.install(|| stretches.par_iter().map(encode).collect());
-        let encoded = encoded.map_err(|error| DataError::Tokenizer(error.to_string()))?;
-        let mut ids: Vec<Vec<u32>> = vec![Vec::new(); texts.len()];
-        for ((text, ..), encoded) in stretches.into_iter().zip(encoded) {
-            match ids[text].is_empty() {
-                true => ids[text] = encoded,
-                false => ids[text].extend(encoded),
-            }
+    /// Adds the ids of a text to `ids`; several threads cut a long one.
+    fn add_ids(&self, text: &str, ids: &mut Vec<u32>) -> danlu_tokenizer::Result<()> {
+        let stretches = self.tokenizer.stretches(text);
+        if let [text] = stretches[..] {
+            return self.tokenizer.encode_stretch(text, true, ids);
         }
-        if let Some(end) = self.end_of_document {
-            ids.iter_mut().for_each(|ids| ids.push(end));
+        let encode = |(place, stretch): (usize, &&str)| {
+            let mut ids = Vec::new();
+            self.tokenizer.encode_stretch(stretch, place == 0, &mut ids).map(|()| ids)
+        };
+        let encoded: danlu_tokenizer::Result<Vec<Vec<u32>>> =
+            stretches.par_iter().enumerate().map(encode).collect();
+        encoded?.iter().for_each(|stretch| ids.extend_from_slice(stretch));
+        Ok(())
+    }
+}
+
+/// The hash of [`PIECE`] bytes of a file from `start` on, or of fewer at its end.
+fn hash_piece(path: &Path, start: u64) -> Result<impl AsRef<[u8]> + Send> {
+    let mut file = fs::File::open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut piece = file.take(PIECE);
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 17]);
+    loop {
+        match piece.read(&mut buffer)? {
+            0 => return Ok(hash.finalize()),
+            length => hash.update(&buffer[..length]),
         }
-        Ok(ids)
     }
 }

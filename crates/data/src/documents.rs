@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::dataset_format::{Layout, Purpose, Row, Tags};
 use crate::error::{DataError, Result};
 use crate::options::Columns;
-use crate::records::{ReadOptions, Record, Records, Source};
+use crate::records::{RawRecord, ReadOptions, Record, Records, Source};
 
 /// A text and where it begins.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,12 +68,21 @@ impl Documents {
         notices
     }
 
-    fn document(&self, Record { content, source }: Record) -> Result<Document> {
-        let layout = Layout::detect(&content, Purpose::Pretraining, &self.columns, &Tags::default());
+    /// The next document as a row that is not yet parsed, for [`Document::parse`] on another thread.
+    pub(crate) fn next_raw(&mut self) -> Option<Result<RawRecord>> {
+        self.records.next_raw()
+    }
+}
+
+impl Document {
+    /// The text of a row's columns, as [`Documents`] gives it.
+    pub(crate) fn parse(row: RawRecord, columns: &Columns) -> Result<Self> {
+        let Record { content, source } = row.parse()?;
+        let layout = Layout::detect(&content, Purpose::Pretraining, columns, &Tags::default());
         match layout.and_then(|layout| layout.read(content, None)) {
-            Ok(Row::Document(text)) => Ok(Document { text, source }),
+            Ok(Row::Document(text)) => Ok(Self { text, source }),
             // What is read for pretraining is a document.
-            Ok(_) => Ok(Document { text: String::new(), source }),
+            Ok(_) => Ok(Self { text: String::new(), source }),
             Err(problem) => Err(DataError::Row { at: source, problem }),
         }
     }
@@ -83,6 +92,6 @@ impl Iterator for Documents {
     type Item = Result<Document>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.records.next()?.and_then(|record| self.document(record)))
+        Some(self.next_raw()?.and_then(|row| Document::parse(row, &self.columns)))
     }
 }

@@ -76,6 +76,8 @@ pub struct TokenShardWriter {
     options: TokenShardOptions,
     index: TokenIndex,
     open: Option<(BufWriter<fs::File>, Option<BufWriter<fs::File>>)>,
+    /// Of the document that is written, to spare growing.
+    bytes: Vec<u8>,
 }
 
 impl TokenShardOptions {
@@ -121,7 +123,7 @@ impl TokenShardOptions {
             shards: Vec::new(),
         };
         let index = started.unwrap_or_else(fresh);
-        let mut writer = TokenShardWriter { options: self, index, open: None };
+        let mut writer = TokenShardWriter { options: self, index, open: None, bytes: Vec::new() };
         if let Some(last) = writer.index.shards.last().cloned() {
             writer.continue_shard(&last)?;
         }
@@ -194,7 +196,8 @@ impl TokenShardWriter {
     /// # Errors
     /// An id outside of the vocabulary, a file that cannot be written.
     pub fn push(&mut self, ids: &[u32]) -> Result<()> {
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.options.vocabulary_size) {
+        let highest = ids.iter().copied().max();
+        if let Some(id) = highest.filter(|&id| id as usize >= self.options.vocabulary_size) {
             let reason = format!("id {id} is outside of the vocabulary of {}", self.options.vocabulary_size);
             return Err(Error::Unsupported { path: self.options.output.clone(), reason });
         }
@@ -217,13 +220,13 @@ impl TokenShardWriter {
         self.index.tokens += ids.len() as u64;
         self.index.documents += 1;
         let is_wide = self.options.is_wide();
+        self.bytes.clear();
+        match is_wide {
+            true => self.bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes())),
+            false => self.bytes.extend(ids.iter().flat_map(|&id| (id as u16).to_le_bytes())),
+        }
         let mut write = || {
-            for &id in ids {
-                match is_wide {
-                    true => data.write_all(&id.to_le_bytes())?,
-                    false => data.write_all(&(id as u16).to_le_bytes())?,
-                }
-            }
+            data.write_all(&self.bytes)?;
             ends.as_mut().map_or(Ok(()), |ends| ends.write_all(&shard.tokens.to_le_bytes()))
         };
         write().map_err(|error| Error::io(&self.options.output, error))

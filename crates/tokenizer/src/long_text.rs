@@ -21,12 +21,12 @@ impl Tokenizer {
         stretches
     }
 
-    /// The ids of one of [`Tokenizer::stretches`], the first or a later one.
+    /// Adds the ids of one of [`Tokenizer::stretches`], the first or a later one, to `ids`.
     ///
     /// # Errors
     /// As for [`Tokenizer::encode`].
-    pub fn encode_stretch(&self, stretch: &str, is_first: bool) -> Result<Vec<u32>> {
-        self.encode_at(stretch, SpecialTokens::AsText, is_first)
+    pub fn encode_stretch(&self, stretch: &str, is_first: bool, ids: &mut Vec<u32>) -> Result<()> {
+        self.add_ids(stretch, SpecialTokens::AsText, is_first, ids)
     }
 
     /// The end of the first line behind [`LENGTH`] that no token reaches over. In sentencepiece the vocabulary shows it;

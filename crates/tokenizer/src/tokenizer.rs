@@ -126,7 +126,20 @@ impl Tokenizer {
     }
 
     /// The ids of a text, or of one that goes on from another, so that no space is put before it.
-    pub(crate) fn encode_at(&self, text: &str, special: SpecialTokens, is_start: bool) -> Result<Vec<u32>> {
+    fn encode_at(&self, text: &str, special: SpecialTokens, is_start: bool) -> Result<Vec<u32>> {
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        self.add_ids(text, special, is_start, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Adds the ids of such a text to `ids`.
+    pub(crate) fn add_ids(
+        &self,
+        text: &str,
+        special: SpecialTokens,
+        is_start: bool,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
         let failed = |error: tokenizers::Error| Error::Encode(error.to_string());
         let added = match special {
             SpecialTokens::Parse | SpecialTokens::Guarded(_) => self.inner.get_added_vocabulary(),
@@ -134,16 +147,13 @@ impl Tokenizer {
         };
         if let Some(sentencepiece) = &self.sentencepiece {
             if special == SpecialTokens::AsText && self.has_only_special {
-                let mut ids = Vec::with_capacity(text.len() / 3);
-                match is_start {
-                    true => sentencepiece.encode(text, true, &mut ids),
-                    false => sentencepiece.encode_within(text, &mut ids),
-                }
-                .map_err(Error::Encode)?;
-                return Ok(ids);
+                let encoded = match is_start {
+                    true => sentencepiece.encode(text, true, ids),
+                    false => sentencepiece.encode_within(text, ids),
+                };
+                return encoded.map_err(Error::Encode);
             }
             let pieces = added.extract_and_normalize(None::<&NormalizerWrapper>, text);
-            let mut ids = Vec::with_capacity(text.len() / 2);
             for (part, (start, _), tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte)
             {
                 if let Some(tokens) = tokens {
@@ -155,15 +165,16 @@ impl Tokenizer {
                     SpecialTokens::Parse | SpecialTokens::AsText => Cow::Borrowed(part),
                 };
                 let encoded = match start == 0 && !is_start {
-                    true => sentencepiece.encode_within(&part, &mut ids),
-                    false => sentencepiece.encode(&part, start == 0, &mut ids),
+                    true => sentencepiece.encode_within(&part, ids),
+                    false => sentencepiece.encode(&part, start == 0, ids),
                 };
                 encoded.map_err(Error::Encode)?;
             }
-            return Ok(ids);
+            return Ok(());
         }
         if let Some(byte_level) = self.byte_level(text.len(), special) {
-            return Ok(self.encode_bytes(byte_level, added, text, special));
+            self.add_ids_of_bytes(byte_level, added, text, special, ids);
+            return Ok(());
         }
         let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
         if let SpecialTokens::Guarded(guard) = special {
@@ -179,12 +190,9 @@ impl Tokenizer {
         let model = self.inner.get_model();
         pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(failed)?;
         let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
-        Ok(pieces
-            .iter()
-            .filter_map(|(_, _, tokens)| tokens.as_ref())
-            .flatten()
-            .map(|token| token.id)
-            .collect())
+        let tokens = pieces.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten();
+        ids.extend(tokens.map(|token| token.id));
+        Ok(())
     }
 
     /// Whether no byte of `text` begins an added token, so that none can be in it.
@@ -206,31 +214,30 @@ impl Tokenizer {
         built.filter(|byte_level| !byte_level.composes() || finds_nothing || !self.has_normalized)
     }
 
-    fn encode_bytes(
+    fn add_ids_of_bytes(
         &self,
         byte_level: &ByteLevel,
         added: &AddedVocabulary,
         text: &str,
         special: SpecialTokens,
-    ) -> Vec<u32> {
+        ids: &mut Vec<u32>,
+    ) {
         let model = self.inner.get_model();
-        let mut ids = Vec::with_capacity(text.len() / 3);
         let finds_nothing = special == SpecialTokens::AsText && self.has_only_special;
         if finds_nothing || special == SpecialTokens::Parse && self.surely_spells_none(text) {
-            byte_level.encode(text, model, &mut ids);
-            return ids;
+            byte_level.encode(text, model, ids);
+            return;
         }
         let pieces = added.extract_and_normalize(None::<&NormalizerWrapper>, text);
         for (part, _, tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
             match (tokens, special) {
                 (Some(tokens), _) => ids.extend(tokens.iter().map(|token| token.id)),
                 (None, SpecialTokens::Guarded(guard)) => {
-                    byte_level.encode(&part.replace(guard, ""), model, &mut ids)
+                    byte_level.encode(&part.replace(guard, ""), model, ids)
                 }
-                (None, _) => byte_level.encode(part, model, &mut ids),
+                (None, _) => byte_level.encode(part, model, ids),
             }
         }
-        ids
     }
 
     /// The ids of `text` where it goes on from `before`, as a model goes on from a prompt: a vocabulary that puts a space

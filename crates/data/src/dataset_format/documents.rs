@@ -85,7 +85,10 @@ fn joined(fields: &Fields, columns: &[String]) -> Result<String> {
     if !is_there {
         return Err(missing(fields, columns.first().map_or("text", String::as_str)));
     }
-    Ok(lines.join("\n"))
+    match lines.as_mut_slice() {
+        [only] => Ok(std::mem::take(only)),
+        lines => Ok(lines.join("\n")),
+    }
 }
 
 /// Appends the texts at `path` below a value, each item of a list for itself.

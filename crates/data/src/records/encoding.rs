@@ -43,7 +43,7 @@ impl FileText {
 
     /// Decoded bytes as text.
     pub(super) fn check<'a>(&self, bytes: &'a [u8], field: Option<&str>) -> Result<&'a str, RowProblem> {
-        std::str::from_utf8(bytes).map_err(|error| self.problem(&bytes[..error.valid_up_to()], field))
+        utf8(bytes).map_err(|error| self.problem(&bytes[..error.valid_up_to()], field))
     }
 
     /// The problem of a line or field that can be decoded up to the end of `valid`.
@@ -63,6 +63,12 @@ impl FileText {
             }
         }
     }
+}
+
+/// Bytes as text; the check takes many bytes at once where the processor can.
+pub(super) fn utf8(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
+    // The quick check does not say where the error is.
+    simdutf8::basic::from_utf8(bytes).or_else(|_| std::str::from_utf8(bytes))
 }
 
 /// The encoding of a label.
@@ -294,7 +300,7 @@ fn utf_16_without_mark(start: &[u8]) -> Option<&'static Encoding> {
 
 /// The encoding of bytes of which the first is not ASCII; `None` for UTF-8, and for what nothing fits.
 fn guess(bytes: &[u8], is_end: bool) -> Option<&'static Encoding> {
-    match std::str::from_utf8(bytes) {
+    match utf8(bytes) {
         Ok(_) => return None,
         // The window ends within a character.
         Err(error) if error.error_len().is_none() && !is_end => return None,
