@@ -1,6 +1,5 @@
 //! `danlu data inspect`: what training will see of a dataset, before it sees it.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -8,14 +7,15 @@ use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::dataset_format::{Layout, Purpose, Tags};
 use danlu_data::records::split_sheet;
 use danlu_data::token_files::is_token_file;
-use danlu_data::{Columns, DataOptions, Found, Inspection, LengthBin, Records, inspect};
+use danlu_data::{Columns, DataOptions, Found, Inspect, LengthBin, Records, inspect};
 use danlu_hub::Want;
 use danlu_model::{Precision, Rest, open_shape, open_tokenizer};
-use danlu_train::prepare::{Load, Prepared, Samples, inspections, prepare, samples};
+use danlu_train::prepare::{Load, Prepared, Samples, prepare_watched, samples, total_steps};
 use danlu_train::recipe::{Loaded, Recipe, embedded};
 use serde_json::{Value, json};
 
 use super::page;
+use super::tokenizing::watched;
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::models::{ModelArgs, PrecisionChoice};
@@ -69,7 +69,6 @@ pub struct Args {
 pub(super) struct Seen {
     pub recipe: Recipe,
     pub samples: Samples,
-    pub inspections: Vec<Inspection>,
 }
 
 /// Runs `danlu data inspect`.
@@ -121,44 +120,27 @@ pub(super) fn look(data: Data, printer: &Printer) -> Result<Seen> {
     }
     let mut recipe = loaded.recipe;
     hub::settle_data(&mut recipe, printer)?;
-    let (recipe, samples) = match &data.tokenizer {
-        Some(path) => {
-            let path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
-            let samples = samples(&recipe, open_tokenizer(&path)?)?;
-            (recipe, samples)
-        }
-        None => {
-            hub::settle_models(&mut recipe, Fetch::Never, printer)?;
-            let Prepared { recipe, tokenizer, training, validation, order, report, notices, .. } =
-                prepare(recipe, Load::Shapes)?;
-            notices.iter().for_each(|notice| printer.note(notice));
-            (recipe, Samples { tokenizer, training, validation, order, report })
-        }
+    let inspect = Some(Inspect { against: against.as_ref() });
+    let Some(path) = &data.tokenizer else {
+        hub::settle_models(&mut recipe, Fetch::Never, printer)?;
+        let prepared = watched(inspect, printer, |watch| prepare_watched(recipe, Load::Shapes, watch))?;
+        let Prepared { recipe, tokenizer, training, validation, order, report, inspections, notices, .. } =
+            prepared;
+        notices.iter().for_each(|notice| printer.note(notice));
+        let samples = Samples { tokenizer, training, validation, order, report, inspections };
+        return Ok(Seen { recipe, samples });
     };
-    let mut progress = printer.progress("rows", samples.report.rows);
-    let mut before = (String::new(), 0, 0);
-    let inspections = inspections(&recipe, &samples.tokenizer, against.as_ref(), |name, rows| {
-        if before.0 != name {
-            before = (name.to_owned(), before.1 + before.2, 0);
-        }
-        before.2 = rows;
-        progress.set(before.1 + rows, name);
-        ControlFlow::Continue(())
-    })?;
-    Ok(Seen { recipe, samples, inspections })
+    let path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
+    let tokenizer = open_tokenizer(&path)?;
+    let samples = watched(inspect, printer, |watch| samples(&recipe, tokenizer, watch))?;
+    Ok(Seen { recipe, samples })
 }
 
 impl Seen {
     /// Optimizer steps of a pass and of the run.
     pub fn steps(&self) -> (u64, u64) {
-        let options = &self.recipe.training;
-        let samples = self.samples.training.len().max(1);
-        let per_epoch = samples.div_ceil(options.samples_per_step().max(1)) as u64;
-        let run = match u64::try_from(options.max_steps) {
-            Ok(steps) if steps > 0 => steps,
-            _ => (per_epoch as f64 * options.num_train_epochs).ceil().max(1.0) as u64,
-        };
-        (per_epoch, run)
+        let order = &self.samples.order;
+        (order.steps_per_epoch(), total_steps(&self.recipe, order))
     }
 
     /// The numbers, readable.
@@ -172,14 +154,15 @@ impl Seen {
         let (per_epoch, run) = self.steps();
         let per_step = self.recipe.training.samples_per_step();
         printer.line(format_args!("{run} steps of {per_step} samples, {per_epoch} a pass"))?;
-        for inspection in &self.inspections {
+        for inspection in &self.samples.inspections {
             printer.line(format_args!("\n{}", inspection.name))?;
             let header =
                 ["rows", "samples", "tokens", "trained", "share", "half up to", "99 % up to", "longest"];
-            let lengths = &inspection.lengths;
-            let counts = [inspection.rows, inspection.samples, inspection.tokens, inspection.trained_tokens];
+            let report = &inspection.report;
+            let lengths = &report.lengths;
+            let counts = [report.rows, report.samples, report.tokens, report.trained_tokens];
             let mut row: Vec<String> = counts.iter().map(u64::to_string).collect();
-            row.push(format!("{:.1} %", 100.0 * inspection.trained_share()));
+            row.push(format!("{:.1} %", 100.0 * report.trained_share()));
             row.extend([lengths.p50, lengths.p99, lengths.longest].iter().map(usize::to_string));
             printer.table(&header, &[row])?;
             let most = inspection.length_histogram.iter().map(|bin| bin.rows).max().unwrap_or(1).max(1);
@@ -198,9 +181,9 @@ impl Seen {
     /// The numbers, for programs.
     pub fn json(&self) -> Value {
         let Samples { training, validation, report, .. } = &self.samples;
-        let datasets = self.inspections.iter().map(|inspection| {
+        let datasets = self.samples.inspections.iter().map(|inspection| {
             let mut object = json!(inspection);
-            object["trained_share"] = inspection.trained_share().into();
+            object["trained_share"] = inspection.report.trained_share().into();
             object
         });
         let (steps_per_epoch, steps) = self.steps();

@@ -1,6 +1,6 @@
 //! The page of `danlu data inspect --html`: what the command prints, to look at and to pass on.
 
-use danlu_data::{Finding, Found, Inspection};
+use danlu_data::{DatasetReport, Finding, Found, Inspection};
 use danlu_report::{Page, Table, Text};
 
 use super::inspect::Seen;
@@ -58,13 +58,12 @@ pub(super) fn finding(finding: Finding) -> Text {
 /// The page.
 pub(super) fn page(seen: &Seen, samples: &[Shown]) -> Page {
     let mut page = Page::new(Text::new("训练数据检查", "Training data, inspected"));
-    let sum = |number: fn(&Inspection) -> u64| seen.inspections.iter().map(number).sum::<u64>();
-    let (tokens, trained) = (sum(|one| one.tokens), sum(|one| one.trained_tokens));
-    let share = 100.0 * trained as f64 / tokens.max(1) as f64;
+    let DatasetReport { rows, samples: made, tokens, .. } = &seen.samples.report;
+    let share = 100.0 * seen.samples.report.trained_share();
     let (per_epoch, steps) = seen.steps();
     page.figures(&[
-        (sum(|one| one.rows).to_string(), Text::new("行", "rows")),
-        (sum(|one| one.samples).to_string(), Text::new("样本", "samples")),
+        (rows.to_string(), Text::new("行", "rows")),
+        (made.to_string(), Text::new("样本", "samples")),
         (tokens.to_string(), Text::new("词元", "tokens")),
         (format!("{share:.1} %"), Text::new("参与学习", "are learned")),
         (
@@ -72,7 +71,7 @@ pub(super) fn page(seen: &Seen, samples: &[Shown]) -> Page {
             Text::new(format!("步（每轮 {per_epoch} 步）"), format!("steps ({per_epoch} a pass)")),
         ),
     ]);
-    for inspection in &seen.inspections {
+    for inspection in &seen.samples.inspections {
         dataset(&mut page, inspection);
     }
     if !samples.is_empty() {
@@ -92,15 +91,15 @@ pub(super) fn page(seen: &Seen, samples: &[Shown]) -> Page {
 }
 
 fn dataset(page: &mut Page, inspection: &Inspection) {
-    let lengths = &inspection.lengths;
-    let name = &inspection.name;
+    let Inspection { name, report, .. } = inspection;
+    let lengths = &report.lengths;
     page.heading(&Text::new(name, name));
     let cells = [
-        inspection.rows.to_string(),
-        inspection.samples.to_string(),
-        inspection.tokens.to_string(),
-        inspection.trained_tokens.to_string(),
-        format!("{:.1} %", 100.0 * inspection.trained_share()),
+        report.rows.to_string(),
+        report.samples.to_string(),
+        report.tokens.to_string(),
+        report.trained_tokens.to_string(),
+        format!("{:.1} %", 100.0 * report.trained_share()),
         lengths.p50.to_string(),
         lengths.p99.to_string(),
         lengths.longest.to_string(),
@@ -121,7 +120,7 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
         .map(|bin| (Text::new(format!("不超过 {}", bin.up_to), format!("up to {}", bin.up_to)), bin.rows))
         .collect();
     page.bars(&bars);
-    if inspection.findings.is_empty() && inspection.skipped.is_empty() {
+    if inspection.findings.is_empty() && report.skipped.is_empty() {
         page.paragraph(&Text::new("没有发现疑点。", "Nothing looks wrong."));
         return;
     }
@@ -132,7 +131,7 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
         zh.row([text.zh, rows.clone(), examples.clone()]);
         en.row([text.en, rows, examples]);
     }
-    for (reason, skipped) in &inspection.skipped {
+    for (reason, skipped) in &report.skipped {
         zh.row([format!("已跳过：{reason}"), skipped.rows.to_string(), skipped.first.clone()]);
         en.row([format!("skipped: {reason}"), skipped.rows.to_string(), skipped.first.clone()]);
     }
