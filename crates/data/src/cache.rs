@@ -95,7 +95,7 @@ impl Cache {
         let mut hash = Sha256::new();
         let (version, program) = (VERSION, env!("CARGO_PKG_VERSION"));
         hash.update(format!("{version} {program} {} {:?}\n", tokenizer.fingerprint(), deciding(options)));
-        if let Task::Conversation { template, tokens } = task {
+        if let Task::Conversation { template, tokens } | Task::Preference { template, tokens } = task {
             hash.update(format!("{tokens:?}\n{}\n", template.source()));
         }
         for name in names {

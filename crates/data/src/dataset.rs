@@ -32,6 +32,13 @@ pub enum Task<'a> {
         /// The special tokens that it may write.
         tokens: &'a TemplateTokens,
     },
+    /// Preference pairs, each of which becomes two samples: the wanted answer learned, and the unwanted one.
+    Preference {
+        /// The model's chat template.
+        template: &'a ChatTemplate,
+        /// The special tokens that it may write.
+        tokens: &'a TemplateTokens,
+    },
 }
 
 impl Task<'_> {
@@ -40,6 +47,7 @@ impl Task<'_> {
         match self {
             Task::Pretraining => Purpose::Pretraining,
             Task::Conversation { .. } => Purpose::Conversation,
+            Task::Preference { .. } => Purpose::Preference,
         }
     }
 }

@@ -47,6 +47,8 @@ pub enum Finding {
     DoubleBos,
     /// Its answer ends, uncut, with a token that is no end token: a model that learns it does not stop.
     EndUntrained,
+    /// Its wanted and its unwanted answer are the same, so that nothing can be learned of it.
+    IdenticalPair,
     /// It spells out special tokens, which became text.
     SpelledSpecialTokens,
     /// An earlier row is the same.
@@ -61,13 +63,14 @@ pub enum Finding {
 
 impl Finding {
     /// All of them, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Overlong,
         Self::PromptTooLong,
         Self::Truncated,
         Self::Empty,
         Self::DoubleBos,
         Self::EndUntrained,
+        Self::IdenticalPair,
         Self::SpelledSpecialTokens,
         Self::Duplicate,
         Self::NearDuplicate,
@@ -112,6 +115,8 @@ impl Inspection {
 pub struct Inspect<'a> {
     /// Questions that should not be in the data.
     pub against: Option<&'a Questions>,
+    /// Whether the rows are preference pairs.
+    pub is_of_pairs: bool,
 }
 
 /// What is seen of one row without the rows before it.
@@ -120,6 +125,7 @@ pub(crate) struct Look {
     whole: u64,
     letters: u64,
     question: Option<u64>,
+    is_identical_pair: bool,
     contaminated: Option<String>,
 }
 
@@ -132,6 +138,7 @@ impl Inspect<'_> {
             }
             _ => None,
         };
+        let is_identical_pair = matches!(row, Row::Pair(pair) if pair.chosen == pair.rejected);
         let texts: Vec<&str> = match row {
             Row::Document(text) => vec![text],
             row => row.messages_mut().into_iter().map(|message| message.content.as_str()).collect(),
@@ -141,6 +148,7 @@ impl Inspect<'_> {
             whole: hash(&texts),
             letters: hash(&letters),
             question,
+            is_identical_pair,
             contaminated: self.contaminated(&texts.join("\n")),
         }
     }
@@ -149,7 +157,13 @@ impl Inspect<'_> {
     pub(crate) fn ids(&self, ids: &[u32], tokenizer: &Tokenizer) -> Result<Look> {
         let text = tokenizer.decode(ids, true).map_err(|error| DataError::Tokenizer(error.to_string()))?;
         let letters = hash(normalise(&text));
-        Ok(Look { whole: hash(ids), letters, question: None, contaminated: self.contaminated(&text) })
+        Ok(Look {
+            whole: hash(ids),
+            letters,
+            question: None,
+            is_identical_pair: false,
+            contaminated: self.contaminated(&text),
+        })
     }
 
     fn contaminated(&self, text: &str) -> Option<String> {
@@ -198,9 +212,15 @@ impl Findings {
     pub(crate) fn account(&mut self, at: &Source, outcome: &Outcome, ids: &[u32], look: Look) {
         let mut ids = ids;
         match outcome {
-            Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens, lacks_end } => {
-                let kept: usize = samples.iter().map(|sample| sample.ids.len()).sum();
-                if kept < *length {
+            Outcome::Used {
+                samples,
+                length,
+                is_cut,
+                cut_answer_tokens,
+                spells_special_tokens,
+                lacks_end,
+            } => {
+                if *is_cut {
                     self.find(Finding::Truncated, || {
                         format!("{at}: {length} tokens, {cut_answer_tokens} of the answer cut off")
                     });
@@ -228,7 +248,10 @@ impl Findings {
         if self.bos.is_some_and(|bos| ids.starts_with(&[bos, bos])) {
             self.find(Finding::DoubleBos, || at.to_string());
         }
-        let Look { whole, letters, question, contaminated } = look;
+        let Look { whole, letters, question, is_identical_pair, contaminated } = look;
+        if is_identical_pair {
+            self.find(Finding::IdenticalPair, || at.to_string());
+        }
         if let Some(question) = contaminated {
             self.find(Finding::Contaminated, || format!("{at}: {question}"));
         }

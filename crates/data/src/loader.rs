@@ -20,7 +20,7 @@ use crate::records::Source;
 use crate::report::{DatasetReport, LengthPercentiles};
 use crate::rows::{FoundRow, ReadRow, Remarks, Rows, skip_or_fail};
 use crate::sample::{
-    Outcome, conversation_sample, document_ids, document_piece, document_samples, id_samples,
+    Outcome, conversation_sample, document_ids, document_piece, document_samples, id_samples, pair_samples,
 };
 use crate::sample_store::{SampleSet, StoreBuilder, content_hash};
 use crate::token_files;
@@ -183,7 +183,7 @@ impl Loader<'_> {
     }
 
     fn read_token_files(&self, path: &Path, sending: &mut Sending<'_>) -> Result<()> {
-        if let Task::Conversation { .. } = self.task {
+        if !matches!(self.task, Task::Pretraining) {
             return Err(token_files::no_texts(path, "rows with columns, or `stage: pt`"));
         }
         let mut add = |ids: Vec<u32>, source: Source| {
@@ -280,6 +280,9 @@ impl Loader<'_> {
             (Row::Conversation(conversation), Task::Conversation { template, tokens }) => {
                 let sample = conversation_sample(&conversation, tokenizer, template, tokens, options, source);
                 (sample, Vec::new())
+            }
+            (Row::Pair(pair), Task::Preference { template, tokens }) => {
+                (pair_samples(&pair, tokenizer, template, tokens, options, source), Vec::new())
             }
             // Rows are read for the task, so that there are no others.
             _ => (Ok(Outcome::Empty), Vec::new()),
@@ -465,12 +468,18 @@ impl Work<'_> {
         let Some(Counts { report, lengths, missing_ends }) = self.account.counts.last_mut() else { return };
         let mut count = |length| *lengths.entry(length).or_default() += 1;
         match outcome {
-            Outcome::Used { samples, length, cut_answer_tokens, spells_special_tokens, lacks_end } => {
+            Outcome::Used {
+                samples,
+                length,
+                is_cut,
+                cut_answer_tokens,
+                spells_special_tokens,
+                lacks_end,
+            } => {
                 count(length);
                 *missing_ends += u64::from(lacks_end);
                 report.spelled_special_tokens += u64::from(spells_special_tokens);
-                let kept: usize = samples.iter().map(|sample| sample.ids.len()).sum();
-                if kept < length {
+                if is_cut {
                     report.truncated += 1;
                     report.cut_answer_tokens += cut_answer_tokens as u64;
                 }

@@ -17,7 +17,7 @@ fn inspect(options: &DataOptions, template: &str, against: Option<&Questions>) -
     let tokens = tokenizer.template_tokens();
     let task = Task::Conversation { template: &template, tokens: &tokens };
     let mut progress = |_| ControlFlow::Continue(());
-    let watch = Watch { progress: &mut progress, inspect: Some(Inspect { against }) };
+    let watch = Watch { progress: &mut progress, inspect: Some(Inspect { against, is_of_pairs: false }) };
     let mut dataset = Dataset::load_watched(options, tokenizer, task, watch).unwrap();
     assert_eq!(dataset.inspections.len(), 1);
     dataset.inspections.remove(0)
@@ -150,6 +150,8 @@ fn documents_are_inspected_wherever_their_samples_come_from() {
             Dataset::load_watched(options, &tokenizer, Task::Pretraining, watch)
         };
         let plain = load(&DataOptions { tokenized_path: None, ..options.clone() }, u64::MAX).unwrap();
+        let nothing = load(&DataOptions { tokenized_path: None, ..options.clone() }, 1).unwrap_err();
+        assert!(nothing.to_string().ends_with("rows; nothing was written"), "{nothing}");
         let inspections = &plain.inspections;
         let rows: Vec<u64> = inspections.iter().map(|inspection| inspection.report.rows).collect();
         assert_eq!(rows, [5000, 5]);

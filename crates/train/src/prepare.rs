@@ -213,11 +213,14 @@ pub struct Samples {
 pub fn samples(recipe: &Recipe, tokenizer: Tokenizer, watch: Watch<'_>) -> Result<Samples> {
     let (template, tokenizer) = chat_template(recipe, tokenizer)?;
     let tokens = tokenizer.template_tokens();
+    let Watch { progress, inspect } = watch;
     let task = match &template {
+        Some(template) if inspect.is_some_and(|inspect| inspect.is_of_pairs) => {
+            Task::Preference { template, tokens: &tokens }
+        }
         Some(template) => Task::Conversation { template, tokens: &tokens },
         None => Task::Pretraining,
     };
-    let Watch { progress, inspect } = watch;
     let dataset =
         Dataset::load_watched(&recipe.data, &tokenizer, task, Watch { progress: &mut *progress, inspect })?;
     let evaluation = Dataset::load_eval(&recipe.data, &tokenizer, task, progress)?;

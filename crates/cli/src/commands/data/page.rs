@@ -35,6 +35,11 @@ pub(super) fn finding(finding: Finding) -> Text {
             "the answer does not end with an end token of this vocabulary, the model would not learn to stop (choose the \
              `template` that belongs to it)",
         ),
+        Finding::IdenticalPair => Text::new(
+            "偏好对的两个回答相同，学不到任何偏好（损失停在 0.693）",
+            "the wanted and the unwanted answer are the same: no preference can be learned of them (the loss stays at \
+             0.693)",
+        ),
         Finding::SpelledSpecialTokens => Text::new(
             "文本中写有特殊词元的字样，按普通文本处理",
             "spell out special tokens: taken as text, which ends no turn",
@@ -60,17 +65,17 @@ pub(super) fn page(seen: &Seen, samples: &[Shown]) -> Page {
     let mut page = Page::new(Text::new("训练数据检查", "Training data, inspected"));
     let DatasetReport { rows, samples: made, tokens, .. } = &seen.samples.report;
     let share = 100.0 * seen.samples.report.trained_share();
-    let (per_epoch, steps) = seen.steps();
-    page.figures(&[
+    let mut figures = vec![
         (rows.to_string(), Text::new("行", "rows")),
         (made.to_string(), Text::new("样本", "samples")),
         (tokens.to_string(), Text::new("词元", "tokens")),
         (format!("{share:.1} %"), Text::new("参与学习", "are learned")),
-        (
-            steps.to_string(),
-            Text::new(format!("步（每轮 {per_epoch} 步）"), format!("steps ({per_epoch} a pass)")),
-        ),
-    ]);
+    ];
+    figures.extend(seen.steps().map(|(per_epoch, steps)| {
+        let caption = Text::new(format!("步（每轮 {per_epoch} 步）"), format!("steps ({per_epoch} a pass)"));
+        (steps.to_string(), caption)
+    }));
+    page.figures(&figures);
     for inspection in &seen.samples.inspections {
         dataset(&mut page, inspection);
     }
@@ -120,7 +125,7 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
         .map(|bin| (Text::new(format!("不超过 {}", bin.up_to), format!("up to {}", bin.up_to)), bin.rows))
         .collect();
     page.bars(&bars);
-    if inspection.findings.is_empty() && report.skipped.is_empty() {
+    if inspection.findings.is_empty() && report.skipped.is_empty() && report.filtered.is_empty() {
         page.paragraph(&Text::new("没有发现疑点。", "Nothing looks wrong."));
         return;
     }
@@ -130,6 +135,10 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
         let (text, rows, examples) = (finding(*kind), rows.to_string(), examples.join("\n"));
         zh.row([text.zh, rows.clone(), examples.clone()]);
         en.row([text.en, rows, examples]);
+    }
+    for (option, rows) in &report.filtered {
+        zh.row([format!("超出 `{option}`，已丢弃"), rows.to_string(), String::new()]);
+        en.row([format!("outside of `{option}`, left out"), rows.to_string(), String::new()]);
     }
     for (reason, skipped) in &report.skipped {
         zh.row([format!("已跳过：{reason}"), skipped.rows.to_string(), skipped.first.clone()]);
