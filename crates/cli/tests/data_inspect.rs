@@ -101,6 +101,8 @@ fn unsloth_823_the_page_shows_what_is_learned() {
         "与前面的某行完全相同",
         "the same as an earlier row",
         "prefers-color-scheme",
+        "<td>line 3: as line 2",
+        "<td>行 3: as line 2",
     ] {
         assert!(page.contains(part), "{part}");
     }

@@ -177,6 +177,7 @@ pre{background:var(--card);border:1px solid var(--rule);border-radius:10px;paddi
 mark{background:color-mix(in srgb,var(--accent) 24%,transparent);color:inherit;border-radius:3px;padding:1px 0}\
 .sample{background:var(--card);border-left:3px solid var(--accent);padding:10px 16px;margin:10px 0}\
 .sample b{color:var(--muted);font-size:14px;font-weight:600}.sample p{margin:2px 0;white-space:pre-wrap;overflow-wrap:anywhere}\
+div[lang]{overflow-x:auto}\
 [data-show=zh] [lang=en],[data-show=en] [lang=zh]{display:none}";
 
 /// Runs before the body is shown, so that the page does not flash in both languages.

@@ -125,6 +125,9 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
         .map(|bin| (Text::new(format!("不超过 {}", bin.up_to), format!("up to {}", bin.up_to)), bin.rows))
         .collect();
     page.bars(&bars);
+    if !report.notices.is_empty() {
+        page.preformatted(&report.notices.join("\n"));
+    }
     if inspection.findings.is_empty() && report.skipped.is_empty() && report.filtered.is_empty() {
         page.paragraph(&Text::new("没有发现疑点。", "Nothing looks wrong."));
         return;
@@ -132,17 +135,31 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
     let mut zh = Table::new(["发现", "行数", "例"]);
     let mut en = Table::new(["found", "rows", "examples"]);
     for (kind, Found { rows, examples }) in &inspection.findings {
-        let (text, rows, examples) = (finding(*kind), rows.to_string(), examples.join("\n"));
-        zh.row([text.zh, rows.clone(), examples.clone()]);
-        en.row([text.en, rows, examples]);
+        let text = finding(*kind);
+        let places = |line: &str| {
+            let places: Vec<String> = examples.iter().map(|example| place(example, name, line)).collect();
+            places.join("\n")
+        };
+        zh.row([text.zh, rows.to_string(), places("行")]);
+        en.row([text.en, rows.to_string(), places("line")]);
     }
     for (option, rows) in &report.filtered {
         zh.row([format!("超出 `{option}`，已丢弃"), rows.to_string(), String::new()]);
         en.row([format!("outside of `{option}`, left out"), rows.to_string(), String::new()]);
     }
     for (reason, skipped) in &report.skipped {
-        zh.row([format!("已跳过：{reason}"), skipped.rows.to_string(), skipped.first.clone()]);
-        en.row([format!("skipped: {reason}"), skipped.rows.to_string(), skipped.first.clone()]);
+        let (rows, first) = (skipped.rows.to_string(), |line| place(&skipped.first, name, line));
+        zh.row([format!("已跳过：{reason}"), rows.clone(), first("行")]);
+        en.row([format!("skipped: {reason}"), rows, first("line")]);
     }
     page.table(&zh, &en);
+}
+
+/// A place without the file, where the section is that file's.
+fn place(example: &str, file: &str, line: &str) -> String {
+    match example.strip_prefix(file).and_then(|rest| rest.strip_prefix(':')) {
+        Some(rest) if rest.starts_with(|first: char| first.is_ascii_digit()) => format!("{line} {rest}"),
+        Some(rest) => rest.to_owned(),
+        None => example.to_owned(),
+    }
 }
