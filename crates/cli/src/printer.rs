@@ -103,10 +103,15 @@ impl Printer {
         self.note(format_args!("warning: {text}"));
     }
 
-    /// Progress of `total` steps of `what`: a bar on a terminal, else a line now and then.
-    pub fn progress(&self, what: &str, total: u64) -> Progress {
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} ETA {eta}") {
+    /// Progress of `total` steps of `what`, or of so many as there will be: a bar on a terminal, else a line now and then.
+    pub fn progress(&self, what: &str, total: impl Into<Option<u64>>) -> Progress {
+        let total = total.into();
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        let template = match total {
+            Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg} ETA {eta}",
+            None => "{prefix} {pos} {msg}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸ "));
         }
         bar.set_prefix(what.to_owned());
@@ -118,7 +123,7 @@ impl Printer {
 pub struct Progress {
     bar: ProgressBar,
     what: String,
-    total: u64,
+    total: Option<u64>,
     last_line: Instant,
 }
 
@@ -136,8 +141,8 @@ impl Progress {
             self.bar.set_position(done);
         } else if self.last_line.elapsed() >= BETWEEN_LINES {
             self.last_line = Instant::now();
-            let (what, total) = (&self.what, self.total);
-            _ = writeln!(io::stderr(), "{what} {done}/{total} {message}");
+            let total = self.total.map(|total| format!("/{total}")).unwrap_or_default();
+            _ = writeln!(io::stderr(), "{} {done}{total} {message}", self.what);
         }
     }
 

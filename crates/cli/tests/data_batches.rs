@@ -305,3 +305,27 @@ fn minicpm_v_914_lf_2656_tokenized_samples_are_kept_and_a_killed_run_is_gone_on_
     let anew = run(folder.path(), &[&kept[..], &["overwrite_cache=true"]].concat()).json();
     assert_eq!(anew["report"]["cache"]["reused"], false);
 }
+
+/// Ctrl-C while rows are tokenized: one sentence, no run folder, and the next run goes on.
+#[test]
+fn ctrl_c_stops_tokenizing_and_keeps_what_was_done() {
+    let folder = with_model();
+    write(folder.path(), "rows.jsonl", &rows(20_000, "问"));
+    let mut command = std::process::Command::new(danlu(folder.path()).get_program());
+    command.current_dir(folder.path()).args(["train", "sft-lora", "dataset=rows.jsonl", "output_dir=out"]);
+    command.args(["model_name_or_path=model", "tokenized_path=kept", "cutoff_len=128"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !folder.path().join("kept").is_dir() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    let sentence = "rows; what was tokenized is kept, and the same command goes on behind it";
+    assert!(said.contains("stopped after ") && said.contains(sentence), "{said}");
+    assert!(!said.contains("error") && !folder.path().join("out").exists(), "{said}");
+    let kept = std::fs::read_dir(folder.path().join("kept")).unwrap().next().unwrap().unwrap().path();
+    assert!(kept.join("account.json").is_file());
+}

@@ -101,10 +101,47 @@ fn unsloth_823_the_page_shows_what_is_learned() {
         "与前面的某行完全相同",
         "the same as an earlier row",
         "prefers-color-scheme",
+        "<td>line 3: as line 2",
+        "<td>行 3: as line 2",
     ] {
         assert!(page.contains(part), "{part}");
     }
     for reference in ["http:", "https:", "src=", "href="] {
         assert!(!page.contains(reference), "{reference}");
     }
+}
+
+/// Pairs of which nothing can be learned: the loss of DPO stays at 0.693 on them.
+#[test]
+fn trl_1627_identical_answers_of_a_pair_are_found() {
+    let folder = with_model();
+    let pair = |chosen: &str, rejected: &str| {
+        serde_json::json!({"prompt": "铣削是什么？", "chosen": chosen, "rejected": rejected}).to_string()
+            + "\n"
+    };
+    let rows =
+        pair("切削", "旋转") + &pair("机床", "机床") + &pair("长", &"切削".repeat(100)) + &pair("切", " ");
+    std::fs::write(folder.path().join("pairs.jsonl"), rows).unwrap();
+    let fixed = ["data", "inspect", "pairs.jsonl", "--model", "model", "cutoff_len=128"];
+    let object = run(folder.path(), &[&fixed[..], &["--json"]].concat()).json();
+    let found = &object["datasets"][0];
+    assert_eq!((&found["rows"], &found["samples"]), (&4.into(), &4.into()), "{found}");
+    for (finding, line) in [("identical_pair", 2), ("overlong", 3), ("empty", 4)] {
+        assert_eq!(found["findings"][finding]["rows"], 1, "{finding}: {found}");
+        let example = found["findings"][finding]["examples"][0].as_str().unwrap();
+        assert!(example.contains(&format!("pairs.jsonl:{line}")), "{finding}: {example}");
+    }
+    assert_eq!(object["steps"], Value::Null);
+    // Of each pair both answers are shown, the wanted one first, and of both the answer alone is learned.
+    let texts: Vec<&str> =
+        object["samples"].as_array().unwrap().iter().map(|sample| sample["text"].as_str().unwrap()).collect();
+    assert_eq!(texts.len(), 3);
+    for (text, answer) in texts.iter().zip(["切削", "旋转", "机床"]) {
+        assert!(text.contains(&format!("⟦{answer}<|im_end|>")) && text.matches('⟦').count() == 1, "{text}");
+    }
+    let shown = run(folder.path(), &fixed);
+    assert!(shown.stdout.contains("the loss stays at 0.693): 1 rows"), "{}", shown.stdout);
+    // A recipe that trains on them says that it cannot.
+    let recipe = ["train", "sft-lora", "dataset=pairs.jsonl", "model_name_or_path=model", "cutoff_len=128"];
+    run(folder.path(), &[&recipe[..], &["output_dir=out"]].concat()).is_refused("`rejected`");
 }

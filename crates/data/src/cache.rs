@@ -31,7 +31,7 @@ const LEAST_BYTES: u64 = 32 << 20;
 /// What the user's cache folder may hold; the folders that were not used for the longest time go first.
 const MOST_BYTES: u64 = 20_000_000_000;
 /// Part of the key: another form of the files, another meaning of the options.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const WORDS: &str = "words.bin";
 const SAMPLES: &str = "samples.bin";
@@ -40,24 +40,34 @@ const ACCOUNT: &str = "account.json";
 /// How far the work is, and what it came to so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Account {
-    /// Rows that were tokenized.
-    pub rows: u64,
+    /// What was read of the data set that is not done: rows, with those that are bad, and remarks between them.
+    pub read: u64,
+    /// Rows of it that count for its limit.
+    pub taken: usize,
     /// Words that were written.
     pub words: u64,
     /// Samples that were written.
     pub samples: u64,
     /// Number of samples up to the end of each data set that is done.
     pub dataset_ends: Vec<usize>,
-    /// Rows by their number of tokens.
-    pub lengths: BTreeMap<usize, u64>,
-    /// Samples whose last trained token is no end token.
-    pub missing_ends: u64,
+    /// What was counted of each data set that was begun.
+    pub counts: Vec<Counts>,
     /// Ids of documents that did not yet fill a block.
     pub carried: Vec<u32>,
     /// File and line of the row that they begin in.
     pub carried_from: Option<(PathBuf, u64)>,
-    /// What tokenizing counted; once all is done, everything.
+    /// The counts of all data sets, once all is done.
     pub report: DatasetReport,
+}
+
+/// What was counted of a data set.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    pub report: DatasetReport,
+    /// Rows by their number of tokens.
+    pub lengths: BTreeMap<usize, u64>,
+    /// Samples whose last trained token is no end token.
+    pub missing_ends: u64,
 }
 
 /// Where the samples of these files belong.
@@ -85,14 +95,14 @@ impl Cache {
         let mut hash = Sha256::new();
         let (version, program) = (VERSION, env!("CARGO_PKG_VERSION"));
         hash.update(format!("{version} {program} {} {:?}\n", tokenizer.fingerprint(), deciding(options)));
-        if let Task::Conversation { template, tokens } = task {
+        if let Task::Conversation { template, tokens } | Task::Preference { template, tokens } = task {
             hash.update(format!("{tokens:?}\n{}\n", template.source()));
         }
         for name in names {
             let paths = match token_files::find(name, options)? {
                 Some(path) => token_files::paths(&path)?,
                 None => {
-                    let rows = Rows::open(options, task.purpose(), name, &mut DatasetReport::default())?;
+                    let rows = Rows::open(options, task.purpose(), name, &mut Vec::new())?;
                     hash.update(format!("{}\n", rows.meaning()));
                     rows.files().map(Path::to_owned).collect()
                 }
@@ -133,7 +143,8 @@ impl Cache {
         let is_whole = entries.len() as u64 == found.samples
             && words.metadata()?.len() == 4 * found.words
             && found.dataset_ends.is_sorted()
-            && found.dataset_ends.iter().all(|&end| end <= entries.len());
+            && found.dataset_ends.iter().all(|&end| end <= entries.len())
+            && found.counts.len() == found.dataset_ends.len();
         let Some(store) = self.store(&words, entries)?.filter(|_| is_whole) else { return Ok(None) };
         // The time of its last use decides what is thrown away first.
         _ = fs::OpenOptions::new()

@@ -76,7 +76,7 @@ fn rows(
     conversion: &mut Conversion,
 ) -> Result<()> {
     let Conversion { report, lost, .. } = conversion;
-    let mut rows = Rows::open(options, Purpose::Any, name, report)?;
+    let mut rows = Rows::open(options, Purpose::Any, name, &mut report.notices)?;
     while let Some((row, source)) = rows.next(report)? {
         match form.rows(row, lost) {
             Ok(rows) => rows.iter().try_for_each(|row| writer.write(row))?,

@@ -33,6 +33,8 @@ pub enum Purpose {
     Pretraining,
     /// Conversations (`stage: sft`).
     Conversation,
+    /// Preference pairs, to look at them.
+    Preference,
     /// Whatever the row is, to show it or to write it in another form.
     Any,
 }
@@ -80,7 +82,7 @@ pub enum Row {
     Conversation(Conversation),
     /// Turns that an answer is still to come to; only read for [`Purpose::Any`].
     Prompt(Conversation),
-    /// Two answers, for DPO and its relatives; only read for [`Purpose::Any`].
+    /// Two answers, for DPO and its relatives; read for [`Purpose::Preference`] and [`Purpose::Any`].
     Pair(PreferencePair),
     /// A judged answer, for KTO; only read for [`Purpose::Any`].
     Judged(JudgedAnswer),

@@ -34,6 +34,15 @@ pub enum DataError {
     #[error("interrupted")]
     Cancelled,
 
+    /// The caller asked tokenizing to end.
+    #[error("stopped after {rows} rows; {}", kept_hint(*.is_kept))]
+    Stopped {
+        /// Rows that were tokenized.
+        rows: u64,
+        /// Whether their samples are on disk.
+        is_kept: bool,
+    },
+
     /// One row cannot be used.
     #[error("{at}: {problem}{}", skip_hint(problem))]
     Row {
@@ -451,6 +460,13 @@ pub enum RowProblem {
     },
 }
 
+impl DataError {
+    /// Whether `on_bad_row: skip` may step over it.
+    pub(crate) fn is_of_one_row(&self) -> bool {
+        matches!(self, Self::Row { problem, .. } if problem.can_be_skipped())
+    }
+}
+
 impl RowProblem {
     /// Whether `on_bad_row: skip` may step over the row: not if the rows after it cannot be found, nor if the
     /// whole file is of the wrong kind.
@@ -534,6 +550,14 @@ fn info_hint(info: &Option<PathBuf>) -> String {
 
 fn field_or_line(field: &Option<String>) -> String {
     field.as_ref().map_or_else(|| "the line".to_owned(), |name| format!("the field `{name}`"))
+}
+
+fn kept_hint(is_kept: bool) -> &'static str {
+    if is_kept {
+        "what was tokenized is kept, and the same command goes on behind it"
+    } else {
+        "nothing was written"
+    }
 }
 
 fn skip_hint(problem: &RowProblem) -> &'static str {

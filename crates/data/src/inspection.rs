@@ -1,31 +1,23 @@
 //! A data set looked at before training on it: what is in it, what is lost of it, what of it is learned, and what looks
-//! wrong. It reads the rows itself, one batch after another, and keeps no samples.
+//! wrong. The loader shows it the rows that it tokenizes; it reads nothing itself, and keeps no samples.
 //!
 //! Rows that say the same are found by hashes: of the whole sample, and of its letters and digits alone. Finding more
 //! distant relatives, and removing anything, belongs to deduplication.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::ops::ControlFlow;
 
 use danlu_tokenizer::Tokenizer;
-use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::cache::Counts;
 use crate::contamination::Questions;
-use crate::dataset::Task;
-use crate::dataset_format::{Conversation, Purpose, Row};
+use crate::dataset_format::{Conversation, Row};
 use crate::deduplication::row_text::normalise;
 use crate::error::{DataError, Result};
-use crate::options::DataOptions;
 use crate::records::Source;
-use crate::report::{DatasetReport, LengthPercentiles, Skipped};
-use crate::rows::{Rows, skip_or_fail};
-use crate::sample::{Cut, Outcome, Sample, conversation_sample, document_samples, id_samples};
-use crate::token_files;
-
-/// Rows that are tokenized together.
-const ROWS_AT_ONCE: usize = 512;
+use crate::report::DatasetReport;
+use crate::sample::{Cut, Outcome};
 
 /// Examples that are kept of each finding.
 const EXAMPLES: usize = 3;
@@ -57,6 +49,8 @@ pub enum Finding {
     DoubleBos,
     /// Its answer ends, uncut, with a token that is no end token: a model that learns it does not stop.
     EndUntrained,
+    /// Its wanted and its unwanted answer are the same, so that nothing can be learned of it.
+    IdenticalPair,
     /// It spells out special tokens, which became text.
     SpelledSpecialTokens,
     /// An earlier row is the same.
@@ -71,7 +65,7 @@ pub enum Finding {
 
 impl Finding {
     /// All of them, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Overlong,
         Self::PromptTooLong,
         Self::Truncated,
@@ -79,6 +73,7 @@ impl Finding {
         Self::Empty,
         Self::DoubleBos,
         Self::EndUntrained,
+        Self::IdenticalPair,
         Self::SpelledSpecialTokens,
         Self::Duplicate,
         Self::NearDuplicate,
@@ -101,171 +96,84 @@ pub struct Found {
 pub struct Inspection {
     /// Its name, as it was asked for.
     pub name: String,
-    /// Rows and documents read, with those that are left out.
-    pub rows: u64,
-    /// Samples that they become.
-    pub samples: u64,
-    /// Tokens of the samples.
-    pub tokens: u64,
-    /// Tokens of the samples that are learned.
-    pub trained_tokens: u64,
-    /// Answer tokens that `overlong: truncate` cuts off.
-    pub cut_answer_tokens: u64,
-    /// Lengths of the rows in tokens, before any is left out or cut.
-    pub lengths: LengthPercentiles,
-    /// The same by powers of two, without gaps.
+    /// What was read, skipped, dropped and cut.
+    #[serde(flatten)]
+    pub report: DatasetReport,
+    /// Lengths of the rows by powers of two, without gaps.
     pub length_histogram: Vec<LengthBin>,
-    /// Rows that cannot be read and that `on_bad_row: skip` leaves out, by reason.
-    pub skipped: BTreeMap<String, Skipped>,
     /// What was found.
     pub findings: BTreeMap<Finding, Found>,
-    /// Other remarks: files that are not read, columns that nothing uses.
-    pub notices: Vec<String>,
 }
 
 impl Inspection {
-    /// Reads the data set `name` of `options`; `against` holds questions that should not be in it. `progress(rows done)`
-    /// may stop the work, and what was found until then is the result.
-    ///
-    /// # Errors
-    /// As for training on it, but for a data set of which nothing is left.
-    pub fn of(
-        name: &str,
-        options: &DataOptions,
-        tokenizer: &Tokenizer,
-        task: Task<'_>,
-        against: Option<&Questions>,
-        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
-    ) -> Result<Self> {
-        let purpose = match task {
-            Task::Pretraining => Purpose::Pretraining,
-            Task::Conversation { .. } => Purpose::Conversation,
-        };
-        let mut report = DatasetReport::default();
-        let mut looking = Looking::default();
-        if let Some(path) = token_files::find(name, options)? {
-            let mut use_ids = |ids: Vec<u32>, source| {
-                looking.account(look_at_ids(&ids, source, options, tokenizer, against)?);
-                Ok(())
-            };
-            let (rows, notice) = token_files::read(&path, options, tokenizer, &mut use_ids)?;
-            report.rows = rows;
-            report.notices.extend(notice);
-            return Ok(looking.finish(name, report));
-        }
-        let mut rows = Rows::open(options, purpose, name, &mut report)?;
-        let mut waiting = Vec::with_capacity(ROWS_AT_ONCE);
-        loop {
-            let row = rows.next(&mut report)?;
-            let is_end = row.is_none();
-            waiting.extend(row);
-            if waiting.len() < ROWS_AT_ONCE && !is_end {
-                continue;
-            }
-            let looks: Vec<Result<Look>> = std::mem::take(&mut waiting)
-                .into_par_iter()
-                .map(|(row, source)| look(row, source, options, tokenizer, task, against))
-                .collect();
-            for look in looks {
-                match look {
-                    Ok(look) => looking.account(look),
-                    Err(error) => skip_or_fail(error, options, &mut report)?,
-                }
-            }
-            if is_end || progress(report.rows).is_break() {
-                break;
-            }
-        }
-        Ok(looking.finish(name, report))
-    }
-
-    /// The part of the tokens that is learned, from 0 to 1.
-    pub fn trained_share(&self) -> f64 {
-        if self.tokens == 0 { 0.0 } else { self.trained_tokens as f64 / self.tokens as f64 }
+    pub(crate) fn new(name: &str, counts: Counts, findings: Findings) -> Self {
+        let Counts { report, lengths, .. } = counts;
+        let length_histogram = length_histogram(&lengths);
+        Self { name: name.to_owned(), report, length_histogram, findings: findings.found }
     }
 }
 
-/// What is seen of one row.
-struct Look {
-    source: Source,
-    outcome: Outcome,
-    begins_twice: bool,
+/// How rows are looked at.
+#[derive(Clone, Copy, Default)]
+pub struct Inspect<'a> {
+    /// Questions that should not be in the data.
+    pub against: Option<&'a Questions>,
+    /// Whether the rows are preference pairs.
+    pub is_of_pairs: bool,
+}
+
+/// What is seen of one row without the rows before it.
+pub(crate) struct Look {
     /// Hashes of the whole, of its letters and digits, and of what is asked.
     whole: u64,
     letters: u64,
     question: Option<u64>,
+    is_identical_pair: bool,
     contaminated: Option<String>,
 }
 
-fn look(
-    row: Row,
-    source: Source,
-    options: &DataOptions,
-    tokenizer: &Tokenizer,
-    task: Task<'_>,
-    against: Option<&Questions>,
-) -> Result<Look> {
-    let at = source.clone();
-    let mut row = row;
-    let (texts, question): (Vec<&str>, _) = match &mut row {
-        Row::Document(text) => (vec![text], None),
-        Row::Conversation(Conversation { messages, .. }) => {
-            let asked = &messages[..messages.len().saturating_sub(1)];
-            let asked =
-                hash(asked.iter().map(|message| (&message.role, &message.content)).collect::<Vec<_>>());
-            (messages.iter().map(|message| message.content.as_str()).collect(), Some(asked))
+impl Inspect<'_> {
+    pub(crate) fn row(&self, row: &mut Row) -> Look {
+        let question = match row {
+            Row::Conversation(Conversation { messages, .. }) => {
+                let asked = &messages[..messages.len().saturating_sub(1)];
+                Some(hash(asked.iter().map(|message| (&message.role, &message.content)).collect::<Vec<_>>()))
+            }
+            _ => None,
+        };
+        let is_identical_pair = matches!(row, Row::Pair(pair) if pair.chosen == pair.rejected);
+        let texts: Vec<&str> = match row {
+            Row::Document(text) => vec![text],
+            row => row.messages_mut().into_iter().map(|message| message.content.as_str()).collect(),
+        };
+        let letters: Vec<String> = texts.iter().map(|text| normalise(text)).collect();
+        Look {
+            whole: hash(&texts),
+            letters: hash(&letters),
+            question,
+            is_identical_pair,
+            contaminated: self.contaminated(&texts.join("\n")),
         }
-        row => (row.messages_mut().into_iter().map(|message| message.content.as_str()).collect(), None),
-    };
-    let whole = hash(&texts);
-    let letters: Vec<String> = texts.iter().map(|text| normalise(text)).collect();
-    let contaminated = against.and_then(|questions| {
-        let found = questions.find(&texts.join("\n")).into_iter().next()?;
-        Some(questions.source(found.question).to_string())
-    });
-    let letters = hash(&letters);
-    let outcome = match (row, task) {
-        (Row::Conversation(conversation), Task::Conversation { template, tokens }) => {
-            conversation_sample(&conversation, tokenizer, template, tokens, options, source)?
-        }
-        (Row::Document(text), _) => document_samples(&text, tokenizer, options, source)?,
-        // Rows are read for the task, so that there are no others.
-        _ => Outcome::Empty,
-    };
-    let begins_twice = match &outcome {
-        Outcome::Used { samples, .. } => begins_twice(&samples[0], tokenizer),
-        _ => false,
-    };
-    Ok(Look { source: at, outcome, begins_twice, whole, letters, question, contaminated })
-}
+    }
 
-/// A document that was tokenized before.
-fn look_at_ids(
-    ids: &[u32],
-    source: Source,
-    options: &DataOptions,
-    tokenizer: &Tokenizer,
-    against: Option<&Questions>,
-) -> Result<Look> {
-    let text = tokenizer.decode(ids, true).map_err(|error| DataError::Tokenizer(error.to_string()))?;
-    let found = against.and_then(|questions| {
-        let found = questions.find(&text).into_iter().next()?;
-        Some(questions.source(found.question).to_string())
-    });
-    Ok(Look {
-        outcome: id_samples(ids, options.cutoff_len, source.clone()),
-        source,
-        begins_twice: false,
-        whole: hash(ids),
-        letters: hash(normalise(&text)),
-        question: None,
-        contaminated: found,
-    })
-}
+    /// Of a document that was tokenized before.
+    pub(crate) fn ids(&self, ids: &[u32], tokenizer: &Tokenizer) -> Result<Look> {
+        let text = tokenizer.decode(ids, true).map_err(|error| DataError::Tokenizer(error.to_string()))?;
+        let letters = hash(normalise(&text));
+        Ok(Look {
+            whole: hash(ids),
+            letters,
+            question: None,
+            is_identical_pair: false,
+            contaminated: self.contaminated(&text),
+        })
+    }
 
-fn begins_twice(sample: &Sample, tokenizer: &Tokenizer) -> bool {
-    let Some(bos) = tokenizer.bos_id() else { return false };
-    sample.ids.starts_with(&[bos, bos])
+    fn contaminated(&self, text: &str) -> Option<String> {
+        let questions = self.against?;
+        let found = questions.find(text).into_iter().next()?;
+        Some(questions.source(found.question).to_string())
+    }
 }
 
 fn hash(value: impl Hash) -> u64 {
@@ -274,93 +182,86 @@ fn hash(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// What was seen so far.
-#[derive(Default)]
-struct Looking {
-    inspection: Inspection,
-    /// Rows by their tokens.
-    lengths: BTreeMap<usize, u64>,
+/// What was found so far.
+pub(crate) struct Findings {
+    found: BTreeMap<Finding, Found>,
+    bos: Option<u32>,
     /// Where each hash was first seen: of the whole, of the letters, of the question.
     wholes: HashMap<u64, Source>,
     letters: HashMap<u64, Source>,
     questions: HashMap<u64, Source>,
 }
 
-impl Looking {
+impl Findings {
+    pub(crate) fn new(tokenizer: &Tokenizer) -> Self {
+        Self {
+            found: BTreeMap::new(),
+            bos: tokenizer.bos_id(),
+            wholes: HashMap::new(),
+            letters: HashMap::new(),
+            questions: HashMap::new(),
+        }
+    }
+
     fn find(&mut self, finding: Finding, example: impl FnOnce() -> String) {
-        let found = self.inspection.findings.entry(finding).or_default();
+        let found = self.found.entry(finding).or_default();
         found.rows += 1;
         if found.examples.len() < EXAMPLES {
             found.examples.push(example());
         }
     }
 
-    fn finish(self, name: &str, report: DatasetReport) -> Inspection {
-        Inspection {
-            name: name.to_owned(),
-            rows: report.rows,
-            length_histogram: length_histogram(&self.lengths),
-            lengths: LengthPercentiles::of(&self.lengths),
-            skipped: report.skipped,
-            notices: report.notices,
-            ..self.inspection
-        }
-    }
-
-    fn account(&mut self, look: Look) {
-        let Look { source: at, outcome, begins_twice, whole, letters, question, contaminated } = look;
+    /// Takes note of a row: what became of it or, of a document that runs on into the next, its `ids`.
+    pub(crate) fn account(&mut self, at: &Source, outcome: &Outcome, ids: &[u32], look: Look) {
+        let mut ids = ids;
         match outcome {
             Outcome::Used { samples, length, cut, spells_special_tokens, lacks_end } => {
                 match cut {
                     Cut::No => {}
-                    Cut::Truncated { answer_tokens } => {
-                        self.inspection.cut_answer_tokens += answer_tokens as u64;
-                        self.find(Finding::Truncated, || {
-                            format!("{at}: {length} tokens, {answer_tokens} of the answer cut off")
-                        });
-                    }
+                    Cut::Truncated { answer_tokens } => self.find(Finding::Truncated, || {
+                        format!("{at}: {length} tokens, {answer_tokens} of the answer cut off")
+                    }),
                     Cut::Split { left_out } => self.find(Finding::Split, || {
                         let parts = samples.len();
                         format!("{at}: {length} tokens, {parts} samples, {left_out} exchanges left out")
                     }),
                 }
-                if lacks_end {
+                if *lacks_end {
                     self.find(Finding::EndUntrained, || at.to_string());
                 }
-                if spells_special_tokens {
+                if *spells_special_tokens {
                     self.find(Finding::SpelledSpecialTokens, || at.to_string());
                 }
-                *self.lengths.entry(length).or_default() += 1;
-                self.inspection.samples += samples.len() as u64;
-                self.inspection.tokens += samples.iter().map(|sample| sample.ids.len() as u64).sum::<u64>();
-                self.inspection.trained_tokens +=
-                    samples.iter().map(|sample| sample.trained_tokens() as u64).sum::<u64>();
+                ids = samples.first().map_or(ids, |sample| &sample.ids);
             }
-            Outcome::Empty => {
+            Outcome::Empty if ids.is_empty() => {
                 self.find(Finding::Empty, || at.to_string());
                 return;
             }
+            Outcome::Empty => {}
             Outcome::Overlong { length } => {
-                *self.lengths.entry(length).or_default() += 1;
                 self.find(Finding::Overlong, || format!("{at}: {length} tokens"));
             }
             Outcome::PromptTooLong { length } => {
-                *self.lengths.entry(length).or_default() += 1;
                 self.find(Finding::PromptTooLong, || format!("{at}: {length} tokens"));
             }
         }
-        if begins_twice {
+        if self.bos.is_some_and(|bos| ids.starts_with(&[bos, bos])) {
             self.find(Finding::DoubleBos, || at.to_string());
+        }
+        let Look { whole, letters, question, is_identical_pair, contaminated } = look;
+        if is_identical_pair {
+            self.find(Finding::IdenticalPair, || at.to_string());
         }
         if let Some(question) = contaminated {
             self.find(Finding::Contaminated, || format!("{at}: {question}"));
         }
-        if let Some(first) = seen(&mut self.wholes, whole, &at) {
-            self.find(Finding::Duplicate, || as_before(&at, &first));
-        } else if let Some(first) = seen(&mut self.letters, letters, &at) {
-            self.find(Finding::NearDuplicate, || as_before(&at, &first));
-        } else if let Some(first) = question.and_then(|question| seen(&mut self.questions, question, &at)) {
-            self.find(Finding::SameQuestion, || as_before(&at, &first));
+        if let Some(first) = seen(&mut self.wholes, whole, at) {
+            self.find(Finding::Duplicate, || as_before(at, &first));
+        } else if let Some(first) = seen(&mut self.letters, letters, at) {
+            self.find(Finding::NearDuplicate, || as_before(at, &first));
+        } else if let Some(first) = question.and_then(|question| seen(&mut self.questions, question, at)) {
+            self.find(Finding::SameQuestion, || as_before(at, &first));
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod documents;
 pub mod error;
 pub mod inspect;
 pub mod inspection;
+mod loader;
 pub mod mixing;
 pub mod options;
 pub mod order;
@@ -36,12 +37,12 @@ pub mod slices;
 pub mod token_files;
 
 pub use corpus_tokens::{CorpusTokens, EncodedCorpus, encode_corpus};
-pub use dataset::{Dataset, Split, Task, texts};
+pub use dataset::{Dataset, Split, Task, Watch, texts};
 pub use dataset_format::Purpose;
 pub use deduplication::Deduplication;
 pub use documents::{Document, Documents};
 pub use error::{DataError, Result, RowProblem};
-pub use inspection::{Finding, Found, Inspection, LengthBin};
+pub use inspection::{Finding, Found, Inspect, Inspection, LengthBin};
 pub use options::{
     ColumnNames, Columns, DataOptions, MixStrategy, OnBadRow, Overlong, TokenFileUnit, ValSplit,
 };

@@ -126,6 +126,11 @@ enum RawRow {
 }
 
 impl RawRecord {
+    /// Of a row that was parsed already.
+    pub(crate) fn parsed(record: Record) -> Self {
+        Self { row: RawRow::Ready(record.content), source: record.source }
+    }
+
     /// Where it begins.
     pub fn source(&self) -> &Source {
         &self.source

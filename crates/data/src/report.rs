@@ -110,19 +110,36 @@ pub struct DatasetReport {
 }
 
 impl DatasetReport {
-    /// Adds what reading counted to what tokenizing counted.
-    pub(crate) fn join_reading(&mut self, read: Self) {
-        self.rows += read.rows;
-        for (reason, Skipped { rows, first }) in read.skipped {
-            self.skipped.entry(reason).or_insert_with(|| Skipped { rows: 0, first }).rows += rows;
+    /// Adds what was counted of another data set; lengths do not add up.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.rows += other.rows;
+        for (reason, Skipped { rows, first }) in &other.skipped {
+            let first = || Skipped { rows: 0, first: first.clone() };
+            self.skipped.entry(reason.clone()).or_insert_with(first).rows += rows;
         }
-        for (option, rows) in read.filtered {
-            *self.filtered.entry(option).or_default() += rows;
+        self.dropped_overlong += other.dropped_overlong;
+        self.dropped_prompt_too_long += other.dropped_prompt_too_long;
+        self.truncated += other.truncated;
+        self.cut_answer_tokens += other.cut_answer_tokens;
+        self.split += other.split;
+        self.dropped_exchanges += other.dropped_exchanges;
+        for (option, rows) in &other.filtered {
+            *self.filtered.entry(option.clone()).or_default() += rows;
         }
-        for (name, rows) in read.unfilled_placeholders {
-            *self.unfilled_placeholders.entry(name).or_default() += rows;
+        self.empty += other.empty;
+        self.spelled_special_tokens += other.spelled_special_tokens;
+        self.samples += other.samples;
+        self.tokens += other.tokens;
+        self.trained_tokens += other.trained_tokens;
+        for (name, rows) in &other.unfilled_placeholders {
+            *self.unfilled_placeholders.entry(name.clone()).or_default() += rows;
         }
-        self.notices.splice(0..0, read.notices);
+        self.notices.extend(other.notices.iter().cloned());
+    }
+
+    /// The part of the tokens that is learned, from 0 to 1.
+    pub fn trained_share(&self) -> f64 {
+        if self.tokens == 0 { 0.0 } else { self.trained_tokens as f64 / self.tokens as f64 }
     }
 
     pub(crate) fn count_skipped(&mut self, at: &Source, problem: &RowProblem) {

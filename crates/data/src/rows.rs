@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use crate::dataset_format::{Layout, Purpose, Row, RowLengths, Tags};
 use crate::dataset_info::locate;
-use crate::error::{DataError, Result, RowProblem};
+use crate::error::{DataError, Result};
 use crate::options::{Columns, DataOptions, OnBadRow};
 use crate::placeholders;
-use crate::records::{Content, Record, Records, Source};
+use crate::records::{RawRecord, Record, Records, Source};
 use crate::report::DatasetReport;
 
 /// The rows of one dataset.
@@ -18,19 +18,44 @@ pub(crate) struct Rows<'a> {
     options: &'a DataOptions,
     path: PathBuf,
     records: Records,
-    reader: RowReader,
+    purpose: Purpose,
+    columns: Columns,
+    tags: Tags,
+    /// Of the current file.
+    layout: Option<(Arc<Path>, Arc<Layout>)>,
     limit: Option<usize>,
     taken: usize,
     is_empty: bool,
 }
 
+/// A row that is found but not yet understood, so that rows can be understood on many threads.
+pub(crate) struct FoundRow {
+    record: RawRecord,
+    layout: Arc<Layout>,
+}
+
+/// A row that is understood.
+pub(crate) struct ReadRow {
+    pub(crate) row: Row,
+    pub(crate) source: Source,
+    pub(crate) remarks: Remarks,
+}
+
+/// What is to be counted of a row.
+#[derive(Default)]
+pub(crate) struct Remarks {
+    unfilled: BTreeSet<String>,
+    /// The option whose limit on characters it does not keep.
+    outside: Option<&'static str>,
+}
+
 impl<'a> Rows<'a> {
-    /// Finds the dataset `name`; remarks go into `report`.
+    /// Finds the dataset `name`; remarks go into `notices`.
     pub(crate) fn open(
         options: &'a DataOptions,
         purpose: Purpose,
         name: &str,
-        report: &mut DatasetReport,
+        notices: &mut Vec<String>,
     ) -> Result<Self> {
         let located = locate(name, options)?;
         let records = match &located.files {
@@ -38,15 +63,17 @@ impl<'a> Rows<'a> {
             None => Records::open_with(&located.path, &options.reading())?,
         };
         for path in records.ignored() {
-            report.notices.push(format!("not read because of its name: `{}`", path.display()));
+            notices.push(format!("not read because of its name: `{}`", path.display()));
         }
-        report.notices.extend(located.notices);
-        let columns = options.columns.clone().or(&located.columns);
+        notices.extend(located.notices);
         Ok(Self {
             options,
             path: located.path,
             records,
-            reader: RowReader { purpose, columns, tags: located.tags, layout: None },
+            purpose,
+            columns: options.columns.clone().or(&located.columns),
+            tags: located.tags,
+            layout: None,
             limit: [options.max_samples, located.max_rows].into_iter().flatten().min(),
             taken: 0,
             is_empty: true,
@@ -60,38 +87,99 @@ impl<'a> Rows<'a> {
 
     /// Everything beside the options and the files that decides what rows mean.
     pub(crate) fn meaning(&self) -> String {
-        let RowReader { purpose, columns, tags, .. } = &self.reader;
-        format!("{purpose:?} {columns:?} {tags:?} {:?}", self.limit)
+        let Self { purpose, columns, tags, limit, .. } = self;
+        format!("{purpose:?} {columns:?} {tags:?} {limit:?}")
+    }
+
+    /// How many rows are taken at most, those that are skipped or outside of a limit not counted.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        self.limit
     }
 
     /// The next row, counted in `report` with those that are skipped before it.
     pub(crate) fn next(&mut self, report: &mut DatasetReport) -> Result<Option<(Row, Source)>> {
-        if self.limit.is_some_and(|limit| self.taken >= limit) {
-            return Ok(None);
-        }
-        while let Some(record) = self.records.next() {
-            report.notices.extend(self.records.take_notices());
-            self.is_empty = false;
+        while self.limit.is_none_or(|limit| self.taken < limit) {
+            let found = self.find(&mut report.notices);
+            let Some(found) = found.transpose() else { return Ok(None) };
             report.rows += 1;
-            let default_system = self.options.default_system.as_deref();
-            match record.and_then(|record| self.reader.row(record, default_system)) {
-                Ok((row, source)) => {
-                    let row = fill_placeholders(row, self.options, report);
-                    if let Some(option) = outside_limit(&row, self.options) {
-                        *report.filtered.entry(option.to_owned()).or_default() += 1;
-                        continue;
+            match found.and_then(|found| found.read(self.options)) {
+                Ok(ReadRow { row, source, remarks }) => {
+                    if remarks.count(report) {
+                        self.taken += 1;
+                        return Ok(Some((row, source)));
                     }
-                    self.taken += 1;
-                    return Ok(Some((row, source)));
                 }
                 Err(error) => skip_or_fail(error, self.options, report)?,
             }
         }
-        report.notices.extend(self.records.take_notices());
-        if self.is_empty {
-            return Err(DataError::Empty { path: self.path.clone() });
-        }
         Ok(None)
+    }
+
+    /// The next row, whatever it is; the layout of a file is found by the first of its rows that has one.
+    pub(crate) fn find(&mut self, notices: &mut Vec<String>) -> Result<Option<FoundRow>> {
+        let record = self.records.next_raw();
+        notices.extend(self.records.take_notices());
+        let Some(record) = record else {
+            return if self.is_empty { Err(DataError::Empty { path: self.path.clone() }) } else { Ok(None) };
+        };
+        self.is_empty = false;
+        let record = record?;
+        let path = &record.source().path;
+        if let Some((known, layout)) = &self.layout
+            && (Arc::ptr_eq(known, path) || known == path)
+        {
+            return Ok(Some(FoundRow { record, layout: layout.clone() }));
+        }
+        let record = record.parse()?;
+        match Layout::detect(&record.content, self.purpose, &self.columns, &self.tags) {
+            Ok(layout) => {
+                let layout = Arc::new(layout);
+                self.layout = Some((record.source.path.clone(), layout.clone()));
+                Ok(Some(FoundRow { record: RawRecord::parsed(record), layout }))
+            }
+            Err(problem) => Err(DataError::Row { at: record.source, problem }),
+        }
+    }
+}
+
+impl FoundRow {
+    /// Bytes that it takes, as a measure of the work.
+    pub(crate) fn bytes(&self) -> usize {
+        self.record.bytes()
+    }
+
+    /// What it means.
+    ///
+    /// # Errors
+    /// [`DataError::Row`].
+    pub(crate) fn read(self, options: &DataOptions) -> Result<ReadRow> {
+        let Record { content, source } = self.record.parse()?;
+        match self.layout.read(content, options.default_system.as_deref()) {
+            Ok(row) => {
+                let (row, unfilled) = fill_placeholders(row, options);
+                let outside = outside_limit(&row, options);
+                Ok(ReadRow { row, source, remarks: Remarks { unfilled, outside } })
+            }
+            Err(problem) => Err(DataError::Row { at: source, problem }),
+        }
+    }
+}
+
+impl Remarks {
+    /// Whether the row keeps all limits.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.outside.is_none()
+    }
+
+    /// Counts what is to be counted, and says whether the row is used.
+    pub(crate) fn count(self, report: &mut DatasetReport) -> bool {
+        for name in self.unfilled {
+            *report.unfilled_placeholders.entry(name).or_default() += 1;
+        }
+        if let Some(option) = self.outside {
+            *report.filtered.entry(option.to_owned()).or_default() += 1;
+        }
+        self.outside.is_none()
     }
 }
 
@@ -132,7 +220,7 @@ pub(crate) fn skip_or_fail(
     }
 }
 
-fn fill_placeholders(row: Row, options: &DataOptions, report: &mut DatasetReport) -> Row {
+fn fill_placeholders(row: Row, options: &DataOptions) -> (Row, BTreeSet<String>) {
     let values = &options.dataset_placeholders;
     let mut unfilled = BTreeSet::new();
     let filled = match row {
@@ -146,35 +234,5 @@ fn fill_placeholders(row: Row, options: &DataOptions, report: &mut DatasetReport
             row
         }
     };
-    for name in unfilled {
-        *report.unfilled_placeholders.entry(name).or_default() += 1;
-    }
-    filled
-}
-
-/// Gives rows their meaning; the layout is found anew for each file.
-struct RowReader {
-    purpose: Purpose,
-    columns: Columns,
-    tags: Tags,
-    layout: Option<(Arc<Path>, Layout)>,
-}
-
-impl RowReader {
-    fn row(&mut self, record: Record, default_system: Option<&str>) -> Result<(Row, Source)> {
-        let Record { content, source } = record;
-        match self.layout(&content, &source).and_then(|layout| layout.read(content, default_system)) {
-            Ok(row) => Ok((row, source)),
-            Err(problem) => Err(DataError::Row { at: source, problem }),
-        }
-    }
-
-    fn layout(&mut self, content: &Content, source: &Source) -> Result<&Layout, RowProblem> {
-        let is_known = self.layout.as_ref().is_some_and(|(path, _)| *path == source.path);
-        let layout = match self.layout.take() {
-            Some((_, layout)) if is_known => layout,
-            _ => Layout::detect(content, self.purpose, &self.columns, &self.tags)?,
-        };
-        Ok(&self.layout.insert((source.path.clone(), layout)).1)
-    }
+    (filled, unfilled)
 }

@@ -3,9 +3,9 @@
 //! Pretraining cuts a document into pieces and loses no token; fine-tuning learns the answers and their end
 //! tokens. It reads no files and counts nothing: [`Outcome`] says what became of the row.
 
-use danlu_tokenizer::{ChatTemplate, Guarded, SpecialTokens, TemplateTokens, Tokenizer};
+use danlu_tokenizer::{ChatTemplate, Guarded, Message, SpecialTokens, TemplateTokens, Tokenizer};
 
-use crate::dataset_format::Conversation;
+use crate::dataset_format::{Conversation, PreferencePair};
 use crate::error::{DataError, Result, RowProblem};
 use crate::options::{DataOptions, Overlong};
 use crate::records::Source;
@@ -36,7 +36,7 @@ pub enum Outcome {
     Used {
         /// One sample, or the pieces of a document.
         samples: Vec<Sample>,
-        /// Tokens of the row before it was cut.
+        /// Tokens of the row before it was cut; of a pair, of the longer of its two.
         length: usize,
         /// What `cutoff_len` did to it.
         cut: Cut,
@@ -143,8 +143,7 @@ pub fn conversation_sample(
     options: &DataOptions,
     source: Source,
 ) -> Result<Outcome> {
-    let is_empty_answer =
-        |message: &danlu_tokenizer::Message| message.role == "assistant" && message.is_empty();
+    let is_empty_answer = |message: &Message| message.role == "assistant" && message.is_empty();
     if conversation.messages.iter().any(is_empty_answer) {
         return Ok(Outcome::Empty);
     }
@@ -287,6 +286,58 @@ fn split(
         first = end.max(first + 1);
     }
     Ok((parts, left_out))
+}
+
+/// Turns a preference pair into two samples, that of the wanted answer first. What is lost of one is lost of both.
+pub fn pair_samples(
+    pair: &PreferencePair,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    tokens: &TemplateTokens,
+    options: &DataOptions,
+    source: Source,
+) -> Result<Outcome> {
+    let of = |answer: &[Message]| {
+        let weight = |message: &Message| if message.role == "assistant" { 1.0 } else { 0.0 };
+        let prompt = pair.prompt.iter().map(|_| 0.0);
+        let conversation = Conversation {
+            messages: [&pair.prompt, answer].concat(),
+            loss_weights: prompt.chain(answer.iter().map(weight)).collect(),
+            tools: pair.tools.clone(),
+        };
+        conversation_sample(&conversation, tokenizer, template, tokens, options, source.clone())
+    };
+    let mut both = of(&pair.chosen)?;
+    let Outcome::Used { samples, length, cut, spells_special_tokens, lacks_end } = &mut both else {
+        return Ok(both);
+    };
+    match of(&pair.rejected)? {
+        Outcome::Used {
+            samples: more,
+            length: other,
+            cut: other_cut,
+            spells_special_tokens: spells,
+            lacks_end: lacks,
+        } => {
+            samples.extend(more);
+            *length = other.max(*length);
+            *cut = match (*cut, other_cut) {
+                (Cut::No, cut) | (cut, Cut::No) => cut,
+                (Cut::Truncated { answer_tokens }, Cut::Truncated { answer_tokens: more }) => {
+                    Cut::Truncated { answer_tokens: answer_tokens + more }
+                }
+                (cut, _) => cut,
+            };
+            *spells_special_tokens |= spells;
+            *lacks_end |= lacks;
+        }
+        lost => return Ok(lost),
+    }
+    // The parts of two answers do not answer each other.
+    if let Cut::Split { .. } = cut {
+        return Ok(Outcome::Overlong { length: *length });
+    }
+    Ok(both)
 }
 
 fn tokenizer_error(error: danlu_tokenizer::Error) -> DataError {

@@ -137,9 +137,10 @@ impl StoreBuilder {
         });
     }
 
-    /// Tokens of all samples, and those that are learned.
-    pub(crate) fn tokens(&self) -> [u64; 2] {
-        let sum = |count: fn(&Entry) -> u32| self.entries.iter().map(|entry| u64::from(count(entry))).sum();
+    /// Tokens of the samples from this one on, and those that are learned.
+    pub(crate) fn tokens_from(&self, start: usize) -> [u64; 2] {
+        let entries = &self.entries[start..];
+        let sum = |count: fn(&Entry) -> u32| entries.iter().map(|entry| u64::from(count(entry))).sum();
         [sum(|entry| entry.ids), sum(|entry| entry.trained)]
     }
 

@@ -37,7 +37,7 @@ pub(crate) fn no_texts(path: &Path, needed: &str) -> DataError {
 }
 
 /// Calls `use_ids(ids, place)` for each stretch of ids that samples are cut from, as `token_files` and `max_samples` say;
-/// gives their number, and a remark on what is left out.
+/// gives a remark on what is left out.
 ///
 /// # Errors
 /// As [`documents`], and what `use_ids` gives.
@@ -46,7 +46,7 @@ pub(crate) fn read(
     options: &DataOptions,
     tokenizer: &Tokenizer,
     use_ids: &mut dyn FnMut(Vec<u32>, Source) -> Result<()>,
-) -> Result<(u64, Option<String>)> {
+) -> Result<Option<String>> {
     let DataOptions { cutoff_len, max_samples, token_files: unit, .. } = options;
     let bos = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
     let mut taken = 0;
@@ -70,7 +70,7 @@ pub(crate) fn read(
     let notice = || {
         format!("the last {left} ids of `{}` fill no row of `cutoff_len` and are left out", path.display())
     };
-    Ok((taken, (left > 0).then(notice)))
+    Ok((left > 0).then(notice))
 }
 
 /// Every file that decides the ids of [`find`]'s path.

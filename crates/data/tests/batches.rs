@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use common::{Folder, shared, tokenizer};
 use danlu_data::{
     DataError, DataOptions, Dataset, MixStrategy, OnBadRow, Packing, Sample, SampleSet, Task, ValSplit,
-    step_slices,
+    Watch, step_slices,
 };
 use danlu_tokenizer::{ChatTemplate, TemplateTokens, Tokenizer};
 use fs_err as fs;
@@ -281,10 +281,11 @@ fn a_killed_tokenization_goes_on_to_the_result_of_an_uninterrupted_one() {
         let stopped = |after: u64| {
             let mut progress =
                 |rows| if rows >= after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-            Dataset::load_watched(&options, &model.tokenizer, task, &mut progress)
+            let watch = Watch { progress: &mut progress, inspect: None };
+            Dataset::load_watched(&options, &model.tokenizer, task, watch)
         };
         for after in [1, 1300, 2400] {
-            assert!(matches!(stopped(after), Err(DataError::Cancelled)), "{after}");
+            assert!(matches!(stopped(after), Err(DataError::Stopped { is_kept: true, .. })), "{after}");
             let part = fs::read_dir(&kept).unwrap().next().unwrap().unwrap().path();
             assert!(part.extension().is_some_and(|ending| ending == "part"));
             // A kill leaves more than was noted.
@@ -299,7 +300,8 @@ fn a_killed_tokenization_goes_on_to_the_result_of_an_uninterrupted_one() {
             first = first.min(rows);
             ControlFlow::Continue(())
         };
-        let resumed = Dataset::load_watched(&options, &model.tokenizer, task, &mut progress).unwrap();
+        let watch = Watch { progress: &mut progress, inspect: None };
+        let resumed = Dataset::load_watched(&options, &model.tokenizer, task, watch).unwrap();
         assert!(first > 2400, "rows that were done are not tokenized again: {first}");
         assert_eq!(all(&resumed.samples), all(&whole.samples));
         assert_eq!(resumed.datasets, whole.datasets);

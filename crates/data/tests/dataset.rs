@@ -471,10 +471,11 @@ fn max_samples_counts_rows_of_each_dataset() {
         ..DataOptions::default()
     };
     assert_eq!(model.load(&options).samples.len(), 2);
-    let evaluation = Dataset::load_eval(&options, &model.tokenizer, model.chat()).unwrap().unwrap();
+    let mut on = |_| std::ops::ControlFlow::Continue(());
+    let evaluation = Dataset::load_eval(&options, &model.tokenizer, model.chat(), &mut on).unwrap().unwrap();
     assert_eq!(evaluation.samples.len(), 1);
     let none = DataOptions { eval_dataset: Vec::new(), ..options };
-    assert!(Dataset::load_eval(&none, &model.tokenizer, model.chat()).unwrap().is_none());
+    assert!(Dataset::load_eval(&none, &model.tokenizer, model.chat(), &mut on).unwrap().is_none());
 }
 
 #[test]
@@ -507,7 +508,12 @@ proptest! {
             .map(|id| Sample { ids: vec![0, id], loss_weights: vec![0.0, 1.0], source: source.clone() })
             .collect();
         let samples = samples.into_iter().collect();
-        let dataset = Dataset { samples, datasets: std::iter::once(0..rows).collect(), report: Default::default() };
+        let dataset = Dataset {
+            samples,
+            datasets: std::iter::once(0..rows).collect(),
+            report: Default::default(),
+            inspections: Vec::new(),
+        };
         let split = |val_size| dataset.split(&DataOptions { val_size, ..DataOptions::default() }, seed);
         let ids = |samples: &SampleSet| samples.iter().map(|sample| sample.ids[1]).collect::<Vec<_>>();
         let chosen = split(val_size).unwrap();

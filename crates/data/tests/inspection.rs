@@ -6,7 +6,9 @@ use std::ops::ControlFlow;
 
 use common::{Folder, shared, tokenizer};
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
-use danlu_data::{DataOptions, Finding, Inspection, OnBadRow, Overlong, Task};
+use danlu_data::{
+    DataError, DataOptions, Dataset, Finding, Inspect, Inspection, OnBadRow, Overlong, Task, Watch,
+};
 use danlu_tokenizer::ChatTemplate;
 
 fn inspect(options: &DataOptions, template: &str, against: Option<&Questions>) -> Inspection {
@@ -14,8 +16,11 @@ fn inspect(options: &DataOptions, template: &str, against: Option<&Questions>) -
     let template = ChatTemplate::builtin(template).or_else(|_| ChatTemplate::from_source(template)).unwrap();
     let tokens = tokenizer.template_tokens();
     let task = Task::Conversation { template: &template, tokens: &tokens };
-    let mut on = |_| ControlFlow::Continue(());
-    Inspection::of(&options.dataset[0], options, tokenizer, task, against, &mut on).unwrap()
+    let mut progress = |_| ControlFlow::Continue(());
+    let watch = Watch { progress: &mut progress, inspect: Some(Inspect { against, is_of_pairs: false }) };
+    let mut dataset = Dataset::load_watched(options, tokenizer, task, watch).unwrap();
+    assert_eq!(dataset.inspections.len(), 1);
+    dataset.inspections.remove(0)
 }
 
 /// What was found: rows, and examples from the line on.
@@ -54,7 +59,7 @@ fn what_is_lost_and_what_looks_wrong_is_found_with_its_place() {
     let exam = folder.write("exam.txt", "介绍一下，介绍一下，介绍一下，介绍一下？");
     let questions = Questions::open(&[exam.into()], NGRAM, SHARE).unwrap();
     let dropped = inspect(&options, "chatml", Some(&questions));
-    assert_eq!((dropped.rows, dropped.samples), (10, 6));
+    assert_eq!((dropped.report.rows, dropped.report.samples), (10, 6));
     let lines = |inspection: &Inspection, finding| -> (u64, Vec<u64>) {
         let (rows, examples) = found(inspection, finding);
         let line = |text: &String| text.split([':', ' ']).next().unwrap().parse().unwrap();
@@ -69,11 +74,11 @@ fn what_is_lost_and_what_looks_wrong_is_found_with_its_place() {
     assert_eq!(lines(&dropped, Finding::Contaminated), (1, vec![8]));
     let example = &dropped.findings[&Finding::Contaminated].examples[0];
     assert!(example.contains("rows.jsonl:8: ") && example.ends_with("exam.txt:1"), "{example}");
-    assert_eq!(dropped.skipped.values().map(|skipped| skipped.rows).sum::<u64>(), 1);
+    assert_eq!(dropped.report.skipped.values().map(|skipped| skipped.rows).sum::<u64>(), 1);
     assert_eq!(dropped.length_histogram.iter().map(|bin| bin.rows).sum::<u64>(), 8);
     assert!(dropped.length_histogram.windows(2).all(|pair| pair[1].up_to == 2 * pair[0].up_to));
-    assert!(dropped.lengths.longest > 60 && dropped.tokens > dropped.trained_tokens);
-    let share = dropped.trained_share();
+    assert!(dropped.report.lengths.longest > 60);
+    let share = dropped.report.trained_share();
     assert!(share > 0.0 && share < 1.0 && dropped.findings.len() == 7, "{dropped:?}");
 
     options.overlong = Overlong::Truncate;
@@ -82,8 +87,11 @@ fn what_is_lost_and_what_looks_wrong_is_found_with_its_place() {
     assert_eq!(lines(&cut, Finding::PromptTooLong), (1, vec![8]));
     assert_eq!(found(&cut, Finding::Contaminated).0, 0);
     let example = &cut.findings[&Finding::Truncated].examples[0];
-    assert!(example.contains(&format!("{} of the answer cut off", cut.cut_answer_tokens)), "{example}");
-    assert!(cut.cut_answer_tokens > 0);
+    assert!(
+        example.contains(&format!("{} of the answer cut off", cut.report.cut_answer_tokens)),
+        "{example}"
+    );
+    assert!(cut.report.cut_answer_tokens > 0);
 }
 
 #[test]
@@ -116,22 +124,58 @@ fn lf_2884_lf_5599_an_end_that_is_not_learned_is_found() {
     }
 }
 
+/// A pass of its own is needed where samples are there from before, whole or in part; it sees the same.
 #[test]
-fn documents_are_inspected_and_work_can_be_stopped() {
+fn documents_are_inspected_wherever_their_samples_come_from() {
     let folder = Folder::new();
-    let lines: String = (0..2000).map(|row| format!("{{\"text\": \"数控加工 {row}\"}}\n")).collect();
-    let options = DataOptions { dataset: vec![folder.write("rows.jsonl", lines)], ..DataOptions::default() };
+    let line = |row| format!("{{\"text\": \"数控加工 {}\"}}\n", row % 4990);
+    let more: String = (0..5).map(|row| format!("{{\"text\": \"{row} 数控加工\"}}\n")).collect();
+    let dataset = vec![
+        folder.write("rows.jsonl", (0..5000).map(line).collect::<String>()),
+        folder.write("more.jsonl", more),
+    ];
     let tokenizer = tokenizer();
-    let whole = |stop: u64| {
-        let mut on = |rows| if rows >= stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        Inspection::of(&options.dataset[0], &options, &tokenizer, Task::Pretraining, None, &mut on).unwrap()
-    };
-    let all = whole(u64::MAX);
-    assert_eq!((all.rows, all.samples, all.findings.len()), (2000, 2000, 0));
-    // Only the first token of a document is not learned.
-    assert_eq!(all.trained_tokens, all.tokens - 2000);
-    let part = whole(1000);
-    assert!(part.rows >= 1000 && part.rows < 2000 && part.samples == part.rows, "{}", part.rows);
+    for run_on in [false, true] {
+        let options = DataOptions {
+            dataset: dataset.clone(),
+            neat_packing: !run_on,
+            cutoff_len: 16,
+            tokenized_path: Some(folder.path(&format!("kept-{run_on}"))),
+            ..DataOptions::default()
+        };
+        let load = |options: &DataOptions, stop: u64| {
+            let mut progress =
+                |rows| if rows >= stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+            let watch = Watch { progress: &mut progress, inspect: Some(Inspect::default()) };
+            Dataset::load_watched(options, &tokenizer, Task::Pretraining, watch)
+        };
+        let plain = load(&DataOptions { tokenized_path: None, ..options.clone() }, u64::MAX).unwrap();
+        let nothing = load(&DataOptions { tokenized_path: None, ..options.clone() }, 1).unwrap_err();
+        assert!(nothing.to_string().ends_with("rows; nothing was written"), "{nothing}");
+        let inspections = &plain.inspections;
+        let rows: Vec<u64> = inspections.iter().map(|inspection| inspection.report.rows).collect();
+        assert_eq!(rows, [5000, 5]);
+        assert_eq!(inspections[0].findings[&Finding::Duplicate].rows, 10);
+        assert_eq!((inspections[0].findings.len(), inspections[1].findings.len()), (1, 0));
+        let samples = |range: &std::ops::Range<usize>| (range.end - range.start) as u64;
+        for (inspection, range) in inspections.iter().zip(&plain.datasets) {
+            assert_eq!(inspection.report.samples, samples(range));
+            // Only the first token of a document, or of all that run on, is not learned.
+            assert_eq!(
+                inspection.report.trained_tokens,
+                inspection.report.tokens - inspection.report.samples
+            );
+        }
+        let stopped = load(&options, 1000);
+        assert!(
+            matches!(stopped, Err(DataError::Stopped { rows: 1000..5000, is_kept: true })),
+            "{stopped:?}"
+        );
+        assert_eq!(&load(&options, u64::MAX).unwrap().inspections, inspections, "resumed");
+        let again = load(&options, u64::MAX).unwrap();
+        assert!(again.report.cache.unwrap().reused);
+        assert_eq!(&again.inspections, inspections, "kept");
+    }
 }
 
 /// A question with its options, as a row that copies it has it.

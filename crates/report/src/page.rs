@@ -165,11 +165,11 @@ h1{font-size:28px;line-height:1.3;margin:16px 0}h2{font-size:20px;margin:40px 0 
 button{font:inherit;font-size:14px;color:var(--text);background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:4px 12px;cursor:pointer}\
 figure{margin:16px 0}svg{display:block;width:100%;height:auto}\
 .figures{display:flex;flex-wrap:wrap;gap:12px;margin:16px 0}\
-.figures div{flex:1 1 160px;background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:14px 18px}\
+.figures div{flex:1 1 120px;background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:14px 18px}\
 .figures strong{display:block;font-size:26px;line-height:1.3;color:var(--accent)}.figures span{color:var(--muted);font-size:14px}\
 table{border-collapse:collapse;width:100%;background:var(--card);font-size:15px;font-variant-numeric:tabular-nums}\
 th,td{text-align:left;padding:7px 12px;border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere;white-space:pre-line}\
-th{color:var(--muted);font-weight:600;overflow-wrap:normal}.number{text-align:right}\
+th{color:var(--muted);font-weight:600;overflow-wrap:normal;word-break:keep-all}.number{text-align:right;white-space:nowrap}\
 pre{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:14px 18px;overflow-x:auto;font-size:14px;line-height:1.5}\
 .bars{margin:12px 0 20px}.bars div{display:flex;align-items:center;gap:10px;font-size:14px;margin:4px 0;font-variant-numeric:tabular-nums}\
 .bars span{flex:0 0 130px;color:var(--muted);text-align:right}.bars u{flex:1 1 auto;display:flex;align-items:center;gap:8px;text-decoration:none}\
@@ -177,6 +177,7 @@ pre{background:var(--card);border:1px solid var(--rule);border-radius:10px;paddi
 mark{background:color-mix(in srgb,var(--accent) 24%,transparent);color:inherit;border-radius:3px;padding:1px 0}\
 .sample{background:var(--card);border-left:3px solid var(--accent);padding:10px 16px;margin:10px 0}\
 .sample b{color:var(--muted);font-size:14px;font-weight:600}.sample p{margin:2px 0;white-space:pre-wrap;overflow-wrap:anywhere}\
+div[lang]{overflow-x:auto}\
 [data-show=zh] [lang=en],[data-show=en] [lang=zh]{display:none}";
 
 /// Runs before the body is shown, so that the page does not flash in both languages.

@@ -20,6 +20,6 @@ pub mod trainer;
 
 pub use error::{Result, TrainError};
 pub use plan::{Plan, plan};
-pub use prepare::{Load, Prepared, prepare};
+pub use prepare::{Load, Prepared, prepare, prepare_watched};
 pub use recipe::Recipe;
 pub use trainer::{Observer, Outcome, Progress, train};

@@ -3,9 +3,8 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use danlu_data::contamination::Questions;
 use danlu_data::slices::{SLICE_TOKENS, step_slices};
-use danlu_data::{Dataset, DatasetReport, Inspection, Packing, Purpose, SampleSet, StepOrder, Task};
+use danlu_data::{Dataset, DatasetReport, Inspection, Packing, Purpose, SampleSet, StepOrder, Task, Watch};
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
@@ -48,6 +47,8 @@ pub struct Prepared {
     pub order: StepOrder,
     /// How rows became samples.
     pub report: DatasetReport,
+    /// What is in each data set, where that was asked for.
+    pub inspections: Vec<Inspection>,
     /// Optimizer steps of the run.
     pub total_steps: u64,
     /// Learning rates of the run.
@@ -65,6 +66,14 @@ pub struct Prepared {
 /// # Errors
 /// Anything that is missing, damaged or does not go together, before any step is taken.
 pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
+    prepare_watched(recipe, load, Watch { progress: &mut |_| ControlFlow::Continue(()), inspect: None })
+}
+
+/// As [`prepare`], with `watch` beside the loading of the data.
+///
+/// # Errors
+/// As for `prepare`, and [`DataError::Stopped`](danlu_data::DataError::Stopped).
+pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<Prepared> {
     let mut notices = Vec::new();
     if let Some(threads) = recipe.training.threads
         && !team::set_threads(threads)
@@ -107,7 +116,8 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
     let adapter = adapters(&recipe, &mut model, resume_from.as_deref(), &mut notices)?;
     check_length(&recipe, &model)?;
 
-    let Samples { tokenizer, training, validation, order, report } = samples(&recipe, tokenizer)?;
+    let Samples { tokenizer, training, validation, order, report, inspections } =
+        samples(&recipe, tokenizer, watch)?;
     let unknown = training
         .iter()
         .chain(validation.iter())
@@ -124,6 +134,7 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         validation,
         order,
         report,
+        inspections,
         total_steps: 0,
         schedule: recipe.schedule(1),
         recompute: Recompute::Cheap,
@@ -131,11 +142,7 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         notices,
         recipe,
     };
-    let training = &prepared.recipe.training;
-    prepared.total_steps = match u64::try_from(training.max_steps) {
-        Ok(steps) if steps > 0 => steps,
-        _ => (prepared.order.steps_per_epoch() as f64 * training.num_train_epochs).ceil().max(1.0) as u64,
-    };
+    prepared.total_steps = total_steps(&prepared.recipe, &prepared.order);
     prepared.schedule = prepared.recipe.schedule(prepared.total_steps);
     match (choose_recompute(&prepared), load) {
         (Err(error), Load::Shapes) => {
@@ -150,6 +157,14 @@ pub fn prepare(recipe: Recipe, load: Load) -> Result<Prepared> {
         (checked, _) => checked?,
     }
     Ok(prepared)
+}
+
+/// Optimizer steps of a run that takes its samples in this order.
+pub fn total_steps(recipe: &Recipe, order: &StepOrder) -> u64 {
+    match u64::try_from(recipe.training.max_steps) {
+        Ok(steps) if steps > 0 => steps,
+        _ => (order.steps_per_epoch() as f64 * recipe.training.num_train_epochs).ceil().max(1.0) as u64,
+    }
 }
 
 /// With `fused_backward` a gradient is gone after one backward, so that a step can have one slice only.
@@ -187,27 +202,35 @@ pub struct Samples {
     pub order: StepOrder,
     /// How rows became samples.
     pub report: DatasetReport,
+    /// What is in each data set, where that was asked for.
+    pub inspections: Vec<Inspection>,
 }
 
 /// Cuts the data of `recipe` with `tokenizer`, without the model.
 ///
 /// # Errors
 /// No chat template for conversations, or data that cannot be used.
-pub fn samples(recipe: &Recipe, tokenizer: Tokenizer) -> Result<Samples> {
+pub fn samples(recipe: &Recipe, tokenizer: Tokenizer, watch: Watch<'_>) -> Result<Samples> {
     let (template, tokenizer) = chat_template(recipe, tokenizer)?;
     let tokens = tokenizer.template_tokens();
+    let Watch { progress, inspect } = watch;
     let task = match &template {
+        Some(template) if inspect.is_some_and(|inspect| inspect.is_of_pairs) => {
+            Task::Preference { template, tokens: &tokens }
+        }
         Some(template) => Task::Conversation { template, tokens: &tokens },
         None => Task::Pretraining,
     };
-    let dataset = Dataset::load(&recipe.data, &tokenizer, task)?;
-    let evaluation = Dataset::load_eval(&recipe.data, &tokenizer, task)?;
+    let dataset =
+        Dataset::load_watched(&recipe.data, &tokenizer, task, Watch { progress: &mut *progress, inspect })?;
+    let evaluation = Dataset::load_eval(&recipe.data, &tokenizer, task, progress)?;
     let split = dataset.split(&recipe.data, recipe.training.seed)?;
     let validation = evaluation.map_or(split.validation, |evaluation| evaluation.samples);
     let order = order(recipe, &split.training);
     let mut report = dataset.report;
     report.packing = order.packing();
-    Ok(Samples { tokenizer, training: split.training, validation, order, report })
+    let inspections = dataset.inspections;
+    Ok(Samples { tokenizer, training: split.training, validation, order, report, inspections })
 }
 
 /// Which samples each step takes: blocks that samples fill, or samples.
@@ -222,30 +245,6 @@ fn order(recipe: &Recipe, training: &SampleSet) -> StepOrder {
     } else {
         StepOrder::new(training.len(), per_step, seed)
     }
-}
-
-/// What is in each data set of `recipe`, cut with a `tokenizer` that carries the chat template, as that of [`samples`]
-/// does. `progress(data set, rows done)` may stop the work.
-///
-/// # Errors
-/// As for [`samples`], but for a data set of which nothing is left.
-pub fn inspections(
-    recipe: &Recipe,
-    tokenizer: &Tokenizer,
-    against: Option<&Questions>,
-    mut progress: impl FnMut(&str, u64) -> ControlFlow<()>,
-) -> Result<Vec<Inspection>> {
-    let template = template(recipe, tokenizer)?;
-    let tokens = tokenizer.template_tokens();
-    let task = match &template {
-        Some(template) => Task::Conversation { template, tokens: &tokens },
-        None => Task::Pretraining,
-    };
-    let names = recipe.data.dataset.iter();
-    let inspect = |name: &String| {
-        Ok(Inspection::of(name, &recipe.data, tokenizer, task, against, &mut |rows| progress(name, rows))?)
-    };
-    names.map(inspect).collect()
 }
 
 /// bf16 where the processor multiplies it, unless the recipe says otherwise.

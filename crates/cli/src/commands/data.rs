@@ -6,6 +6,7 @@ mod dedup;
 pub(super) mod inspect;
 mod page;
 mod stats;
+pub(super) mod tokenizing;
 
 use anyhow::Result;
 

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use danlu_train::recipe::embedded;
 use danlu_train::run_folder::{EvalLog, StepLog};
-use danlu_train::{Load, Observer, Plan, Progress, Recipe, machine, prepare, train};
+use danlu_train::{Load, Observer, Plan, Progress, Recipe, machine, prepare_watched, train};
 use serde_json::json;
 
+use crate::commands::data::tokenizing::watched;
 use crate::commands::plan;
 use crate::hub::{self, Fetch};
 use crate::printer::{self, Printer};
@@ -36,7 +37,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let mut recipe = loaded.recipe;
     hub::settle(&mut recipe, Fetch::Allowed, printer)?;
     printer.note("reading model and data");
-    let prepared = prepare(recipe, Load::Weights)?;
+    let prepared = watched(None, printer, |watch| prepare_watched(recipe, Load::Weights, watch))?;
     let plan = Plan::of(&prepared);
     plan::describe(&plan).iter().for_each(|line| printer.note(line));
     let output_dir = prepared.recipe.output.output_dir.clone();

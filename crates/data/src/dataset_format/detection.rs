@@ -36,6 +36,8 @@ const VERDICT_COLUMNS: [&str; 2] = ["label", "kto_tag"];
 const EXPECTED_COLUMNS: &str = "`instruction` and `output`, `prompt` and `answer`, \
                                 `instruct`, `query` and `answer`, or `messages`";
 
+const EXPECTED_PAIR: &str = "`chosen` and `rejected`";
+
 impl Layout {
     /// Finds the layout of a file by the columns of a row; `columns` and `tags` go before the usual names.
     ///
@@ -44,7 +46,9 @@ impl Layout {
     pub fn detect(content: &Content, purpose: Purpose, columns: &Columns, tags: &Tags) -> Result<Self> {
         let fields = match (content, purpose) {
             (Content::Fields(fields), _) => fields,
-            (Content::Text(_), Purpose::Conversation) => return Err(RowProblem::PlainText),
+            (Content::Text(_), Purpose::Conversation | Purpose::Preference) => {
+                return Err(RowProblem::PlainText);
+            }
             (Content::Text(_), _) => return Ok(Self::Document(DocumentLayout::detect(None, columns))),
         };
         let document = || Self::Document(DocumentLayout::detect(Some(fields), columns));
@@ -63,6 +67,10 @@ impl Layout {
             let found = conversation(fields, columns, tags);
             return found.map(Self::Conversation).ok_or_else(|| unknown_columns(fields));
         }
+        if purpose == Purpose::Preference && pair.is_none() {
+            let available = fields.keys().cloned().collect();
+            return Err(RowProblem::UnknownColumns { available, expected: EXPECTED_PAIR, nearest: None });
+        }
         if let Some([chosen, rejected]) = pair {
             let prompt = prompt(fields, columns, tags);
             let system = optional(&columns.system, "system");
@@ -80,6 +88,11 @@ impl Layout {
             _ if is_corpus || DocumentLayout::known(fields).is_some() => Ok(document()),
             _ => prompt(fields, columns, tags).map(Self::Prompt).ok_or_else(|| unknown_columns(fields)),
         }
+    }
+
+    /// Whether the rows are preference pairs.
+    pub fn is_pair(&self) -> bool {
+        matches!(self, Self::Pair(_))
     }
 
     /// Whether the rows are documents for pretraining, rather than something to answer.

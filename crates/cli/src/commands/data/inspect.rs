@@ -1,6 +1,5 @@
 //! `danlu data inspect`: what training will see of a dataset, before it sees it.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -8,14 +7,15 @@ use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::dataset_format::{Layout, Purpose, Tags};
 use danlu_data::records::split_sheet;
 use danlu_data::token_files::is_token_file;
-use danlu_data::{Columns, DataOptions, Found, Inspection, LengthBin, Records, inspect};
+use danlu_data::{Columns, DataOptions, Found, Inspect, LengthBin, Records, inspect};
 use danlu_hub::Want;
 use danlu_model::{Precision, Rest, open_shape, open_tokenizer};
-use danlu_train::prepare::{Load, Prepared, Samples, inspections, prepare, samples};
+use danlu_train::prepare::{Load, Prepared, Samples, prepare_watched, samples, total_steps};
 use danlu_train::recipe::{Loaded, Recipe, embedded};
 use serde_json::{Value, json};
 
 use super::page;
+use super::tokenizing::watched;
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::models::{ModelArgs, PrecisionChoice};
@@ -69,7 +69,7 @@ pub struct Args {
 pub(super) struct Seen {
     pub recipe: Recipe,
     pub samples: Samples,
-    pub inspections: Vec<Inspection>,
+    is_of_pairs: bool,
 }
 
 /// Runs `danlu data inspect`.
@@ -109,6 +109,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
 pub(super) fn look(data: Data, printer: &Printer) -> Result<Seen> {
     let mut inputs = data.inputs;
     inputs.extend(data.model.map(|model| format!("model_name_or_path={}", model.display())));
+    let is_of_pairs = names_pairs(&inputs)?;
     let loaded = recipe(&inputs, data.tokenizer.as_deref(), printer)?;
     loaded.notices.iter().for_each(|notice| printer.note(notice));
     let against = match data.against.as_slice() {
@@ -121,44 +122,27 @@ pub(super) fn look(data: Data, printer: &Printer) -> Result<Seen> {
     }
     let mut recipe = loaded.recipe;
     hub::settle_data(&mut recipe, printer)?;
-    let (recipe, samples) = match &data.tokenizer {
-        Some(path) => {
-            let path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
-            let samples = samples(&recipe, open_tokenizer(&path)?)?;
-            (recipe, samples)
-        }
-        None => {
-            hub::settle_models(&mut recipe, Fetch::Never, printer)?;
-            let Prepared { recipe, tokenizer, training, validation, order, report, notices, .. } =
-                prepare(recipe, Load::Shapes)?;
-            notices.iter().for_each(|notice| printer.note(notice));
-            (recipe, Samples { tokenizer, training, validation, order, report })
-        }
+    let inspect = Some(Inspect { against: against.as_ref(), is_of_pairs });
+    let Some(path) = &data.tokenizer else {
+        hub::settle_models(&mut recipe, Fetch::Never, printer)?;
+        let prepared = watched(inspect, printer, |watch| prepare_watched(recipe, Load::Shapes, watch))?;
+        let Prepared { recipe, tokenizer, training, validation, order, report, inspections, notices, .. } =
+            prepared;
+        notices.iter().for_each(|notice| printer.note(notice));
+        let samples = Samples { tokenizer, training, validation, order, report, inspections };
+        return Ok(Seen { recipe, samples, is_of_pairs });
     };
-    let mut progress = printer.progress("rows", samples.report.rows);
-    let mut before = (String::new(), 0, 0);
-    let inspections = inspections(&recipe, &samples.tokenizer, against.as_ref(), |name, rows| {
-        if before.0 != name {
-            before = (name.to_owned(), before.1 + before.2, 0);
-        }
-        before.2 = rows;
-        progress.set(before.1 + rows, name);
-        ControlFlow::Continue(())
-    })?;
-    Ok(Seen { recipe, samples, inspections })
+    let path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
+    let tokenizer = open_tokenizer(&path)?;
+    let samples = watched(inspect, printer, |watch| samples(&recipe, tokenizer, watch))?;
+    Ok(Seen { recipe, samples, is_of_pairs })
 }
 
 impl Seen {
-    /// Optimizer steps of a pass and of the run.
-    pub fn steps(&self) -> (u64, u64) {
-        let options = &self.recipe.training;
-        let samples = self.samples.training.len().max(1);
-        let per_epoch = samples.div_ceil(options.samples_per_step().max(1)) as u64;
-        let run = match u64::try_from(options.max_steps) {
-            Ok(steps) if steps > 0 => steps,
-            _ => (per_epoch as f64 * options.num_train_epochs).ceil().max(1.0) as u64,
-        };
-        (per_epoch, run)
+    /// Optimizer steps of a pass and of the run; none of preference pairs, for which there is no run.
+    pub fn steps(&self) -> Option<(u64, u64)> {
+        let order = &self.samples.order;
+        (!self.is_of_pairs).then(|| (order.steps_per_epoch(), total_steps(&self.recipe, order)))
     }
 
     /// The numbers, readable.
@@ -169,23 +153,29 @@ impl Seen {
             let (training, validation) = (training.len(), validation.len());
             printer.line(format_args!("{training} samples to train on, {validation} to validate with"))?;
         }
-        let (per_epoch, run) = self.steps();
-        let per_step = self.recipe.training.samples_per_step();
-        printer.line(format_args!("{run} steps of {per_step} samples, {per_epoch} a pass"))?;
-        for inspection in &self.inspections {
+        if let Some((per_epoch, run)) = self.steps() {
+            let per_step = self.recipe.training.samples_per_step();
+            let unit = if report.packing.is_some() { "blocks" } else { "samples" };
+            printer.line(format_args!("{run} steps of {per_step} {unit}, {per_epoch} a pass"))?;
+        }
+        for inspection in &self.samples.inspections {
             printer.line(format_args!("\n{}", inspection.name))?;
             let header =
                 ["rows", "samples", "tokens", "trained", "share", "half up to", "99 % up to", "longest"];
-            let lengths = &inspection.lengths;
-            let counts = [inspection.rows, inspection.samples, inspection.tokens, inspection.trained_tokens];
+            let report = &inspection.report;
+            let lengths = &report.lengths;
+            let counts = [report.rows, report.samples, report.tokens, report.trained_tokens];
             let mut row: Vec<String> = counts.iter().map(u64::to_string).collect();
-            row.push(format!("{:.1} %", 100.0 * inspection.trained_share()));
+            row.push(format!("{:.1} %", 100.0 * report.trained_share()));
             row.extend([lengths.p50, lengths.p99, lengths.longest].iter().map(usize::to_string));
             printer.table(&header, &[row])?;
             let most = inspection.length_histogram.iter().map(|bin| bin.rows).max().unwrap_or(1).max(1);
             for LengthBin { up_to, rows } in &inspection.length_histogram {
                 let bar = "━".repeat((rows * 40).div_ceil(most) as usize);
                 printer.line(format_args!("{up_to:>8} tokens {rows:>8} {bar}"))?;
+            }
+            for (option, rows) in &report.filtered {
+                printer.line(format_args!("outside of `{option}`, left out: {rows} rows"))?;
             }
             for (finding, Found { rows, examples }) in &inspection.findings {
                 printer.line(format_args!("{}: {rows} rows", page::finding(*finding).en))?;
@@ -198,12 +188,12 @@ impl Seen {
     /// The numbers, for programs.
     pub fn json(&self) -> Value {
         let Samples { training, validation, report, .. } = &self.samples;
-        let datasets = self.inspections.iter().map(|inspection| {
+        let datasets = self.samples.inspections.iter().map(|inspection| {
             let mut object = json!(inspection);
-            object["trained_share"] = inspection.trained_share().into();
+            object["trained_share"] = inspection.report.trained_share().into();
             object
         });
-        let (steps_per_epoch, steps) = self.steps();
+        let (steps_per_epoch, steps) = self.steps().unzip();
         json!({
             "report": report,
             "training_samples": training.len(),
@@ -220,10 +210,7 @@ impl Seen {
 fn recipe(inputs: &[String], tokenizer: Option<&Path>, printer: &Printer) -> Result<Loaded> {
     let is_override = |input: &String| input.contains('=') && !Path::new(input).exists();
     let (overrides, names): (Vec<String>, Vec<String>) = inputs.iter().cloned().partition(is_override);
-    let is_recipe = |name: &String| {
-        let is_yaml = Path::new(name).extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
-        is_yaml || embedded().iter().any(|recipe| recipe.name == name)
-    };
+    let is_recipe = |name: &String| is_recipe(Path::new(name));
     match names.as_slice() {
         [name] if is_recipe(name) => Ok(Recipe::load(name, &overrides)?),
         [] => Err(wrong_input(
@@ -287,14 +274,28 @@ fn newest_model(printer: &Printer) -> Result<PathBuf> {
 
 /// Whether a file holds documents, rather than rows for fine-tuning.
 pub(in crate::commands) fn is_corpus(path: &Path) -> Result<bool> {
+    Ok(is_token_file(path) || layout(path)?.is_some_and(|layout| layout.is_document()))
+}
+
+/// Whether the first file of the inputs holds preference pairs.
+fn names_pairs(inputs: &[String]) -> Result<bool> {
+    let is_file = |input: &&String| Path::new(split_sheet(Path::new(input)).0).exists();
+    let Some(first) = inputs.iter().find(is_file).map(Path::new) else { return Ok(false) };
+    let is_data = !is_token_file(first) && !is_recipe(first);
+    Ok(is_data && layout(first)?.is_some_and(|layout| layout.is_pair()))
+}
+
+fn is_recipe(path: &Path) -> bool {
+    let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+    is_yaml || embedded().iter().any(|recipe| path == Path::new(&recipe.name))
+}
+
+/// What the first row of a file says of its columns.
+fn layout(path: &Path) -> Result<Option<Layout>> {
     // What is not there, or cannot be read, is told when the dataset is loaded.
     if !split_sheet(path).0.exists() {
-        return Ok(false);
+        return Ok(None);
     }
-    if is_token_file(path) {
-        return Ok(true);
-    }
-    let Some(Ok(record)) = Records::open(path)?.next() else { return Ok(false) };
-    let layout = Layout::detect(&record.content, Purpose::Any, &Columns::default(), &Tags::default());
-    Ok(layout.is_ok_and(|layout| layout.is_document()))
+    let Some(Ok(record)) = Records::open(path)?.next() else { return Ok(None) };
+    Ok(Layout::detect(&record.content, Purpose::Any, &Columns::default(), &Tags::default()).ok())
 }

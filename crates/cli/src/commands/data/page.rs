@@ -1,6 +1,6 @@
 //! The page of `danlu data inspect --html`: what the command prints, to look at and to pass on.
 
-use danlu_data::{Finding, Found, Inspection};
+use danlu_data::{DatasetReport, Finding, Found, Inspection};
 use danlu_report::{Page, Table, Text};
 
 use super::inspect::Seen;
@@ -39,6 +39,11 @@ pub(super) fn finding(finding: Finding) -> Text {
             "the answer does not end with an end token of this vocabulary, the model would not learn to stop (choose the \
              `template` that belongs to it)",
         ),
+        Finding::IdenticalPair => Text::new(
+            "偏好对的两个回答相同，学不到任何偏好（损失停在 0.693）",
+            "the wanted and the unwanted answer are the same: no preference can be learned of them (the loss stays at \
+             0.693)",
+        ),
         Finding::SpelledSpecialTokens => Text::new(
             "文本中写有特殊词元的字样，按普通文本处理",
             "spell out special tokens: taken as text, which ends no turn",
@@ -62,21 +67,20 @@ pub(super) fn finding(finding: Finding) -> Text {
 /// The page.
 pub(super) fn page(seen: &Seen, samples: &[Shown]) -> Page {
     let mut page = Page::new(Text::new("训练数据检查", "Training data, inspected"));
-    let sum = |number: fn(&Inspection) -> u64| seen.inspections.iter().map(number).sum::<u64>();
-    let (tokens, trained) = (sum(|one| one.tokens), sum(|one| one.trained_tokens));
-    let share = 100.0 * trained as f64 / tokens.max(1) as f64;
-    let (per_epoch, steps) = seen.steps();
-    page.figures(&[
-        (sum(|one| one.rows).to_string(), Text::new("行", "rows")),
-        (sum(|one| one.samples).to_string(), Text::new("样本", "samples")),
+    let DatasetReport { rows, samples: made, tokens, .. } = &seen.samples.report;
+    let share = 100.0 * seen.samples.report.trained_share();
+    let mut figures = vec![
+        (rows.to_string(), Text::new("行", "rows")),
+        (made.to_string(), Text::new("样本", "samples")),
         (tokens.to_string(), Text::new("词元", "tokens")),
         (format!("{share:.1} %"), Text::new("参与学习", "are learned")),
-        (
-            steps.to_string(),
-            Text::new(format!("步（每轮 {per_epoch} 步）"), format!("steps ({per_epoch} a pass)")),
-        ),
-    ]);
-    for inspection in &seen.inspections {
+    ];
+    figures.extend(seen.steps().map(|(per_epoch, steps)| {
+        let caption = Text::new(format!("步（每轮 {per_epoch} 步）"), format!("steps ({per_epoch} a pass)"));
+        (steps.to_string(), caption)
+    }));
+    page.figures(&figures);
+    for inspection in &seen.samples.inspections {
         dataset(&mut page, inspection);
     }
     if !samples.is_empty() {
@@ -96,15 +100,15 @@ pub(super) fn page(seen: &Seen, samples: &[Shown]) -> Page {
 }
 
 fn dataset(page: &mut Page, inspection: &Inspection) {
-    let lengths = &inspection.lengths;
-    let name = &inspection.name;
+    let Inspection { name, report, .. } = inspection;
+    let lengths = &report.lengths;
     page.heading(&Text::new(name, name));
     let cells = [
-        inspection.rows.to_string(),
-        inspection.samples.to_string(),
-        inspection.tokens.to_string(),
-        inspection.trained_tokens.to_string(),
-        format!("{:.1} %", 100.0 * inspection.trained_share()),
+        report.rows.to_string(),
+        report.samples.to_string(),
+        report.tokens.to_string(),
+        report.trained_tokens.to_string(),
+        format!("{:.1} %", 100.0 * report.trained_share()),
         lengths.p50.to_string(),
         lengths.p99.to_string(),
         lengths.longest.to_string(),
@@ -125,20 +129,41 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
         .map(|bin| (Text::new(format!("不超过 {}", bin.up_to), format!("up to {}", bin.up_to)), bin.rows))
         .collect();
     page.bars(&bars);
-    if inspection.findings.is_empty() && inspection.skipped.is_empty() {
+    if !report.notices.is_empty() {
+        page.preformatted(&report.notices.join("\n"));
+    }
+    if inspection.findings.is_empty() && report.skipped.is_empty() && report.filtered.is_empty() {
         page.paragraph(&Text::new("没有发现疑点。", "Nothing looks wrong."));
         return;
     }
     let mut zh = Table::new(["发现", "行数", "例"]);
     let mut en = Table::new(["found", "rows", "examples"]);
     for (kind, Found { rows, examples }) in &inspection.findings {
-        let (text, rows, examples) = (finding(*kind), rows.to_string(), examples.join("\n"));
-        zh.row([text.zh, rows.clone(), examples.clone()]);
-        en.row([text.en, rows, examples]);
+        let text = finding(*kind);
+        let places = |line: &str| {
+            let places: Vec<String> = examples.iter().map(|example| place(example, name, line)).collect();
+            places.join("\n")
+        };
+        zh.row([text.zh, rows.to_string(), places("行")]);
+        en.row([text.en, rows.to_string(), places("line")]);
     }
-    for (reason, skipped) in &inspection.skipped {
-        zh.row([format!("已跳过：{reason}"), skipped.rows.to_string(), skipped.first.clone()]);
-        en.row([format!("skipped: {reason}"), skipped.rows.to_string(), skipped.first.clone()]);
+    for (option, rows) in &report.filtered {
+        zh.row([format!("超出 `{option}`，已丢弃"), rows.to_string(), String::new()]);
+        en.row([format!("outside of `{option}`, left out"), rows.to_string(), String::new()]);
+    }
+    for (reason, skipped) in &report.skipped {
+        let (rows, first) = (skipped.rows.to_string(), |line| place(&skipped.first, name, line));
+        zh.row([format!("已跳过：{reason}"), rows.clone(), first("行")]);
+        en.row([format!("skipped: {reason}"), rows, first("line")]);
     }
     page.table(&zh, &en);
+}
+
+/// A place without the file, where the section is that file's.
+fn place(example: &str, file: &str, line: &str) -> String {
+    match example.strip_prefix(file).and_then(|rest| rest.strip_prefix(':')) {
+        Some(rest) if rest.starts_with(|first: char| first.is_ascii_digit()) => format!("{line} {rest}"),
+        Some(rest) => rest.to_owned(),
+        None => example.to_owned(),
+    }
 }
