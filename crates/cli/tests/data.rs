@@ -106,8 +106,9 @@ fn rows_of_preference_learning_are_not_imitated() {
     write("text.json", r#"[{"prompt": "铣", "chosen": "切削", "rejected": "车"}]"#);
     for name in ["turns.json", "earlier.json", "text.json"] {
         inspect(name, &[]).is_refused("`chosen` and `rejected` mark a preference pair");
-        run(folder.path(), &["data", "inspect", name, "--tokenizer", "model"])
-            .is_refused("`chosen` and `rejected` mark a preference pair");
+        // To look at, without a recipe that would imitate both, they may be read.
+        let looked = run(folder.path(), &["data", "stats", name, "--tokenizer", "model", "--json"]).json();
+        assert_eq!(looked["report"]["samples"], 2);
     }
 
     // What `columns` names is an answer, and a label that is no verdict is nothing to this program.
