@@ -43,7 +43,7 @@ impl FileText {
 
     /// Decoded bytes as text.
     pub(super) fn check<'a>(&self, bytes: &'a [u8], field: Option<&str>) -> Result<&'a str, RowProblem> {
-        std::str::from_utf8(bytes).map_err(|error| self.problem(&bytes[..error.valid_up_to()], field))
+        utf_8(bytes).map_err(|error| self.problem(&bytes[..error.valid_up_to()], field))
     }
 
     /// The problem of a line or field that can be decoded up to the end of `valid`.
@@ -63,6 +63,12 @@ impl FileText {
             }
         }
     }
+}
+
+/// Bytes as text, looked at many at a time.
+pub(super) fn utf_8(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
+    // Only the standard library says where it is broken.
+    simdutf8::basic::from_utf8(bytes).or_else(|_| std::str::from_utf8(bytes))
 }
 
 /// The encoding of a label.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::encoding::Utf8Reader;
+use super::encoding::{Utf8Reader, utf_8};
 use super::{Content, FileText, RawRecord, RawRow, Record, Source, kind_of};
 use crate::error::{DataError, Result, RowProblem};
 
@@ -71,7 +71,7 @@ fn value(
     expected: &'static str,
     file: &FileText,
 ) -> Result<Value, (u64, RowProblem)> {
-    let text = match std::str::from_utf8(bytes) {
+    let text = match utf_8(bytes) {
         Ok(text) => text,
         Err(error) => {
             let mut valid = &bytes[..error.valid_up_to()];
