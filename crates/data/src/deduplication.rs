@@ -417,9 +417,8 @@ impl Deduplication {
 
 impl InputFile {
     fn has_changed(&self) -> bool {
-        !fs::metadata(split_sheet(&self.path).0).is_ok_and(|metadata| {
-            (metadata.len(), metadata.modified().ok()) == (self.bytes, self.modified)
-        })
+        !fs::metadata(split_sheet(&self.path).0)
+            .is_ok_and(|metadata| (metadata.len(), metadata.modified().ok()) == (self.bytes, self.modified))
     }
 }
 

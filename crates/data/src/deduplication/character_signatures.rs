@@ -53,9 +53,9 @@ const VALUES: usize = 256;
 /// What `datasketch` makes of that and of the threshold 0.85.
 const BANDS: Bands = Bands { bands: 13, rows: 19 };
 /// Frequent characters of a text from which on lists are faster than the table.
-const LONG: u32 = 64;
+const LONG: u32 = 128;
 /// Characters that are frequent.
-const FREQUENT: usize = 2048;
+const FREQUENT: usize = 3072;
 const SIGN: u32 = 1 << 31;
 const MERSENNE_PRIME: u64 = (1 << 61) - 1;
 const FIRST_HAN: char = '\u{4e00}';
@@ -242,10 +242,7 @@ mod tests {
         );
         assert_eq!(legacy.bands(), Bands::to_decide(0.85, 256));
         // What is left of a text by the pattern.
-        assert_eq!(
-            legacy.signature("你好，[世|界]_a-1！"),
-            legacy.signature("你好[世|界_a1")
-        );
+        assert_eq!(legacy.signature("你好，[世|界]_a-1！"), legacy.signature("你好[世|界_a1"));
         assert_eq!(legacy.signature("！。"), [u32::MAX; 256]);
     }
 

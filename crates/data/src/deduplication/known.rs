@@ -159,7 +159,6 @@ impl Deduplication {
         }
         Ok(known)
     }
-
 }
 
 fn questions_in(questions: &Questions, rows: &[Row], pool: &rayon::ThreadPool) -> Vec<Vec<Found>> {

@@ -2,12 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::fingerprints;
-use super::min_hash::{Bands, ShingleSignatures};
-use super::row_text::normalise;
 use super::Method;
 use super::character_signatures::CharacterSignatures;
+use super::fingerprints;
+use super::min_hash::{Bands, ShingleSignatures};
 use super::passes::Row;
+use super::row_text::normalise;
 use crate::error::{DataError, Result};
 
 /// What makes the words of a row.

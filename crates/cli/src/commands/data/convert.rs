@@ -28,9 +28,9 @@ pub struct Args {
     /// zh: 写出的行的格式
     #[arg(long, value_name = "FORM")]
     to: FormChoice,
-    /// File to write; its ending is its kind (.jsonl, .json, .csv)
+    /// File to write; its ending is its kind (.jsonl, .json, .csv, .parquet)
     ///
-    /// zh: 写出的文件；扩展名决定种类（.jsonl、.json、.csv）
+    /// zh: 写出的文件；扩展名决定种类（.jsonl、.json、.csv、.parquet）
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Write the texts of an older project's own converter byte for byte
