@@ -120,26 +120,57 @@ fn a_killed_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let row = |number| format!("{{\"text\": \"第{number}行　磨削温度可以达到上千摄氏度！！\"}}\n");
-    write(path, "rows.jsonl", &(0..15_000).map(row).collect::<String>());
+    write(path, "rows.jsonl", &(0..10_000).map(row).collect::<String>());
     let arguments = ["data", "clean", "rows.jsonl", "--preset", "web", "--min-chars", "1", "--out"];
-    let whole = run(path, &[&arguments[..], &["whole.jsonl"]].concat());
-    assert_eq!(whole.code, 0, "{}", whole.stderr);
+    for (ending, signal) in [("jsonl", "-INT"), ("parquet", "-KILL")] {
+        let [whole, out] = ["whole", "out"].map(|name| format!("{name}.{ending}"));
+        let ran = run(path, &[&arguments[..], &[&*whole]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
 
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_danlu"));
-    command.current_dir(path).args(arguments).arg("out.jsonl").stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    while !path.join("out.jsonl.parts").exists() && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(Duration::from_millis(2));
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_danlu"));
+        command.current_dir(path).args(arguments).arg(&out).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let parts = path.join(format!("{out}.parts"));
+        while !parts.exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), (signal == "-INT").then_some(130), "{status:?}");
+        assert!(!path.join(&out).exists());
+        let ran = run(path, &[&arguments[..], &[&*out]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let bytes = |name: &str| std::fs::read(path.join(name)).unwrap();
+        assert!(bytes(&out) == bytes(&whole), "{ending}");
+        assert!(!parts.exists());
     }
-    let id = child.id().to_string();
-    std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(130), "{status:?}");
-    assert!(!path.join("out.jsonl").exists());
-    let ran = run(path, &[&arguments[..], &["out.jsonl"]].concat());
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(read(path, "out.jsonl"), read(path, "whole.jsonl"));
-    assert!(!path.join("out.jsonl.parts").exists());
+}
+
+#[test]
+fn files_of_other_encodings_and_forms_are_cleaned() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write(path, "rows.jsonl", "{\"text\": \"车\\u200b床 \", \"id\": 1}\n{\"text\": \"铣刀\", \"id\": 2}\n");
+    let clean = |more: &[&str]| {
+        let ran = run(path, &[&["data", "clean"], more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran
+    };
+    // Into Parquet, and out of it.
+    clean(&["rows.jsonl", "--out", "rows.parquet", "--preset", "none"]);
+    clean(&["rows.parquet", "--out", "out.jsonl"]);
+    let lines = "{\"text\":\"车床\",\"id\":1}\n{\"text\":\"铣刀\",\"id\":2}\n";
+    assert_eq!(read(path, "out.jsonl"), lines);
+    // 车床 in GBK.
+    std::fs::write(path.join("gbk.csv"), b"text\n\xb3\xb5\xb4\xb2 \n").unwrap();
+    let ran = clean(&["gbk.csv", "--out", "gbk.jsonl"]);
+    assert_eq!(read(path, "gbk.jsonl"), "{\"text\":\"车床\"}\n");
+    let notice = "`gbk.csv` is not UTF-8: read as gb18030";
+    assert!(ran.stderr.to_lowercase().contains(&notice.to_lowercase()), "{}", ran.stderr);
+    let ran = clean(&["gbk.csv", "--out", "named.jsonl", "--encoding", "gbk"]);
+    assert_eq!((read(path, "named.jsonl"), ran.stderr.contains("UTF-8")), (read(path, "gbk.jsonl"), false));
+    run(path, &["data", "clean", "gbk.csv", "--out", "no.jsonl", "--encoding", "gb"])
+        .is_refused("found `gb`: expected the name of an encoding");
 }
 
 #[test]

@@ -152,10 +152,12 @@ fn a_kill_and_a_second_run_give_what_one_run_gives() {
             .map(|at| char::from_u32(0x4e00 + (row * 7919 + at * at * (row % 13 + 1)) % 5000).unwrap())
             .collect()
     };
-    let lines = (0..40_000).map(|row: u32| format!("{}\n", json!({"text": text(row % 30_000)})));
+    let lines = (0..20_000).map(|row: u32| format!("{}\n", json!({"text": text(row % 15_000)})));
     std::fs::write(folder.join("rows.jsonl"), lines.collect::<String>()).unwrap();
-    let arguments = ["data", "dedup", "rows.jsonl", "--out", "out.jsonl", "--max-memory", "1MB"];
-    for signal in ["-KILL", "-INT"] {
+    for (signal, ending) in [("-KILL", "parquet"), ("-INT", "jsonl")] {
+        let [whole, out] = ["whole", "out"].map(|name| format!("{name}.{ending}"));
+        let arguments = ["data", "dedup", "rows.jsonl", "--out", &out, "--max-memory", "1MB"];
+        let before = std::fs::read_dir(folder).unwrap().count();
         let mut child = Command::new(env!("CARGO_BIN_EXE_danlu"))
             .args(arguments)
             .current_dir(folder)
@@ -164,7 +166,7 @@ fn a_kill_and_a_second_run_give_what_one_run_gives() {
             .spawn()
             .unwrap();
         let start = Instant::now();
-        let working = format!(".out.jsonl.working.tmp-{}-", child.id());
+        let working = format!(".{out}.working.tmp-{}-", child.id());
         let is_working = || {
             let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
             names.into_iter().any(|name| name.to_string_lossy().starts_with(&working))
@@ -174,19 +176,41 @@ fn a_kill_and_a_second_run_give_what_one_run_gives() {
         }
         Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         let status = child.wait().unwrap();
-        assert!(!folder.join("out.jsonl").exists());
+        assert!(!folder.join(&out).exists());
         if signal == "-INT" {
             assert_eq!(status.code(), Some(130));
-            assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1, "nothing is left");
+            assert_eq!(std::fs::read_dir(folder).unwrap().count(), before, "nothing is left");
         }
+        let again = dedup(folder, &arguments[2..]).json();
+        assert_eq!((&again["kept"], &again["spilled"]), (&15_000.into(), &true.into()));
+        let uninterrupted = dedup(folder, &["rows.jsonl", "--out", &whole]).json();
+        assert_eq!(uninterrupted["spilled"], false);
+        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+        assert!(read(&out) == read(&whole), "{ending}");
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), before + 2);
     }
-    let again = dedup(folder, &arguments[2..]).json();
-    assert_eq!((&again["kept"], &again["spilled"]), (&30_000.into(), &true.into()));
-    let whole = dedup(folder, &["rows.jsonl", "--out", "whole.jsonl"]).json();
-    assert_eq!(whole["spilled"], false);
-    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
-    assert!(read("out.jsonl") == read("whole.jsonl"));
-    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 3);
+}
+
+#[test]
+fn files_of_other_encodings_and_forms_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_rows(folder);
+    dedup(folder, &["rows.jsonl", "--out", "all.parquet", "--method", "exact"]).json();
+    dedup(folder, &["all.parquet", "--out", "out.parquet"]).json();
+    dedup(folder, &["out.parquet", "--out", "out.jsonl"]).json();
+    assert_eq!(rows(&folder.join("out.jsonl")), [json!({"text": TURNING}), json!({"text": MILLING})]);
+    // 车床, 车床, 铣刀 in GBK.
+    let gbk = b"text\n\xb3\xb5\xb4\xb2\n\xb3\xb5\xb4\xb2\n\xcf\xb3\xb5\xb6\n";
+    std::fs::write(folder.join("gbk.csv"), gbk).unwrap();
+    let ran = dedup(folder, &["gbk.csv", "--out", "gbk.jsonl"]);
+    assert!(ran.stderr.contains("`gbk.csv` is not UTF-8: read as gb18030"), "{}", ran.stderr);
+    assert_eq!(ran.json()["kept"], 2);
+    assert_eq!(rows(&folder.join("gbk.jsonl")), [json!({"text": "车床"}), json!({"text": "铣刀"})]);
+    let ran = dedup(folder, &["gbk.csv", "--out", "named.jsonl", "--encoding", "gbk"]);
+    assert!(!ran.stderr.contains("UTF-8"), "{}", ran.stderr);
+    dedup(folder, &["gbk.csv", "--out", "o.jsonl", "--encoding", "gb"])
+        .is_refused("`--encoding`: found `gb`");
 }
 
 #[test]

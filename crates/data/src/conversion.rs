@@ -98,11 +98,11 @@ fn older_rows(
 ) -> Result<()> {
     let report = &mut conversion.report;
     let located = locate(name, options)?;
-    let records = match located.files {
+    let mut records = match located.files {
         Some(files) => Records::of_files_with(files, &options.reading()),
         None => Records::open_with(&located.path, &options.reading())?,
     };
-    for record in records.take(options.max_samples.unwrap_or(usize::MAX)) {
+    for record in records.by_ref().take(options.max_samples.unwrap_or(usize::MAX)) {
         report.rows += 1;
         let row = record.and_then(|record| {
             let at = record.source.clone();
@@ -116,6 +116,7 @@ fn older_rows(
             Err(error) => skip_or_fail(error, options, report)?,
         }
     }
+    report.notices.extend(records.take_notices());
     Ok(())
 }
 

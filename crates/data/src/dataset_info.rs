@@ -175,7 +175,7 @@ fn from_entry(
     dataset_dir: &Path,
     files: Option<Vec<PathBuf>>,
 ) -> Result<Located, String> {
-    let entry: Entry = serde_json::from_value(entry).map_err(|error| error.to_string())?;
+    let mut entry: Entry = serde_json::from_value(entry).map_err(|error| error.to_string())?;
     let mut notices = Vec::new();
     for key in entry.others.keys().filter(|key| !WITHOUT_EFFECT.contains(&key.as_str())) {
         // A misspelt key would change what rows mean.
@@ -196,6 +196,9 @@ fn from_entry(
         return Err(format!("its rows have `{column}`: expected text only"));
     }
     let is_of_a_hub = files.is_some() || entry.file_name.is_none();
+    // The one file with parts that have names is a workbook.
+    let is_workbook = |name: &String| name.to_ascii_lowercase().ends_with(".xlsx");
+    let sheet = if entry.file_name.as_ref().is_some_and(is_workbook) { entry.subset.take() } else { None };
     for (key, value) in [("subset", &entry.subset), ("folder", &entry.folder), ("split", &entry.split)] {
         // `train` is what a file alone is called there.
         if !is_of_a_hub && value.as_deref().is_some_and(|value| value != "train") {
@@ -205,7 +208,10 @@ fn from_entry(
     let hub = entry.hf_hub_url.or(entry.ms_hub_url);
     let path = match (&files, &entry.file_name, &hub) {
         (Some(files), ..) => files.first().and_then(|file| file.parent()).unwrap_or(dataset_dir).to_owned(),
-        (None, Some(file_name), _) => dataset_dir.join(file_name),
+        (None, Some(file_name), _) => match sheet {
+            Some(sheet) => dataset_dir.join(format!("{file_name}#{sheet}")),
+            None => dataset_dir.join(file_name),
+        },
         (None, None, Some(hub)) => {
             return Err(format!(
                 "`{hub}` was not downloaded: get it with `danlu download dataset {hub}` and name its files with `file_name`"
@@ -376,6 +382,14 @@ mod tests {
             "`split` of dataset `other` is not used: a file has no such part",
         ];
         assert_eq!(other.notices, expected);
+    }
+
+    #[test]
+    fn the_subset_of_a_workbook_is_its_sheet() {
+        let folder = folder(r#"{"book": {"file_name": "rows.xlsx", "subset": "问答"}}"#);
+        fs::write(folder.path().join("rows.xlsx"), "").unwrap();
+        let book = at("book", folder.path()).unwrap();
+        assert_eq!((book.path, book.notices), (folder.path().join("rows.xlsx#问答"), Vec::new()));
     }
 
     #[test]

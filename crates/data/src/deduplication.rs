@@ -4,11 +4,14 @@
 //! of those (compared, unless the method decides by keys alone), and the rows that stay. What does not fit waits in a
 //! folder beside the output, which goes away with the run; a killed run is done again from the start, with the same result.
 
+mod character_signatures;
 mod decide;
 mod findings;
 mod fingerprints;
+mod known;
 mod min_hash;
 mod partitions;
+mod passes;
 mod random_state;
 pub mod row_text;
 mod rows_out;
@@ -18,7 +21,6 @@ mod sketcher;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::SystemTime;
 
 use danlu_formats::AtomicFolder;
@@ -27,25 +29,23 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use character_signatures::Permutations;
 pub use decide::Duplicate;
-pub use min_hash::{Bands, Permutations};
+pub use min_hash::Bands;
 
 use self::decide::{Memberships, NearFingerprints, Order, SimilarTexts, all_that_share};
 use self::findings::Findings;
+use self::known::Known;
 use self::partitions::{PARTITIONS, Partitions};
-use self::row_text::{normalise, row_text};
+use self::passes::Row;
+use self::row_text::normalise;
 use self::rows_out::RowsOut;
-use self::signatures::{Description, SignatureWriter, Signatures, SignedFile};
+use self::signatures::{Description, SignatureWriter, SignedFile};
 use self::sketcher::Sketcher;
-use crate::contamination::{Found, Questions};
+use crate::contamination::Questions;
 use crate::error::{DataError, Result};
 use crate::options::OnBadRow;
-use crate::records::{Content, Record, Records, Source};
-
-/// Bytes of text that are worked on at once.
-const BATCH: usize = 4 << 20;
-/// Rows of a batch, however short.
-const BATCH_ROWS: usize = 1 << 13;
+use crate::records::{ReadOptions, Records, split_sheet};
 
 /// What makes a row a duplicate of an earlier one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,6 +97,8 @@ pub struct Deduplication {
     pub files: Vec<InputFile>,
     /// The columns that are a row's text; none means [`row_text`](row_text::row_text)'s own choice.
     pub columns: Vec<String>,
+    /// How files are read that do not say it themselves.
+    pub reading: ReadOptions,
     /// What makes a duplicate.
     pub method: Method,
     /// Which duplicate stays.
@@ -164,43 +166,8 @@ pub struct Outcome {
     pub bands: Option<Bands>,
     /// Whether keys did not fit in memory.
     pub spilled: bool,
-}
-
-/// A row with its text.
-struct Row {
-    content: Content,
-    source: Source,
-    text: String,
-    file: usize,
-}
-
-/// A stretch of rows.
-#[derive(Default)]
-struct Batch {
-    /// Number of the first row.
-    first: u32,
-    rows: Vec<Row>,
-    /// Bytes of text up to its end.
-    bytes: u64,
-}
-
-/// What a pass met.
-#[derive(Default)]
-struct Met {
-    rows: u32,
-    skipped: BTreeMap<String, u64>,
-    /// Rows and skipped rows of each file.
-    files: Vec<(u32, u32)>,
-}
-
-/// What is known of all rows behind the first pass.
-struct Known {
-    met: Met,
-    keys: Partitions,
-    fingerprints: Vec<u128>,
-    lengths: Vec<u32>,
-    /// Questions by the rows that contain them.
-    contaminated: Vec<(u32, Found)>,
+    /// What the user should know of the files, such as encodings other than UTF-8.
+    pub notices: Vec<String>,
 }
 
 impl Deduplication {
@@ -216,7 +183,7 @@ impl Deduplication {
             for path in records.files() {
                 let name = path.strip_prefix(input).ok().filter(|name| !name.as_os_str().is_empty());
                 let name = name.map(Path::to_owned).or_else(|| path.file_name().map(PathBuf::from));
-                let metadata = fs::metadata(path)?;
+                let metadata = fs::metadata(split_sheet(path).0)?;
                 files.push(InputFile {
                     path: path.to_owned(),
                     name: name.unwrap_or_default(),
@@ -261,7 +228,7 @@ impl Deduplication {
             self.files.iter().skip(part.number - 1).step_by(part.of).cloned().collect();
         let mut writer = SignatureWriter::create(path)?;
         let pool = self.pool()?;
-        let met = self.pass(&files, Step::Reading, progress, &mut |batch| {
+        let met = self.pass(&files, &pool, Step::Reading, progress, &mut |batch| {
             for (words, length) in sketcher.sketch(&batch.rows, &pool) {
                 writer.push(&words, length)?;
             }
@@ -287,6 +254,7 @@ impl Deduplication {
             skipped: met.skipped,
             bands: self.bands()?,
             spilled: false,
+            notices: met.notices,
         })
     }
 
@@ -351,7 +319,7 @@ impl Deduplication {
             self.duplicates(keys, fingerprints, rows, &order, scratch.path(), &pool, progress)?;
         contaminated.sort_by_key(|(row, found)| (*row, found.question));
         let mut findings = Findings::new(duplicates, contaminated);
-        let counted = self.pass(&self.files, Step::Writing, progress, &mut |batch| {
+        let counted = self.pass(&self.files, &pool, Step::Writing, progress, &mut |batch| {
             for (row, content) in (batch.first..).zip(batch.rows) {
                 if !findings.leaves_out(row, content.source) {
                     rows_out.write(content.file, content.content)?;
@@ -375,108 +343,8 @@ impl Deduplication {
             skipped: met.skipped,
             bands: self.bands()?,
             spilled,
+            notices: counted.notices,
         })
-    }
-
-    /// The first pass: the keys of all rows, and the questions in them.
-    fn read(
-        &self,
-        sketcher: &Sketcher,
-        scratch: &Path,
-        pool: &rayon::ThreadPool,
-        progress: Progress<'_>,
-    ) -> Result<Known> {
-        let mut known = Known::new(scratch, self.max_memory);
-        let met = self.pass(&self.files, Step::Reading, progress, &mut |batch| {
-            let found = self.questions.as_ref().map(|questions| questions_in(questions, &batch.rows, pool));
-            let found = found.unwrap_or_else(|| vec![Vec::new(); batch.rows.len()]);
-            let sketches = sketcher.sketch(&batch.rows, pool);
-            for ((row, (words, length)), found) in (batch.first..).zip(sketches).zip(found) {
-                // What contains a question is no row that another could repeat.
-                let keys: &[u64] = if found.is_empty() { &words } else { &[] };
-                known.push(sketcher, row, keys, length)?;
-                known.contaminated.extend(found.into_iter().map(|found| (row, found)));
-            }
-            Ok(())
-        })?;
-        known.met = met;
-        Ok(known)
-    }
-
-    /// In place of the first pass: the keys that other runs made.
-    fn join(
-        &self,
-        sketcher: &Sketcher,
-        paths: &[PathBuf],
-        scratch: &Path,
-        progress: Progress<'_>,
-    ) -> Result<Known> {
-        let mut parts: Vec<Option<Signatures>> = Vec::new();
-        parts.resize_with(paths.len(), || None);
-        for path in paths {
-            let part = Signatures::open(path)?;
-            let Description { part: Part { number, of }, settings, width, files } = &part.description;
-            if *settings != self.settings() || *width != sketcher.width() {
-                return Err(part.wrong(format!(
-                    "was made with other settings: {settings}; expected {}",
-                    self.settings()
-                )));
-            }
-            let expected = self.files.iter().skip(number.wrapping_sub(1)).step_by((*of).max(1));
-            let same = |(file, signed): (&InputFile, &SignedFile)| {
-                file.name.to_string_lossy() == signed.name && file.bytes == signed.bytes
-            };
-            if *number == 0
-                || *number > *of
-                || *of > self.files.len()
-                || expected.clone().count() != files.len()
-            {
-                return Err(part.wrong(format!(
-                    "is part {number} of {of} of other inputs; expected the same {} files",
-                    self.files.len()
-                )));
-            }
-            if let Some((file, _)) = expected.zip(files).find(|pair| !same(*pair)) {
-                return Err(part.wrong(format!(
-                    "was made of another file than `{}`; expected the same inputs in the same order",
-                    file.path.display()
-                )));
-            }
-            let (number, of) = (*number, *of);
-            if of != paths.len() {
-                return Err(part.wrong(format!("is one of {of} parts, but {} are given", paths.len())));
-            }
-            if parts[number - 1].replace(part).is_some() {
-                return Err(DataError::Signatures {
-                    path: path.clone(),
-                    problem: format!("is part {number}, which is given twice"),
-                });
-            }
-        }
-        let mut known = Known::new(scratch, self.max_memory);
-        let parts: Vec<Signatures> = parts.into_iter().flatten().collect();
-        let mut readers = parts.iter().map(Signatures::rows).collect::<Result<Vec<_>>>()?;
-        let mut words = Vec::new();
-        let mut row = 0;
-        let mut skipped = 0;
-        for index in 0..self.files.len() {
-            let part = index % parts.len();
-            let signed = &parts[part].description.files[index / parts.len()];
-            for _ in 0..signed.rows {
-                let length = readers[part].next(&mut words)?;
-                known.push(sketcher, row, &words, length)?;
-                row += 1;
-            }
-            skipped += u64::from(signed.skipped);
-            if progress(Step::Reading, index as u64 + 1, self.files.len() as u64).is_break() {
-                return Err(DataError::Cancelled);
-            }
-        }
-        known.met.rows = row;
-        if skipped > 0 {
-            known.met.skipped.insert("told when the parts were made".to_owned(), skipped);
-        }
-        Ok(known)
     }
 
     /// The rows that repeat another.
@@ -516,14 +384,14 @@ impl Deduplication {
                 ngram,
                 threshold,
             )?;
-            self.pass(&self.files, Step::Comparing, progress, &mut |batch| {
+            self.pass(&self.files, pool, Step::Comparing, progress, &mut |batch| {
                 let wanted: Vec<&Row> = (batch.first..)
                     .zip(&batch.rows)
                     .filter(|(row, _)| texts.wants(*row))
                     .map(|(_, row)| row)
                     .collect();
                 let normal: Vec<String> =
-                    pool.install(|| wanted.par_iter().map(|row| normalise(&row.text)).collect());
+                    pool.install(|| wanted.par_iter().map(|row| normalise(row.text())).collect());
                 normal.iter().try_for_each(|text| texts.push(text))
             })?;
             texts.flush()?;
@@ -539,129 +407,18 @@ impl Deduplication {
     /// Everything that decides the keys.
     fn settings(&self) -> Value {
         let skips = self.on_bad_row == OnBadRow::Skip;
-        json!({ "method": self.method, "columns": self.columns, "skip_bad_rows": skips })
-    }
-
-    fn pool(&self) -> Result<rayon::ThreadPool> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.max(1)).build();
-        Ok(pool.map_err(std::io::Error::other)?)
+        json!({ "method": self.method, "columns": self.columns, "skip_bad_rows": skips, "encoding": self.reading.encoding })
     }
 
     fn changed(&self, file: usize) -> DataError {
         DataError::Changed { path: self.files[file].path.clone() }
     }
-
-    /// Reads all rows of `files` in order; one thread reads while this one works.
-    fn pass(
-        &self,
-        files: &[InputFile],
-        step: Step,
-        progress: Progress<'_>,
-        work: &mut dyn FnMut(Batch) -> Result<()>,
-    ) -> Result<Met> {
-        let total: u64 = files.iter().map(|file| file.bytes).sum();
-        let (sender, batches) = sync_channel::<Batch>(1);
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| self.read_files(files, sender));
-            let worked = batches.into_iter().try_for_each(|batch| {
-                let bytes = batch.bytes;
-                work(batch)?;
-                match progress(step, bytes.min(total), total) {
-                    ControlFlow::Break(()) => Err(DataError::Cancelled),
-                    ControlFlow::Continue(()) => Ok(()),
-                }
-            });
-            // The receiver is gone, so that the reader ends too.
-            let met = reader.join().map_err(|_| std::io::Error::other("reading the rows failed"))?;
-            worked?;
-            for file in files {
-                let metadata = fs::metadata(&file.path)?;
-                if metadata.len() != file.bytes || metadata.modified().ok() != file.modified {
-                    return Err(DataError::Changed { path: file.path.clone() });
-                }
-            }
-            met
-        })
-    }
-
-    fn read_files(&self, files: &[InputFile], sender: SyncSender<Batch>) -> Result<Met> {
-        let mut met = Met { files: vec![(0, 0); files.len()], ..Met::default() };
-        let mut batch = Batch::default();
-        let mut batch_bytes = 0;
-        for (file, input) in files.iter().enumerate() {
-            for record in Records::of_files(vec![input.path.clone()]) {
-                let row =
-                    record.and_then(|Record { content, source }| match row_text(&content, &self.columns) {
-                        Ok(text) => Ok(Row { content, source, text, file }),
-                        Err(problem) => Err(DataError::Row { at: source, problem }),
-                    });
-                let row = match row {
-                    Err(DataError::Row { problem, .. })
-                        if self.on_bad_row == OnBadRow::Skip && problem.can_be_skipped() =>
-                    {
-                        *met.skipped.entry(problem.reason()).or_default() += 1;
-                        met.files[file].1 += 1;
-                        continue;
-                    }
-                    row => row?,
-                };
-                met.rows = met.rows.checked_add(1).filter(|rows| *rows < u32::MAX).ok_or_else(|| {
-                    DataError::Option {
-                        option: "inputs",
-                        problem: "found more than 4,294,967,294 rows: deduplicate them in several runs"
-                            .to_owned(),
-                    }
-                })?;
-                met.files[file].0 += 1;
-                batch.bytes += row.text.len() as u64;
-                batch_bytes += row.text.len();
-                batch.rows.push(row);
-                if batch_bytes >= BATCH || batch.rows.len() >= BATCH_ROWS {
-                    batch_bytes = 0;
-                    let next = Batch { first: met.rows, rows: Vec::new(), bytes: batch.bytes };
-                    if sender.send(std::mem::replace(&mut batch, next)).is_err() {
-                        return Ok(met);
-                    }
-                }
-            }
-        }
-        // The worker that is gone has its own error.
-        _ = sender.send(batch);
-        Ok(met)
-    }
 }
 
-impl Known {
-    fn new(scratch: &Path, max_memory: u64) -> Self {
-        Self {
-            met: Met::default(),
-            keys: Partitions::new(scratch.join("keys"), max_memory / 2),
-            fingerprints: Vec::new(),
-            lengths: Vec::new(),
-            contaminated: Vec::new(),
-        }
-    }
-
-    /// Adds the next row; one without words has no key to share.
-    fn push(&mut self, sketcher: &Sketcher, row: u32, words: &[u64], length: u32) -> Result<()> {
-        self.lengths.push(length);
-        let keys = &mut self.keys;
-        let mut push = |key: u64| keys.push((key >> (u64::BITS - PARTITIONS.ilog2())) as usize, (key, row));
-        match sketcher {
-            Sketcher::Text | Sketcher::SimHash => {
-                let fingerprint = words.iter().fold(0, |bits, &word| bits << 64 | u128::from(word));
-                self.fingerprints.push(fingerprint);
-                match sketcher {
-                    _ if words.is_empty() => Ok(()),
-                    Sketcher::Text => push(words[0]),
-                    // Mixed, so that the partitions are filled evenly.
-                    _ => fingerprints::blocks(fingerprint).try_for_each(|block| push(row_text::mix(block))),
-                }
-            }
-            Sketcher::Nothing | Sketcher::Shingles(_) | Sketcher::Characters(_) => {
-                words.iter().try_for_each(|&key| push(key))
-            }
-        }
+impl InputFile {
+    fn has_changed(&self) -> bool {
+        !fs::metadata(split_sheet(&self.path).0)
+            .is_ok_and(|metadata| (metadata.len(), metadata.modified().ok()) == (self.bytes, self.modified))
     }
 }
 
@@ -675,9 +432,4 @@ fn ticker(progress: Progress<'_>, total: u64) -> impl FnMut() -> Result<()> {
             ControlFlow::Continue(()) => Ok(()),
         }
     }
-}
-
-fn questions_in(questions: &Questions, rows: &[Row], pool: &rayon::ThreadPool) -> Vec<Vec<Found>> {
-    let find = |hashes: &mut Vec<u64>, row: &Row| questions.find_normalised(&normalise(&row.text), hashes);
-    pool.install(|| rows.par_iter().map_init(Vec::new, find).collect())
 }

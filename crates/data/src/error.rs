@@ -280,6 +280,16 @@ pub enum RowProblem {
         expected: usize,
     },
 
+    /// A CSV field whose quote has no partner, so that it goes on to the end of the file.
+    #[error(
+        "the quote that opens the field `{field}` has no partner: expected one before the end of the file, close the field, or \
+         double the quotes that belong to its text"
+    )]
+    UnclosedQuote {
+        /// Column of the field, or its number.
+        field: String,
+    },
+
     /// A CSV header that names a column twice.
     #[error("the header names the column `{name}` twice: expected each name once, rename one")]
     DuplicateColumn {
@@ -468,6 +478,7 @@ impl RowProblem {
             self,
             Self::InvalidJson { rest_is_readable: false, .. }
                 | Self::DuplicateColumn { .. }
+                | Self::UnclosedQuote { .. }
                 | Self::PreferencePair { .. }
                 | Self::JudgedAnswer { .. }
         )
@@ -481,6 +492,7 @@ impl RowProblem {
             Self::InvalidJson { .. } => "invalid JSON".to_owned(),
             Self::NotAnObject { .. } => "not a JSON object".to_owned(),
             Self::FieldCount { .. } => "wrong number of fields".to_owned(),
+            Self::UnclosedQuote { .. } => "quote without partner".to_owned(),
             Self::DuplicateColumn { .. } => "column named twice".to_owned(),
             Self::MissingColumn { column, .. } => format!("missing column `{column}`"),
             Self::UnknownColumns { .. } => "unknown columns".to_owned(),

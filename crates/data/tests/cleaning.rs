@@ -7,7 +7,7 @@ use danlu_data::cleaning::{
     Cleaner, CleaningJob, CleaningOptions, CleaningReport, PersonalData, Preset, Progress, Whitespace,
     clean_files, list_files, parts_folder,
 };
-use danlu_data::{Content, DataError, OnBadRow, Records};
+use danlu_data::{Content, DataError, OnBadRow, ReadOptions, Records};
 use fs_err as fs;
 
 use crate::common::Folder;
@@ -15,6 +15,7 @@ use crate::common::Folder;
 fn job<'a>(files: &[&str], output: &'a Path, options: CleaningOptions) -> CleaningJob<'a> {
     CleaningJob {
         files: files.iter().map(PathBuf::from).collect(),
+        reading: ReadOptions::default(),
         output,
         cleaner: Cleaner::new(options).unwrap(),
         on_bad_row: OnBadRow::Error,

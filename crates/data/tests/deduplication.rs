@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::deduplication::{Keep, Method, Outcome, Output, Part, Permutations};
-use danlu_data::{DataError, Deduplication, OnBadRow, Result};
+use danlu_data::{DataError, Deduplication, OnBadRow, ReadOptions, Result};
 use fs_err as fs;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ fn deduplication(inputs: &[PathBuf], method: Method) -> Deduplication {
     Deduplication {
         files: Deduplication::list(inputs).unwrap().0,
         columns: Vec::new(),
+        reading: ReadOptions::default(),
         method,
         keep: Keep::First,
         on_bad_row: OnBadRow::Error,

@@ -376,6 +376,29 @@ fn tabs_separate_and_every_cell_is_text() {
 }
 
 #[test]
+fn a_quote_without_partner_is_told_where_it_opens() {
+    let folder = Folder::new();
+    let told = |name: &str, text: &str| {
+        let mut rows = read(&folder.write(name, text));
+        (rows.pop().unwrap().unwrap_err(), rows.len())
+    };
+    let (message, rows) = told("rows.csv", "a,b\r\n1,2\r\n\"3\r\n\",\"4\r\n5,6\r\n7,8\r\n");
+    assert_eq!(rows, 1, "{message}");
+    assert_eq!(
+        message,
+        "rows.csv:4: the quote that opens the field `b` has no partner: expected one before the end of the file, close the \
+         field, or double the quotes that belong to its text"
+    );
+    let (message, rows) = told("end.tsv", "a\tb\n1\t\"2");
+    assert_eq!((rows, message.starts_with("end.tsv:2: the quote that opens the field `b`")), (0, true));
+    let (message, _) = told("header.csv", "a,\"b\n1,2\n");
+    assert!(message.starts_with("header.csv:1: the quote that opens the field `2`"), "{message}");
+    // Quotes within a field, or closed at the very end, are as they should be.
+    let rows = values(&folder.write("good.csv", "a\n5\" pipe\n\"x \"\"y\"\"\n\""));
+    assert_eq!(rows, [json!({"a": "5\" pipe"}), json!({"a": "x \"y\"\n"})]);
+}
+
+#[test]
 fn zero_bytes_and_empty_files_are_no_trouble() {
     let folder = Folder::new();
     assert_eq!(values(&folder.write("zero.txt", "一\0二")), [json!("一\0二")]);

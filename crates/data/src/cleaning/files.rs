@@ -7,7 +7,7 @@ use fs_err as fs;
 use sha2::{Digest, Sha256};
 
 use crate::error::{DataError, Result};
-use crate::records::Records;
+use crate::records::{Records, split_sheet};
 
 /// A few files of each folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Inputs {
         let folder = fs::canonicalize(folder)?;
         let place = fs::canonicalize(output).unwrap_or(folder.join(output.file_name().unwrap_or_default()));
         for input in inputs {
-            let source = fs::canonicalize(input)?;
+            let source = fs::canonicalize(split_sheet(input).0)?;
             if place == source || source.is_dir() && place.starts_with(&source) {
                 return Err(DataError::OutputInInput { output: output.to_owned(), input: input.clone() });
             }

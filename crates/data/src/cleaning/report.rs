@@ -31,6 +31,8 @@ pub struct CleaningReport {
     pub changes: Vec<RuleReport>,
     /// Rules that drop rows, in the order in which they are asked.
     pub drops: Vec<DropReport>,
+    /// What the user should know of the files, such as encodings other than UTF-8.
+    pub notices: Vec<String>,
 }
 
 /// What a rule changed.

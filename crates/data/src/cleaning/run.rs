@@ -19,7 +19,7 @@ use super::output::Form;
 use super::report::{CleaningReport, DroppedSample, Sample};
 use crate::error::{DataError, Result, RowProblem};
 use crate::options::OnBadRow;
-use crate::records::{Content, Record, Records, Source};
+use crate::records::{Content, ReadOptions, Record, Records, Source, split_sheet};
 
 /// Bytes of text that are cleaned at once.
 const BATCH: usize = 4 << 20;
@@ -34,6 +34,8 @@ const BETWEEN_PARTS: Duration = Duration::from_secs(10);
 pub struct CleaningJob<'a> {
     /// Files of rows or documents, in order.
     pub files: Vec<PathBuf>,
+    /// How files are read that do not say it themselves.
+    pub reading: ReadOptions,
     /// The file that is written; its ending says its form.
     pub output: &'a Path,
     /// The rules.
@@ -112,19 +114,32 @@ impl CleaningJob<'_> {
         let files = self.files.as_slice();
         if let Some(most) = self.cleaner.options().max_line_rows {
             let mut counter = LineCounter::new(parts.path());
-            each_batch(files, sources, Position::default(), |rows, position| {
-                // Rows that cannot be used are told when they are cleaned.
-                let lines = |row: Row| self.cleaner.lines(row.content.ok()?).ok();
-                let lines: Vec<Vec<u64>> = pool.install(|| rows.into_par_iter().filter_map(lines).collect());
-                lines.into_iter().try_for_each(|lines| counter.add(lines))?;
-                proceed(progress(Progress::Counting(position.bytes)))
-            })?;
+            each_batch(
+                files,
+                &self.reading,
+                sources,
+                Position::default(),
+                |Batch { rows, position, .. }| {
+                    // Rows that cannot be used are told when they are cleaned.
+                    let lines = |row: Row| self.cleaner.lines(row.content.ok()?).ok();
+                    let lines: Vec<Vec<u64>> =
+                        pool.install(|| rows.into_par_iter().filter_map(lines).collect());
+                    lines.into_iter().try_for_each(|lines| counter.add(lines))?;
+                    proceed(progress(Progress::Counting(position.bytes)))
+                },
+            )?;
             self.cleaner.remove_lines(counter.finish(most)?);
         }
 
         let (mut part, mut saved) = (Vec::new(), Instant::now());
         let start = Position { files: journal.files, rows: journal.rows, bytes: 0 };
-        each_batch(files, sources, start, |rows, position| {
+        each_batch(files, &self.reading, sources, start, |Batch { rows, position, notices }| {
+            for notice in notices {
+                // A run that goes on reads its first file again.
+                if !journal.report.notices.contains(&notice) {
+                    journal.report.notices.push(notice);
+                }
+            }
             let wants_sample: Vec<bool> =
                 journal.report.changes.iter().map(|rule| rule.samples.len() < self.samples).collect();
             let clean = |row: Row| {
@@ -204,10 +219,11 @@ impl CleaningJob<'_> {
         let options = self.cleaner.options();
         let text = serde_json::to_string(options).map_err(std::io::Error::from)?;
         hash.update(format!(
-            "{} {form:?} {:?} {} ",
+            "{} {form:?} {:?} {} {:?} ",
             env!("CARGO_PKG_VERSION"),
             self.on_bad_row,
-            self.samples
+            self.samples,
+            self.reading
         ));
         hash.update(text);
         for path in options.files() {
@@ -246,7 +262,7 @@ struct Stamp {
 
 impl Stamp {
     fn of(path: &Path) -> Result<Self> {
-        let metadata = fs::metadata(path)?;
+        let metadata = fs::metadata(split_sheet(path).0)?;
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         Ok(Self { bytes: metadata.len(), modified })
     }
@@ -269,19 +285,27 @@ struct Row {
     content: std::result::Result<Content, RowProblem>,
 }
 
+/// Rows that are worked on at once.
+struct Batch {
+    rows: Vec<Row>,
+    /// Where it ends.
+    position: Position,
+    /// What the user should know of the files.
+    notices: Vec<String>,
+}
+
 /// Gives the rows behind `start` to `take`, a batch at a time and in order, while the next one is read.
 fn each_batch(
     files: &[PathBuf],
+    reading: &ReadOptions,
     sources: &[Stamp],
     start: Position,
-    mut take: impl FnMut(Vec<Row>, Position) -> Result<()>,
+    mut take: impl FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
     let (sender, batches) = sync_channel(1);
     std::thread::scope(|scope| {
-        let reader = scope.spawn(move || read(files, sources, start, &sender));
-        let mut take_all = |batches: Receiver<(Vec<Row>, Position)>| {
-            batches.into_iter().try_for_each(|(rows, position)| take(rows, position))
-        };
+        let reader = scope.spawn(move || read(files, reading, sources, start, &sender));
+        let mut take_all = |batches: Receiver<Batch>| batches.into_iter().try_for_each(&mut take);
         // The receiver is gone when it returns, so that the reader ends too.
         let taken = take_all(batches);
         let read = reader.join().map_err(|_| std::io::Error::other("reading the files failed"))?;
@@ -292,17 +316,19 @@ fn each_batch(
 /// Sends the rows behind `start`; a receiver that is gone has seen enough.
 fn read(
     files: &[PathBuf],
+    reading: &ReadOptions,
     sources: &[Stamp],
     start: Position,
-    sender: &SyncSender<(Vec<Row>, Position)>,
+    sender: &SyncSender<Batch>,
 ) -> Result<()> {
-    let (mut rows, mut held) = (Vec::new(), 0);
+    let (mut rows, mut held, mut notices) = (Vec::new(), 0, Vec::new());
     let mut position = start;
     position.bytes = sources[..start.files].iter().map(|stamp| stamp.bytes).sum();
     for (path, stamp) in files.iter().zip(sources).skip(start.files) {
         let (before, done) = (position.bytes, std::mem::take(&mut position.rows));
         let mut text = 0;
-        for record in Records::of_files(vec![path.clone()]) {
+        let mut records = Records::of_files_with(vec![path.clone()], reading);
+        while let Some(record) = records.next() {
             position.rows += 1;
             let row = match record {
                 Ok(Record { content, source }) => Row { source, content: Ok(content) },
@@ -318,18 +344,21 @@ fn read(
             held += bytes;
             if held >= BATCH || rows.len() >= BATCH_ROWS {
                 position.bytes = before + text.min(stamp.bytes);
-                if sender.send((std::mem::take(&mut rows), position)).is_err() {
+                notices.extend(records.take_notices());
+                let (rows, notices) = (std::mem::take(&mut rows), std::mem::take(&mut notices));
+                if sender.send(Batch { rows, position, notices }).is_err() {
                     return Ok(());
                 }
                 held = 0;
             }
         }
+        notices.extend(records.take_notices());
         if Stamp::of(path)? != *stamp {
             return Err(DataError::Changed { path: path.clone() });
         }
         position = Position { files: position.files + 1, rows: 0, bytes: before + stamp.bytes };
     }
-    _ = sender.send((rows, position));
+    _ = sender.send(Batch { rows, position, notices });
     Ok(())
 }
 

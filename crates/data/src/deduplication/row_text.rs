@@ -1,5 +1,7 @@
 //! The text of a row, what of it is compared, and its shingles: the overlapping runs of n characters.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use crate::error::{RowProblem, nearest};
@@ -13,9 +15,9 @@ const NO_CONTENT: [&str; 3] = ["role", "from", "id"];
 ///
 /// # Errors
 /// None of the columns is in the row.
-pub fn row_text(content: &Content, columns: &[String]) -> Result<String, RowProblem> {
+pub fn row_text<'a>(content: &'a Content, columns: &[String]) -> Result<Cow<'a, str>, RowProblem> {
     let fields = match content {
-        Content::Text(text) => return Ok(text.clone()),
+        Content::Text(text) => return Ok(text.into()),
         Content::Fields(fields) => fields,
     };
     let mut text = String::new();
@@ -33,12 +35,12 @@ pub fn row_text(content: &Content, columns: &[String]) -> Result<String, RowProb
             }
         }
     } else if let Some(Value::String(whole)) = fields.get("text") {
-        text.push_str(whole);
+        return Ok(whole.into());
     } else {
         let named = fields.iter().filter(|(name, _)| !NO_CONTENT.contains(&name.as_str()));
         named.for_each(|(_, value)| push_texts(&mut text, value));
     }
-    Ok(text)
+    Ok(text.into())
 }
 
 fn push(text: &mut String, more: &str) {
@@ -146,7 +148,7 @@ mod tests {
     fn text(row: Value, columns: &[&str]) -> Result<String, String> {
         let columns: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
         let content = Content::Fields(row.as_object().unwrap().clone());
-        row_text(&content, &columns).map_err(|problem| problem.to_string())
+        row_text(&content, &columns).map(Cow::into_owned).map_err(|problem| problem.to_string())
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::Method;
+use super::character_signatures::CharacterSignatures;
 use super::fingerprints;
-use super::min_hash::{Bands, CharacterSignatures, ShingleSignatures};
+use super::min_hash::{Bands, ShingleSignatures};
+use super::passes::Row;
 use super::row_text::normalise;
-use super::{Method, Row};
 use crate::error::{DataError, Result};
 
 /// What makes the words of a row.
@@ -66,17 +68,22 @@ impl Sketcher {
     pub fn sketch(&self, rows: &[Row], pool: &rayon::ThreadPool) -> Vec<(Vec<u64>, u32)> {
         let sketch = |scratch: &mut Vec<u64>, row: &Row| {
             let mut words = Vec::with_capacity(self.width());
-            let text = row.text.as_str();
+            let text = row.text();
             let mut push = |bits: u128| words.extend([(bits >> 64) as u64, bits as u64]);
             match self {
                 Self::Nothing => {}
                 Self::Text => push(fingerprints::of_text(text)),
                 Self::SimHash => push(fingerprints::sim_hash(text)),
                 Self::Shingles(signatures) => signatures.push_keys(&mut words, &normalise(text), scratch),
-                Self::Characters(signatures) => signatures.push_keys(&mut words, text, scratch),
+                Self::Characters(signatures) => signatures.push_keys(&mut words, text),
             }
             (words, u32::try_from(text.len()).unwrap_or(u32::MAX))
         };
-        pool.install(|| rows.par_iter().map_init(Vec::new, sketch).collect())
+        pool.install(|| {
+            if let Self::Characters(signatures) = self {
+                signatures.learn(rows.iter().map(Row::text));
+            }
+            rows.par_iter().map_init(Vec::new, sketch).collect()
+        })
     }
 }

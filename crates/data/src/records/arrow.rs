@@ -4,6 +4,9 @@
 //! Little-endian batches of the types that hold texts, numbers, times, lists, structs, maps and dictionaries; compressed
 //! buffers, unions and views are refused by name. Every length and offset is checked against the bytes that are there.
 
+mod flatbuffer;
+mod schema;
+
 use std::collections::HashMap;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -11,20 +14,15 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use self::flatbuffer::{Checked, Table, damaged};
+use self::schema::{Field, Kind, MOST_FIELDS};
 use super::input::InputFile;
 use super::scalar::{date, date_time, decimal, float, half};
 use super::{Content, RawRecord, RawRow, Source};
 use crate::error::{DataError, Result, RowProblem};
 
-/// Schemas are trees, walked by recursion.
-const DEEPEST: usize = 64;
-/// A damaged schema may name the same fields again and again.
-const MOST_FIELDS: usize = 10_000;
 /// The first bytes of a file, behind which a stream begins.
 const MAGIC: &[u8; 8] = b"ARROW1\0\0";
-
-/// What makes a file unreadable, in words.
-type Checked<T> = Result<T, String>;
 
 pub(super) struct ArrowRows {
     path: Arc<Path>,
@@ -206,246 +204,6 @@ impl Iterator for ArrowRows {
             };
         }
         Some(Ok(RawRecord { row: RawRow::Ready(Content::Fields(fields)), source }))
-    }
-}
-
-fn damaged() -> String {
-    "it is damaged".to_owned()
-}
-
-/// A table of a flatbuffer: numbered fields, each of which may be absent
-/// (<https://flatbuffers.dev/internals/>).
-#[derive(Clone, Copy)]
-struct Table<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    /// Place and length of the list of offsets.
-    offsets: usize,
-    offsets_length: usize,
-}
-
-impl<'a> Table<'a> {
-    fn root(bytes: &'a [u8]) -> Checked<Self> {
-        let at = number::<4>(bytes, 0)?;
-        Self::at(bytes, u32::from_le_bytes(at) as usize)
-    }
-
-    fn at(bytes: &'a [u8], at: usize) -> Checked<Self> {
-        let back = i64::from(i32::from_le_bytes(number(bytes, at)?));
-        let offsets = usize::try_from(at as i64 - back).map_err(|_| damaged())?;
-        let offsets_length = usize::from(u16::from_le_bytes(number(bytes, offsets)?));
-        Ok(Self { bytes, at, offsets, offsets_length })
-    }
-
-    /// Where a field lies.
-    fn place(&self, field: usize) -> Checked<Option<usize>> {
-        let entry = 4 + 2 * field;
-        if entry + 2 > self.offsets_length {
-            return Ok(None);
-        }
-        let offset = u16::from_le_bytes(number(self.bytes, self.offsets + entry)?);
-        Ok((offset != 0).then_some(self.at + usize::from(offset)))
-    }
-
-    fn byte(&self, field: usize) -> Checked<u8> {
-        self.place(field)?.map_or(Ok(0), |at| Ok(number::<1>(self.bytes, at)?[0]))
-    }
-
-    fn short(&self, field: usize) -> Checked<i16> {
-        self.place(field)?.map_or(Ok(0), |at| Ok(i16::from_le_bytes(number(self.bytes, at)?)))
-    }
-
-    fn int(&self, field: usize) -> Checked<i32> {
-        self.place(field)?.map_or(Ok(0), |at| Ok(i32::from_le_bytes(number(self.bytes, at)?)))
-    }
-
-    fn long(&self, field: usize) -> Checked<i64> {
-        self.place(field)?.map_or(Ok(0), |at| Ok(i64::from_le_bytes(number(self.bytes, at)?)))
-    }
-
-    /// Where a reference leads.
-    fn target(&self, at: usize) -> Checked<usize> {
-        Ok(at + u32::from_le_bytes(number(self.bytes, at)?) as usize)
-    }
-
-    fn table(&self, field: usize) -> Checked<Option<Self>> {
-        let Some(at) = self.place(field)? else { return Ok(None) };
-        Self::at(self.bytes, self.target(at)?).map(Some)
-    }
-
-    /// Items of a list: the place of the first, and their number.
-    fn list(&self, field: usize, item: usize) -> Checked<(usize, usize)> {
-        let Some(at) = self.place(field)? else { return Ok((0, 0)) };
-        let start = self.target(at)?;
-        let length = u32::from_le_bytes(number(self.bytes, start)?) as usize;
-        match length.checked_mul(item).and_then(|bytes| bytes.checked_add(start + 4)) {
-            Some(end) if end <= self.bytes.len() => Ok((start + 4, length)),
-            _ => Err(damaged()),
-        }
-    }
-
-    fn tables(&self, field: usize) -> Checked<Vec<Self>> {
-        let (start, length) = self.list(field, 4)?;
-        (0..length).map(|index| Self::at(self.bytes, self.target(start + 4 * index)?)).collect()
-    }
-
-    fn text(&self, field: usize) -> Checked<String> {
-        let (start, length) = self.list(field, 1)?;
-        String::from_utf8(self.bytes[start..start + length].to_vec()).map_err(|_| damaged())
-    }
-
-    /// Pairs of long numbers.
-    fn pairs(&self, field: usize) -> Checked<Vec<(usize, usize)>> {
-        let (start, length) = self.list(field, 16)?;
-        let long =
-            |at: usize| usize::try_from(i64::from_le_bytes(number(self.bytes, at)?)).map_err(|_| damaged());
-        (0..length).map(|index| Ok((long(start + 16 * index)?, long(start + 16 * index + 8)?))).collect()
-    }
-}
-
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Checked<[u8; N]> {
-    let end = at.checked_add(N).ok_or_else(damaged)?;
-    bytes.get(at..end).and_then(|bytes| bytes.try_into().ok()).ok_or_else(damaged)
-}
-
-/// A column, or what is nested in one.
-#[derive(Debug, Clone)]
-struct Field {
-    name: String,
-    kind: Kind,
-    children: Vec<Field>,
-    /// Number of the dictionary that its values stand in, and the kind of the index.
-    dictionary: Option<(i64, Kind)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
-    Null,
-    Truth,
-    Integer {
-        bytes: usize,
-        is_signed: bool,
-    },
-    Float {
-        bytes: usize,
-    },
-    /// Offsets of so many bytes.
-    Bytes {
-        offset: usize,
-    },
-    FixedBytes {
-        bytes: usize,
-    },
-    Decimal {
-        bytes: usize,
-        scale: i32,
-    },
-    /// So many bytes, nanoseconds in a unit.
-    Time {
-        bytes: usize,
-        nanoseconds: i128,
-    },
-    Days,
-    List {
-        offset: usize,
-    },
-    FixedList {
-        items: usize,
-    },
-    Struct,
-    Map,
-}
-
-impl Field {
-    fn new(field: &Table<'_>, depth: usize, left: &mut usize) -> Checked<Self> {
-        let name = field.text(0)?;
-        if depth == DEEPEST || *left == 0 {
-            return Err("it has too many fields, or they are nested too deep".to_owned());
-        }
-        *left -= 1;
-        let children = field.tables(5)?;
-        let children: Vec<Self> =
-            children.iter().map(|child| Self::new(child, depth + 1, left)).collect::<Checked<_>>()?;
-        let kind = Kind::new(field, &name)?;
-        let expected = match kind {
-            Kind::List { .. } | Kind::FixedList { .. } | Kind::Map => Some(1),
-            Kind::Struct => None,
-            _ => Some(0),
-        };
-        let has_pairs = kind != Kind::Map || children.first().is_some_and(|pair| pair.children.len() == 2);
-        if expected.is_some_and(|expected| children.len() != expected) || !has_pairs {
-            return Err(damaged());
-        }
-        let dictionary = match field.table(4)? {
-            None => None,
-            Some(dictionary) => {
-                let index = dictionary.table(1)?;
-                let index = index
-                    .map_or(Ok(Kind::Integer { bytes: 4, is_signed: true }), |index| Kind::integer(&index));
-                Some((dictionary.long(0)?, index?))
-            }
-        };
-        Ok(Self { name, kind, children, dictionary })
-    }
-
-    /// The field whose values stand in a dictionary.
-    fn of_dictionary(&self, id: i64) -> Option<Self> {
-        match &self.dictionary {
-            Some((own, _)) if *own == id => Some(self.clone()),
-            _ => self.children.iter().find_map(|child| child.of_dictionary(id)),
-        }
-    }
-
-    /// The field of the values in its dictionary.
-    fn values(&self) -> Self {
-        Self { dictionary: None, ..self.clone() }
-    }
-}
-
-impl Kind {
-    fn new(field: &Table<'_>, name: &str) -> Checked<Self> {
-        let of = field.table(3)?.ok_or_else(damaged)?;
-        Ok(match field.byte(2)? {
-            1 => Self::Null,
-            2 => Self::integer(&of)?,
-            3 => Self::Float { bytes: 2 << of.short(0)?.clamp(0, 2) },
-            4 | 5 => Self::Bytes { offset: 4 },
-            19 | 20 => Self::Bytes { offset: 8 },
-            6 => Self::Truth,
-            7 => {
-                let bits = of.place(2)?.map_or(Ok(128), |_| of.int(2))?;
-                if bits != 128 {
-                    return Err(format!("field `{name}` has decimals of {bits} bits, which are not read"));
-                }
-                Self::Decimal { bytes: 16, scale: of.int(1)? }
-            }
-            8 if of.place(0)?.is_some() && of.short(0)? == 0 => Self::Days,
-            8 => Self::Time { bytes: 8, nanoseconds: 1_000_000 },
-            10 => Self::Time {
-                bytes: 8,
-                nanoseconds: 1_000_000_000 / 1000_i128.pow(of.short(0)?.clamp(0, 3) as u32),
-            },
-            12 => Self::List { offset: 4 },
-            21 => Self::List { offset: 8 },
-            13 => Self::Struct,
-            15 => Self::FixedBytes { bytes: usize::try_from(of.int(0)?).map_err(|_| damaged())? },
-            16 => Self::FixedList { items: usize::try_from(of.int(0)?).map_err(|_| damaged())? },
-            17 => Self::Map,
-            kind => {
-                return Err(format!(
-                    "field `{name}` is of Arrow's type {kind}, which is not read; write Parquet"
-                ));
-            }
-        })
-    }
-
-    fn integer(of: &Table<'_>) -> Checked<Self> {
-        match of.int(0)? {
-            bits @ (8 | 16 | 32 | 64) => {
-                Ok(Self::Integer { bytes: bits as usize / 8, is_signed: of.byte(1)? != 0 })
-            }
-            _ => Err(damaged()),
-        }
     }
 }
 

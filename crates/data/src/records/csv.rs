@@ -1,5 +1,6 @@
 //! CSV and TSV with a header (RFC 4180): quoted fields may hold newlines and are as long as they are. Every field is
-//! text: `NA`, `null` and `nan` are words, not missing values. CRLF becomes LF, inside fields too.
+//! text: `NA`, `null` and `nan` are words, not missing values. CRLF becomes LF, inside fields too. A quote that is never
+//! closed, and so takes the rest of the file with it, is an error.
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;
@@ -11,6 +12,9 @@ use super::encoding::Utf8Reader;
 use super::{FileText, RawRecord, RawRow, Source};
 use crate::error::{DataError, Result, RowProblem};
 
+/// A last row behind those of the file: in the middle of a field, if a quote is open. No text has these bytes.
+const END: &[u8] = b"\n\xff\xfeend\xfe\xff\n";
+
 pub(super) struct CsvRows {
     reader: Reader<LineFeeds<Utf8Reader>>,
     file: Arc<FileText>,
@@ -20,9 +24,15 @@ pub(super) struct CsvRows {
 impl CsvRows {
     pub(super) fn open(reader: Utf8Reader, file: Arc<FileText>, separator: u8) -> Result<Self> {
         // Rows are compared with the header here, so that the message can say both counts.
-        let mut reader =
-            ReaderBuilder::new().flexible(true).delimiter(separator).from_reader(LineFeeds(reader));
+        let mut reader = ReaderBuilder::new()
+            .flexible(true)
+            .delimiter(separator)
+            .from_reader(LineFeeds { input: reader, end: END });
         let header = reader.byte_headers().map_err(read_error)?;
+        if let Some(error) = unclosed(header, &[], &file) {
+            return Err(error);
+        }
+        let header = if is_end(header) { &ByteRecord::new() } else { header };
         let names = names(header, &file)
             .map_err(|problem| DataError::Row { at: Source { path: file.path.clone(), line: 1 }, problem })?;
         Ok(Self { reader, file, names })
@@ -37,7 +47,11 @@ impl Iterator for CsvRows {
         match self.reader.read_byte_record(&mut fields) {
             Ok(false) => None,
             Err(error) => Some(Err(read_error(error))),
+            Ok(true) if is_end(&fields) => None,
             Ok(true) => {
+                if let Some(error) = unclosed(&fields, &self.names, &self.file) {
+                    return Some(Err(error));
+                }
                 let line = fields.position().map_or(0, ::csv::Position::line);
                 let source = Source { path: self.file.path.clone(), line };
                 let row = RawRow::Csv { fields, file: self.file.clone(), names: self.names.clone() };
@@ -45,6 +59,24 @@ impl Iterator for CsvRows {
             }
         }
     }
+}
+
+fn is_end(row: &ByteRecord) -> bool {
+    row.len() == 1 && row[0] == *END.trim_ascii()
+}
+
+/// The error of a row whose last field goes on to the end of the file, which is told with the line where it begins.
+fn unclosed(row: &ByteRecord, names: &[String], file: &FileText) -> Option<DataError> {
+    let last = row.len().checked_sub(1)?;
+    if !row[last].ends_with(END) {
+        return None;
+    }
+    let newlines = |field: &[u8]| field.iter().filter(|&&byte| byte == b'\n').count() as u64;
+    let first = row.position().map_or(1, ::csv::Position::line);
+    let line = first + row.iter().take(last).map(newlines).sum::<u64>();
+    let field = names.get(last).cloned().unwrap_or_else(|| (last + 1).to_string());
+    let at = Source { path: file.path.clone(), line };
+    Some(DataError::Row { at, problem: RowProblem::UnclosedQuote { field } })
 }
 
 /// A row with the names of its columns.
@@ -74,19 +106,26 @@ fn names(row: &ByteRecord, file: &FileText) -> Result<Arc<[String]>, RowProblem>
     Ok(names.into())
 }
 
-/// Reads CRLF as LF. (The parser would also count the LF of a CRLF as the first byte of the next row, and name a
-/// line too few.)
-struct LineFeeds<R>(R);
+/// Reads CRLF as LF, and [`END`] behind the file. (The parser would also count the LF of a CRLF as the
+/// first byte of the next row, and name a line too few.)
+struct LineFeeds<R> {
+    input: R,
+    /// What is left of [`END`].
+    end: &'static [u8],
+}
 
 impl<R: BufRead> Read for LineFeeds<R> {
     fn read(&mut self, output: &mut [u8]) -> std::io::Result<usize> {
-        let input = self.0.fill_buf()?;
+        let input = self.input.fill_buf()?;
+        if input.is_empty() {
+            return self.end.read(output);
+        }
         let length = input.len().min(output.len());
         match input[..length].iter().position(|&byte| byte == b'\r') {
             Some(0) => {
-                self.0.consume(1);
-                if self.0.fill_buf()?.first() == Some(&b'\n') {
-                    self.0.consume(1);
+                self.input.consume(1);
+                if self.input.fill_buf()?.first() == Some(&b'\n') {
+                    self.input.consume(1);
                     output[0] = b'\n';
                 } else {
                     output[0] = b'\r';
@@ -96,7 +135,7 @@ impl<R: BufRead> Read for LineFeeds<R> {
             carriage_return => {
                 let length = carriage_return.unwrap_or(length);
                 output[..length].copy_from_slice(&input[..length]);
-                self.0.consume(length);
+                self.input.consume(length);
                 Ok(length)
             }
         }

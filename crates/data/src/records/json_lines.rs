@@ -11,13 +11,11 @@ pub(super) struct JsonLines {
     reader: Utf8Reader,
     file: Arc<FileText>,
     line: u64,
-    /// Of the longest line so far, to spare growing.
-    buffer: Vec<u8>,
 }
 
 impl JsonLines {
     pub(super) fn new(reader: Utf8Reader, file: Arc<FileText>) -> Self {
-        Self { reader, file, line: 0, buffer: Vec::new() }
+        Self { reader, file, line: 0 }
     }
 }
 
@@ -26,18 +24,18 @@ impl Iterator for JsonLines {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            self.buffer.clear();
-            match self.reader.read_until(b'\n', &mut self.buffer) {
+            let mut bytes = Vec::new();
+            match self.reader.read_until(b'\n', &mut bytes) {
                 Ok(0) => return None,
                 Ok(_) => {}
                 Err(error) => return Some(Err(error.into())),
             }
             self.line += 1;
-            let line = self.buffer.trim_ascii_end();
-            if !line.is_empty() {
+            bytes.truncate(bytes.trim_ascii_end().len());
+            if !bytes.is_empty() {
                 let source = Source { path: self.file.path.clone(), line: self.line };
                 let row = RawRow::Json {
-                    bytes: line.to_vec(),
+                    bytes,
                     file: self.file.clone(),
                     before: 0,
                     expected: "one JSON object a line",

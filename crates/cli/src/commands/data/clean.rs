@@ -10,7 +10,8 @@ use danlu_data::cleaning::{
     self, Cleaner, CleaningJob, CleaningOptions, Inputs, PersonalData, Progress, RuleSource, SampleFiles,
     clean_files, list_files, parts_folder,
 };
-use danlu_data::{DataError, OnBadRow, RowProblem};
+use danlu_data::records::split_sheet;
+use danlu_data::{DataError, OnBadRow, ReadOptions, RowProblem};
 use danlu_hub::size;
 use danlu_kernels::team;
 use danlu_train::machine;
@@ -158,6 +159,11 @@ pub struct Args {
     /// zh: 丢弃重复的十词（汉字按字计）序列的字符占比高于此值的行（同一论文按词用 0.1）；1 表示不丢弃
     #[arg(long, value_name = "SHARE")]
     max_duplicate_ngram_share: Option<f64>,
+    /// Encoding of all text files that carry no mark, such as `gb18030`; without it, it is told by their content
+    ///
+    /// zh: 所有不带标记的文本文件的编码，如 `gb18030`；不设时按内容识别
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<String>,
     /// What happens to a row that cannot be read or lacks a column
     ///
     /// zh: 一行无法读取或缺少列时如何处理
@@ -275,7 +281,7 @@ enum BadRow {
 /// # Errors
 /// An input that cannot be read, a rule that cannot work, an output that cannot be written.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
-    if let Some(input) = args.inputs.iter().find(|input| !input.exists()) {
+    if let Some(input) = args.inputs.iter().find(|input| !split_sheet(input).0.exists()) {
         let input = input.display();
         return Err(wrong_input(format!(
             "`{input}` does not exist; expected a file or folder of rows or texts"
@@ -297,9 +303,11 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         printer
             .warning(format_args!("{count} files are not read because of their ending, such as `{first}`"));
     }
-    let total: u64 = files.iter().map(|path| Ok(fs::metadata(path)?.len())).sum::<Result<u64>>()?;
+    let total: u64 =
+        files.iter().map(|path| Ok(fs::metadata(split_sheet(path).0)?.len())).sum::<Result<u64>>()?;
     let job = CleaningJob {
         files,
+        reading: ReadOptions { encoding: args.encoding.clone(), ..ReadOptions::default() },
         output: &args.out,
         cleaner,
         on_bad_row: match args.on_bad_row {
@@ -338,6 +346,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         cleaned => cleaned.map_err(without_recipe)?,
     };
     let seconds = start.elapsed().as_secs_f64();
+    report.notices.iter().for_each(|notice| printer.note(notice));
     printer.line(format_args!("{}: {report}", args.out.display()))?;
     printer.line(format_args!("\n{} in {seconds:.1} s", size(total)))?;
     let mut result = json!(report);

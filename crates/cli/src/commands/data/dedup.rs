@@ -8,7 +8,8 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::deduplication::{Keep, Method, Outcome, Output, Part, Permutations, Step};
-use danlu_data::{DataError, Deduplication, OnBadRow};
+use danlu_data::records::split_sheet;
+use danlu_data::{DataError, Deduplication, OnBadRow, ReadOptions};
 use danlu_kernels::team;
 use danlu_train::machine;
 use serde_json::json;
@@ -25,10 +26,10 @@ pub struct Args {
     /// zh: 数据文件或文件夹；在所有输入之间查重
     #[arg(required = true, value_name = "IN")]
     inputs: Vec<PathBuf>,
-    /// Where the other rows go: a .jsonl, .json or .csv file, or a folder, which gets a file for each of the inputs; with
+    /// Where the other rows go: a .jsonl, .json, .csv or .parquet file, or a folder, which gets a file for each of the inputs; with
     /// `--part` the signature file
     ///
-    /// zh: 保留的行写到哪里：.jsonl、.json、.csv 文件，或文件夹（每个输入文件各得一个文件）；配合 `--part` 时为签名文件
+    /// zh: 保留的行写到哪里：.jsonl、.json、.csv、.parquet 文件，或文件夹（每个输入文件各得一个文件）；配合 `--part` 时为签名文件
     #[arg(long, value_name = "OUT", required_unless_present = "report_only")]
     out: Option<PathBuf>,
     /// What makes a row a duplicate of an earlier one
@@ -97,6 +98,11 @@ pub struct Args {
     /// zh: 各份的签名文件，免去重新计算
     #[arg(long, value_name = "FILE", num_args = 1..)]
     join: Vec<PathBuf>,
+    /// Encoding of all text files that carry no mark, such as `gb18030`; without it, it is told by their content
+    ///
+    /// zh: 所有不带标记的文本文件的编码，如 `gb18030`；不设时按内容识别
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<String>,
     /// What happens to rows that cannot be read
     ///
     /// zh: 遇到无法读取的行时如何处理
@@ -215,6 +221,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let work = Deduplication {
         files,
         columns: args.columns.clone(),
+        reading: ReadOptions { encoding: args.encoding.clone(), ..ReadOptions::default() },
         method: args.method(),
         keep: match args.keep {
             KeepChoice::First => Keep::First,
@@ -273,7 +280,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
 
 /// Whether a path that need not be there is this input, or lies in it.
 fn contains(input: &Path, path: &Path) -> bool {
-    let Ok(input) = fs_err::canonicalize(input) else { return false };
+    let Ok(input) = fs_err::canonicalize(split_sheet(input).0) else { return false };
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let known = absolute.ancestors().find_map(|ancestor| {
         Some(fs_err::canonicalize(ancestor).ok()?.join(absolute.strip_prefix(ancestor).ok()?))
@@ -323,7 +330,8 @@ impl Args {
     }
 
     fn tell(&self, outcome: &Outcome, seconds: f64, printer: &Printer) -> Result<()> {
-        let Outcome { rows, kept, duplicates, contaminated, skipped, bands, spilled } = outcome;
+        let Outcome { rows, kept, duplicates, contaminated, skipped, bands, spilled, notices } = outcome;
+        notices.iter().for_each(|notice| printer.note(notice));
         for (reason, count) in skipped {
             printer.warning(format_args!("{count} rows were skipped: {reason}"));
         }
