@@ -249,6 +249,15 @@ fn realtapel_cache_is_keyed_by_content_and_never_by_name() {
     let options = DataOptions { tokenized_path: Some(folder.path("kept")), ..options(&[&name]) };
     let dataset = Dataset::load(&options, &model.tokenizer, task).unwrap();
     assert!(!dataset.report.cache.unwrap().reused, "another template");
+    let mut masked = Vec::new();
+    for thinks in [true, false] {
+        let qwen = ChatTemplate::builtin("qwen3").unwrap().with_thinking(thinks);
+        let task = Task::Conversation { template: &qwen, tokens: &model.tokens };
+        let dataset = Dataset::load(&options, &model.tokenizer, task).unwrap();
+        assert!(!dataset.report.cache.unwrap().reused, "the template asked for thoughts: {thinks}");
+        masked.push(dataset.samples.trained_tokens());
+    }
+    assert_ne!(masked[0], masked[1]);
 
     // A damaged folder is made again.
     fs::write(first.path.join("words.bin"), b"abc").unwrap();

@@ -142,6 +142,11 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// The variables that it looks at, by which the same source writes other texts.
+    pub fn variables(&self) -> &Map<String, serde_json::Value> {
+        &self.variables
+    }
+
     /// The conversation as text; with `add_generation_prompt` up to where the assistant's answer begins.
     ///
     /// # Errors
