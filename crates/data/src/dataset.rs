@@ -130,6 +130,13 @@ impl Dataset {
             let problem = format!("{val_size} leaves nothing to train on: the dataset has {samples} samples");
             return Err(DataError::Option { option: "val_size", problem });
         }
+        if validation.is_empty() && options.val_size > 0.0 {
+            let problem = format!(
+                "`hash` chooses none of {samples} samples for a `val_size` of {}: raise it, or set `val_split: random`",
+                options.val_size
+            );
+            return Err(DataError::Option { option: "val_split", problem });
+        }
         let datasets = members(&self.datasets, |index| !is_validation[index]);
         let training = mix(&datasets, options.mix_strategy, &options.interleave_probs, seed)?;
         Ok(Split { training: self.samples.subset(&training), validation: self.samples.subset(&validation) })

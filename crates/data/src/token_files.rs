@@ -86,7 +86,7 @@ pub(crate) fn paths(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let mut index = path.as_os_str().to_owned();
     index.push(".json");
-    let beside = [index.into(), path.with_extension("idx")];
+    let beside = [index.into(), path.with_extension("idx"), path.with_file_name("index.json")];
     Ok(std::iter::once(path.to_owned()).chain(beside.into_iter().filter(|path| path.is_file())).collect())
 }
 

@@ -118,6 +118,16 @@ fn a_split_by_hash_is_stable_when_rows_are_added() {
 }
 
 #[test]
+fn a_share_by_content_that_chooses_no_row_is_told() {
+    let model = Model::new();
+    let folder = Folder::new();
+    let name = folder.write("rows.jsonl", rows(5, "问"));
+    let options = DataOptions { val_size: 1e-9, val_split: ValSplit::Hash, ..options(&[&name]) };
+    let message = model.load(&options).split(&options, 1).unwrap_err().to_string();
+    assert!(message.starts_with("`val_split`: `hash` chooses none of 5 samples"), "{message}");
+}
+
+#[test]
 fn datasets_are_mixed_and_validation_is_taken_out_before() {
     let model = Model::new();
     let folder = Folder::new();
@@ -352,4 +362,25 @@ fn seed_003_pt_packing_of_a_folder_of_text() {
     let stream: String = texts.iter().map(|text| format!("<s>{text}</s>")).collect();
     assert_eq!(model.tokenizer.decode(&ids, false).unwrap(), stream);
     assert_eq!((dataset.report.rows, dataset.report.samples), (3, blocks.len() as u64));
+}
+
+#[test]
+fn kept_samples_of_a_token_file_know_the_index_of_its_folder() {
+    let model = Model::new();
+    let folder = Folder::new();
+    let kept = |name: &str| {
+        let options = DataOptions { tokenized_path: Some(folder.path("kept")), ..options(&[name]) };
+        let dataset = model.documents(&options);
+        (dataset.samples.get(0).ids, dataset.report.cache.unwrap().reused)
+    };
+    let data = folder.write("shard-00000.bin", [10, 0, 0, 0, 11, 0, 0, 0, 12, 0, 0, 0]);
+    folder.write("shard-00000.idx", 3_u64.to_le_bytes());
+    let index = r#"{"key": "k", "dtype": "uint32", "vocabulary_size": 320, "records": 1, "documents": 1, "tokens": 3,
+                    "shards": [{"file": "shard-00000.bin", "tokens": 3, "documents": 1}]}"#;
+    folder.write("index.json", index);
+    assert_eq!(kept(&data), (vec![0, 10, 11, 12], false));
+    // Without the index, its ids are read as uint16.
+    fs::remove_file(folder.path("index.json")).unwrap();
+    let (ids, is_reused) = kept(&data);
+    assert!(!is_reused && ids[..4] == [0, 10, 0, 11], "{ids:?}");
 }
