@@ -63,7 +63,9 @@ fn what_cannot_be_converted_is_told_and_nothing_is_written() {
         .is_refused("give data files, folders or names before the keys");
     assert!(!folder.path().join("out.jsonl").exists());
     convert(folder.path(), &["rows.jsonl", "--to", "openai", "--out", "rows.jsonl"])
-        .is_refused("`rows.jsonl` is read and would be overwritten");
+        .is_refused("`rows.jsonl` would be written into the input `rows.jsonl`");
+    convert(folder.path(), &[".", "--to", "openai", "--out", "new.jsonl"])
+        .is_refused("`new.jsonl` would be written into the input `.`");
     let skipped = run(&["rows.jsonl", "--to", "openai", "on_bad_row=skip"]).json();
     assert_eq!(
         (&skipped["written"], &skipped["skipped"]["missing column `prompt`"]["rows"]),

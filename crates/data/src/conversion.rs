@@ -9,15 +9,15 @@ mod older;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fs_err as fs;
 use serde::Serialize;
 
+use crate::cleaning::Inputs;
 use crate::dataset_format::Purpose;
 use crate::dataset_info::locate;
 use crate::error::{DataError, Result};
 use crate::options::DataOptions;
 use crate::record_writer::RecordWriter;
-use crate::records::Records;
+use crate::records::{Records, split_sheet};
 use crate::report::DatasetReport;
 use crate::rows::{Rows, skip_or_fail};
 use crate::token_files;
@@ -41,7 +41,7 @@ pub struct Conversion {
 ///
 /// # Errors
 /// Rows that cannot be read, or that the form cannot hold, unless `on_bad_row` skips them; an output that is one of the
-/// inputs, or cannot be written.
+/// inputs or lies in one of their folders, or cannot be written.
 pub fn convert(
     options: &DataOptions,
     form: Form,
@@ -124,13 +124,6 @@ fn refuse_overwriting(name: &str, options: &DataOptions, output: &Path) -> Resul
     if token_files::is_token_file(&located.path) {
         return Err(token_files::no_texts(&located.path, "rows or texts"));
     }
-    let Ok(output) = fs::canonicalize(output) else { return Ok(()) };
-    let files: Vec<_> = match located.files {
-        Some(files) => files,
-        None => Records::open(&located.path)?.files().map(Path::to_owned).collect(),
-    };
-    match files.into_iter().find(|file| fs::canonicalize(file).is_ok_and(|file| file == output)) {
-        Some(path) => Err(DataError::OverwritesInput { path }),
-        None => Ok(()),
-    }
+    let inputs = located.files.unwrap_or_else(|| vec![split_sheet(&located.path).0.to_owned()]);
+    Inputs::refuse_output(&inputs, output)
 }

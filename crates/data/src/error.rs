@@ -111,13 +111,6 @@ pub enum DataError {
         path: PathBuf,
     },
 
-    /// A file to write that is one of those that are read.
-    #[error("`{}` is read and would be overwritten: give another name to the output", path.display())]
-    OverwritesInput {
-        /// The file.
-        path: PathBuf,
-    },
-
     /// A row does not fit the form of the file that it is written to.
     #[error("`{}`, row {row}: {problem}", path.display())]
     Unwritable {

@@ -121,10 +121,10 @@ fn what_a_form_cannot_hold_is_named_with_its_place() {
 
     let options = options(folder.write("same.jsonl", "{\"prompt\": \"问\", \"answer\": \"答\"}\n"));
     let message = convert(&options, Form::Openai, None, &folder.path("same.jsonl")).unwrap_err().to_string();
-    assert!(
-        message.ends_with("is read and would be overwritten: give another name to the output"),
-        "{message}"
-    );
+    assert!(message.contains("would be written into the input"), "{message}");
+    let options = DataOptions { dataset: vec![folder.path("").display().to_string()], ..options };
+    let message = convert(&options, Form::Openai, None, &folder.path("new.jsonl")).unwrap_err().to_string();
+    assert!(message.ends_with("choose a place outside of it"), "{message}");
     // Placeholders stay what they are.
     let (rows, conversion) =
         converted(&folder, r#"[{"prompt": "你是谁", "answer": "我是{{name}}"}]"#, Form::Alpaca, None)
