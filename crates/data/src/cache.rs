@@ -96,10 +96,14 @@ impl Cache {
         let (version, program) = (VERSION, env!("CARGO_PKG_VERSION"));
         hash.update(format!("{version} {program} {} {:?}\n", tokenizer.fingerprint(), deciding(options)));
         if let Task::Conversation { template, tokens } | Task::Preference { template, tokens } = task {
-            hash.update(format!("{tokens:?}
+            hash.update(format!(
+                "{tokens:?}
 {:?}
 {}
-", template.variables(), template.source()));
+",
+                template.variables(),
+                template.source()
+            ));
         }
         for name in names {
             let paths = match token_files::find(name, options)? {
