@@ -99,7 +99,7 @@ fn what_cannot_work_is_said_before_anything_is_written() {
     clean(&["in/a.jsonl", "--out", "in/a.jsonl"]).is_refused("choose a place outside of it");
     clean(&["in", "--out", "in/out.jsonl", "--overwrite"]).is_refused("choose a place outside of it");
     clean(&["absent", "--out", "out.jsonl"]).is_refused("`absent` does not exist");
-    clean(&["in", "--out", "absent/out.jsonl"]).is_refused("absent");
+    clean(&["in", "--out", "absent/out.jsonl"]).is_refused("the folder `absent` does not exist, create it");
     clean(&["in", "--out", "out.pdf"]).is_refused("`out.pdf`: expected a name ending in");
     clean(&["in", "--out", "out.jsonl", "--min-cjk-share", "30"])
         .is_refused("expected a share from 0 to 1, found 30");

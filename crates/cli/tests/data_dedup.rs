@@ -121,18 +121,22 @@ fn what_cannot_be_done_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     write_rows(folder);
+    std::fs::write(folder.join("bad.jsonl"), "{\"text\": \"一\"}\n{\"text\": 二}\n").unwrap();
     dedup(folder, &["rows.jsonl", "--out", "rows.jsonl"]).is_refused("would be written into the input");
     dedup(folder, &[".", "--out", "new/o.jsonl"])
         .is_refused("`new/o.jsonl` would be written into the input `.`");
-    dedup(folder, &["absent.jsonl", "--out", "o.jsonl"]).is_refused("absent.jsonl");
+    dedup(folder, &["absent.jsonl", "--out", "o.jsonl"])
+        .is_refused("`absent.jsonl` does not exist: expected a file or folder of rows or texts");
     dedup(folder, &["rows.jsonl", "--out", "o.docx"]).is_refused("expected a name ending in");
-    dedup(folder, &["rows.jsonl", "--out", "no/o.jsonl"]).is_refused("no/o.jsonl");
+    dedup(folder, &["rows.jsonl", "--out", "no/o.jsonl"])
+        .is_refused("the folder `no` does not exist, create it");
+    dedup(folder, &["bad.jsonl", "--out", "o.jsonl", "--report", "no/r.jsonl"])
+        .is_refused("the folder `no` does not exist, create it");
     dedup(folder, &["rows.jsonl"]).is_refused("--out");
     dedup(folder, &["rows.jsonl", "--out", "o.jsonl", "--threshold", "80"])
         .is_refused("`--threshold`: found 80");
     dedup(folder, &["rows.jsonl", "--out", "o.jsonl", "--columns", "txt"])
-        .is_refused("rows.jsonl:1: missing column `txt`: the row has `text`; did you mean `text`?");
-    std::fs::write(folder.join("bad.jsonl"), "{\"text\": \"一\"}\n{\"text\": 二}\n").unwrap();
+        .is_refused("rows.jsonl:1: there is no column `txt` but `text`: name others with `--columns`");
     dedup(folder, &["bad.jsonl", "--out", "o.jsonl"]).is_refused("bad.jsonl:2: invalid JSON at column 10");
     let ran = dedup(folder, &["bad.jsonl", "--out", "o.jsonl", "--on-bad-row", "skip"]);
     assert!(ran.stderr.contains("1 rows were skipped: invalid JSON"), "{}", ran.stderr);

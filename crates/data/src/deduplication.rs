@@ -45,6 +45,7 @@ use self::sketcher::Sketcher;
 use crate::contamination::Questions;
 use crate::error::{DataError, Result};
 use crate::options::OnBadRow;
+use crate::record_writer::RecordWriter;
 use crate::records::{ReadOptions, Records, split_sheet};
 
 /// What makes a row a duplicate of an earlier one.
@@ -292,6 +293,10 @@ impl Deduplication {
         let sketcher = Sketcher::new(&self.method)?;
         let pool = self.pool()?;
         let mut rows_out = RowsOut::create(output, &self.files)?;
+        if let Some(path) = report {
+            // It disappears again: a wrong name is said before the work, not after it.
+            RecordWriter::create(path)?;
+        }
         let scratch = match output {
             Output::Nowhere(folder) => AtomicFolder::create(folder.join("dedup.working"))?,
             _ => {

@@ -73,6 +73,7 @@ impl RecordWriter {
             Some("parquet") if !is_packed => Form::Parquet(Box::new(parquet::ParquetWriter::new())),
             _ => return Err(DataError::UnknownOutputEnding { path: path.to_owned() }),
         };
+        folder_is_there(path)?;
         Ok(Self {
             path: path.to_owned(),
             file: AtomicFile::create(path)?,
@@ -175,6 +176,21 @@ impl RecordWriter {
         packed.clear();
         self.buffer.clear();
         Ok(())
+    }
+}
+
+/// Refuses a file in a folder that is not there, which the system would tell of a temporary name.
+pub(crate) fn folder_is_there(output: &Path) -> Result<()> {
+    match output.parent() {
+        Some(folder) if folder != Path::new("") && !folder.exists() => {
+            let problem = format!(
+                "cannot write `{}`: the folder `{}` does not exist, create it or choose another place",
+                output.display(),
+                folder.display()
+            );
+            Err(std::io::Error::new(std::io::ErrorKind::NotFound, problem).into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use ::csv::ByteRecord;
 use encoding_rs::Encoding;
-use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -209,7 +208,13 @@ impl Records {
     pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Self> {
         let mut files = Vec::new();
         let mut ignored = Vec::new();
-        if fs::metadata(split_sheet(path).0)?.is_dir() {
+        let (file, _) = split_sheet(path);
+        if !file.exists() {
+            let problem =
+                format!("`{}` does not exist: expected a file or folder of rows or texts", file.display());
+            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, problem).into());
+        }
+        if file.is_dir() {
             list_folder(path, &mut files, &mut ignored)?;
             if files.is_empty() {
                 return Err(DataError::EmptyFolder { path: path.to_owned() });

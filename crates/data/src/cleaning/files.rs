@@ -7,6 +7,7 @@ use fs_err as fs;
 use sha2::{Digest, Sha256};
 
 use crate::error::{DataError, Result};
+use crate::record_writer::folder_is_there;
 use crate::records::{Records, split_sheet};
 
 /// A few files of each folder.
@@ -55,6 +56,7 @@ impl Inputs {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
         };
+        folder_is_there(output)?;
         let folder = fs::canonicalize(folder)?;
         let place = fs::canonicalize(output).unwrap_or(folder.join(output.file_name().unwrap_or_default()));
         for input in inputs {

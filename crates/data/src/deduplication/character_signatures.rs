@@ -32,7 +32,7 @@ pub struct CharacterSignatures {
     /// The values of each character that counts, made when it is first met; with the sign turned, because CPUs of the
     /// oldest kind compare only signed numbers many at a time.
     values: Vec<OnceLock<Box<[i32; VALUES]>>>,
-    lists: OnceLock<Lists>,
+    lists: OnceLock<Box<Lists>>,
 }
 
 /// The frequent characters by their values.
@@ -97,7 +97,7 @@ impl CharacterSignatures {
             }
             counts.retain(|(count, _)| *count > 0);
             counts.sort_unstable_by_key(|&(count, place)| (std::cmp::Reverse(count), place));
-            self.lists(counts.iter().take(FREQUENT).map(|(_, place)| *place).collect())
+            Box::new(self.lists(counts.iter().take(FREQUENT).map(|(_, place)| *place).collect()))
         });
     }
 

@@ -284,7 +284,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     if let Some(input) = args.inputs.iter().find(|input| !split_sheet(input).0.exists()) {
         let input = input.display();
         return Err(wrong_input(format!(
-            "`{input}` does not exist; expected a file or folder of rows or texts"
+            "`{input}` does not exist: expected a file or folder of rows or texts"
         )));
     }
     Inputs::refuse_output(&args.inputs, &args.out)?;

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::deduplication::{Keep, Method, Outcome, Output, Part, Permutations, Step};
 use danlu_data::records::split_sheet;
-use danlu_data::{DataError, Deduplication, OnBadRow, ReadOptions};
+use danlu_data::{DataError, Deduplication, OnBadRow, ReadOptions, RowProblem};
 use danlu_kernels::team;
 use danlu_train::machine;
 use serde_json::json;
@@ -291,8 +291,15 @@ fn contains(input: &Path, path: &Path) -> bool {
 /// The advice of a row's error in the words of this command.
 fn with_flags(error: DataError) -> anyhow::Error {
     match error {
+        DataError::Row { at, problem: RowProblem::MissingColumn { column, available, .. } } => {
+            wrong_input(format!(
+                "{at}: there is no column `{column}` but `{}`: name others with `--columns`, or leave such rows out with \
+                 `--on-bad-row skip`",
+                available.join("`, `")
+            ))
+        }
         DataError::Row { at, problem } if problem.can_be_skipped() => {
-            wrong_input(format!("{at}: {problem}, or give `--on-bad-row skip`"))
+            wrong_input(format!("{at}: {problem}, or leave such rows out with `--on-bad-row skip`"))
         }
         DataError::Option { option, problem } => wrong_input(format!("`--{option}`: {problem}")),
         error => error.into(),
