@@ -81,7 +81,7 @@ eval_steps: 500
 #[test]
 fn lf_2902_axolotl_889_no_watchdog_waits_for_tokenization() {
     // What was raised against it is accepted, and there is nothing that it could raise.
-    let loaded = Recipe::parse("r.yaml", "ddp_timeout: 180000000\n", &NONE).unwrap();
+    let loaded = Recipe::parse("r.yaml", &format!("{MINIMAL}ddp_timeout: 180000000\n"), &NONE).unwrap();
     assert_eq!(loaded.notices, ["these keys of the recipe have no effect here: `ddp_timeout`"]);
 }
 
