@@ -3,7 +3,7 @@
 use crate::common;
 
 use common::{run, with_model};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A row repeated, one of it in other punctuation, one with another answer, one without an answer, and one that is long.
 fn rows() -> String {
@@ -144,4 +144,27 @@ fn trl_1627_identical_answers_of_a_pair_are_found() {
     // A recipe that trains on them says that it cannot.
     let recipe = ["train", "sft-lora", "dataset=pairs.jsonl", "model_name_or_path=model", "cutoff_len=128"];
     run(folder.path(), &[&recipe[..], &["output_dir=out"]].concat()).is_refused("`rejected`");
+}
+
+#[test]
+fn a_recipe_that_names_no_model_is_looked_at_with_a_vocabulary() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let row = json!({"instruction": "你好", "output": "你好，我在。"});
+    std::fs::write(folder.join("rows.jsonl"), row.to_string()).unwrap();
+    std::fs::write(
+        folder.join("recipe.yaml"),
+        "stage: sft\ndataset: rows.jsonl\ntemplate: chatml\noutput_dir: out\n",
+    )
+    .unwrap();
+    let corpus: String = (0..40).map(|row| format!("第{row}句：你好，我在。\n")).collect();
+    std::fs::write(folder.join("corpus.txt"), corpus).unwrap();
+    run(
+        folder,
+        &["tokenizer", "train", "corpus.txt", "--out", "vocabulary", "--vocab-size", "280", "--json"],
+    )
+    .json();
+    run(folder, &["data", "inspect", "recipe.yaml"]).is_refused("set `model_name_or_path`");
+    let seen = run(folder, &["data", "inspect", "recipe.yaml", "--tokenizer", "vocabulary", "--json"]).json();
+    assert_eq!(seen["report"]["rows"], 1);
 }

@@ -323,13 +323,15 @@ impl Loader<'_> {
         let here = (source.path.to_path_buf(), source.line);
         account.carried_from.get_or_insert_with(|| here.clone());
         account.carried.extend(ids);
+        let carried = std::mem::take(&mut account.carried);
+        let (cutoff_len, mut start) = (self.options.cutoff_len, 0);
         // A block ends with an id that the next begins with, as context.
-        while work.account.carried.len() > self.options.cutoff_len {
-            let ids = work.account.carried[..self.options.cutoff_len].to_vec();
-            work.account.carried.drain(..self.options.cutoff_len - 1);
-            work.push_block(&ids);
+        while carried.len() - start > cutoff_len {
+            work.push_block(&carried[start..start + cutoff_len]);
             work.account.carried_from = Some(here.clone());
+            start += cutoff_len - 1;
         }
+        work.account.carried.extend(&carried[start..]);
         Ok(())
     }
 

@@ -67,7 +67,7 @@ pub enum TokenFiles {
     /// All of it is there already.
     Complete(TokenIndex),
     /// Work to do: from the start, or behind the [`TokenIndex::records`] of a run that was killed.
-    Open(TokenShardWriter),
+    Open(Box<TokenShardWriter>),
 }
 
 /// Token files under construction.
@@ -128,7 +128,7 @@ impl TokenShardOptions {
             writer.continue_shard(&last)?;
         }
         writer.save_progress()?;
-        Ok(TokenFiles::Open(writer))
+        Ok(TokenFiles::Open(Box::new(writer)))
     }
 
     /// Whether the files of a finished index are there as it says.
@@ -325,7 +325,7 @@ mod tests {
 
     fn writer(options: TokenShardOptions) -> TokenShardWriter {
         let TokenFiles::Open(writer) = options.open().unwrap() else { panic!("complete") };
-        writer
+        *writer
     }
 
     #[test]

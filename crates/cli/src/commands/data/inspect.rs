@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::dataset_format::{Layout, Purpose, Tags};
 use danlu_data::records::split_sheet;
@@ -212,7 +212,13 @@ fn recipe(inputs: &[String], tokenizer: Option<&Path>, printer: &Printer) -> Res
     let (overrides, names): (Vec<String>, Vec<String>) = inputs.iter().cloned().partition(is_override);
     let is_recipe = |name: &String| is_recipe(Path::new(name));
     match names.as_slice() {
-        [name] if is_recipe(name) => Ok(Recipe::load(name, &overrides)?),
+        [name] if is_recipe(name) => {
+            let loaded = Recipe::load(name, &overrides);
+            let (Err(error), Some(path)) = (&loaded, tokenizer) else { return Ok(loaded?) };
+            // With `--tokenizer` no model is opened, and a recipe need not name one.
+            let model = format!("model_name_or_path={}", path.display());
+            Recipe::load(name, &[overrides, vec![model]].concat()).map_err(|_| anyhow!(error.to_string()))
+        }
         [] => Err(wrong_input(
             "give a recipe or data files before the keys; `danlu recipes list` shows recipes",
         )),
