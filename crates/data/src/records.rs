@@ -124,6 +124,16 @@ enum RawRow {
     Ready(Content),
 }
 
+/// Bytes of the texts of a value, and of each number as many as it takes.
+fn text_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.values().map(text_bytes).sum(),
+        _ => size_of::<f64>(),
+    }
+}
+
 impl RawRecord {
     /// Of a row that was parsed already.
     pub(crate) fn parsed(record: Record) -> Self {
@@ -141,9 +151,7 @@ impl RawRecord {
             RawRow::Json { bytes, .. } => bytes.len(),
             RawRow::Csv { fields, .. } => fields.as_slice().len(),
             RawRow::Ready(Content::Text(text)) => text.len(),
-            RawRow::Ready(Content::Fields(fields)) => {
-                fields.values().map(|value| value.as_str().map_or(8, str::len)).sum()
-            }
+            RawRow::Ready(Content::Fields(fields)) => fields.values().map(text_bytes).sum(),
         }
     }
 

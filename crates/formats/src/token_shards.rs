@@ -122,6 +122,18 @@ impl TokenShardOptions {
             tokens: 0,
             shards: Vec::new(),
         };
+        if started.is_none() && !self.headerless {
+            // What another corpus left that was given up, or mended since.
+            for entry in fs::read_dir(&self.output).map_err(failed)? {
+                let path = entry.map_err(failed)?.path();
+                let name = path.file_name().and_then(|name| name.to_str());
+                if name.is_some_and(|name| {
+                    name.starts_with("shard-") && (name.ends_with(".bin") || name.ends_with(".idx"))
+                }) {
+                    fs::remove_file(path).map_err(failed)?;
+                }
+            }
+        }
         let index = started.unwrap_or_else(fresh);
         let mut writer = TokenShardWriter { options: self, index, open: None, bytes: Vec::new() };
         if let Some(last) = writer.index.shards.last().cloned() {
@@ -140,7 +152,7 @@ impl TokenShardOptions {
         })
     }
 
-    /// An index of this very corpus; none where another one was begun and no row of it is done.
+    /// An index of this very corpus; none where the work on another one was not finished.
     fn read(&self, path: &Path) -> Result<Option<TokenIndex>> {
         if !path.exists() {
             return Ok(None);
@@ -149,7 +161,7 @@ impl TokenShardOptions {
         let found: Option<TokenIndex> = serde_json::from_str(&text).ok();
         match found {
             Some(index) if index.key == self.key => Ok(Some(index)),
-            Some(index) if index.records == 0 => Ok(None),
+            Some(_) if path == self.progress_path() => Ok(None),
             _ => {
                 let expected = "place for this corpus: what is there is of another one, vocabulary or choice of options; give another name";
                 Err(Error::WrongKind { path: path.into(), expected })
@@ -290,9 +302,11 @@ impl TokenShardWriter {
 /// Opens a file, which is cut to so many bytes, for writing behind them.
 fn open_at(path: &Path, length: u64) -> Result<BufWriter<fs::File>> {
     let open = || {
-        let mut file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let mut file = fs::OpenOptions::new().create(length == 0).truncate(false).write(true).open(path)?;
         if file.metadata()?.len() < length {
-            let message = format!("it should have at least {length} bytes; remove what a killed run left");
+            let path = path.display();
+            let message =
+                format!("`{path}` should have at least {length} bytes; remove what a killed run left");
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
         }
         file.set_len(length)?;
@@ -329,13 +343,26 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_failed_before_its_first_row_does_not_stand_in_the_way() {
+    fn work_that_was_not_finished_does_not_stand_in_the_way_of_another_corpus() {
         let folder = tempfile::tempdir().unwrap();
         for headerless in [false, true] {
             let wrong = options(folder.path().join(format!("out{headerless}")), headerless);
-            drop(writer(wrong.clone()));
+            let mut given_up = writer(wrong.clone());
+            (0..4).for_each(|_| given_up.push(&[1, 2, 3, 4]).unwrap());
+            given_up.checkpoint(4).unwrap();
+            drop(given_up);
             let right = TokenShardOptions { key: "other".into(), ..wrong };
-            assert_eq!(writer(right).records(), 0);
+            let mut anew = writer(right.clone());
+            assert_eq!(anew.records(), 0);
+            anew.push(&[5]).unwrap();
+            anew.finish(1).unwrap();
+            if !headerless {
+                assert_eq!(
+                    fs::read_dir(&right.output).unwrap().count(),
+                    3,
+                    "a shard, its index and `index.json`"
+                );
+            }
         }
     }
 
