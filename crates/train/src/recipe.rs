@@ -3,6 +3,7 @@
 //! Each group of options is one struct, the only source of its keys, its documentation and its JSON schema.
 //! Nothing here looks at models or datasets: relative paths are kept as they are, relative to the working directory.
 
+mod deepspeed;
 mod embedded;
 mod entries;
 mod error;
@@ -29,7 +30,7 @@ pub use self::method_options::{FinetuningType, MethodOptions, NameList, Stage};
 pub use self::model_options::{ModelOptions, ResizeVocabInit};
 pub use self::output_options::{IntervalStrategy, OutputOptions, ResumeFrom};
 pub use self::training_options::{Clip, Optim, Precision, Recompute, TrainingOptions};
-pub use crate::schedule::LrSchedulerType;
+pub use crate::schedule::{LrSchedulerKwargs, LrSchedulerType};
 
 use self::entries::Entry;
 use self::error::nearest;
@@ -103,10 +104,12 @@ impl Recipe {
             spell_as_here(entry).into_iter().for_each(|entry| entries::merge(&mut entries, entry));
         }
 
+        let mut notices = deepspeed::resolve(&mut entries)?;
+
         let schema = reference::recipe_schema();
         let properties = schema["properties"].as_object().cloned().unwrap_or_default();
         let mut values = Map::new();
-        let (mut without_effect, mut notices) = (Vec::new(), Vec::new());
+        let mut without_effect = Vec::new();
         for entry in &entries {
             if let Some(property) = properties.get(&entry.key) {
                 values.insert(entry.key.clone(), typed_value(entry, property)?);
@@ -179,6 +182,7 @@ impl Recipe {
             warmup_steps: warmup_steps(total_steps, training.warmup_steps, training.warmup_ratio),
             total_steps,
             min_lr_rate: min_lr_rate.unwrap_or(0.0),
+            arguments: training.lr_scheduler_kwargs,
         }
     }
 }
@@ -221,13 +225,13 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
         ("load_in_kbits", Value::Number(_)) => {
             vec![Entry { key: "quantization_bit".into(), ..entry }]
         }
+        // Where a schedule ends is a key of its own.
         ("lr_scheduler_kwargs", Value::Object(arguments)) => {
-            let inner = |(key, value): (&String, &Value)| Entry {
-                place: entry.place.clone(),
-                key: key.clone(),
-                value: value.clone(),
-            };
-            arguments.iter().map(inner).collect()
+            let (ends, others): (Map<_, _>, Map<_, _>) =
+                arguments.clone().into_iter().partition(|(key, _)| ["min_lr", "min_lr_rate"].contains(&key.as_str()));
+            let at_place = |(key, value)| Entry { place: entry.place.clone(), key, value };
+            let others = (!others.is_empty()).then(|| ("lr_scheduler_kwargs".to_owned(), Value::Object(others)));
+            ends.into_iter().chain(others).map(at_place).collect()
         }
         _ => vec![entry],
     }

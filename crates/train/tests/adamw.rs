@@ -46,7 +46,7 @@ fn follow(name: &str, mut model: Model) {
         peak: options.learning_rate,
         warmup_steps: settings["warmup_steps"].as_u64().unwrap(),
         total_steps: settings["max_steps"].as_u64().unwrap(),
-        min_lr_rate: 0.0,
+        ..Schedule::default()
     };
     let batches: Vec<Vec<Sample>> = golden["batches"].as_array().unwrap().iter().map(samples).collect();
     let steps = golden["steps"].as_array().unwrap();

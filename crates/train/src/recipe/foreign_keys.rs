@@ -11,7 +11,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "do_train", "do_eval", "report_to", "run_name", "logging_dir", "logging_first_step", "logging_strategy",
     "log_level", "disable_tqdm", "include_num_input_tokens_seen", "include_tokens_per_second", "swanlab_project",
     "use_swanlab", "wandb_project", "push_to_hub", "hub_model_id", "hub_token", "hf_hub_token", "ms_hub_token",
-    "ddp_timeout", "ddp_find_unused_parameters", "ddp_backend", "deepspeed", "fsdp", "fsdp_config", "local_rank", "ray_run_name",
+    "ddp_timeout", "ddp_find_unused_parameters", "ddp_backend", "fsdp", "fsdp_config", "local_rank", "ray_run_name",
     "preprocessing_num_workers", "preprocessing_batch_size", "dataloader_num_workers", "dataloader_pin_memory",
     "dataloader_prefetch_factor", "dataloader_persistent_workers", "cache_dir", "remove_unused_columns",
     "data_shared_file_system", "buffer_size", "length_column_name",

@@ -161,8 +161,9 @@ fn a_wrong_type_names_line_key_and_what_was_expected() {
     );
     assert_eq!(
         error("\nlr_scheduler_type: cosin\n", &[]),
-        "`r.yaml` line 5: `lr_scheduler_type` must be one of `linear`, `cosine`, `cosine_with_min_lr`, `constant`, \
-         `constant_with_warmup`, found `cosin`; did you mean `cosine`?"
+        "`r.yaml` line 5: `lr_scheduler_type` must be one of `linear`, `cosine`, `cosine_with_min_lr`, \
+         `cosine_with_restarts`, `polynomial`, `inverse_sqrt`, `warmup_stable_decay`, `constant`, `constant_with_warmup`, \
+         `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`, found `cosin`; did you mean `cosine`?"
     );
     assert_eq!(
         error("stage: dpo\n", &[]),
@@ -317,4 +318,100 @@ fn a_recipe_that_does_not_exist_names_the_nearest() {
         Recipe::load("sft-lroa", &NONE).unwrap_err().to_string(),
         "there is no file `sft-lroa` and no recipe of this name; did you mean `sft-lora`?; `danlu recipes list` shows all"
     );
+}
+
+#[test]
+fn schedules_take_their_own_numbers_and_no_others() {
+    let recipe = recipe(
+        "lr_scheduler_type: cosine_with_restarts\nlr_scheduler_kwargs: {num_cycles: 2}\n",
+        &["lr_scheduler_kwargs.num_cycles=3"],
+    );
+    assert_eq!(recipe.training.lr_scheduler_kwargs.num_cycles, Some(3.0));
+    let again = Recipe::parse("r.yaml", &recipe.to_yaml().unwrap(), &NONE).unwrap().recipe;
+    assert_eq!(again, recipe);
+    for (lines, expected) in [
+        ("lr_scheduler_kwargs: {power: 2}\n", "`lr_scheduler_type: linear` takes none of them, found `power`"),
+        (
+            "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {num_cycles: 2}\n",
+            "`lr_scheduler_type: polynomial` takes `lr_end`, `power`, found `num_cycles`",
+        ),
+        (
+            "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {lr_end: 1}\n",
+            "`lr_end` must be 0 or more and below `learning_rate`, found `1.0`",
+        ),
+        (
+            "lr_scheduler_type: WarmupLR\nlr_scheduler_kwargs: {warmup_type: cosine}\n",
+            "`warmup_type` must be one of `log`, `linear`, found `cosine`",
+        ),
+        ("lr_scheduler_kwargs: {cycles: 2}\n", "must be a mapping with `num_cycles`, `power`"),
+        ("min_lr: 1e-6\n", "`min_lr` is the end of `cosine_with_min_lr`, and `lr_scheduler_type: linear` has none"),
+        ("learning_rate: 0\n", "`learning_rate` must be above 0, found `0`"),
+        ("learning_rate: .nan\n", "non-finite float `.nan`"),
+    ] {
+        let error = error(lines, &[]);
+        assert!(error.starts_with("`r.yaml` line ") && error.contains(expected), "{lines}: {error}");
+    }
+}
+
+const DEEPSPEED: &str = r#"{
+    "fp16": {"enabled": "auto"}, "min_lr": 5e-7, "gradient_clipping": "auto", "train_batch_size": "auto",
+    "gradient_accumulation_steps": 4, "steps_per_print": 2000,
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": [0.9, 0.95], "eps": "auto", "weight_decay": 0.1}},
+    "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_min_lr": "auto", "warmup_max_lr": 1e-4,
+        "warmup_num_steps": 30, "total_num_steps": "auto"}},
+    "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}, "overlap_comm": true}
+}"#;
+
+#[test]
+fn seed_001_deepspeed_json_gives_schedule_optimizer_and_clipping() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ds.json");
+    fs_err::write(&path, DEEPSPEED).unwrap();
+    let key = format!("deepspeed: {}\n", path.display());
+    let lines = format!("{MINIMAL}{key}lr_scheduler_type: cosine\nwarmup_steps: 30\n");
+    let Loaded { recipe: read, notices } = Recipe::parse("r.yaml", &lines, &NONE).unwrap();
+    let training = &read.training;
+    assert_eq!(training.lr_scheduler_type, LrSchedulerType::WarmupDecayLr);
+    assert_eq!((training.learning_rate, training.warmup_steps), (1e-4, 30));
+    assert_eq!((training.adam_beta1, training.adam_beta2()), (0.9, 0.95));
+    assert_eq!((training.weight_decay, training.gradient_accumulation_steps), (0.1, 4));
+    assert_eq!((training.max_grad_norm, training.adam_epsilon), (1.0, 1e-8));
+    let name = path.display();
+    assert_eq!(
+        notices,
+        [
+            format!("`r.yaml` line 5: `lr_scheduler_type: cosine` is replaced by `WarmupDecayLR` of `{name}`"),
+            format!(
+                "these keys of `{name}` have no effect here: `fp16`, `min_lr` (not a key of DeepSpeed), \
+                 `steps_per_print`, `zero_optimization` (stage 2, offload_optimizer)"
+            )
+        ]
+    );
+    assert_eq!(
+        error(&format!("{key}learning_rate: 2e-4\n"), &[]),
+        format!(
+            "`r.yaml` line 5: `learning_rate: 0.0002` contradicts `scheduler.params.warmup_max_lr: 0.0001` of `{name}`; \
+             make them equal, or write `\"auto\"` there"
+        )
+    );
+    assert_eq!(recipe(&key, &["deepspeed="]).training.lr_scheduler_type, LrSchedulerType::Linear);
+}
+
+#[test]
+fn what_deepspeed_has_and_danlu_has_not_is_refused() {
+    for (configuration, expected) in [
+        ("{optimizer: {type: OneBitAdam}}", "`optimizer.type` must be one of `Adam`, `AdamW`,"),
+        (
+            "{optimizer: {type: Adam, params: {adam_w_mode: false}}}",
+            "`optimizer.params.adam_w_mode: false` is not supported",
+        ),
+        ("{scheduler: {type: OneCycle}}", "`scheduler.type` must be one of `WarmupLR`"),
+        ("{scheduler: {type: WarmupLR, params: {cycle: 1}}}", "is not a setting of `WarmupLR`"),
+        ("{train_batch_size: 64}", "`train_batch_size: 64` is not `per_device_train_batch_size` (8) times"),
+        ("3", "must be the path of a JSON file"),
+        ("absent.json", "absent.json"),
+    ] {
+        let error = error(&format!("deepspeed: {configuration}\n"), &[]);
+        assert!(error.contains(expected), "{configuration}: {error}");
+    }
 }

@@ -4,7 +4,7 @@ use danlu_model::Keep;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::schedule::LrSchedulerType;
+use crate::schedule::{LrSchedulerKwargs, LrSchedulerType};
 
 /// Arithmetic of the matrix products; everything else is always f32.
 ///
@@ -174,6 +174,12 @@ pub struct TrainingOptions {
     ///
     /// zh: 学习率在训练过程中的变化方式。
     pub lr_scheduler_type: LrSchedulerType,
+    /// What the schedule takes besides: `num_cycles` (`cosine`, `cosine_with_min_lr`, `cosine_with_restarts`), `power` and
+    /// `lr_end` (`polynomial`), `timescale` (`inverse_sqrt`), `num_stable_steps`, `num_decay_steps`, `warmup_type`, `decay_type`,
+    /// `min_lr_ratio` and `num_cycles` (`warmup_stable_decay`), and those of DeepSpeed's schedules.
+    ///
+    /// zh: 调度所需的其他数值：`num_cycles`（`cosine`、`cosine_with_min_lr`、`cosine_with_restarts`），`power` 与 `lr_end`（`polynomial`），`timescale`（`inverse_sqrt`），`num_stable_steps`、`num_decay_steps`、`warmup_type`、`decay_type`、`min_lr_ratio` 与 `num_cycles`（`warmup_stable_decay`），以及 DeepSpeed 各调度的参数。
+    pub lr_scheduler_kwargs: LrSchedulerKwargs,
     /// Share of the steps over which the learning rate rises from zero.
     ///
     /// zh: 学习率从零上升所占的步数比例。
@@ -271,6 +277,7 @@ impl Default for TrainingOptions {
             num_train_epochs: 3.0,
             max_steps: -1,
             lr_scheduler_type: LrSchedulerType::default(),
+            lr_scheduler_kwargs: LrSchedulerKwargs::default(),
             warmup_ratio: 0.0,
             warmup_steps: 0,
             min_lr: None,

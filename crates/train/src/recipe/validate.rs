@@ -201,6 +201,17 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
         )
     })
     .or_else(|| {
+        let key = if training.min_lr.is_some() { "min_lr" } else { "min_lr_rate" };
+        let kind = training.lr_scheduler_type.name();
+        let text = format!("`{key}` is the end of `cosine_with_min_lr`, and `lr_scheduler_type: {kind}` has none");
+        problem(has_minimum && !needs_minimum, key, &text)
+    })
+    .or_else(|| {
+        let (kind, rate) = (training.lr_scheduler_type, training.learning_rate);
+        let text = training.lr_scheduler_kwargs.problem(kind, rate)?;
+        Some(("lr_scheduler_kwargs", format!("`lr_scheduler_kwargs`: {text}")))
+    })
+    .or_else(|| {
         problem(
             training.min_lr.is_some() && training.min_lr_rate.is_some(),
             "min_lr",
