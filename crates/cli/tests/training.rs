@@ -213,6 +213,15 @@ fn every_cpu_level_trains_to_nearly_the_same_model() {
 
 #[test]
 fn ctrl_c_saves_a_checkpoint_that_goes_on_and_exits_with_130() {
+    stops_and_goes_on("-INT");
+}
+
+#[test]
+fn a_polite_end_is_as_ctrl_c() {
+    stops_and_goes_on("-TERM");
+}
+
+fn stops_and_goes_on(signal: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     write_recipe(folder);
@@ -225,7 +234,7 @@ fn ctrl_c_saves_a_checkpoint_that_goes_on_and_exits_with_130() {
     {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(130));

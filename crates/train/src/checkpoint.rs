@@ -15,18 +15,22 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
+use crate::guard;
 use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
-use crate::recipe::{FinetuningType, Optim, Recipe, ResumeFrom};
+use crate::recipe::{FinetuningType, Optim, OutputOptions, Recipe, ResumeFrom, TrainingOptions};
 use crate::run_folder::RunFolder;
+use crate::samples::SAMPLES;
+use crate::tensorboard::FILE_PREFIX;
 
 const STATE: &str = "training_state.json";
 const OPTIMIZER: &str = "optimizer";
+const RECIPE: &str = "recipe.yaml";
 /// Values that are converted and written at a time.
 const CHUNK: usize = 1 << 16;
 
 /// How far the run was, and what the run was.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingState {
     /// Finished optimizer steps.
     pub step: u64,
@@ -44,6 +48,9 @@ pub struct TrainingState {
     pub samples_per_step: u64,
     /// Hash of the training samples' tokens and weights.
     pub data_fingerprint: u64,
+    /// What the guard of the run remembers.
+    #[serde(default)]
+    pub guard: guard::Memory,
 }
 
 impl TrainingState {
@@ -64,8 +71,14 @@ impl TrainingState {
             seed: training.data_seed(),
             samples_per_step: training.samples_per_step() as u64,
             data_fingerprint,
+            guard: guard::Memory::default(),
         }
     }
+}
+
+/// Where the checkpoint of a step is.
+pub fn folder(output_dir: &Path, step: u64) -> PathBuf {
+    output_dir.join(format!("checkpoint-{step}"))
 }
 
 /// The checkpoint that the recipe asks to continue from. `true` means the newest, if there is one.
@@ -206,9 +219,16 @@ pub fn remove_earlier(output_dir: &Path) -> Result<()> {
         let is_result = name.ends_with("_results.json")
             || ["config.json", "generation_config.json", "adapter_config.json", "trainer_state.json"]
                 .contains(&name.as_str())
-            || ["trainer_log.jsonl", "train.log"].contains(&name.as_str());
+            || ["trainer_log.jsonl", "train.log", "run.json", SAMPLES].contains(&name.as_str());
         if path.is_file() && (is_weights || is_result) {
             fs::remove_file(path)?;
+        }
+    }
+    let events = output_dir.join("runs");
+    for entry in events.is_dir().then(|| fs::read_dir(&events)).transpose()?.into_iter().flatten() {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(FILE_PREFIX) {
+            fs::remove_file(entry.path())?;
         }
     }
     Ok(())
@@ -246,20 +266,22 @@ pub fn list(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Writes `checkpoint-N` and then removes the oldest beyond `save_total_limit`.
+/// Writes `checkpoint-N` and then removes the oldest beyond `save_total_limit`, but not that of the step `spared`.
 pub fn save(
     prepared: &Prepared,
     optimizer: &Optimizer,
     run_folder: &RunFolder,
     state: TrainingState,
     epoch: f64,
+    spared: Option<u64>,
 ) -> Result<PathBuf> {
     let output = &prepared.recipe.output;
-    let path = output.output_dir.join(format!("checkpoint-{}", state.step));
+    let path = folder(&output.output_dir, state.step);
     let folder = AtomicFolder::create(&path)?;
     save_weights(prepared, folder.path())?;
     save_optimizer(optimizer, folder.path())?;
     run_folder.save_state(folder.path(), state.step, epoch)?;
+    save_recipe(&prepared.recipe, folder.path())?;
     let text = serde_json::to_vec_pretty(&state).map_err(std::io::Error::from)?;
     danlu_formats::write_file_atomically(folder.path().join(STATE), &text)?;
     folder.commit()?;
@@ -268,11 +290,61 @@ pub fn save(
         // Those of steps that the run has yet to reach belong to an abandoned one and go first.
         checkpoints.sort_by_key(|(step, _)| (*step <= state.step, *step));
         let excess = checkpoints.len().saturating_sub(limit.max(1));
+        // The newest stays too, to go on from.
+        checkpoints.retain(|(step, _)| Some(*step) != spared && *step != state.step);
         for (_, old) in checkpoints.into_iter().take(excess) {
             remove(&old)?;
         }
     }
     Ok(path)
+}
+
+/// Writes the recipe as a run of its own: without what it continues.
+pub fn save_recipe(recipe: &Recipe, folder: &Path) -> Result<()> {
+    let mut own = recipe.clone();
+    own.output.resume_from_checkpoint = None;
+    Ok(danlu_formats::write_file_atomically(folder.join(RECIPE), own.to_yaml()?.as_bytes())?)
+}
+
+/// What of the recipe is not as it was when `checkpoint` was written, where that is known: `key` with the value then and
+/// now. Folders, logs and the machine are nobody's concern.
+pub fn changes(checkpoint: &Path, recipe: &Recipe) -> Vec<String> {
+    let Ok(text) = fs::read_to_string(checkpoint.join(RECIPE)) else { return Vec::new() };
+    let Ok(before) = Recipe::parse::<&str>(RECIPE, &text, &[]) else { return Vec::new() };
+    let alike = |recipe: &Recipe| {
+        let mut recipe = recipe.clone();
+        recipe.output = OutputOptions::default();
+        let TrainingOptions { threads, max_memory, recompute, .. } = TrainingOptions::default();
+        recipe.training = TrainingOptions { threads, max_memory, recompute, ..recipe.training };
+        serde_json::to_value(recipe).unwrap_or_default()
+    };
+    let (before, now) = (alike(&before.recipe), alike(recipe));
+    let written = |value: &serde_json::Value| match value {
+        serde_json::Value::Null => "not set".to_owned(),
+        value => format!("`{}`", value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
+    };
+    let keys = now.as_object().into_iter().flat_map(|keys| keys.keys());
+    keys.filter(|key| before[key.as_str()] != now[key.as_str()])
+        .map(|key| format!("`{key}` was {} and is {}", written(&before[key]), written(&now[key])))
+        .collect()
+}
+
+/// Makes the weights of the checkpoint of `step` the result of the run.
+pub fn copy_weights(output_dir: &Path, step: u64) -> Result<()> {
+    let checkpoint = folder(output_dir, step);
+    for entry in fs::read_dir(&checkpoint)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_state =
+            name.starts_with(OPTIMIZER) || [STATE, RECIPE, "trainer_state.json"].contains(&name.as_str());
+        if is_state || !path.is_file() {
+            continue;
+        }
+        let partial = output_dir.join(format!(".{name}.partial"));
+        fs::copy(&path, &partial)?;
+        fs::rename(&partial, output_dir.join(&name))?;
+    }
+    Ok(())
 }
 
 /// Writes the state of the optimizer; one without state has no file.

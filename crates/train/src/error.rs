@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::guard::Skipped;
+
 /// Result of this room.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
 
@@ -45,16 +47,18 @@ pub enum TrainError {
         /// What is wrong and what to do.
         problem: String,
     },
-    /// The loss or the gradient is no longer a number.
+    /// Several steps in a row could not be taken.
     #[error(
-        "the {what} is not a finite number at step {step}; lower `learning_rate`, or raise `warmup_steps` (the last \
+        "{reason} at step {step} ({steps} steps in a row); lower `learning_rate`, or raise `warmup_steps` (the last \
          checkpoint is unharmed)"
     )]
-    NotFinite {
-        /// Loss or gradient norm.
-        what: &'static str,
-        /// The step, from 1.
+    Diverged {
+        /// Why the last of them could not.
+        reason: Skipped,
+        /// It, from 1.
         step: u64,
+        /// How many there were.
+        steps: u64,
     },
     /// More memory than there is.
     #[error(

@@ -4,9 +4,11 @@
 //! happen, [`trainer`] does it with an [`objective`] and an [`optimizer`], [`checkpoint`] keeps it and [`run_folder`]
 //! tells about it. It prints nothing: callers watch through [`Observer`].
 
+pub mod best;
 pub mod checkpoint;
 pub mod error;
 pub mod flops;
+pub mod guard;
 pub mod machine;
 pub mod objective;
 pub mod optimizer;
@@ -15,7 +17,10 @@ pub mod prepare;
 pub mod recipe;
 pub mod reference;
 pub mod run_folder;
+pub mod run_record;
+pub mod samples;
 pub mod schedule;
+pub mod tensorboard;
 pub mod trainer;
 
 pub use error::{Result, TrainError};

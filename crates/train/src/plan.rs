@@ -4,7 +4,7 @@ use danlu_data::DatasetReport;
 use danlu_data::slices::step_slices;
 use danlu_kernels::cpu;
 use danlu_kernels::cross_entropy::positions_at_once;
-use danlu_model::{Activations, Keep, Model, Precision};
+use danlu_model::{Activations, Keep, Model, Parameters, Precision};
 use serde::Serialize;
 
 use crate::error::{Result, TrainError};
@@ -43,8 +43,12 @@ pub struct Plan {
     pub steps_per_epoch: u64,
     /// Optimizer steps of the run.
     pub total_steps: u64,
+    /// The key that says when the run ends: `max_steps` or `num_train_epochs`.
+    pub ended_by: &'static str,
     /// Steps of rising learning rate.
     pub warmup_steps: u64,
+    /// What weight decay applies to.
+    pub decay_groups: DecayGroups,
     /// What the backward computes again: `cheap`, `mlp` or `block`.
     pub recompute: Recompute,
     /// Predicted memory by part, in bytes.
@@ -57,6 +61,38 @@ pub struct Plan {
     pub resume_from: Option<std::path::PathBuf>,
     /// What the user should know.
     pub notices: Vec<String>,
+}
+
+/// Tensors that are treated alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TensorGroup {
+    /// How many.
+    pub tensors: usize,
+    /// Their elements.
+    pub parameters: usize,
+}
+
+/// What weight decay applies to: matrices, not norms and biases, as in the Hugging Face Trainer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct DecayGroups {
+    /// The recipe's `weight_decay`.
+    pub weight_decay: f64,
+    /// What decays.
+    pub decay: TensorGroup,
+    /// What does not.
+    pub no_decay: TensorGroup,
+}
+
+impl DecayGroups {
+    fn of(options: &TrainingOptions, parameters: &Parameters) -> Self {
+        let (mut decay, mut no_decay) = (TensorGroup::default(), TensorGroup::default());
+        for parameter in parameters.list() {
+            let group = if parameter.decays() { &mut decay } else { &mut no_decay };
+            group.tensors += 1;
+            group.parameters += parameter.range.len();
+        }
+        Self { weight_decay: options.weight_decay, decay, no_decay }
+    }
 }
 
 /// What gradients and optimizers would take for this model, in bytes.
@@ -139,7 +175,9 @@ impl Plan {
             trained_tokens_per_epoch: prepared.training.trained_tokens(),
             steps_per_epoch: order.steps_per_epoch(),
             total_steps: prepared.total_steps,
+            ended_by: if prepared.recipe.training.max_steps > 0 { "max_steps" } else { "num_train_epochs" },
             warmup_steps: prepared.schedule.warmup_steps,
+            decay_groups: DecayGroups::of(&prepared.recipe.training, prepared.model.parameters()),
             recompute: prepared.recompute,
             memory: Memory::of_run(prepared, slices, prepared.recompute),
             choices: choices(prepared, slices),

@@ -95,6 +95,10 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
             recipe.output.output_dir.display()
         ));
     }
+    let changes = resume_from.as_deref().map(|checkpoint| checkpoint::changes(checkpoint, &recipe));
+    if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
+        notices.push(format!("the recipe is not that of the checkpoint: {}", changes.join(", ")));
+    }
     let precision = precision(&recipe);
     let (model, own_tokenizer) = open_model(&recipe, resume_from.as_deref(), precision, load)?;
     let tokenizer = tokenizer(&recipe, own_tokenizer, &mut notices)?;

@@ -7,6 +7,7 @@ mod deepspeed;
 mod embedded;
 mod entries;
 mod error;
+mod evaluation_options;
 mod foreign_keys;
 mod method_options;
 mod model_options;
@@ -26,6 +27,7 @@ use serde_json::{Map, Value};
 
 pub use self::embedded::{EmbeddedRecipe, embedded};
 pub use self::error::{Place, RecipeError};
+pub use self::evaluation_options::EvaluationOptions;
 pub use self::method_options::{FinetuningType, MethodOptions, NameList, Stage};
 pub use self::model_options::{ModelOptions, ResizeVocabInit};
 pub use self::output_options::{IntervalStrategy, OutputOptions, ResumeFrom};
@@ -53,6 +55,9 @@ pub struct Recipe {
     /// Batches, optimizer, schedule, precision.
     #[serde(flatten)]
     pub training: TrainingOptions,
+    /// What is made of validations.
+    #[serde(flatten)]
+    pub evaluation: EvaluationOptions,
     /// The run folder.
     #[serde(flatten)]
     pub output: OutputOptions,
@@ -150,6 +155,14 @@ impl Recipe {
             RecipeError::Value { place: place(&key), problem }
         })?;
 
+        let absent = recipe.output.absent_reporters();
+        if !absent.is_empty() {
+            notices.push(format!(
+                "{}: nothing is sent to {}; `tensorboard` and the logs in the run folder are there",
+                place("report_to"),
+                absent.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+            ));
+        }
         if !without_effect.is_empty() {
             notices
                 .push(format!("these keys of the recipe have no effect here: {}", without_effect.join(", ")));
@@ -210,8 +223,10 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
     if entry.key == "use_muon" && entry.value == Value::Bool(true) {
         (entry.key, entry.value) = ("optim".into(), Optim::Muon.name().into());
     }
-    if entry.key == "evaluation_strategy" {
-        entry.key = "eval_strategy".into();
+    let other_names =
+        [("evaluation_strategy", "eval_strategy"), ("early_stopping_patience", "early_stopping_steps")];
+    if let Some((_, key)) = other_names.iter().find(|(other, _)| entry.key == *other) {
+        entry.key = (*key).into();
     }
     if ["eval_strategy", "save_strategy"].contains(&entry.key.as_str()) && entry.value == Value::Bool(false) {
         entry.value = "no".into();
@@ -227,10 +242,13 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
         }
         // Where a schedule ends is a key of its own.
         ("lr_scheduler_kwargs", Value::Object(arguments)) => {
-            let (ends, others): (Map<_, _>, Map<_, _>) =
-                arguments.clone().into_iter().partition(|(key, _)| ["min_lr", "min_lr_rate"].contains(&key.as_str()));
+            let (ends, others): (Map<_, _>, Map<_, _>) = arguments
+                .clone()
+                .into_iter()
+                .partition(|(key, _)| ["min_lr", "min_lr_rate"].contains(&key.as_str()));
             let at_place = |(key, value)| Entry { place: entry.place.clone(), key, value };
-            let others = (!others.is_empty()).then(|| ("lr_scheduler_kwargs".to_owned(), Value::Object(others)));
+            let others =
+                (!others.is_empty()).then(|| ("lr_scheduler_kwargs".to_owned(), Value::Object(others)));
             ends.into_iter().chain(others).map(at_place).collect()
         }
         _ => vec![entry],

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use self::python_text::log_line;
 use self::trainer_log::TrainerLogLine;
 pub use self::trainer_state::{LogEntry, TrainerState};
+use crate::tensorboard::EventFile;
 
 const TRAIN_LOG: &str = "train.log";
 const TRAINER_LOG: &str = "trainer_log.jsonl";
@@ -42,6 +43,8 @@ pub struct RunFacts {
     pub save_steps: u64,
     /// Draw the loss chart.
     pub plot_loss: bool,
+    /// Where TensorBoard's files go, if they are written.
+    pub event_folder: Option<PathBuf>,
 }
 
 /// One log line of the training.
@@ -74,6 +77,8 @@ pub struct EvalLog {
     pub epoch: f64,
     /// Mean loss per scored token.
     pub eval_loss: f64,
+    /// Share of the scored tokens that the model finds the most probable ones.
+    pub accuracy: f64,
     /// Validation samples.
     pub samples: u64,
     /// Time of this validation.
@@ -130,6 +135,23 @@ pub struct RunFolder {
     elapsed_before: Duration,
     train_log: fs::File,
     trainer_log: fs::File,
+    events: Option<EventFile>,
+    /// Step and value of the best validation.
+    best: Option<(u64, f64)>,
+}
+
+impl StepLog {
+    /// The line that the Hugging Face Trainer prints for it.
+    pub fn line(&self) -> String {
+        log_line(&step_values(self))
+    }
+}
+
+impl EvalLog {
+    /// The line that the Hugging Face Trainer prints for it.
+    pub fn line(&self) -> String {
+        log_line(&eval_values(self))
+    }
 }
 
 impl RunFolder {
@@ -141,8 +163,10 @@ impl RunFolder {
         fs::create_dir_all(path)?;
         Ok(Self {
             path: path.to_owned(),
+            events: facts.event_folder.as_deref().map(EventFile::create).transpose()?,
             facts,
             history: Vec::new(),
+            best: None,
             tokens_seen: 0,
             elapsed_before: Duration::ZERO,
             train_log: fs::File::create(path.join(TRAIN_LOG))?,
@@ -162,13 +186,41 @@ impl RunFolder {
         let (trainer_log, last) = keep_entries(&path.join(TRAINER_LOG), entries, trainer_log::is_log_line)?;
         Ok(Self {
             path: path.to_owned(),
+            events: facts.event_folder.as_deref().map(EventFile::create).transpose()?,
             facts,
             history: state.log_history,
+            best: None,
             tokens_seen: state.num_input_tokens_seen,
             elapsed_before: last.map_or(Duration::ZERO, |line| trainer_log::elapsed(&line)),
             train_log,
             trainer_log,
         })
+    }
+
+    /// Everything that was logged.
+    pub fn history(&self) -> &[LogEntry] {
+        &self.history
+    }
+
+    /// Notes the step and value of the best validation for `trainer_state.json`.
+    pub fn note_best(&mut self, best: Option<(u64, f64)>) {
+        self.best = best;
+    }
+
+    /// What was logged of the last validation, or of that of `step`.
+    pub fn last_evaluation(&self, step: Option<u64>) -> Option<LogEntry> {
+        let is_wanted = |entry: &&LogEntry| {
+            entry.contains_key("eval_loss") && step.is_none_or(|step| entry.get("step") == Some(&json!(step)))
+        };
+        self.history.iter().rfind(is_wanted).cloned()
+    }
+
+    /// Writes a sentence into `train.log`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note(&mut self, text: &str) -> Result<(), RunFolderError> {
+        Ok(append(&mut self.train_log, text)?)
     }
 
     /// Logs a training step.
@@ -177,12 +229,7 @@ impl RunFolder {
     /// When a log cannot be written.
     pub fn log_step(&mut self, log: &StepLog) -> Result<(), RunFolderError> {
         self.tokens_seen = log.tokens_seen;
-        let values = [
-            ("loss", log.loss),
-            ("grad_norm", log.grad_norm),
-            ("learning_rate", log.learning_rate),
-            ("epoch", log.epoch),
-        ];
+        let values = step_values(log);
         let line = TrainerLogLine {
             loss: Some(log.loss),
             learning_rate: Some(log.learning_rate),
@@ -193,17 +240,18 @@ impl RunFolder {
         self.log(log.step, &values, &line)
     }
 
-    /// Logs a validation.
+    /// Logs a validation, and returns its values by name.
     ///
     /// # Errors
     /// When a log cannot be written.
-    pub fn log_eval(&mut self, log: &EvalLog) -> Result<(), RunFolderError> {
+    pub fn log_eval(&mut self, log: &EvalLog) -> Result<BTreeMap<&'static str, f64>, RunFolderError> {
         let values = eval_values(log);
         let line = TrainerLogLine {
             eval_loss: Some(log.eval_loss),
             ..self.trainer_log_line(log.step, log.epoch, log.elapsed)
         };
-        self.log(log.step, &values, &line)
+        self.log(log.step, &values, &line)?;
+        Ok(BTreeMap::from(values))
     }
 
     /// Writes `trainer_state.json` into `folder` (a checkpoint that is being written) and the run folder, and draws the chart.
@@ -211,7 +259,14 @@ impl RunFolder {
     /// # Errors
     /// When a file cannot be written.
     pub fn save_state(&self, folder: &Path, step: u64, epoch: f64) -> Result<(), RunFolderError> {
-        let state = TrainerState::new(&self.facts, step, epoch, self.tokens_seen, &self.history);
+        let mut state = TrainerState::new(&self.facts, step, epoch, self.tokens_seen, &self.history);
+        if let Some((best_step, value)) = self.best {
+            let path = self.path.join(format!("checkpoint-{best_step}"));
+            state.best_metric = Some(value);
+            // The checkpoint that is being written is not there yet.
+            let is_there = best_step == step && folder != self.path || path.is_dir();
+            state.best_model_checkpoint = is_there.then(|| path.display().to_string());
+        }
         state.write(&folder.join(TRAINER_STATE))?;
         state.write(&self.path.join(TRAINER_STATE))?;
         if self.facts.plot_loss {
@@ -220,12 +275,12 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Logs the end of the run and writes `train_results.json`, `eval_results.json` (with `eval`, the last validation),
+    /// Logs the end of the run and writes `train_results.json`, `eval_results.json` (with `eval`, the validation of the result),
     /// `all_results.json`, `trainer_state.json` and the chart.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn finish(&mut self, log: &FinishLog, eval: Option<&EvalLog>) -> Result<(), RunFolderError> {
+    pub fn finish(&mut self, log: &FinishLog, eval: Option<LogEntry>) -> Result<(), RunFolderError> {
         self.tokens_seen = log.tokens_seen;
         let seconds = log.elapsed.as_secs_f64();
         let values = [
@@ -241,9 +296,10 @@ impl RunFolder {
 
         let mut all = results(&values);
         self.write_results("train_results.json", &all)?;
-        if let Some(eval) = eval {
-            let mut eval_results = results(&eval_values(eval));
-            eval_results.insert("perplexity".into(), json!(eval.eval_loss.exp()));
+        if let Some(mut eval_results) = eval {
+            eval_results.remove("step");
+            let perplexity = eval_results.get("eval_perplexity").cloned().unwrap_or_default();
+            eval_results.insert("perplexity".into(), perplexity);
             self.write_results("eval_results.json", &eval_results)?;
             all.append(&mut eval_results);
         }
@@ -263,6 +319,9 @@ impl RunFolder {
         let mut entry = results(values);
         entry.insert("step".into(), json!(step));
         self.history.push(entry);
+        if let Some(events) = &mut self.events {
+            events.scalars(step, values.iter().copied())?;
+        }
         append(&mut self.train_log, &log_line(values))?;
         append(&mut self.trainer_log, &json!(line).to_string())?;
         Ok(())
@@ -278,10 +337,21 @@ impl RunFolder {
     }
 }
 
-fn eval_values(log: &EvalLog) -> [(&'static str, f64); 4] {
+fn step_values(log: &StepLog) -> [(&'static str, f64); 4] {
+    [
+        ("loss", log.loss),
+        ("grad_norm", log.grad_norm),
+        ("learning_rate", log.learning_rate),
+        ("epoch", log.epoch),
+    ]
+}
+
+fn eval_values(log: &EvalLog) -> [(&'static str, f64); 6] {
     let seconds = log.runtime.as_secs_f64();
     [
         ("eval_loss", log.eval_loss),
+        ("eval_perplexity", log.eval_loss.exp()),
+        ("eval_accuracy", log.accuracy),
         ("eval_runtime", seconds),
         ("eval_samples_per_second", per_second(log.samples, seconds)),
         ("epoch", log.epoch),
@@ -352,6 +422,7 @@ mod tests {
             eval_steps: 10,
             save_steps: 10,
             plot_loss: true,
+            event_folder: None,
         }
     }
 
@@ -370,7 +441,7 @@ mod tests {
 
     fn eval_log(step: u64) -> EvalLog {
         let runtime = Duration::from_secs(2);
-        EvalLog { step, epoch: 1.0, eval_loss: 2.0, samples: 10, runtime, elapsed: runtime }
+        EvalLog { step, epoch: 1.0, eval_loss: 2.0, accuracy: 0.25, samples: 10, runtime, elapsed: runtime }
     }
 
     fn lines(folder: &Path, name: &str) -> Vec<String> {
@@ -392,13 +463,16 @@ mod tests {
             tokens_seen: 20_480,
             elapsed: Duration::from_secs(100),
         };
-        run.finish(&finish, Some(&eval_log(40))).unwrap();
+        run.log_eval(&eval_log(40)).unwrap();
+        run.note_best(Some((40, 2.0)));
+        run.finish(&finish, run.last_evaluation(None)).unwrap();
 
         let log = lines(folder.path(), "train.log");
         assert_eq!(log[0], "{'loss': 2.8227, 'grad_norm': 1.25, 'learning_rate': 0.0003, 'epoch': 0.04}");
         assert_eq!(
             log[1],
-            "{'eval_loss': 2.0, 'eval_runtime': 2.0, 'eval_samples_per_second': 5.0, 'epoch': 1.0}"
+            "{'eval_loss': 2.0, 'eval_perplexity': 7.3891, 'eval_accuracy': 0.25, 'eval_runtime': 2.0, \
+             'eval_samples_per_second': 5.0, 'epoch': 1.0}"
         );
         let json: Value = serde_json::from_str(&lines(folder.path(), "trainer_log.jsonl")[0]).unwrap();
         let expected = json!({"current_steps": 1, "total_steps": 40, "loss": 2.822_712, "lr": 3e-4, "epoch": 0.04,
@@ -415,7 +489,11 @@ mod tests {
         );
         assert_eq!(state["log_history"][0]["loss"], json!(2.822_712));
         let all = fs::read_to_string(folder.path().join("all_results.json")).unwrap();
-        assert!(all.starts_with("{\n    \"epoch\": 1.0,\n    \"eval_loss\": 2.0,"), "{all}");
+        assert_eq!((&state["best_metric"], &state["best_model_checkpoint"]), (&json!(2.0), &Value::Null));
+        assert!(
+            all.starts_with("{\n    \"epoch\": 1.0,\n    \"eval_accuracy\": 0.25,\n    \"eval_loss\": 2.0,"),
+            "{all}"
+        );
         assert!(
             all.contains("\"train_steps_per_second\": 0.4") && all.contains("\"perplexity\": 7.38"),
             "{all}"

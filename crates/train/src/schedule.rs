@@ -372,7 +372,10 @@ mod tests {
         for kind in ALL {
             for (warmup, total) in [(5, 5), (5, 3), (0, 1), (1, 1)] {
                 let schedule = schedule(kind, 1.0, warmup, total);
-                assert!((0..20).all(|step| (0.0..=1.0).contains(&schedule.learning_rate(step))), "{schedule:?}");
+                assert!(
+                    (0..20).all(|step| (0.0..=1.0).contains(&schedule.learning_rate(step))),
+                    "{schedule:?}"
+                );
             }
         }
     }

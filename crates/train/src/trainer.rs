@@ -17,13 +17,17 @@ use danlu_model::{
     Activations, GradientSink, Gradients, Model, PackedTokens, ParameterId, Parameters, Resident, Target,
 };
 
+use crate::best::Best;
 use crate::checkpoint::{self, TrainingState, fingerprint};
 use crate::error::{Result, TrainError};
+use crate::guard::{Guard, Skipped};
 use crate::objective::language_modelling::{coefficients, weighted_loss};
 use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
 use crate::recipe::IntervalStrategy;
 use crate::run_folder::{EvalLog, FinishLog, RunFacts, RunFolder, StepLog};
+use crate::run_record::RunRecord;
+use crate::samples::{self, Answer, Prompts};
 
 /// Watches a run.
 pub trait Observer {
@@ -42,6 +46,18 @@ pub trait Observer {
     /// A validation is done.
     fn evaluated(&mut self, log: &EvalLog) {
         _ = log;
+    }
+    /// A step changed nothing.
+    fn skipped(&mut self, step: u64, reason: Skipped) {
+        _ = (step, reason);
+    }
+    /// The model answered a prompt.
+    fn answered(&mut self, answer: &Answer) {
+        _ = answer;
+    }
+    /// The run ends before its last step, for this reason.
+    fn ends_early(&mut self, step: u64, reason: &str) {
+        _ = (step, reason);
     }
     /// A checkpoint was written.
     fn saved(&mut self, path: &Path) {
@@ -75,8 +91,12 @@ pub struct Outcome {
     pub steps: u64,
     /// Mean loss of the run's steps; none if a resumed run was finished already.
     pub train_loss: Option<f64>,
-    /// Loss of the last validation.
+    /// Loss of the last validation, or of that whose state is the result.
     pub eval_loss: Option<f64>,
+    /// The step whose state is the result, where that is not the last.
+    pub best_step: Option<u64>,
+    /// Steps that changed nothing.
+    pub skipped_steps: u64,
     /// The checkpoint that was written because somebody asked to stop.
     pub interrupted: Option<PathBuf>,
 }
@@ -101,24 +121,32 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         eval_steps: output.eval_steps(),
         save_steps: output.save_steps,
         plot_loss: output.plot_loss,
+        event_folder: output.event_folder(),
     };
-    let (mut run_folder, first_step, mut tokens_seen, mut loss_sum) = match &prepared.resume_from {
+    let (mut run_folder, state) = match &prepared.resume_from {
         Some(checkpoint) => {
             let state = checkpoint::restore(checkpoint, &prepared, data_fingerprint, &mut optimizer)?;
             if !checkpoint::belongs_to(checkpoint, &output.output_dir) {
                 checkpoint::remove_earlier(&output.output_dir)?;
             }
-            let run_folder = RunFolder::resume(&output.output_dir, checkpoint, facts)?;
-            (run_folder, state.step, state.tokens_seen, state.loss_sum)
+            samples::keep_until(&output.output_dir, state.step)?;
+            (RunFolder::resume(&output.output_dir, checkpoint, facts)?, state)
         }
         None => {
             checkpoint::remove_earlier(&output.output_dir)?;
-            (RunFolder::create(&output.output_dir, facts)?, 0, 0, 0.0)
+            let state = TrainingState::new(&prepared, data_fingerprint, 0, 0, 0.0);
+            (RunFolder::create(&output.output_dir, facts)?, state)
         }
     };
-    let mut own_recipe = recipe.clone();
-    own_recipe.output.resume_from_checkpoint = None;
-    write_file_atomically(output.output_dir.join("recipe.yaml"), own_recipe.to_yaml()?.as_bytes())?;
+    let (first_step, mut tokens_seen, mut loss_sum) = (state.step, state.tokens_seen, state.loss_sum);
+    checkpoint::save_recipe(&recipe, &output.output_dir)?;
+    let record = serde_json::to_vec_pretty(&RunRecord::new(&prepared, data_fingerprint, first_step));
+    write_file_atomically(output.output_dir.join("run.json"), &record.map_err(std::io::Error::from)?)?;
+    let prompts = Prompts::new(&recipe, &prepared.tokenizer, &prepared.model)?;
+    let mut guard = Guard::new(training, state.guard);
+    let mut best = Best::of_history(&recipe.evaluation, run_folder.history());
+    run_folder.note_best(best.found);
+    let mut ends_early = best.ends().filter(|_| first_step > 0);
 
     if first_step > 0 {
         observer.resumed(first_step);
@@ -128,35 +156,49 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let mut activations = Activations::new(&prepared.model, capacity(&prepared), prepared.recompute.keep());
     let mut since_log = SinceLog::default();
     let (mut samples_seen, mut steps) = (0, 0);
-    let mut last_eval = None;
     let mut interrupted = None;
     let ahead = steps_ahead(prepared.training.clone(), prepared.order.clone(), first_step..total_steps);
     for (step, (slices, samples)) in (first_step..total_steps).zip(ahead) {
+        if ends_early.is_some() {
+            break;
+        }
         let step_start = Instant::now();
         samples_seen += samples;
         let done = step + 1;
         let learning_rate = prepared.schedule.learning_rate(step);
         optimizer.begin(learning_rate, done);
         let model = &mut prepared.model;
-        let StepResult { loss, grad_norm } =
-            take_step(model, &slices, &mut activations, &mut gradients, &mut optimizer)?;
-        loss_sum += loss;
+        let judge = |loss| guard.judge(loss);
+        let StepResult { loss, grad_norm, skipped } =
+            take_step(model, &slices, &mut activations, &mut gradients, &mut optimizer, &judge)?;
+        guard.note(done, loss, skipped)?;
         steps += 1;
         tokens_seen += slices.tokens() as u64;
         let seconds = step_start.elapsed().as_secs_f64();
-        since_log.add(loss, &slices, seconds);
+        match skipped {
+            None => {
+                loss_sum += loss;
+                since_log.add(loss, &slices, seconds);
+            }
+            Some(reason) => {
+                run_folder.note(&format!("step {done} changed nothing: {reason}"))?;
+                observer.skipped(done, reason);
+            }
+        }
         let tokens_per_second = slices.tokens() as f64 / seconds.max(1e-9);
         observer.step(&Progress { step: done, total_steps, loss, tokens_per_second });
 
         let last = done == total_steps;
         let stops = observer.stops();
         let epoch_ends = done.is_multiple_of(steps_per_epoch) || last;
+        let mut is_best = false;
         let due = |strategy: IntervalStrategy, every: u64| match strategy {
             IntervalStrategy::No => false,
             IntervalStrategy::Steps => last || done.is_multiple_of(every.max(1)),
             IntervalStrategy::Epoch => epoch_ends,
         };
-        if done.is_multiple_of(output.logging_steps.max(1)) || done == 1 || last || stops {
+        let log_is_due = done.is_multiple_of(output.logging_steps.max(1)) || done == 1 || last || stops;
+        if log_is_due && !since_log.is_empty() {
             let log = StepLog {
                 step: done,
                 loss: since_log.mean_loss(),
@@ -171,18 +213,39 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             observer.log(&log);
             since_log = SinceLog::default();
         }
-        if !prepared.validation.is_empty() && (last || due(output.eval_strategy, output.eval_steps())) {
+        let evaluation_is_due = last || due(output.eval_strategy, output.eval_steps());
+        if evaluation_is_due && !prepared.validation.is_empty() {
             let log = evaluate(&prepared, &mut activations, done, epoch_at(done), start)?;
-            run_folder.log_eval(&log)?;
+            let values = run_folder.log_eval(&log)?;
             observer.evaluated(&log);
-            last_eval = Some(log);
+            is_best = values.get(best.metric.as_str()).is_some_and(|&value| best.add(done, value));
+            run_folder.note_best(best.found);
+            ends_early = best.ends().filter(|_| !last);
+        }
+        if evaluation_is_due {
+            let (model, tokenizer) = (&prepared.model, &prepared.tokenizer);
+            for answer in prompts.answer(model, tokenizer, done, &output.output_dir)? {
+                observer.answered(&answer);
+            }
+        }
+        if let Some(reason) = &ends_early {
+            run_folder.note(&format!("the run ends at step {done}: {reason}"))?;
+            observer.ends_early(done, reason);
         }
         if epoch_ends && let Some(path) = checkpoint::save_epoch(&prepared, step / steps_per_epoch)? {
             observer.saved(&path);
         }
-        if due(output.save_strategy, output.save_steps) || stops && !last {
-            let state = TrainingState::new(&prepared, data_fingerprint, done, tokens_seen, loss_sum);
-            let path = checkpoint::save(&prepared, &optimizer, &run_folder, state, epoch_at(done))?;
+        let keeps_best = recipe.evaluation.load_best_model_at_end;
+        let ends_here = ends_early.is_some() && output.save_strategy != IntervalStrategy::No;
+        if due(output.save_strategy, output.save_steps)
+            || stops && !last
+            || ends_here
+            || keeps_best && is_best
+        {
+            let mut state = TrainingState::new(&prepared, data_fingerprint, done, tokens_seen, loss_sum);
+            state.guard = guard.memory().clone();
+            let spared = best.found.map(|(step, _)| step).filter(|_| keeps_best);
+            let path = checkpoint::save(&prepared, &optimizer, &run_folder, state, epoch_at(done), spared)?;
             observer.saved(&path);
             if stops && !last {
                 interrupted = Some(path);
@@ -191,27 +254,40 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         }
     }
 
+    let last_step = first_step + steps;
+    let best_step = best.found.map(|(step, _)| step).filter(|step| {
+        recipe.evaluation.load_best_model_at_end && interrupted.is_none() && *step != last_step
+    });
+    // A run that went on in another folder has no checkpoint of what was best before.
+    let best_step = best_step.filter(|step| checkpoint::folder(&output.output_dir, *step).is_dir());
+    let evaluation = run_folder.last_evaluation(best_step);
+    let skipped_steps = guard.memory().skipped;
+    let counted = last_step.saturating_sub(skipped_steps).max(1);
     let outcome = Outcome {
         output_dir: output.output_dir.clone(),
-        steps: first_step + steps,
-        train_loss: (steps > 0).then(|| loss_sum / (first_step + steps) as f64),
-        eval_loss: last_eval.map(|log| log.eval_loss),
+        steps: last_step,
+        train_loss: (steps > 0).then(|| loss_sum / counted as f64),
+        eval_loss: evaluation.as_ref().and_then(|values| values.get("eval_loss")?.as_f64()),
+        best_step,
+        skipped_steps,
         interrupted,
     };
-    if outcome.interrupted.is_none() {
-        checkpoint::save_weights(&prepared, &output.output_dir)?;
+    match best_step {
+        _ if outcome.interrupted.is_some() => {}
+        Some(step) => checkpoint::copy_weights(&output.output_dir, step)?,
+        None => checkpoint::save_weights(&prepared, &output.output_dir)?,
     }
     if let (None, Some(train_loss)) = (&outcome.interrupted, outcome.train_loss) {
         let log = FinishLog {
-            step: total_steps,
-            epoch: epoch_at(total_steps),
+            step: last_step,
+            epoch: epoch_at(last_step),
             train_loss,
             samples: samples_seen,
             steps,
             tokens_seen,
             elapsed: start.elapsed(),
         };
-        run_folder.finish(&log, last_eval.as_ref())?;
+        run_folder.finish(&log, evaluation)?;
     }
     Ok(outcome)
 }
@@ -245,20 +321,24 @@ pub(crate) fn capacity(prepared: &Prepared) -> usize {
 pub struct StepResult {
     /// Loss before the update.
     pub loss: f64,
-    /// Norm of the gradient before clipping.
+    /// Norm of the gradient before clipping; of a step that was left out for its loss, not a number.
     pub grad_norm: f64,
+    /// Why the update was left out, if it was.
+    pub skipped: Option<Skipped>,
 }
 
-/// Forward and backward of every slice of a step, in order, and the update, after [`Optimizer::begin`].
+/// Forward and backward of every slice of a step, in order, and the update, after [`Optimizer::begin`]. There is no update if
+/// `judge` says so of the loss, or if the gradient is not finite.
 ///
 /// # Errors
-/// A loss or gradient that is not finite, or a trained parameter that did not get its gradient exactly once.
+/// A trained parameter that did not get its gradient exactly once.
 pub fn take_step(
     model: &mut Model,
     slices: &StepSlices,
     activations: &mut Activations,
     gradients: &mut Gradients,
     optimizer: &mut Optimizer,
+    judge: &dyn Fn(f64) -> Option<Skipped>,
 ) -> Result<StepResult> {
     gradients.clear();
     let mut sum = 0.0;
@@ -280,14 +360,12 @@ pub fn take_step(
         return Err(TrainError::MissingGradient { name: model.parameters().list()[missing].name.clone() });
     }
     let loss = if slices.step_weight > 0.0 { sum / slices.step_weight } else { 0.0 };
-    if !loss.is_finite() {
-        return Err(TrainError::NotFinite { what: "loss", step: optimizer.current_step() });
+    if let Some(skipped) = judge(loss) {
+        return Ok(StepResult { loss, grad_norm: f64::NAN, skipped: Some(skipped) });
     }
     let grad_norm = optimizer.finish(model.parameters_mut(), gradients);
-    if !grad_norm.is_finite() {
-        return Err(TrainError::NotFinite { what: "gradient norm", step: optimizer.current_step() });
-    }
-    Ok(StepResult { loss, grad_norm })
+    let skipped = (!grad_norm.is_finite()).then_some(Skipped::Gradient);
+    Ok(StepResult { loss, grad_norm, skipped })
 }
 
 /// Passes on to the optimizer what is complete with the last slice, and counts it.
@@ -316,7 +394,7 @@ fn model_input(slice: &Slice) -> (PackedTokens, Vec<Target>) {
     (PackedTokens::new(sequences), slice.targets.iter().map(target).collect())
 }
 
-/// Mean loss per trained token of the validation samples.
+/// Scores the validation samples.
 fn evaluate(
     prepared: &Prepared,
     activations: &mut Activations,
@@ -325,27 +403,43 @@ fn evaluate(
     run_start: Instant,
 ) -> Result<EvalLog> {
     let start = Instant::now();
-    let eval_loss = mean_loss(&prepared.model, &prepared.validation, activations)?;
+    let Validation { loss, accuracy } = validate(&prepared.model, &prepared.validation, activations)?;
     Ok(EvalLog {
         step,
         epoch,
-        eval_loss,
+        eval_loss: loss,
+        accuracy,
         samples: prepared.validation.len() as u64,
         runtime: start.elapsed(),
         elapsed: run_start.elapsed(),
     })
 }
 
-/// Mean negative log-likelihood of the trained tokens, weighted as they are.
-pub fn mean_loss(model: &Model, samples: &SampleSet, activations: &mut Activations) -> Result<f64> {
+/// How well a model knows samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Validation {
+    /// Mean negative log-likelihood of the trained tokens, weighted as they are.
+    pub loss: f64,
+    /// Share of the trained tokens that the model finds the most probable ones.
+    pub accuracy: f64,
+}
+
+/// Scores samples; tokens without loss count for nothing.
+pub fn validate(model: &Model, samples: &SampleSet, activations: &mut Activations) -> Result<Validation> {
     let slices = step_slices(samples.iter());
-    let mut sum = 0.0;
+    let (mut sum, mut right, mut count) = (0.0, 0, 0);
     for slice in &slices.slices {
         let (tokens, targets) = model_input(slice);
         model.forward(&tokens, activations, &mut Resident)?;
-        sum += weighted_loss(slice, &model.score(&tokens, &targets, activations));
+        let scores = model.score(&tokens, &targets, activations);
+        sum += weighted_loss(slice, &scores);
+        right += targets.iter().zip(&scores).filter(|(target, score)| target.id == score.argmax).count();
+        count += targets.len();
     }
-    Ok(sum / slices.step_weight.max(f64::MIN_POSITIVE))
+    Ok(Validation {
+        loss: sum / slices.step_weight.max(f64::MIN_POSITIVE),
+        accuracy: right as f64 / count.max(1) as f64,
+    })
 }
 
 /// What a log line sums up.
@@ -364,6 +458,10 @@ impl SinceLog {
         self.weighted_loss += loss * slices.step_weight;
         self.weight += slices.step_weight;
         self.tokens += slices.tokens();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tokens == 0
     }
 
     fn mean_loss(&self) -> f64 {

@@ -59,7 +59,8 @@ fn follow(name: &str, mut model: Model) {
         let learning_rate = schedule.learning_rate(step as u64);
         optimizer.begin(learning_rate, step as u64 + 1);
         let StepResult { loss, grad_norm } =
-            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer).unwrap();
+            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer, &|_| None)
+                .unwrap();
         for (what, found, expected) in [
             ("loss", loss, &expected["loss"]),
             ("gradient norm", grad_norm, &expected["grad_norm"]),

@@ -83,7 +83,8 @@ fn computing_threads_allocate_nothing_after_the_second_step() {
         for step in 1..=5 {
             let before = [&BY_WORKERS, &LARGE_BY_CALLER].map(|count| count.load(Ordering::Relaxed));
             optimizer.begin(1e-3, step);
-            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer).unwrap();
+            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer, &|_| None)
+                .unwrap();
             let after = [&BY_WORKERS, &LARGE_BY_CALLER].map(|count| count.load(Ordering::Relaxed));
             assert!(step <= 2 || before == after, "{precision:?} step {step}: {before:?} became {after:?}");
         }

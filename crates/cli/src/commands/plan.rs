@@ -1,6 +1,6 @@
 //! `danlu plan`: what a recipe would do, before anything runs.
 
-use danlu_train::plan::{Choices, OptimizerChoice};
+use danlu_train::plan::{Choices, DecayGroups, OptimizerChoice, TensorGroup};
 use danlu_train::{Plan, Recipe, machine, plan};
 
 use crate::hub::{self, Fetch};
@@ -54,12 +54,17 @@ pub fn describe(plan: &Plan) -> Vec<String> {
         grouped(plan.training_samples),
         grouped(plan.validation_samples)
     ));
+    let passes = plan.total_steps as f64 / plan.steps_per_epoch.max(1) as f64;
     lines.push(format!(
-        "{} steps ({} a pass), {} of them warmup",
+        "{} steps ({} a pass), {} of them warmup; `{}` ends the run, after {passes:.2} passes",
         grouped(plan.total_steps as usize),
         grouped(plan.steps_per_epoch as usize),
-        plan.warmup_steps
+        plan.warmup_steps,
+        plan.ended_by
     ));
+    let DecayGroups { decay, no_decay, weight_decay } = &plan.decay_groups;
+    let group = |group: &TensorGroup| format!("{} tensors ({})", group.tensors, grouped(group.parameters));
+    lines.push(format!("weight decay {weight_decay} on {}, none on {}", group(decay), group(no_decay)));
     lines.push(format!(
         "memory: about {} MB (weights {}, gradients {}, optimizer {}, activations {}, packed {}, logits {}, \
          samples {}; preparing the data {})",

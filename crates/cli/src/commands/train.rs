@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use danlu_train::guard::Skipped;
 use danlu_train::recipe::embedded;
 use danlu_train::run_folder::{EvalLog, StepLog};
+use danlu_train::samples::Answer;
 use danlu_train::{Load, Observer, Plan, Progress, Recipe, machine, prepare_watched, train};
 use serde_json::json;
 
@@ -59,6 +61,12 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     if let Some(loss) = outcome.eval_loss {
         summary += &format!(", validation loss {loss:.4} (perplexity {:.2})", loss.exp());
     }
+    if outcome.skipped_steps > 0 {
+        summary += &format!(", {} steps changed nothing (`train.log` says why)", outcome.skipped_steps);
+    }
+    if let Some(step) = outcome.best_step {
+        summary += &format!("; the result is the state of step {step}, the best");
+    }
     printer.line(summary)?;
     printer.line(format_args!("saved in `{}`", output_dir.display()))?;
     printer.json(&json!({
@@ -66,6 +74,8 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         "steps": outcome.steps,
         "train_loss": outcome.train_loss,
         "eval_loss": outcome.eval_loss,
+        "best_step": outcome.best_step,
+        "skipped_steps": outcome.skipped_steps,
         "peak_rss_mb": machine::peak().map(|bytes| bytes >> 20),
     }))?;
     Ok(())
@@ -101,15 +111,23 @@ impl Observer for Shown {
     }
 
     fn log(&mut self, log: &StepLog) {
-        let StepLog { step, loss, grad_norm, learning_rate, epoch, tokens_per_second, .. } = log;
-        self.bar.note(format_args!(
-            "step {step}: loss {loss:.4}, gradient norm {grad_norm:.3}, learning rate {learning_rate:.3e}, epoch \
-             {epoch:.2}, {tokens_per_second:.0} tokens/s"
-        ));
+        self.bar.note(log.line());
     }
 
     fn evaluated(&mut self, log: &EvalLog) {
-        self.bar.note(format_args!("step {}: validation loss {:.4}", log.step, log.eval_loss));
+        self.bar.note(log.line());
+    }
+
+    fn skipped(&mut self, step: u64, reason: Skipped) {
+        self.bar.note(format_args!("step {step} changed nothing: {reason}"));
+    }
+
+    fn answered(&mut self, answer: &Answer) {
+        self.bar.note(format_args!("step {}: {} → {}", answer.step, answer.prompt, answer.text));
+    }
+
+    fn ends_early(&mut self, step: u64, reason: &str) {
+        self.bar.note(format_args!("the run ends at step {step}: {reason}"));
     }
 
     fn saved(&mut self, path: &Path) {

@@ -123,13 +123,7 @@ impl DeepSpeed {
     }
 
     /// Sets `key` of the recipe to what `name` says; `auto` and null say nothing.
-    fn set(
-        &self,
-        name: &str,
-        key: &str,
-        value: &Value,
-        entries: &mut Vec<Entry>,
-    ) -> Result<(), RecipeError> {
+    fn set(&self, name: &str, key: &str, value: &Value, entries: &mut Vec<Entry>) -> Result<(), RecipeError> {
         if value.is_null() || value == "auto" {
             return Ok(());
         }
@@ -208,9 +202,8 @@ impl DeepSpeed {
             let key = match name.as_str() {
                 "warmup_max_lr" => "learning_rate",
                 "warmup_num_steps" => "warmup_steps",
-                "warmup_min_lr" | "warmup_type" | "total_num_steps" | "warmup_min_ratio" | "cos_min_ratio" => {
-                    &format!("lr_scheduler_kwargs.{name}")
-                }
+                "warmup_min_lr" | "warmup_type" | "total_num_steps" | "warmup_min_ratio"
+                | "cos_min_ratio" => &format!("lr_scheduler_kwargs.{name}"),
                 "last_batch_iteration" => continue,
                 _ => return self.refuse(format!("`scheduler.params.{name}` is not a setting of `{kind}`")),
             };
@@ -223,11 +216,7 @@ impl DeepSpeed {
     }
 
     /// The whole batch of DeepSpeed is the samples of a step here.
-    fn check_batch(
-        &self,
-        configuration: &Map<String, Value>,
-        entries: &[Entry],
-    ) -> Result<(), RecipeError> {
+    fn check_batch(&self, configuration: &Map<String, Value>, entries: &[Entry]) -> Result<(), RecipeError> {
         let Some(whole) = configuration.get("train_batch_size").and_then(Value::as_u64) else {
             return Ok(());
         };

@@ -8,8 +8,8 @@ use serde_json::Value;
 /// No effect on what is learned, on a CPU and with packing that never mixes samples.
 #[rustfmt::skip]
 const WITHOUT_EFFECT: &[&str] = &[
-    "do_train", "do_eval", "report_to", "run_name", "logging_dir", "logging_first_step", "logging_strategy",
-    "log_level", "disable_tqdm", "include_num_input_tokens_seen", "include_tokens_per_second", "swanlab_project",
+    "do_train", "do_eval", "run_name", "logging_first_step", "logging_strategy",
+    "log_level", "disable_tqdm", "compute_accuracy", "include_num_input_tokens_seen", "include_tokens_per_second", "swanlab_project",
     "use_swanlab", "wandb_project", "push_to_hub", "hub_model_id", "hub_token", "hf_hub_token", "ms_hub_token",
     "ddp_timeout", "ddp_find_unused_parameters", "ddp_backend", "fsdp", "fsdp_config", "local_rank", "ray_run_name",
     "preprocessing_num_workers", "preprocessing_batch_size", "dataloader_num_workers", "dataloader_pin_memory",
@@ -59,10 +59,8 @@ const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
     ("add_tokens", &[], "the vocabulary stays as it is"),
     ("new_special_tokens", &[], "the vocabulary stays as it is"),
     ("disable_shuffling", &["false"], "samples are shuffled by `seed`"),
-    ("load_best_model_at_end", &["false"], "the last state is kept as the result"),
     ("do_predict", &["false"], "a trained model predicts with `danlu generate`"),
     ("predict_with_generate", &["false"], "validation measures the loss"),
-    ("compute_accuracy", &["false"], "validation measures the loss"),
 ];
 
 /// Why `streaming: true` is not needed.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::NameList;
+
 /// When something is done during the run.
 ///
 /// zh: 训练中何时执行某项操作。
@@ -86,6 +88,14 @@ pub struct OutputOptions {
     ///
     /// zh: 绘制 `training_loss.svg` 与 `training_loss.png`。
     pub plot_loss: bool,
+    /// `tensorboard` (or `all`) writes TensorBoard event files too; `none` writes none.
+    ///
+    /// zh: `tensorboard`（或 `all`）时另外写出 TensorBoard 事件文件；`none` 则不写。
+    pub report_to: NameList,
+    /// Folder of the event files (default: `runs` in `output_dir`).
+    ///
+    /// zh: 事件文件所在的文件夹（默认为 `output_dir` 下的 `runs`）。
+    pub logging_dir: Option<PathBuf>,
 }
 
 impl Default for OutputOptions {
@@ -101,11 +111,27 @@ impl Default for OutputOptions {
             save_total_limit: None,
             resume_from_checkpoint: None,
             plot_loss: true,
+            report_to: NameList::default(),
+            logging_dir: None,
         }
     }
 }
 
 impl OutputOptions {
+    /// Where event files go, if they are written.
+    #[must_use]
+    pub fn event_folder(&self) -> Option<PathBuf> {
+        let is_wanted = self.report_to.0.iter().any(|name| name == "tensorboard" || name == "all");
+        is_wanted.then(|| self.logging_dir.clone().unwrap_or_else(|| self.output_dir.join("runs")))
+    }
+
+    /// Names in `report_to` that nothing is sent to.
+    #[must_use]
+    pub fn absent_reporters(&self) -> Vec<&str> {
+        let names = self.report_to.0.iter().map(String::as_str);
+        names.filter(|name| !["tensorboard", "all", "none"].contains(name)).collect()
+    }
+
     /// `eval_steps`, or `logging_steps` as the Hugging Face Trainer does.
     #[must_use]
     pub fn eval_steps(&self) -> u64 {

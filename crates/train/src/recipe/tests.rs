@@ -330,7 +330,10 @@ fn schedules_take_their_own_numbers_and_no_others() {
     let again = Recipe::parse("r.yaml", &recipe.to_yaml().unwrap(), &NONE).unwrap().recipe;
     assert_eq!(again, recipe);
     for (lines, expected) in [
-        ("lr_scheduler_kwargs: {power: 2}\n", "`lr_scheduler_type: linear` takes none of them, found `power`"),
+        (
+            "lr_scheduler_kwargs: {power: 2}\n",
+            "`lr_scheduler_type: linear` takes none of them, found `power`",
+        ),
         (
             "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {num_cycles: 2}\n",
             "`lr_scheduler_type: polynomial` takes `lr_end`, `power`, found `num_cycles`",
@@ -344,7 +347,10 @@ fn schedules_take_their_own_numbers_and_no_others() {
             "`warmup_type` must be one of `log`, `linear`, found `cosine`",
         ),
         ("lr_scheduler_kwargs: {cycles: 2}\n", "must be a mapping with `num_cycles`, `power`"),
-        ("min_lr: 1e-6\n", "`min_lr` is the end of `cosine_with_min_lr`, and `lr_scheduler_type: linear` has none"),
+        (
+            "min_lr: 1e-6\n",
+            "`min_lr` is the end of `cosine_with_min_lr`, and `lr_scheduler_type: linear` has none",
+        ),
         ("learning_rate: 0\n", "`learning_rate` must be above 0, found `0`"),
         ("learning_rate: .nan\n", "non-finite float `.nan`"),
     ] {
@@ -380,7 +386,9 @@ fn seed_001_deepspeed_json_gives_schedule_optimizer_and_clipping() {
     assert_eq!(
         notices,
         [
-            format!("`r.yaml` line 5: `lr_scheduler_type: cosine` is replaced by `WarmupDecayLR` of `{name}`"),
+            format!(
+                "`r.yaml` line 5: `lr_scheduler_type: cosine` is replaced by `WarmupDecayLR` of `{name}`"
+            ),
             format!(
                 "these keys of `{name}` have no effect here: `fp16`, `min_lr` (not a key of DeepSpeed), \
                  `steps_per_print`, `zero_optimization` (stage 2, offload_optimizer)"

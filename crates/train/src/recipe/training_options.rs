@@ -236,6 +236,15 @@ pub struct TrainingOptions {
     /// zh: 反向传播一得出某参数的梯度就更新该参数，全部梯度不会同时存在。要求每步只有一片（1024 个词元，或一条更长的样本），
     /// 并设 `clip: per_tensor` 或 `max_grad_norm: 0`。
     pub fused_backward: bool,
+    /// Leave out the update of a step whose loss is more than this many times the mean of the last 32 (default: none is
+    /// left out for its loss). A step whose loss or gradient is not a finite number is always left out.
+    ///
+    /// zh: 某步损失超过最近 32 步均值的这么多倍时，跳过该步的更新（默认不因损失跳过）。损失或梯度不是有限数的步总会跳过。
+    pub loss_spike_factor: Option<f64>,
+    /// Steps in a row that may be left out; one more ends the run.
+    ///
+    /// zh: 允许连续跳过的步数；再多一步则结束训练。
+    pub max_skipped_steps: u64,
     /// What the backward computes again instead of keeping it. No bit of the result depends on it.
     ///
     /// zh: 反向传播中重新计算哪些中间结果以节省内存；结果的每一位都与之无关。
@@ -290,6 +299,8 @@ impl Default for TrainingOptions {
             max_grad_norm: 1.0,
             clip: Clip::default(),
             fused_backward: false,
+            loss_spike_factor: None,
+            max_skipped_steps: 5,
             recompute: Recompute::default(),
             max_memory: None,
             seed: 42,

@@ -2,7 +2,7 @@
 
 use danlu_model::PRESETS;
 
-use super::{Clip, FinetuningType, LrSchedulerType, ModelOptions, Recipe};
+use super::{Clip, FinetuningType, IntervalStrategy, LrSchedulerType, ModelOptions, Recipe};
 
 /// The first problem: the key to blame, and a sentence.
 pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
@@ -10,7 +10,7 @@ pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
 }
 
 fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
-    let Recipe { model, method, training, output, .. } = recipe;
+    let Recipe { model, method, training, evaluation, output, .. } = recipe;
     let positive_count = |key, value: Option<u64>| {
         (value == Some(0)).then(|| (key, format!("`{key}` must be at least 1, found `0`")))
     };
@@ -59,7 +59,13 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
         momentum("adam_beta2", training.adam_beta2()),
         positive("adam_epsilon", training.adam_epsilon),
         not_negative("max_grad_norm", training.max_grad_norm),
+        training
+            .loss_spike_factor
+            .and_then(|value| within("loss_spike_factor", value, value > 1.0, "above 1")),
         up_to("threads", training.threads, 1024),
+        positive_count("early_stopping_steps", evaluation.early_stopping_steps),
+        not_negative("early_stopping_threshold", evaluation.early_stopping_threshold),
+        positive_count("sample_max_new_tokens", count(Some(evaluation.sample_max_new_tokens))),
         positive_count("logging_steps", Some(output.logging_steps)),
         positive_count("eval_steps", output.eval_steps),
         positive_count("save_steps", Some(output.save_steps)),
@@ -145,7 +151,7 @@ fn preset(model: &ModelOptions) -> Option<(&'static str, String)> {
 }
 
 fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
-    let Recipe { model, method, data, training, output } = recipe;
+    let Recipe { model, method, data, training, evaluation, output } = recipe;
     let has_minimum = training.min_lr.is_some() || training.min_lr_rate.is_some();
     let needs_minimum = training.lr_scheduler_type == LrSchedulerType::CosineWithMinLr;
     let problem = |wrong: bool, key, problem: &str| wrong.then(|| (key, problem.to_owned()));
@@ -191,6 +197,28 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
             "resize_vocab",
             "`resize_vocab` needs `tokenizer_name_or_path`, the larger vocabulary, and `finetuning_type: full`: an adapter \
              could not hold the new rows; grow the model first with `danlu tokenizer extend --model` to adapt it",
+        )
+    })
+    .or_else(|| {
+        let names = ["eval_loss", "eval_perplexity", "eval_accuracy"];
+        let metric = evaluation.metric();
+        let text = format!("`metric_for_best_model` must be one of `loss`, `perplexity`, `accuracy`, found `{metric}`");
+        problem(!names.contains(&metric.as_str()), "metric_for_best_model", &text)
+    })
+    .or_else(|| {
+        let key = if evaluation.load_best_model_at_end { "load_best_model_at_end" } else { "early_stopping_steps" };
+        let has_none = output.eval_strategy == IntervalStrategy::No || data.val_size == 0.0 && data.eval_dataset.is_empty();
+        let text = format!(
+            "`{key}` goes by validations: set `eval_strategy` to `steps` or `epoch`, and `val_size` or `eval_dataset`"
+        );
+        problem(evaluation.needs_validation() && has_none, key, &text)
+    })
+    .or_else(|| {
+        problem(
+            training.loss_spike_factor.is_some() && training.fused_backward,
+            "loss_spike_factor",
+            "`loss_spike_factor` cannot leave out an update that `fused_backward` has made before the loss is known; leave \
+             one of the two out",
         )
     })
     .or_else(|| {

@@ -16,9 +16,9 @@ pub type LogEntry = BTreeMap<String, Value>;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainerState {
-    /// Not used here.
+    /// The best value of what `metric_for_best_model` names.
     pub best_metric: Option<f64>,
-    /// Not used here.
+    /// The checkpoint that has it, if one was written.
     pub best_model_checkpoint: Option<String>,
     /// Passes over the dataset so far.
     pub epoch: f64,

@@ -147,9 +147,14 @@ fn taken_by(kind: LrSchedulerType) -> &'static [&'static str] {
         Kind::Cosine | Kind::CosineWithMinLr | Kind::CosineWithRestarts => &["num_cycles"],
         Kind::Polynomial => &["lr_end", "power"],
         Kind::InverseSqrt => &["timescale"],
-        Kind::WarmupStableDecay => {
-            &["num_decay_steps", "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"]
-        }
+        Kind::WarmupStableDecay => &[
+            "num_decay_steps",
+            "num_stable_steps",
+            "warmup_type",
+            "decay_type",
+            "min_lr_ratio",
+            "num_cycles",
+        ],
         Kind::WarmupLr => &["warmup_min_lr", "warmup_type"],
         Kind::WarmupDecayLr => &["warmup_min_lr", "warmup_type", "total_num_steps"],
         Kind::WarmupCosineLr => &["warmup_min_ratio", "cos_min_ratio", "warmup_type", "total_num_steps"],

@@ -126,7 +126,7 @@ impl Training {
         self.step += 1;
         let Self { model, optimizer, gradients, activations, .. } = self;
         optimizer.begin(LEARNING_RATE, self.step);
-        Ok(take_step(model, slices, activations, gradients, optimizer)?.loss)
+        Ok(take_step(model, slices, activations, gradients, optimizer, &|_| None)?.loss)
     }
 }
 

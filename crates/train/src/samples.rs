@@ -1,0 +1,136 @@
+//! What the model answers during a run: a few prompts, greedily, into `samples.jsonl` of the run folder.
+//!
+//! The answers change nothing of the run.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use danlu_model::{GenerationOptions, Generator, Model, Sampling};
+use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::recipe::{Recipe, Stage};
+
+/// Name of the file.
+pub const SAMPLES: &str = "samples.jsonl";
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Finished optimizer steps.
+    pub step: u64,
+    /// The text of the recipe.
+    pub prompt: String,
+    /// What the model made of it.
+    pub text: String,
+    /// `stop` or `length`.
+    pub finish_reason: String,
+}
+
+/// Prompts, cut into ids.
+pub struct Prompts {
+    prompts: Vec<(String, Vec<u32>)>,
+    options: GenerationOptions,
+}
+
+impl Prompts {
+    /// The prompts of a recipe, in its chat template unless it pretrains.
+    ///
+    /// # Errors
+    /// What the template refuses.
+    pub fn new(recipe: &Recipe, tokenizer: &Tokenizer, model: &Model) -> Result<Self> {
+        let mut stop_ids = model.config().eos_token_ids.clone();
+        stop_ids.extend(tokenizer.end_of_turn_ids());
+        let evaluation = &recipe.evaluation;
+        let template = match (recipe.method.stage, tokenizer.chat_template()) {
+            (Stage::Pt, _) | (_, None) => None,
+            (_, Some(source)) => Some(ChatTemplate::from_source(source)?),
+        };
+        let ids = |prompt: &String| -> Result<(String, Vec<u32>)> {
+            let ids = match &template {
+                Some(template) => {
+                    let system = recipe.data.default_system.as_deref();
+                    let system = system.map(|system| Message::new("system", system));
+                    let messages: Vec<Message> =
+                        system.into_iter().chain([Message::new("user", prompt)]).collect();
+                    let text = template.render(&messages, true, &tokenizer.template_tokens())?;
+                    tokenizer.encode(&text, SpecialTokens::Parse)?
+                }
+                None => {
+                    let bos = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
+                    let text = tokenizer.encode(prompt, SpecialTokens::AsText)?;
+                    bos.into_iter().chain(text).collect()
+                }
+            };
+            Ok((prompt.clone(), ids))
+        };
+        Ok(Self {
+            prompts: evaluation.sample_prompts.iter().map(ids).collect::<Result<_>>()?,
+            options: GenerationOptions {
+                sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+                max_new_tokens: evaluation.sample_max_new_tokens,
+                stop_ids,
+                top_log_probabilities: 0,
+            },
+        })
+    }
+
+    /// Answers every prompt and appends the answers to the file in `folder`.
+    ///
+    /// # Errors
+    /// A prompt longer than the model's context, or a file that cannot be written.
+    pub fn answer(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        step: u64,
+        folder: &Path,
+    ) -> Result<Vec<Answer>> {
+        let longest = self.prompts.iter().map(|(_, ids)| ids.len()).max().unwrap_or(0);
+        if longest == 0 {
+            return Ok(Vec::new());
+        }
+        let mut generator = Generator::new(model, longest + self.options.max_new_tokens);
+        let mut answers = Vec::new();
+        for (prompt, ids) in &self.prompts {
+            let generated = generator.generate(ids, &self.options, |_| ControlFlow::Continue(()))?;
+            let is_stop = |id: &u32| self.options.stop_ids.contains(id);
+            let end = generated.ids.len() - usize::from(generated.ids.last().is_some_and(is_stop));
+            answers.push(Answer {
+                step,
+                prompt: prompt.clone(),
+                text: tokenizer.decode(&generated.ids[..end], true)?,
+                finish_reason: generated.finish_reason.name().into(),
+            });
+        }
+        let mut lines = String::new();
+        for answer in &answers {
+            lines += &serde_json::to_string(answer).map_err(std::io::Error::from)?;
+            lines.push('\n');
+        }
+        let file = fs::OpenOptions::new().create(true).append(true).open(folder.join(SAMPLES));
+        file?.write_all(lines.as_bytes())?;
+        Ok(answers)
+    }
+}
+
+/// Cuts off what a run wrote behind `step`, and a line that a kill left torn.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn keep_until(folder: &Path, step: u64) -> Result<()> {
+    let path = folder.join(SAMPLES);
+    if !path.is_file() {
+        return Ok(());
+    }
+    let bytes = fs::read(&path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let is_kept = |line: &&str| {
+        line.ends_with('\n') && serde_json::from_str::<Answer>(line).is_ok_and(|answer| answer.step <= step)
+    };
+    let kept: String = text.split_inclusive('\n').filter(is_kept).collect();
+    Ok(danlu_formats::write_file_atomically(&path, kept.as_bytes())?)
+}
