@@ -28,6 +28,7 @@ mod merge;
 mod optimizers;
 mod quantized;
 mod quickstart;
+mod recipes;
 mod runs;
 mod seed;
 mod tokenizer;

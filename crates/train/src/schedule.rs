@@ -127,7 +127,7 @@ impl Schedule {
             Kind::WarmupLr | Kind::WarmupDecayLr | Kind::WarmupCosineLr => self.deepspeed(step),
             _ if step < self.warmup_steps => step as f64 / self.warmup_steps as f64,
             Kind::ConstantWithWarmup => 1.0,
-            Kind::Linear => self.total_steps.saturating_sub(step) as f64 / self.decay_steps(),
+            Kind::Linear => self.end().saturating_sub(step) as f64 / self.decay_steps(),
             Kind::Cosine => wave(arguments.num_cycles, self.progress(step)).max(0.0),
             Kind::CosineWithMinLr => {
                 let factor = wave(arguments.num_cycles, self.progress(step));
@@ -152,13 +152,18 @@ impl Schedule {
         }
     }
 
-    fn decay_steps(&self) -> f64 {
-        self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64
+    /// The step at which the schedule ends.
+    fn end(&self) -> u64 {
+        self.arguments.total_num_steps.unwrap_or(self.total_steps)
     }
 
-    /// How far behind the warmup `step` is: 1 at the end of the run.
+    fn decay_steps(&self) -> f64 {
+        self.end().saturating_sub(self.warmup_steps).max(1) as f64
+    }
+
+    /// How far behind the warmup `step` is: 1 where the schedule ends.
     fn progress(&self, step: u64) -> f64 {
-        (step - self.warmup_steps) as f64 / self.decay_steps()
+        ((step - self.warmup_steps) as f64 / self.decay_steps()).min(1.0)
     }
 
     fn warmup_stable_decay(&self, step: u64) -> f64 {
@@ -200,7 +205,7 @@ impl Schedule {
         let arguments = &self.arguments;
         let is_cosine = self.kind == LrSchedulerType::WarmupCosineLr;
         let warmup_steps = self.warmup_steps.max(2);
-        let total = arguments.total_num_steps.unwrap_or(self.total_steps) as f64;
+        let total = self.end() as f64;
         let minimum = match is_cosine {
             true => arguments.warmup_min_ratio.unwrap_or(0.0),
             false => arguments.warmup_min_lr.unwrap_or(0.0) / self.peak,
@@ -285,6 +290,22 @@ mod tests {
         for kind in ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
+    }
+
+    #[test]
+    fn seed_000_lr_schedule_of_baby_llama2_and_luban() {
+        let cosine = |peak, min_lr_rate, end| Schedule {
+            min_lr_rate,
+            arguments: LrSchedulerKwargs { total_num_steps: Some(end), ..LrSchedulerKwargs::default() },
+            ..schedule(LrSchedulerType::CosineWithMinLr, peak, 1000, 200_000)
+        };
+        let pretraining = cosine(3e-4, 1e-5 / 3e-4, 80_000);
+        for (step, rate) in
+            [(0, 0.0), (500, 1.5e-4), (1000, 3e-4), (40_500, 1.55e-4), (80_000, 1e-5), (120_000, 1e-5)]
+        {
+            assert!((pretraining.learning_rate(step) - rate).abs() < 1e-12, "{step}");
+        }
+        assert!((cosine(2e-5, 0.05, 50_000).learning_rate(25_500) - 1.05e-5).abs() < 1e-12);
     }
 
     #[test]

@@ -49,5 +49,14 @@ pub fn embedded() -> &'static [EmbeddedRecipe] {
         "sft-instruct-query-answer",
         "sft-messages",
         "identity-lora",
+        "gguf-qlora",
+        "minimind-26m",
+        "minimind-64m",
+        "minimind-110m",
+        "baby-llama2-pretrain",
+        "baby-llama2-sft",
+        "luban-sft",
+        "llama2-chinese-pretrain",
+        "llama2-chinese-full",
     ]
 }

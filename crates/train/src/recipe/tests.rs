@@ -332,11 +332,15 @@ fn schedules_take_their_own_numbers_and_no_others() {
     for (lines, expected) in [
         (
             "lr_scheduler_kwargs: {power: 2}\n",
-            "`lr_scheduler_type: linear` takes none of them, found `power`",
+            "`lr_scheduler_type: linear` takes `total_num_steps`, found `power`",
+        ),
+        (
+            "lr_scheduler_type: constant\nlr_scheduler_kwargs: {power: 2}\n",
+            "`lr_scheduler_type: constant` takes none of them, found `power`",
         ),
         (
             "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {num_cycles: 2}\n",
-            "`lr_scheduler_type: polynomial` takes `lr_end`, `power`, found `num_cycles`",
+            "`lr_scheduler_type: polynomial` takes `lr_end`, `power`, `total_num_steps`, found `num_cycles`",
         ),
         (
             "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {lr_end: 1}\n",

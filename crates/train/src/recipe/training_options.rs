@@ -174,11 +174,12 @@ pub struct TrainingOptions {
     ///
     /// zh: 学习率在训练过程中的变化方式。
     pub lr_scheduler_type: LrSchedulerType,
-    /// What the schedule takes besides: `num_cycles` (`cosine`, `cosine_with_min_lr`, `cosine_with_restarts`), `power` and
+    /// What the schedule takes besides: `total_num_steps`, where it ends before or behind the run (`linear`, `cosine`,
+    /// `cosine_with_min_lr`, `polynomial`), `num_cycles` (`cosine`, `cosine_with_min_lr`, `cosine_with_restarts`), `power` and
     /// `lr_end` (`polynomial`), `timescale` (`inverse_sqrt`), `num_stable_steps`, `num_decay_steps`, `warmup_type`, `decay_type`,
     /// `min_lr_ratio` and `num_cycles` (`warmup_stable_decay`), and those of DeepSpeed's schedules.
     ///
-    /// zh: 调度所需的其他数值：`num_cycles`（`cosine`、`cosine_with_min_lr`、`cosine_with_restarts`），`power` 与 `lr_end`（`polynomial`），`timescale`（`inverse_sqrt`），`num_stable_steps`、`num_decay_steps`、`warmup_type`、`decay_type`、`min_lr_ratio` 与 `num_cycles`（`warmup_stable_decay`），以及 DeepSpeed 各调度的参数。
+    /// zh: 调度所需的其他数值：`total_num_steps`，即不随训练结束的终点（`linear`、`cosine`、`cosine_with_min_lr`、`polynomial`），`num_cycles`（`cosine`、`cosine_with_min_lr`、`cosine_with_restarts`），`power` 与 `lr_end`（`polynomial`），`timescale`（`inverse_sqrt`），`num_stable_steps`、`num_decay_steps`、`warmup_type`、`decay_type`、`min_lr_ratio` 与 `num_cycles`（`warmup_stable_decay`），以及 DeepSpeed 各调度的参数。
     pub lr_scheduler_kwargs: LrSchedulerKwargs,
     /// Share of the steps over which the learning rate rises from zero.
     ///

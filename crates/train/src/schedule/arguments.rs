@@ -75,7 +75,8 @@ pub struct LrSchedulerKwargs {
     /// Where DeepSpeed's `WarmupCosineLR` ends, as a share of the learning rate (default: 0.0001).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cos_min_ratio: Option<f64>,
-    /// Step at which DeepSpeed's schedules end (default: the last of the run).
+    /// Step at which `linear`, `cosine`, `cosine_with_min_lr`, `polynomial` and DeepSpeed's schedules end (default: the last of
+    /// the run).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_num_steps: Option<u64>,
 }
@@ -143,9 +144,11 @@ fn out_of_range(
 fn taken_by(kind: LrSchedulerType) -> &'static [&'static str] {
     use LrSchedulerType as Kind;
     match kind {
-        Kind::Linear | Kind::Constant | Kind::ConstantWithWarmup => &[],
-        Kind::Cosine | Kind::CosineWithMinLr | Kind::CosineWithRestarts => &["num_cycles"],
-        Kind::Polynomial => &["lr_end", "power"],
+        Kind::Constant | Kind::ConstantWithWarmup => &[],
+        Kind::Linear => &["total_num_steps"],
+        Kind::Cosine | Kind::CosineWithMinLr => &["num_cycles", "total_num_steps"],
+        Kind::CosineWithRestarts => &["num_cycles"],
+        Kind::Polynomial => &["lr_end", "power", "total_num_steps"],
         Kind::InverseSqrt => &["timescale"],
         Kind::WarmupStableDecay => &[
             "num_decay_steps",
