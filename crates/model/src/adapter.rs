@@ -14,7 +14,7 @@ use crate::adapter_folder::{AdapterFolder, BaseTensors, Change, PREFIX};
 use crate::adapter_place::{LowRankPlace, Placement};
 use crate::adapter_set::AdapterSet;
 use crate::families::Packing;
-use crate::layout::{FileTensor, file_tensors};
+use crate::layout::{FileTensor, Piece, file_tensors};
 use crate::lora::{Adapter, stacked_rows};
 use crate::model::Stored;
 use crate::names::{self, EMBEDDING, Role, TensorId};
@@ -37,7 +37,7 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
     });
     // They may be equal now and are trained apart.
     set.is_tied &= !trains_table || adapter.config.ensure_weight_tying;
-    put(model, &set, true)?;
+    put(model, &set, Use::Train)?;
     let [adapter] = &set.folders[..] else { unreachable!("one folder was opened") };
     Ok(adapter.config.clone())
 }
@@ -47,13 +47,53 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
 /// # Errors
 /// As [`read_adapter`], and adapters that cannot be added to each other.
 pub fn apply_adapters(model: &mut Model, folders: &[&Path]) -> Result<()> {
-    put(model, &AdapterSet::open(folders, &model.config)?, false)
+    put(model, &AdapterSet::open(folders, &model.config)?, Use::Apply)
+}
+
+/// Makes the adapter of `folder` a part of a frozen model's weights, or where weights are not wanted of its shapes alone.
+///
+/// # Errors
+/// As [`read_adapter`], and quantized weights, whose precision would change.
+pub fn merge_adapter(model: &mut Model, folder: &Path, with_values: bool) -> Result<()> {
+    let set = AdapterSet::open(&[folder], &model.config)?;
+    for file in file_tensors(&model.config, &model.specs, model.config.family.names()) {
+        let is_quantized = |piece: &Piece| match &model.stored[piece.tensor] {
+            Stored::Blocks(kind, _) => kind.block_elements() > 1,
+            Stored::Grouped(_) => true,
+            _ => false,
+        };
+        if !set.changes(&file.name).is_empty() && file.pieces.iter().any(is_quantized) {
+            return Err(Error::Message(format!(
+                "`{}` cannot be merged into a quantized model while it is loaded (`{}` would change its precision); make a \
+                 model of both with `danlu merge`, or give one adapter alone",
+                folder.display(),
+                file.name
+            )));
+        }
+    }
+    if !with_values {
+        model.set_tables(set.vocab_size, set.is_tied);
+        return Ok(());
+    }
+    put(model, &set, Use::Merge)
+}
+
+/// What adapters are put onto a model for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Low-rank matrices stay beside the weights, everything else becomes a part of them.
+    Apply,
+    /// What was trained becomes parameters.
+    Train,
+    /// Everything becomes a part of the weights.
+    Merge,
 }
 
 /// Low-rank matrices that stay beside a layer's weight, with the adapters that they are of.
 type Pairs<'a> = [(&'a AdapterFolder, &'a Change)];
 
-fn put(model: &mut Model, set: &AdapterSet, trains: bool) -> Result<()> {
+fn put(model: &mut Model, set: &AdapterSet, purpose: Use) -> Result<()> {
+    let trains = purpose == Use::Train;
     if !model.parameters.is_empty() {
         return Err(Error::Message(FROZEN.into()));
     }
@@ -68,7 +108,11 @@ fn put(model: &mut Model, set: &AdapterSet, trains: bool) -> Result<()> {
         }
         let place = linear_layer(model, file);
         let stays_beside = |change: &Change| match change {
-            Change::LowRank { magnitude, .. } => place.is_some() && (trains || magnitude.is_none()),
+            Change::LowRank { magnitude, .. } => match purpose {
+                Use::Apply => place.is_some() && magnitude.is_none(),
+                Use::Train => place.is_some(),
+                Use::Merge => false,
+            },
             _ => false,
         };
         let pairs: Vec<_> = changes.iter().copied().filter(|(_, change)| stays_beside(change)).collect();

@@ -21,6 +21,7 @@ mod error;
 mod families;
 mod fields;
 mod forward;
+mod freeze;
 mod generate;
 mod gguf;
 mod gguf_adapter;
@@ -56,7 +57,7 @@ mod unit_head;
 mod verify;
 
 pub use activations::{Activations, Keep};
-pub use adapter::{apply_adapters, is_hub_id, read_adapter, save_adapter};
+pub use adapter::{apply_adapters, is_hub_id, merge_adapter, read_adapter, save_adapter};
 pub use adapter_place::ParametersMut;
 pub use config::{AttentionBias, Config};
 pub use convert::gptq::{GptqOptions, quantize_gptq};
@@ -64,6 +65,7 @@ pub use convert::{ConvertOptions, Converted, Form, TypeShare, convert, convert_g
 pub use describe::{Description, describe};
 pub use error::{Error, Result};
 pub use families::Family;
+pub use freeze::FreezeOptions;
 pub use generate::{FinishReason, Generated, GenerationOptions, Generator, TokenProbability};
 pub use gguf_adapter::write_gguf_adapter;
 pub use gguf_out::write_gguf_vocabulary;
