@@ -9,6 +9,7 @@ use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::rms_norm;
 
 use crate::activations::{Keep, Saved, Scratch};
+use crate::projection::AdapterScratch;
 use crate::forward::Rows;
 use crate::names;
 use crate::rotary::Rotary;
@@ -110,6 +111,7 @@ impl<'m> Generator<'m> {
                 normed: zeros(config.hidden_size),
                 product: zeros(config.intermediate_size),
                 feed_forward: None,
+                adapters: AdapterScratch::new(model, rows, false),
                 backward: None,
                 squares: None,
             },

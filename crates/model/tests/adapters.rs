@@ -26,8 +26,9 @@ const KINDS: [&str; 14] = [
     "tokens-untied",
 ];
 /// Those whose training goes on here.
-const TRAINABLE: [&str; 8] = [
+const TRAINABLE: [&str; 11] = [
     "all-linear",
+    "dora",
     "grown",
     "grown-tied",
     "layers",
@@ -35,6 +36,8 @@ const TRAINABLE: [&str; 8] = [
     "saved-head",
     "saved-modules",
     "tied-modules",
+    "tokens",
+    "tokens-untied",
 ];
 
 fn kind(name: &str) -> PathBuf {

@@ -3,6 +3,7 @@
 //! Each group of options is one struct, the only source of its keys, its documentation and its JSON schema.
 //! Nothing here looks at models or datasets: relative paths are kept as they are, relative to the working directory.
 
+mod adapter_options;
 mod deepspeed;
 mod embedded;
 mod entries;
@@ -25,6 +26,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::adapter_options::{AdapterOptions, LoraInit, TokenRows};
 pub use self::embedded::{EmbeddedRecipe, embedded};
 pub use self::error::{Place, RecipeError};
 pub use self::evaluation_options::EvaluationOptions;
@@ -49,6 +51,9 @@ pub struct Recipe {
     /// What is learned, and by which weights.
     #[serde(flatten)]
     pub method: MethodOptions,
+    /// Adapters and frozen layers.
+    #[serde(flatten)]
+    pub adapter: AdapterOptions,
     /// What is read, and how rows become samples.
     #[serde(flatten)]
     pub data: DataOptions,

@@ -15,6 +15,7 @@ use danlu_formats::write_file_atomically;
 use danlu_kernels::View;
 use danlu_model::{
     Activations, GradientSink, Gradients, Model, PackedTokens, ParameterId, Parameters, Resident, Target,
+    TrainingPlace,
 };
 
 use crate::best::Best;
@@ -112,7 +113,8 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let total_steps = prepared.total_steps;
     let epoch_at = |step: u64| step as f64 / steps_per_epoch as f64;
     let data_fingerprint = fingerprint(&prepared.training, &prepared.order);
-    let mut optimizer = Optimizer::new(&prepared.model, training);
+    let mut optimizer = Optimizer::new(&prepared.model, training)
+        .with_ratio_of_b(&prepared.model, recipe.adapter.loraplus_lr_ratio.unwrap_or(1.0));
     let facts = RunFacts {
         total_steps,
         num_train_epochs: training.num_train_epochs,
@@ -343,9 +345,12 @@ pub fn take_step(
     gradients.clear();
     let mut sum = 0.0;
     let times = vec![0; model.parameters().list().len()];
+    let mut place = TrainingPlace { step: optimizer.current_step(), first_sequence: 0 };
     let mut sink = LastSlice { is_last: false, times, optimizer };
     for (index, slice) in slices.slices.iter().enumerate() {
         let (tokens, targets) = model_input(slice);
+        let tokens = tokens.in_training(place);
+        place.first_sequence += tokens.sequences().len() as u64;
         model.forward(&tokens, activations, &mut Resident)?;
         let coefficients = coefficients(slice, slices);
         sink.is_last = index + 1 == slices.slices.len();
@@ -363,7 +368,7 @@ pub fn take_step(
     if let Some(skipped) = judge(loss) {
         return Ok(StepResult { loss, grad_norm: f64::NAN, skipped: Some(skipped) });
     }
-    let grad_norm = optimizer.finish(model.parameters_mut(), gradients);
+    let grad_norm = optimizer.finish(&mut model.parameters_mut(), gradients);
     let skipped = (!grad_norm.is_finite()).then_some(Skipped::Gradient);
     Ok(StepResult { loss, grad_norm, skipped })
 }

@@ -98,3 +98,15 @@ fn ten_steps_of_lora_follow_peft() {
     read_adapter(&mut model, &model_folder("gqa-untied-lora")).unwrap();
     follow("gqa-untied-lora", model);
 }
+
+#[test]
+fn twenty_steps_of_every_kind_of_adapter_follow_peft() {
+    for name in ["dora", "patterns", "saved-modules", "tokens", "tokens-untied"] {
+        let folder = model_folder("peft").join(name);
+        let golden = std::fs::read_to_string(folder.join("golden.json")).unwrap();
+        let base = serde_json::from_str::<Value>(&golden).unwrap()["base"].as_str().unwrap().to_owned();
+        let mut model = open(&model_folder(&base), Precision::F32, Rest::Frozen).unwrap().model;
+        read_adapter(&mut model, &folder).unwrap();
+        follow(&format!("peft-{name}"), model);
+    }
+}
