@@ -58,5 +58,12 @@ pub fn embedded() -> &'static [EmbeddedRecipe] {
         "luban-sft",
         "llama2-chinese-pretrain",
         "llama2-chinese-full",
+        "llama2-chinese-lora",
+        "literary-alpaca2-embeddings",
+        "literary-alpaca2-pretrain",
+        "literary-alpaca2-sft",
+        "llama3-pretrain",
+        "llama3-sft",
+        "baichuan-qlora-ner",
     ]
 }
