@@ -38,11 +38,12 @@ fn every_recipe_plans_and_runs_two_steps_on_a_stand_in() {
     for recipe in embedded() {
         let name = recipe.name;
         let parsed = Recipe::load::<&str>(name, &[]).unwrap().recipe;
-        let family = if parsed.model.model_name_or_path.as_deref().is_some_and(|name| name.contains("aichuan")) {
-            "baichuan"
-        } else {
-            "llama"
-        };
+        let family =
+            if parsed.model.model_name_or_path.as_deref().is_some_and(|name| name.contains("aichuan")) {
+                "baichuan"
+            } else {
+                "llama"
+            };
         let model = format!("model_name_or_path={family}");
         let mut overrides = vec!["max_steps=2", "cutoff_len=1024", "per_device_train_batch_size=2"];
         // The small vocabulary makes many tokens of a row.
@@ -50,7 +51,12 @@ fn every_recipe_plans_and_runs_two_steps_on_a_stand_in() {
         if parsed.model.model_name_or_path.is_some() {
             overrides.extend([model.as_str(), "tokenizer_name_or_path="]);
         } else {
-            overrides.extend(["model_preset=", "hidden_size=64", "intermediate_size=128", "num_hidden_layers=2"]);
+            overrides.extend([
+                "model_preset=",
+                "hidden_size=64",
+                "intermediate_size=128",
+                "num_hidden_layers=2",
+            ]);
             overrides.extend(["num_attention_heads=4", "max_position_embeddings=1024"]);
         }
         if parsed.model.model_name_or_path.is_none() && parsed.model.tokenizer_name_or_path.is_some() {
@@ -69,7 +75,9 @@ fn every_recipe_plans_and_runs_two_steps_on_a_stand_in() {
 fn every_recipe_says_what_it_costs() {
     // Those of the examples are for any model; their guide and `danlu plan` say it.
     let projects = ["luban", "baby-llama2", "literary", "llama2", "llama3", "baichuan", "minimind", "gguf"];
-    for recipe in embedded().iter().filter(|recipe| projects.iter().any(|start| recipe.name.starts_with(start))) {
+    for recipe in
+        embedded().iter().filter(|recipe| projects.iter().any(|start| recipe.name.starts_with(start)))
+    {
         let says = |word: &str| recipe.text.lines().any(|line| line.starts_with('#') && line.contains(word));
         assert!(says("osts ") && says("代价"), "{}", recipe.name);
     }

@@ -71,7 +71,11 @@ impl Model {
             let is_found = |file: &str| path_of(file) == name || path_of(file).ends_with(&format!(".{name}"));
             let is_part = |file: &str| file.split('.').any(|part| part == name);
             if !base.files.iter().any(|file| is_found(&file.name) || is_part(&file.name)) {
-                return Err(nothing("additional_target", name, base.files.iter().map(|file| file.name.as_str())));
+                return Err(nothing(
+                    "additional_target",
+                    name,
+                    base.files.iter().map(|file| file.name.as_str()),
+                ));
             }
         }
         if placement.low_ranks.is_empty() {
@@ -103,14 +107,18 @@ impl Model {
             Some(TokenIndices::Embedding(ids)) => Ok(vec![rows(EMBEDDING, names.embedding, ids)?]),
             Some(TokenIndices::Modules(modules)) => {
                 let of_module = |(module, ids): (&String, &Vec<usize>)| {
-                    let is = |table: &str| path_of(table) == module || path_of(table).ends_with(&format!(".{module}"));
+                    let is = |table: &str| {
+                        path_of(table) == module || path_of(table).ends_with(&format!(".{module}"))
+                    };
                     if is(names.embedding) {
                         rows(EMBEDDING, names.embedding, ids)
                     } else if is(names.head) && !self.config.tie_word_embeddings {
                         rows(names::head(&self.config), names.head, ids)
                     } else if is(names.head) {
                         let own = path_of(names.embedding);
-                        Err(error(format!("the head of this model is its embedding; name the rows of `{own}`")))
+                        Err(error(format!(
+                            "the head of this model is its embedding; name the rows of `{own}`"
+                        )))
                     } else {
                         let own = [names.embedding, names.head].map(path_of).join("` and `");
                         Err(error(format!("`{module}` has no rows of tokens; expected `{own}`")))
@@ -256,7 +264,10 @@ fn nothing<'a>(key: &str, name: &str, files: impl Iterator<Item = &'a str>) -> E
             there.push(last);
         }
     }
-    Error::Message(format!("`{key}`: nothing in this model is called `{name}`; there are {}", there.join(", ")))
+    Error::Message(format!(
+        "`{key}`: nothing in this model is called `{name}`; there are {}",
+        there.join(", ")
+    ))
 }
 
 fn no_low_rank(path: &str) -> Error {

@@ -3,6 +3,7 @@
 
 mod baby_llama2;
 mod baichuan;
+mod foreign;
 mod internlm2;
 mod llama;
 mod minimind;
@@ -17,6 +18,8 @@ use serde_json::{Map, Value, json};
 use crate::fields::Fields;
 use crate::names::{Extra, Part, Role};
 use crate::{Config, Module, Result, RopeScaling};
+
+pub use foreign::{FOREIGN_MODELS, ForeignModels};
 
 pub(crate) use baby_llama2::{NAMES as META_NAMES, infer};
 pub(crate) use llama::NAMES as LLAMA_NAMES;
@@ -146,6 +149,12 @@ impl Family {
             Some("internlm2") => Ok(Self::InternLm2),
             _ => {
                 let found = fields.get("model_type").unwrap_or(&Value::Null);
+                if let Some(models) = found.as_str().and_then(foreign::find) {
+                    let (topic, reason) = (models.topic, models.reason);
+                    return Err(
+                        fields.error("model_type", format!("{found} is not read ({topic}): {reason}"))
+                    );
+                }
                 let expected = "`llama`, `mistral`, `qwen2`, `qwen3`, `baichuan`, `internlm2`, `minimind` or \
                                 `baby_llama2`";
                 Err(fields.error("model_type", format!("expected {expected}, found {found}")))

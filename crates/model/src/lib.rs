@@ -64,7 +64,7 @@ pub use convert::gptq::{GptqOptions, quantize_gptq};
 pub use convert::{ConvertOptions, Converted, Form, TypeShare, convert, convert_grown};
 pub use describe::{Description, describe};
 pub use error::{Error, Result};
-pub use families::Family;
+pub use families::{FOREIGN_MODELS, Family, ForeignModels};
 pub use freeze::FreezeOptions;
 pub use generate::{FinishReason, Generated, GenerationOptions, Generator, TokenProbability};
 pub use gguf_adapter::write_gguf_adapter;

@@ -8,8 +8,8 @@ use danlu_data::{Dataset, DatasetReport, Inspection, Packing, Purpose, SampleSet
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
-    Config, FreezeOptions, GrowthOptions, Model, Precision, Rest, RowInit, check_vocabulary, merge_adapter, open,
-    open_grown, open_shape, open_tokenizer, read_adapter,
+    Config, FreezeOptions, GrowthOptions, Model, Precision, Rest, RowInit, check_vocabulary, merge_adapter,
+    open, open_grown, open_shape, open_tokenizer, read_adapter,
 };
 use danlu_tokenizer::{ChatTemplate, Tokenizer, VocabularyTraining};
 
@@ -395,7 +395,8 @@ fn adapters(
     let named = &recipe.model.adapter_name_or_path.0;
     let kind = recipe.method.finetuning_type;
     if kind != FinetuningType::Lora && !named.is_empty() {
-        let problem = "an adapter goes with `finetuning_type: lora`; merge it first to train weights of the model";
+        let problem =
+            "an adapter goes with `finetuning_type: lora`; merge it first to train weights of the model";
         return Err(TrainError::Option { key: "adapter_name_or_path", problem: problem.into() });
     }
     match kind {

@@ -12,6 +12,8 @@ mod evaluation_options;
 mod foreign_keys;
 mod method_options;
 mod model_options;
+mod not_done;
+mod other_names;
 mod output_options;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,8 @@ pub use self::error::{Place, RecipeError};
 pub use self::evaluation_options::EvaluationOptions;
 pub use self::method_options::{FinetuningType, MethodOptions, NameList, Stage};
 pub use self::model_options::{ModelOptions, ResizeVocabInit};
+pub use self::not_done::{Asks, NOT_DONE, NotDone};
+pub use self::other_names::OTHER_NAMES;
 pub use self::output_options::{IntervalStrategy, OutputOptions, ResumeFrom};
 pub use self::training_options::{Clip, Optim, Precision, Recompute, TrainingOptions};
 pub use crate::schedule::{LrSchedulerKwargs, LrSchedulerType};
@@ -121,6 +125,10 @@ impl Recipe {
         let mut values = Map::new();
         let mut without_effect = Vec::new();
         for entry in &entries {
+            if let Some(NotDone { topic, reason, .. }) = not_done::find(&entry.key, &entry.value) {
+                let (place, key, value) = (entry.place.clone(), entry.key.clone(), plain(&entry.value));
+                return Err(RecipeError::NotDone { place, key, value, topic, reason });
+            }
             if let Some(property) = properties.get(&entry.key) {
                 values.insert(entry.key.clone(), typed_value(entry, property)?);
                 continue;
@@ -135,7 +143,9 @@ impl Recipe {
                     return Err(RecipeError::Unsupported { place, key, value, reason });
                 }
                 Foreign::Unknown => {
-                    let nearest = nearest(&entry.key, properties.keys().map(String::as_str));
+                    let other = other_names::option_of(&entry.key).map(str::to_owned);
+                    let nearest =
+                        other.or_else(|| nearest(&entry.key, properties.keys().map(String::as_str)));
                     return Err(RecipeError::UnknownKey {
                         place: entry.place.clone(),
                         key: entry.key.clone(),
@@ -239,10 +249,10 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
     match (entry.key.as_str(), &entry.value) {
         // What asks for nothing is left out, so that one of two such keys can be false.
         ("load_in_4bit" | "load_in_8bit", Value::Bool(false)) => Vec::new(),
-        ("load_in_kbits", value) if value == 16 || value == 32 => Vec::new(),
+        ("load_in_kbits" | "load_in_bits", value) if value == 16 || value == 32 => Vec::new(),
         ("load_in_4bit", Value::Bool(true)) => vec![quantization_bit(entry, 4)],
         ("load_in_8bit", Value::Bool(true)) => vec![quantization_bit(entry, 8)],
-        ("load_in_kbits", Value::Number(_)) => {
+        ("load_in_kbits" | "load_in_bits", Value::Number(_)) => {
             vec![Entry { key: "quantization_bit".into(), ..entry }]
         }
         // Where a schedule ends is a key of its own.

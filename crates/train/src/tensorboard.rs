@@ -174,10 +174,10 @@ mod tests {
         assert_eq!(events.len(), 2);
         // Behind the time, which has 9 bytes.
         assert_eq!(&events[0][9..], b"\x1a\x0dbrain.Event:2");
-        let mut expected = b"\x10\xac\x02\x2a\x24\x0a\x11\x0a\x0atrain/loss\x15".to_vec();
+        let mut expected = b"\x10\xac\x02\x2a\x25\x0a\x11\x0a\x0atrain/loss\x15".to_vec();
         expected.extend(2.5_f32.to_le_bytes());
-        expected.extend(b"\x0a\x0f\x0a\x08eval/los");
-        assert_eq!(&events[1][9..9 + 22], &expected[..22]);
-        assert!(events[1].ends_with(&(-1.0_f32).to_le_bytes()));
+        expected.extend(b"\x0a\x10\x0a\x09eval/loss\x15");
+        expected.extend((-1.0_f32).to_le_bytes());
+        assert_eq!(&events[1][9..], expected);
     }
 }

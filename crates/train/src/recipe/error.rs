@@ -79,6 +79,20 @@ pub enum RecipeError {
         /// What this program does instead.
         reason: &'static str,
     },
+    /// A key or value that asks for what this program does not do.
+    #[error("{place}: `{key}: {value}` asks for {topic}, which danlu does not do: {reason}")]
+    NotDone {
+        /// Where it stands.
+        place: Place,
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it asks for.
+        topic: &'static str,
+        /// Why not, and what to do instead.
+        reason: &'static str,
+    },
     /// A value of the wrong type, or not among the known names.
     #[error("{place}: `{key}` must be {expected}, found `{found}`{}", did_you_mean(nearest))]
     Type {

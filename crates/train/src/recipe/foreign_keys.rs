@@ -5,29 +5,40 @@
 
 use serde_json::Value;
 
-/// No effect on what is learned, on a CPU and with packing that never mixes samples.
+use super::not_done;
+
+/// No effect on what is learned, on a CPU and with packing that never mixes samples; a name that ends in `*` stands for all that begin
+/// so.
 #[rustfmt::skip]
 const WITHOUT_EFFECT: &[&str] = &[
     "do_train", "do_eval", "run_name", "logging_first_step", "logging_strategy",
-    "log_level", "disable_tqdm", "compute_accuracy", "include_num_input_tokens_seen", "include_tokens_per_second", "swanlab_project",
-    "use_swanlab", "wandb_project", "push_to_hub", "hub_model_id", "hub_token", "hf_hub_token", "ms_hub_token",
-    "ddp_timeout", "ddp_find_unused_parameters", "ddp_backend", "fsdp", "fsdp_config", "local_rank", "ray_run_name",
+    "log_level", "disable_tqdm", "compute_accuracy", "include_num_input_tokens_seen", "include_tokens_per_second", "swanlab_*",
+    "use_swanlab", "wandb_*", "trackio_*", "project", "hub_*", "hf_hub_token", "ms_hub_token", "om_hub_token",
+    "ddp_timeout", "ddp_find_unused_parameters", "ddp_backend", "fsdp", "fsdp_config", "local_rank", "ray_*",
+    "placement_strategy", "resources_per_worker", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "accelerator_config",
     "preprocessing_num_workers", "preprocessing_batch_size", "dataloader_num_workers", "dataloader_pin_memory",
     "dataloader_prefetch_factor", "dataloader_persistent_workers", "cache_dir", "remove_unused_columns",
     "data_shared_file_system", "buffer_size", "length_column_name",
     "trust_remote_code", "use_fast_tokenizer", "split_special_tokens", "model_revision", "low_cpu_mem_usage", "device_map",
-    "flash_attn", "attn_implementation", "use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "use_kt", "use_cache",
+    "flash_attn", "attn_implementation", "use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "use_liger_kernel", "liger_kernel_config", "use_v1_kernels",
+    "use_flash_attention_2", "use_cache", "use_kv_cache", "activation_checkpointing", "activation_checkpointing_kwargs",
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "disable_gradient_checkpointing", "use_reentrant_gc",
-    "torch_compile", "torch_empty_cache_steps", "torch_dtype", "fp16", "tf32", "pure_bf16", "half_precision_backend",
+    "torch_compile", "torch_compile_backend", "torch_compile_mode", "torchdynamo", "torch_empty_cache_steps", "torch_dtype", "fp16", "tf32", "pure_bf16", "half_precision_backend",
     "upcast_layernorm", "upcast_lmhead_output", "bf16_full_eval", "fp16_full_eval", "full_determinism", "use_cpu",
-    "no_cuda", "infer_dtype", "infer_backend", "offload_folder", "print_param_status",
+    "no_cuda", "use_mps_device", "use_ipex", "jit_mode_eval", "fp16_backend", "fp16_opt_level", "mp_parameters", "infer_dtype", "infer_backend", "offload_folder", "print_param_status",
     "ignore_pad_token_for_loss", "pad_to_multiple_of",
     "per_device_eval_batch_size", "eval_accumulation_steps", "eval_delay", "prediction_loss_only", "batch_eval_metrics",
-    "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
+    "eval_do_concat_batches", "eval_use_gather_object", "eval_num_beams", "include_for_metrics", "include_inputs_for_metrics", "label_names",
+    "include_effective_tokens_per_second", "generation_max_length", "generation_num_beams", "generation_config", "past_index",
+    "log_on_each_node", "log_level_replica", "logging_nan_inf_filter", "debug", "skip_memory_metrics", "average_tokens_across_devices",
+    "dataloader_multiprocessing_context", "dataloader_in_order", "dispatch_batches", "split_batches", "enable_jit_checkpoint",
+    "restore_callback_states_from_checkpoint", "adapter_folder", "init_special_tokens", "hyper_parallel_args", "hyper_parallel_cp_size",
+    "asft_alpha", "eaft_alpha", "module_dropout", "oft_target", "image_*", "video_*", "audio_*", "crop_to_patches", "max_length", "length_penalty",
+    "skip_special_tokens", "task", "task_dir", "lang", "n_shot", "download_mode", "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
     "quantization_device_map", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
     "loraplus_lr_embedding", "pissa_convert", "pissa_iter", "freeze_vision_tower",
-    "freeze_multi_modal_projector", "freeze_language_model", "image_max_pixels", "image_min_pixels", "video_max_pixels",
-    "video_min_pixels", "image_resolution", "video_resolution", "media_dir", "tool_format", "ref_model",
+    "freeze_multi_modal_projector", "freeze_language_model", "media_dir", "tool_format", "ref_model",
+    "ref_model_adapters", "ref_model_quantization_bit",
     "pref_beta", "pref_ftx", "pref_loss", "dpo_label_smoothing", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight",
     "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams", "do_sample",
 ];
@@ -41,20 +52,30 @@ const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
     ("double_quantization", &["true"], "NF4 is quantized doubly"),
     ("bnb_4bit_use_double_quant", &["true"], "NF4 is quantized doubly"),
     ("quantization_method", &["\"bnb\"", "\"bitsandbytes\""], "quantization while loading is that of bitsandbytes"),
-    ("use_galore", &["false"], "`optim` names the optimizers that there are"),
-    ("use_apollo", &["false"], "`optim` names the optimizers that there are"),
-    ("use_badam", &["false"], "`optim` names the optimizers that there are"),
+    ("quant_type", &["\"nf4\""], "four bits are NF4"),
+    ("double_quant", &["true"], "NF4 is quantized doubly"),
     ("use_muon", &["false"], "`optim: muon` is how to ask for it"),
     ("label_smoothing_factor", &["0", "0.0"], "the loss is plain cross-entropy"),
     ("rope_scaling", &[], "positions are used as the model defines them"),
-    ("shift_attn", &["false"], "attention is the model's own"),
-    ("mixture_of_depths", &[], "every token passes every layer"),
-    ("add_tokens", &[], "the vocabulary stays as it is"),
-    ("new_special_tokens", &[], "the vocabulary stays as it is"),
+    ("add_tokens", &[], GROW_FIRST),
+    ("add_special_tokens", &[], GROW_FIRST),
+    ("new_special_tokens", &[], GROW_FIRST),
+    ("new_special_tokens_config", &[], GROW_FIRST),
+    ("freeze_original_embeddings", &["false"], "`trainable_token_indices` names the rows that are trained"),
+    ("optim_args", &[], "`adam_beta1`, `adam_beta2` and `adam_epsilon` are what the optimizers take"),
+    ("optim_target_modules", &[], "an optimizer is for all parameters"),
+    ("adafactor", &["false"], "`optim: adafactor` is how to ask for it"),
+    ("auto_find_batch_size", &["false"], "no batch is too large: steps are computed in slices of 1,024 tokens"),
+    ("dataloader_drop_last", &["false"], "the last samples of a pass are a smaller step"),
+    ("train_sampling_strategy", &["\"random\""], "samples are shuffled, or with `group_by_length: true` taken by their length"),
+    ("sortish_sampler", &["false"], "`group_by_length: true` takes samples by their length"),
+    ("eval_on_start", &["false"], "the first validation is behind the first `eval_steps` steps; `danlu eval ppl` scores a model before"),
+    ("eval_on_each_dataset", &["false"], "validation is over all of `eval_dataset`; a run for each gives each its own figure"),
     ("disable_shuffling", &["false"], "samples are shuffled by `seed`"),
-    ("do_predict", &["false"], "a trained model predicts with `danlu generate`"),
-    ("predict_with_generate", &["false"], "validation measures the loss"),
 ];
+
+/// How tokens are added.
+const GROW_FIRST: &str = "the vocabulary stays as it is in training; `danlu tokenizer extend --model MODEL --new words.txt` adds tokens first";
 
 /// Why `streaming: true` is not needed.
 const STREAMING: &str = "data sets are read as streams and tokenized once, the ids of large ones stay on disk, and the order is a shuffle \
@@ -73,7 +94,8 @@ pub(super) enum Foreign {
 }
 
 pub(super) fn judge(key: &str, value: &Value) -> Foreign {
-    if WITHOUT_EFFECT.contains(&key) {
+    let is_it = |name: &&&str| name.strip_suffix('*').map_or(**name == key, |start| key.starts_with(start));
+    if WITHOUT_EFFECT.iter().any(|name| is_it(&name)) || not_done::mentions(key) {
         return Foreign::WithoutEffect;
     }
     if key == "streaming" {

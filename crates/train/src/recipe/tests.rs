@@ -74,7 +74,7 @@ eval_steps: 500
     assert_eq!(
         loaded.notices,
         ["these keys of the recipe have no effect here: `trust_remote_code`, `do_train`, \
-          `preprocessing_num_workers`, `save_only_model`, `report_to`, `ddp_timeout`, `per_device_eval_batch_size`"]
+          `preprocessing_num_workers`, `save_only_model`, `ddp_timeout`, `per_device_eval_batch_size`"]
     );
 }
 
@@ -179,8 +179,8 @@ fn a_wrong_type_names_line_key_and_what_was_expected() {
 #[test]
 fn a_key_that_would_change_the_result_is_refused() {
     assert_eq!(
-        error("shift_attn: true\n", &[]),
-        "`r.yaml` line 4: `shift_attn: true` is not supported: attention is the model's own; remove the line"
+        error("label_smoothing_factor: 0.1\n", &[]),
+        "`r.yaml` line 4: `label_smoothing_factor: 0.1` is not supported: the loss is plain cross-entropy; remove the line"
     );
     assert!(error("quantization_type: fp4\n", &[]).contains("not supported: four bits are NF4"));
 }
@@ -425,5 +425,103 @@ fn what_deepspeed_has_and_danlu_has_not_is_refused() {
     ] {
         let error = error(&format!("deepspeed: {configuration}\n"), &[]);
         assert!(error.contains(expected), "{configuration}: {error}");
+    }
+}
+
+#[test]
+fn what_is_not_done_is_refused_with_its_sentence() {
+    for NotDone { topic, reason, keys } in NOT_DONE {
+        assert!(!reason.ends_with('.') && reason.len() > 30, "{reason}");
+        for (key, asks) in *keys {
+            let key = key.replace('*', "something");
+            let values: &[&str] = match asks {
+                Asks::IfSet => &["true", "4", "text"],
+                Asks::By(values) => values,
+            };
+            for value in values {
+                let told = error(&format!("{key}: {value}\n"), &[]);
+                let expected =
+                    format!("`{key}: {value}` asks for {topic}, which danlu does not do: {reason}");
+                assert!(told.ends_with(&expected), "{told}");
+            }
+            // What does not ask for it may stand there.
+            if *asks == Asks::IfSet {
+                recipe(&format!("{key}: false\n"), &[]);
+            }
+        }
+    }
+}
+
+/// The options of LLaMA-Factory: model, data, method, training, generation, evaluation.
+#[rustfmt::skip]
+const LLAMA_FACTORY: &str = "
+    model_name_or_path adapter_name_or_path adapter_folder cache_dir use_fast_tokenizer resize_vocab split_special_tokens add_tokens
+    add_special_tokens new_special_tokens new_special_tokens_config init_special_tokens freeze_original_embeddings model_revision
+    low_cpu_mem_usage rope_scaling flash_attn shift_attn mixture_of_depths use_unsloth use_unsloth_gc enable_liger_kernel moe_aux_loss_coef
+    disable_gradient_checkpointing use_reentrant_gc upcast_layernorm upcast_lmhead_output train_from_scratch infer_backend offload_folder
+    use_cache use_kv_cache use_v1_kernels infer_dtype hf_hub_token ms_hub_token om_hub_token print_param_status trust_remote_code
+    quantization_method quantization_bit quantization_type double_quantization quantization_device_map image_max_pixels image_min_pixels
+    image_do_pan_and_scan crop_to_patches video_max_pixels video_min_pixels video_fps video_maxlen use_audio_in_video audio_sampling_rate
+    image_resolution video_resolution export_dir export_size export_device export_quantization_bit export_quantization_dataset
+    export_quantization_nsamples export_quantization_maxlen export_legacy_format export_hub_model_id vllm_maxlen vllm_gpu_util
+    vllm_enforce_eager vllm_max_lora_rank vllm_config sglang_maxlen sglang_mem_fraction sglang_tp_size sglang_config use_kt kt_optimize_rule
+    kt_maxlen template dataset eval_dataset dataset_dir media_dir cutoff_len train_on_prompt mask_history streaming buffer_size mix_strategy
+    interleave_probs overwrite_cache preprocessing_batch_size preprocessing_num_workers max_samples eval_num_beams
+    ignore_pad_token_for_loss val_size eval_on_each_dataset packing neat_packing tool_format default_system enable_thinking tokenized_path
+    data_shared_file_system freeze_trainable_layers freeze_trainable_modules freeze_extra_modules additional_target lora_alpha lora_dropout
+    lora_rank lora_target loraplus_lr_ratio loraplus_lr_embedding use_rslora use_dora pissa_init pissa_iter pissa_convert create_new_adapter
+    oft_block_size oft_rank oft_target pref_beta pref_ftx pref_loss dpo_label_smoothing kto_chosen_weight kto_rejected_weight simpo_gamma
+    ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards ref_model ref_model_adapters ref_model_quantization_bit
+    reward_model reward_model_adapters reward_model_quantization_bit reward_model_type use_galore galore_target galore_rank
+    galore_update_interval galore_scale galore_proj_type galore_layerwise use_apollo apollo_target apollo_rank apollo_update_interval
+    apollo_scale apollo_proj apollo_proj_type apollo_scale_type apollo_layerwise apollo_scale_front use_badam badam_mode badam_start_block
+    badam_switch_mode badam_switch_interval badam_update_ratio badam_mask_mode badam_verbose use_swanlab swanlab_project swanlab_workspace
+    swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir pure_bf16 stage finetuning_type use_llama_pro use_adam_mini use_mca
+    use_megatron_bridge use_hyper_parallel hyper_parallel_args hyper_parallel_cp_size use_muon use_dft_loss use_asft_loss asft_alpha
+    use_eaft_loss eaft_alpha freeze_vision_tower freeze_multi_modal_projector freeze_language_model train_mm_proj_only num_mtp_layers
+    mtp_loss_weight compute_accuracy disable_shuffling early_stopping_steps plot_loss include_effective_tokens_per_second ray_run_name
+    ray_storage_path ray_storage_filesystem ray_num_workers resources_per_worker placement_strategy ray_init_kwargs overwrite_output_dir fp8
+    fp8_backend fp8_enable_fsdp_float8_all_gather do_sample temperature top_p top_k num_beams max_length max_new_tokens repetition_penalty
+    length_penalty skip_special_tokens task task_dir batch_size lang n_shot download_mode";
+
+/// Those of the Hugging Face Trainer.
+#[rustfmt::skip]
+const TRAINER: &str = "
+    output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps
+    warmup_ratio optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon optim_target_modules gradient_accumulation_steps
+    average_tokens_across_devices max_grad_norm label_smoothing_factor bf16 fp16 bf16_full_eval fp16_full_eval tf32 activation_checkpointing
+    gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode use_liger_kernel
+    liger_kernel_config use_cache neftune_noise_alpha torch_empty_cache_steps auto_find_batch_size logging_strategy logging_steps
+    logging_first_step log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to
+    run_name project trackio_space_id eval_strategy eval_steps eval_delay per_device_eval_batch_size prediction_loss_only eval_on_start
+    eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics save_only_model
+    save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id
+    hub_strategy hub_always_push hub_revision load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip
+    restore_callback_states_from_checkpoint full_determinism seed data_seed use_cpu accelerator_config parallelism_config
+    dataloader_drop_last dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
+    dataloader_multiprocessing_context dataloader_in_order remove_unused_columns label_names train_sampling_strategy group_by_length
+    length_column_name ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp
+    fsdp_config deepspeed debug skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint local_rank sortish_sampler
+    predict_with_generate generation_max_length generation_num_beams generation_config logging_dir tpu_num_cores save_safetensors";
+
+#[test]
+fn every_key_of_llama_factory_and_the_trainer_is_known() {
+    let schema = reference::recipe_schema();
+    let is_option = |key: &str| schema["properties"].get(key).is_some();
+    for key in LLAMA_FACTORY.split_whitespace().chain(TRAINER.split_whitespace()) {
+        let is_elsewhere = ["load_in_4bit", "deepspeed", "batch_size"].contains(&key);
+        let is_known =
+            is_option(key) || !matches!(foreign_keys::judge(key, &Value::Bool(true)), Foreign::Unknown);
+        assert!(is_known || is_elsewhere, "{key}");
+    }
+}
+
+#[test]
+fn keys_of_other_programs_lead_to_those_here() {
+    let schema = reference::recipe_schema();
+    for (other, here) in OTHER_NAMES {
+        assert!(schema["properties"].get(here).is_some(), "{here}");
+        let told = error(&format!("{other}: 1\n"), &[]);
+        assert!(told.ends_with(&format!("there is no option `{other}`; did you mean `{here}`?")), "{told}");
     }
 }
