@@ -18,6 +18,7 @@ mod data_inspect;
 mod data_templates;
 mod docs;
 mod doctor;
+mod eval_ner;
 mod files;
 mod generate;
 mod gptq;

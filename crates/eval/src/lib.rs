@@ -1,8 +1,9 @@
-//! What a model knows, in numbers: multiple choice by log-likelihood, and perplexity.
+//! What a model knows, in numbers: multiple choice by log-likelihood, perplexity, entities that answers name.
 //!
-//! Everything here reads probabilities that the model gives to texts that exist; nothing is generated and nothing
+//! Everything here reads probabilities that the model gives to texts that exist, or answers that were given; nothing is generated, nothing
 //! is trained. It prints nothing: results are values that serialise to JSON.
 
+pub mod entities;
 mod error;
 mod log_likelihood;
 pub mod multiple_choice;

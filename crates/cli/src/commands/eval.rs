@@ -1,6 +1,8 @@
-//! `danlu eval`: multiple choice and perplexity.
+//! `danlu eval`: multiple choice, perplexity, entities.
 //!
 //! `ceval` asks as published results do, `mcq` asks as the model will be used; every part of that can be chosen.
+
+mod ner;
 
 use std::path::PathBuf;
 
@@ -30,6 +32,10 @@ pub enum Args {
     ///
     /// zh: 文本的困惑度
     Ppl(PerplexityArgs),
+    /// Entities that answers name, one `entity_type` a line: precision, recall and F1 by type and in all
+    ///
+    /// zh: 实体抽取，回答每行一个“实体_类型”：按类型与总体给出精确率、召回率与 F1
+    Ner(ner::Args),
 }
 
 /// Which questions, and how they are asked.
@@ -138,6 +144,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Ceval(args) => multiple_choice(args, &CEVAL, printer),
         Args::Mcq(args) => multiple_choice(args, &MCQ, printer),
         Args::Ppl(args) => perplexity(args, printer),
+        Args::Ner(args) => ner::run(&args, printer),
     }
 }
 
