@@ -26,6 +26,7 @@ mod hub;
 mod luban;
 mod memory;
 mod merge;
+mod migrate;
 mod optimizers;
 mod quantized;
 mod quickstart;

@@ -8,13 +8,14 @@ use common::run;
 use danlu_tokenizer::ChatTemplate;
 
 /// Documents in English, and the same in Chinese.
-const PAIRS: [(&str, &str); 7] = [
+const PAIRS: [(&str, &str); 8] = [
     ("README.md", "README.zh.md"),
     ("docs/en/guide.md", "docs/zh/guide.md"),
     ("docs/en/data.md", "docs/zh/data.md"),
     ("docs/en/faq.md", "docs/zh/faq.md"),
     ("docs/en/engine.md", "docs/zh/engine.md"),
     ("docs/en/catalogue.md", "docs/zh/catalogue.md"),
+    ("docs/en/migrate.md", "docs/zh/migrate.md"),
     ("examples/data/README.md", "examples/data/README.zh.md"),
 ];
 const ENGLISH_ONLY: [&str; 4] =

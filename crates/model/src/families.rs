@@ -3,7 +3,7 @@
 
 mod baby_llama2;
 mod baichuan;
-mod foreign;
+pub(crate) mod foreign;
 mod internlm2;
 mod llama;
 mod minimind;
@@ -149,11 +149,8 @@ impl Family {
             Some("internlm2") => Ok(Self::InternLm2),
             _ => {
                 let found = fields.get("model_type").unwrap_or(&Value::Null);
-                if let Some(models) = found.as_str().and_then(foreign::find) {
-                    let (topic, reason) = (models.topic, models.reason);
-                    return Err(
-                        fields.error("model_type", format!("{found} is not read ({topic}): {reason}"))
-                    );
+                if let Some(sentence) = found.as_str().and_then(foreign::sentence) {
+                    return Err(fields.error("model_type", sentence));
                 }
                 let expected = "`llama`, `mistral`, `qwen2`, `qwen3`, `baichuan`, `internlm2`, `minimind` or \
                                 `baby_llama2`";

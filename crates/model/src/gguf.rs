@@ -8,7 +8,7 @@ use std::path::Path;
 use danlu_formats::{Dtype, Gguf};
 use danlu_tokenizer::GgufVocabulary;
 
-use crate::families::GGUF_NAMES;
+use crate::families::{GGUF_NAMES, foreign};
 use crate::gguf_out::NO_VOCABULARY;
 use crate::names::{Extra, Role};
 use crate::{AttentionBias, Config, Error, Family, Module, Result, RopeScaling, Yarn};
@@ -44,7 +44,9 @@ pub(crate) fn gguf_config(gguf: &Gguf, path: &Path) -> Result<Config> {
     let architecture = gguf.get_str("general.architecture")?.unwrap_or_default();
     let family = family(architecture).ok_or_else(|| {
         let expected = "`llama`, `qwen2`, `qwen3`, `internlm2` or `baichuan`";
-        error("general.architecture", format!("expected {expected}, found `{architecture}`"))
+        let sentence = foreign::sentence(architecture);
+        let unknown = || format!("expected {expected}, found `{architecture}`");
+        error("general.architecture", sentence.unwrap_or_else(unknown))
     })?;
     let key = |key: &str| format!("{architecture}.{key}");
     let optional = |name: &str| gguf.get_usize(&key(name));

@@ -51,10 +51,11 @@ pub const FOREIGN_MODELS: &[ForeignModels] = &[
     },
 ];
 
-/// What there is to say of a `model_type`.
-pub(super) fn find(model_type: &str) -> Option<&'static ForeignModels> {
+/// What there is to say of a `model_type`, or of a GGUF file's architecture, which is often the same.
+pub(crate) fn sentence(model_type: &str) -> Option<String> {
     let is_it = |name: &&str| {
         name.strip_suffix('*').map_or(*name == model_type, |start| model_type.starts_with(start))
     };
-    FOREIGN_MODELS.iter().find(|models| models.model_types.iter().any(|name| is_it(&name)))
+    let models = FOREIGN_MODELS.iter().find(|models| models.model_types.iter().any(|name| is_it(&name)))?;
+    Some(format!("`{model_type}` is not read ({}): {}", models.topic, models.reason))
 }

@@ -9,7 +9,7 @@ pub const OTHER_NAMES: &[(&str, &str)] = &[
     ("max_epoch", "num_train_epochs"), ("warmup_iters", "warmup_steps"), ("lr_decay_iters", "lr_scheduler_kwargs"), ("beta1", "adam_beta1"),
     ("beta2", "adam_beta2"), ("eval_interval", "eval_steps"), ("out_dir", "output_dir"), ("init_from", "model_name_or_path"),
     ("dim", "hidden_size"), ("n_layers", "num_hidden_layers"), ("n_heads", "num_attention_heads"), ("n_kv_heads", "num_key_value_heads"),
-    ("norm_eps", "rms_norm_eps"), ("learning_rate_min", "min_lr"),
+    ("norm_eps", "rms_norm_eps"),
     // literary-alpaca2, Llama2-Chinese, Chinese-LLaMA-Alpaca-3
     ("pretrained_model_name", "model_name_or_path"), ("tokenizer_name", "tokenizer_name_or_path"), ("train_files", "dataset"),
     ("validation_files", "eval_dataset"), ("train_file", "dataset"), ("validation_file", "eval_dataset"), ("dataset_name", "dataset"),
