@@ -123,7 +123,9 @@ impl Observer for Shown {
     }
 
     fn answered(&mut self, answer: &Answer) {
-        self.bar.note(format_args!("step {}: {} → {}", answer.step, answer.prompt, answer.text));
+        let on_one_line = |text: &str| text.trim().replace('\n', " ⏎ ");
+        let (prompt, text) = (on_one_line(&answer.prompt), on_one_line(&answer.text));
+        self.bar.note(format_args!("step {}: {prompt} → {text}", answer.step));
     }
 
     fn ends_early(&mut self, step: u64, reason: &str) {
