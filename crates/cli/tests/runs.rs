@@ -181,6 +181,15 @@ fn a_loss_that_jumps_changes_nothing_and_a_row_of_them_ends_the_run() {
     let ran = train(folder.path(), "strict", &strict);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("(3 steps in a row); lower `learning_rate`"), "{}", ran.stderr);
+
+    // Behind the samples that did the harm it goes on from the last checkpoint.
+    let back = [&strict[..], &["rollback=true", "save_steps=7"]].concat();
+    let ran = train(folder.path(), "back", &back);
+    assert!(
+        ran.stderr.contains("(3 steps in a row)") && ran.stderr.contains("going on from `back/checkpoint-7` behind step "),
+        "{}",
+        ran.stderr
+    );
     train(folder.path(), "zero", &["learning_rate=0"]).is_refused("`learning_rate` must be above 0");
 }
 
@@ -290,6 +299,7 @@ fn seed_001_the_plan_says_what_ends_the_run() {
         steps.stdout
     );
     assert!(steps.stdout.contains("weight decay 0 on 15 tensors (27,872), none on 5 tensors (160)"));
+    assert!(steps.stdout.contains("time: about 0 seconds for 455 tokens, "), "{}", steps.stdout);
     let passes = plan(&["max_steps=", "num_train_epochs=2"]);
     assert!(
         passes.stdout.contains("28 steps (14 a pass), 0 of them warmup; `num_train_epochs` ends"),

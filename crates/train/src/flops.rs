@@ -4,6 +4,9 @@ use std::collections::HashSet;
 
 use danlu_model::Model;
 
+/// The share of the best arithmetic that a training step is expected to reach.
+pub const EXPECTED_SHARE: f64 = 0.6;
+
 /// Operations that forward and backward need for a token in sequences of `sequence_tokens`: the products of linear layers
 /// and of causal attention. A frozen weight has no gradient; nothing that is computed again counts, nor does what lies
 /// between the products.

@@ -92,6 +92,12 @@ impl Guard {
         (loss > factor * mean).then_some(Skipped::Spike { loss, mean })
     }
 
+    /// Counts steps that are not taken at all, and begins a new row.
+    pub fn pass_over(&mut self, steps: u64) {
+        self.memory.skipped += steps;
+        self.memory.in_a_row = 0;
+    }
+
     /// Notes how `step` went.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use danlu_model::{Activations, Keep, Model, Parameters, Precision};
 use serde::Serialize;
 
 use crate::error::{Result, TrainError};
+use crate::flops::flops_per_token;
 use crate::machine;
 use crate::optimizer::optimizer_bytes;
 use crate::prepare::{Load, Prepared, prepare};
@@ -43,6 +44,10 @@ pub struct Plan {
     pub steps_per_epoch: u64,
     /// Optimizer steps of the run.
     pub total_steps: u64,
+    /// Tokens that the run reads.
+    pub tokens: u64,
+    /// Floating-point operations that a token needs.
+    pub flops_per_token: f64,
     /// The key that says when the run ends: `max_steps` or `num_train_epochs`.
     pub ended_by: &'static str,
     /// Steps of rising learning rate.
@@ -175,6 +180,8 @@ impl Plan {
             trained_tokens_per_epoch: prepared.training.trained_tokens(),
             steps_per_epoch: order.steps_per_epoch(),
             total_steps: prepared.total_steps,
+            tokens: tokens_of_run(prepared),
+            flops_per_token: flops_per_token(&prepared.model, mean_length(prepared)),
             ended_by: if prepared.recipe.training.max_steps > 0 { "max_steps" } else { "num_train_epochs" },
             warmup_steps: prepared.schedule.warmup_steps,
             decay_groups: DecayGroups::of(&prepared.recipe.training, prepared.model.parameters()),
@@ -186,6 +193,17 @@ impl Plan {
             notices: prepared.notices.clone(),
         }
     }
+}
+
+/// Tokens of all steps: passes are alike.
+fn tokens_of_run(prepared: &Prepared) -> u64 {
+    let passes = prepared.total_steps as f64 / prepared.order.steps_per_epoch().max(1) as f64;
+    (passes * prepared.training.tokens() as f64) as u64
+}
+
+/// Tokens of a sample on average.
+fn mean_length(prepared: &Prepared) -> usize {
+    (prepared.training.tokens() / prepared.training.len().max(1) as u64) as usize
 }
 
 fn choices(prepared: &Prepared, slices: [usize; 2]) -> Choices {

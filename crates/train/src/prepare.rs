@@ -57,6 +57,8 @@ pub struct Prepared {
     pub recompute: Recompute,
     /// The checkpoint to continue from.
     pub resume_from: Option<PathBuf>,
+    /// The first step to take behind it, where samples are passed over.
+    pub continue_at: Option<u64>,
     /// What the user should know, one sentence each.
     pub notices: Vec<String>,
 }
@@ -144,6 +146,7 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         schedule: recipe.schedule(1),
         recompute: Recompute::Cheap,
         resume_from,
+        continue_at: None,
         notices,
         recipe,
     };

@@ -140,12 +140,16 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             (RunFolder::create(&output.output_dir, facts)?, state)
         }
     };
-    let (first_step, mut tokens_seen, mut loss_sum) = (state.step, state.tokens_seen, state.loss_sum);
+    let (mut tokens_seen, mut loss_sum) = (state.tokens_seen, state.loss_sum);
+    let first_step = prepared.continue_at.map_or(state.step, |step| step.clamp(state.step, total_steps));
     checkpoint::save_recipe(&recipe, &output.output_dir)?;
     let record = serde_json::to_vec_pretty(&RunRecord::new(&prepared, data_fingerprint, first_step));
     write_file_atomically(output.output_dir.join("run.json"), &record.map_err(std::io::Error::from)?)?;
     let prompts = Prompts::new(&recipe, &prepared.tokenizer, &prepared.model)?;
     let mut guard = Guard::new(training, state.guard);
+    if prepared.continue_at.is_some() {
+        guard.pass_over(first_step - state.step);
+    }
     let mut best = Best::of_history(&recipe.evaluation, run_folder.history());
     run_folder.note_best(best.found);
     let mut ends_early = best.ends().filter(|_| first_step > 0);

@@ -10,7 +10,7 @@ use danlu_kernels::bandwidth::Bandwidth;
 use danlu_kernels::cpu::Level;
 use danlu_kernels::{Precision, ceiling, cpu, team};
 use danlu_model::Model;
-use danlu_train::flops::flops_per_token;
+use danlu_train::flops::{EXPECTED_SHARE, flops_per_token};
 use danlu_train::machine;
 use danlu_train::plan::{Memory, RECOMPUTE};
 use danlu_train::recipe::{Recompute, TrainingOptions};
@@ -24,8 +24,6 @@ use crate::printer::Printer;
 const SECONDS: f64 = 0.25;
 /// Megabytes to read: more than caches hold, little enough for any machine.
 const READ_MEGABYTES: usize = 256;
-/// The share of the ceiling that a training step is expected to reach.
-const SHARE: f64 = 0.6;
 /// Tokens of a sequence, and of the slice that memory is counted for.
 const SEQUENCE: usize = 512;
 const SLICE: usize = 1024;
@@ -107,7 +105,7 @@ pub fn run(_: &Args, printer: &Printer) -> Result<()> {
             "\nTraining in {}, slices of {SLICE} tokens, sequences of {SEQUENCE}, adapters of rank {RANK} on every layer; \
              speed at {:.0} % of the best arithmetic:\n",
             machine.precision_name(),
-            100.0 * SHARE
+            100.0 * EXPECTED_SHARE
         ),
     ];
     lines.iter().try_for_each(|line| printer.line(line))?;
@@ -128,7 +126,7 @@ pub fn run(_: &Args, printer: &Printer) -> Result<()> {
         "bf16_gflops": bf16 / 1e9, "f32_gflops": f32 / 1e9,
         "memory_bytes": machine.memory, "available_bytes": machine.available,
         "read_gb_per_s": { "one_thread": one / 1e9, "all_threads": all / 1e9 },
-        "precision": machine.precision_name(), "share_of_ceiling": SHARE, "slice_tokens": SLICE,
+        "precision": machine.precision_name(), "share_of_ceiling": EXPECTED_SHARE, "slice_tokens": SLICE,
         "sequence_tokens": SEQUENCE, "lora_rank": RANK, "trainings": results,
     }))?)
 }
@@ -158,7 +156,7 @@ impl Machine {
             (Some(_), Some(_)) => "no",
             _ => "unknown",
         };
-        let speed = SHARE * self.ceiling / flops_per_token(&model, SEQUENCE);
+        let speed = EXPECTED_SHARE * self.ceiling / flops_per_token(&model, SEQUENCE);
         let parameters = shape_parameters(&model, mode);
         let speed_text = if speed < 10.0 { format!("{speed:.1}") } else { format!("{speed:.0}") };
         let row = vec![

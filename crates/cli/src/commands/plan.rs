@@ -1,14 +1,22 @@
 //! `danlu plan`: what a recipe would do, before anything runs.
 
+use std::fmt;
+
+use danlu_kernels::{Precision, ceiling};
+use danlu_train::flops::EXPECTED_SHARE;
 use danlu_train::plan::{Choices, DecayGroups, OptimizerChoice, TensorGroup};
 use danlu_train::{Plan, Recipe, machine, plan};
+use serde_json::json;
 
 use crate::hub::{self, Fetch};
 use crate::printer::Printer;
 
-/// Say what a recipe would do: parameters, tokens, steps, memory, what is cut.
+/// Seconds in which the processor shows what it can do.
+const SECONDS: f64 = 0.05;
+
+/// Say what a recipe would do: parameters, tokens, steps, memory, time, what is cut.
 ///
-/// zh: 预告配方将做什么：参数量、词元数、步数、内存，以及哪些数据会被截断。
+/// zh: 预告配方将做什么：参数量、词元数、步数、内存、时间，以及哪些数据会被截断。
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Recipe file, or the name of an embedded recipe.
@@ -30,11 +38,53 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     hub::settle(&mut recipe, Fetch::Never, printer)?;
     let plan = plan(recipe)?;
     describe(&plan).iter().try_for_each(|line| printer.line(line))?;
+    let time = Time::of(&plan);
+    printer.line(&time)?;
     let (header, rows) = choices(&plan.choices);
     printer.line("")?;
     printer.table(&header, &rows)?;
-    printer.json(&serde_json::to_value(&plan)?)?;
+    let mut result = serde_json::to_value(&plan)?;
+    result["time"] = json!({ "seconds": time.seconds, "tokens_per_s": time.tokens_per_second });
+    printer.json(&result)?;
     Ok(())
+}
+
+/// How long a run will take, by what the processor has just shown to do.
+struct Time {
+    tokens: u64,
+    tokens_per_second: f64,
+    seconds: f64,
+    ceiling: f64,
+}
+
+impl Time {
+    fn of(plan: &Plan) -> Self {
+        let precision = if plan.precision == "bf16" { Precision::Bf16 } else { Precision::F32 };
+        let ceiling = ceiling::flops_per_second(precision, SECONDS);
+        let tokens_per_second = EXPECTED_SHARE * ceiling / plan.flops_per_token.max(1.0);
+        let seconds = plan.tokens as f64 / tokens_per_second.max(f64::MIN_POSITIVE);
+        Self { tokens: plan.tokens, tokens_per_second, seconds, ceiling }
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = match self.seconds {
+            seconds if seconds < 120.0 => format!("{seconds:.0} seconds"),
+            seconds if seconds < 7200.0 => format!("{:.0} minutes", seconds / 60.0),
+            seconds if seconds < 172_800.0 => format!("{:.1} hours", seconds / 3600.0),
+            seconds => format!("{:.1} days", seconds / 86_400.0),
+        };
+        write!(
+            formatter,
+            "time: about {time} for {} tokens, {:.0} tokens/s, at {:.0} % of the {:.0} GFLOP/s just measured; validations and \
+             checkpoints come on top",
+            grouped(self.tokens as usize),
+            self.tokens_per_second,
+            100.0 * EXPECTED_SHARE,
+            self.ceiling / 1e9,
+        )
+    }
 }
 
 /// The plan in lines.

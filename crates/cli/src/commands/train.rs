@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use danlu_train::guard::Skipped;
-use danlu_train::recipe::embedded;
+use danlu_train::recipe::{ResumeFrom, embedded};
 use danlu_train::run_folder::{EvalLog, StepLog};
 use danlu_train::samples::Answer;
-use danlu_train::{Load, Observer, Plan, Progress, Recipe, machine, prepare_watched, train};
+use danlu_train::{
+    Load, Observer, Outcome, Plan, Prepared, Progress, Recipe, TrainError, checkpoint, machine, prepare,
+    prepare_watched, train,
+};
 use serde_json::json;
 
 use crate::commands::data::tokenizing::watched;
@@ -14,6 +17,9 @@ use crate::commands::plan;
 use crate::hub::{self, Fetch};
 use crate::printer::{self, Printer};
 use crate::stop;
+
+/// How often a run goes back to the same checkpoint.
+const MOST_ROLLBACKS: u32 = 3;
 
 /// Train as a recipe says: pretraining or fine-tuning, all weights or a LoRA adapter.
 ///
@@ -45,7 +51,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let output_dir = prepared.recipe.output.output_dir.clone();
     let mut observer = Shown { bar: printer.progress("training", prepared.total_steps) };
     stop::answer_with("stopping after this step, with a checkpoint; Ctrl-C again stops at once, without");
-    let outcome = train(prepared, &mut observer)?;
+    let outcome = train_on(prepared, &mut observer)?;
     drop(observer);
     if let Some(checkpoint) = &outcome.interrupted {
         printer.note(format_args!(
@@ -79,6 +85,35 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         "peak_rss_mb": machine::peak().map(|bytes| bytes >> 20),
     }))?;
     Ok(())
+}
+
+/// Trains, and where the recipe says so goes back to the last checkpoint when several steps in a row could not be taken.
+fn train_on(mut prepared: Prepared, observer: &mut Shown) -> anyhow::Result<Outcome> {
+    let recipe = prepared.recipe.clone();
+    let (mut last, mut times) = (None, 0);
+    loop {
+        let error = match train(prepared, observer) {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => error,
+        };
+        let newest = checkpoint::list(&recipe.output.output_dir)?.pop().map(|(_, path)| path);
+        let (TrainError::Diverged { step, .. }, true, Some(newest)) =
+            (&error, recipe.training.rollback, newest)
+        else {
+            return Err(error.into());
+        };
+        times = if last.as_ref() == Some(&newest) { times + 1 } else { 1 };
+        if times > MOST_ROLLBACKS {
+            return Err(error.into());
+        }
+        let step = *step;
+        observer.bar.note(format_args!("{error}; going on from `{}` behind step {step}", newest.display()));
+        let mut again = recipe.clone();
+        again.output.resume_from_checkpoint = Some(ResumeFrom::Folder(newest.clone()));
+        last = Some(newest);
+        prepared = prepare(again, Load::Weights)?;
+        prepared.continue_at = Some(step);
+    }
 }
 
 /// What `danlu train` without a recipe says.

@@ -246,6 +246,11 @@ pub struct TrainingOptions {
     ///
     /// zh: 允许连续跳过的步数；再多一步则结束训练。
     pub max_skipped_steps: u64,
+    /// Instead of ending there, take the weights of the last checkpoint and go on behind the samples that did the harm. So
+    /// often at most in a row without a new checkpoint: three times.
+    ///
+    /// zh: 不就此结束，而是取回最近检查点的权重，越过造成损害的样本继续训练；没有新检查点时最多连续三次。
+    pub rollback: bool,
     /// What the backward computes again instead of keeping it. No bit of the result depends on it.
     ///
     /// zh: 反向传播中重新计算哪些中间结果以节省内存；结果的每一位都与之无关。
@@ -302,6 +307,7 @@ impl Default for TrainingOptions {
             fused_backward: false,
             loss_spike_factor: None,
             max_skipped_steps: 5,
+            rollback: false,
             recompute: Recompute::default(),
             max_memory: None,
             seed: 42,
