@@ -422,7 +422,10 @@ fn adapters(
         ));
     }
     if let Some(folder) = resume_from.or(continued.as_deref()) {
-        let config = read_adapter(model, folder)?;
+        let mut config = read_adapter(model, folder)?;
+        if resume_from.is_some() && options.pissa_init {
+            config = model.continue_pissa(&config, load == Load::Weights)?;
+        }
         let (r, alpha) = (config.r, config.lora_alpha);
         notices.push(format!(
             "the adapter of `{}` keeps its own rank {r}, alpha {alpha} and layers",

@@ -25,7 +25,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "per_device_eval_batch_size", "eval_accumulation_steps", "eval_delay", "prediction_loss_only", "batch_eval_metrics",
     "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
     "quantization_device_map", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
-    "loraplus_lr_embedding", "pissa_convert", "pissa_iter", "freeze_vision_tower",
+    "loraplus_lr_embedding", "pissa_convert", "freeze_vision_tower",
     "freeze_multi_modal_projector", "freeze_language_model", "image_max_pixels", "image_min_pixels", "video_max_pixels",
     "video_min_pixels", "image_resolution", "video_resolution", "media_dir", "tool_format", "ref_model",
     "pref_beta", "pref_ftx", "pref_loss", "dpo_label_smoothing", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight",
@@ -35,7 +35,6 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// Key, the values that change nothing (JSON), and what the program does instead.
 #[rustfmt::skip]
 const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
-    ("pissa_init", &["false"], "adapters start as PEFT's default does"),
     ("quantization_type", &["\"nf4\""], "four bits are NF4"),
     ("bnb_4bit_quant_type", &["\"nf4\""], "four bits are NF4"),
     ("double_quantization", &["true"], "NF4 is quantized doubly"),
