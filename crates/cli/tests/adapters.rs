@@ -78,26 +78,18 @@ fn every_method_trains_what_the_plan_says_and_resumes_and_splits_without_changin
     for (name, extra, trained) in methods() {
         let plan = danlu(folder, "plan", "unused", &extra).json();
         assert_eq!(plan["trainable_parameters"], trained, "{name}");
-        let ran = danlu(folder, "train", name, &extra);
+        let ran = danlu(folder, "train", name, &[&extra[..], &["threads=2"]].concat());
         assert_eq!(ran.code, 0, "{name}: {}", ran.stderr);
         assert!(ran.stderr.contains(" || all params: "), "{}", ran.stderr);
         let whole = weights(folder, name);
         assert_ne!(whole, std::fs::read(folder.join("model/model.safetensors")).unwrap(), "{name}");
 
-        let split = format!("{name}-split");
-        let other = ["threads=2", "per_device_train_batch_size=2", "gradient_accumulation_steps=3", "recompute=block"];
-        danlu(folder, "train", &split, &[&extra[..], &other].concat()).json();
-        assert!(weights(folder, &split) == whole, "{name}: another split of the steps");
-
+        // Continued from the middle, on other threads and in other micro-batches, with everything computed again.
         let resumed = format!("{name}-resumed");
         let from = format!("resume_from_checkpoint={name}/checkpoint-2");
-        danlu(folder, "train", &resumed, &[&extra[..], &[from.as_str()]].concat()).json();
-        assert!(weights(folder, &resumed) == whole, "{name}: resumed");
-
-        // What was trained is what is used.
-        let prompt = ["generate", "--model", name, "--prompt", "第1道工序？", "--max-new-tokens", "2", "--json"];
-        let ids = run(folder, &prompt).json()["ids"].clone();
-        assert!(!ids.as_array().unwrap().is_empty(), "{name}");
+        let other = ["threads=1", "per_device_train_batch_size=2", "gradient_accumulation_steps=3", "recompute=block"];
+        danlu(folder, "train", &resumed, &[&extra[..], &other, &[from.as_str()]].concat()).json();
+        assert!(weights(folder, &resumed) == whole, "{name}: resumed in other parts");
         all.push(losses(folder, name));
     }
     for (index, losses) in all.iter().enumerate() {

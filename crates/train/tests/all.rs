@@ -5,3 +5,4 @@ mod adamw;
 mod batches;
 mod optimizers;
 mod run;
+mod trainable;
