@@ -256,7 +256,7 @@ fn lengths_are_trained_beside_weights_of_every_type_as_beside_their_values() {
     };
     let sequence = json!([{ "ids": [3, 9, 4, 7, 20, 11], "loss_weights": [0, 1, 1, 0, 1, 1] }]);
     let (tokens, targets, weights) = batch(&sequence);
-    let mut results = |model: &mut Model| {
+    let results = |model: &mut Model| {
         model.add_adapter(&adapter, Some(3)).unwrap();
         let (loss, found) = gradients(model, &tokens, &targets, &weights);
         (loss, found.host().to_vec())
