@@ -21,7 +21,7 @@ use crate::report::{DatasetReport, LengthPercentiles};
 use crate::rows::{FoundRow, ReadRow, Remarks, Rows, skip_or_fail};
 use crate::sample::{
     Cut, Outcome, conversation_sample, document_ids, document_piece, document_samples, id_samples,
-    pair_samples,
+    judged_sample, pair_samples,
 };
 use crate::sample_store::{SampleSet, StoreBuilder, content_hash};
 use crate::token_files;
@@ -297,8 +297,11 @@ impl Loader<'_> {
                 let sample = conversation_sample(&conversation, tokenizer, template, tokens, options, source);
                 (sample, Vec::new())
             }
-            (Row::Pair(pair), Task::Preference { template, tokens }) => {
+            (Row::Pair(pair), Task::Preference { template, tokens } | Task::Judged { template, tokens }) => {
                 (pair_samples(&pair, tokenizer, template, tokens, options, source), Vec::new())
+            }
+            (Row::Judged(judged), Task::Judged { template, tokens }) => {
+                (judged_sample(&judged, tokenizer, template, tokens, options, source), Vec::new())
             }
             // Rows are read for the task, so that there are no others.
             _ => (Ok(Outcome::Empty), Vec::new()),
@@ -402,7 +405,8 @@ impl Loader<'_> {
         let inspections = self.names.iter().zip(counts).zip(findings);
         let inspections =
             inspections.map(|((name, counts), findings)| Inspection::new(name, counts, findings)).collect();
-        Dataset { samples, datasets, report, inspections }
+        let samples_per_row = self.task.samples_per_row();
+        Dataset { samples, datasets, samples_per_row, report, inspections }
     }
 }
 
@@ -504,6 +508,10 @@ impl Work<'_> {
                 samples.iter().for_each(|sample| self.builder.push(sample, hash));
             }
             Outcome::Empty => report.empty += 1,
+            Outcome::IdenticalPair { length } => {
+                count(length);
+                report.identical_pairs += 1;
+            }
             Outcome::Overlong { length } => {
                 count(length);
                 report.dropped_overlong += 1;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use danlu_data::{Sample, Source, step_slices};
 use danlu_formats::SafetensorsFolder;
 use danlu_model::{Activations, Keep, Model, Precision, Rest, open, read_adapter};
+use danlu_train::objective::Objective;
+use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::{LrSchedulerType, TrainingOptions};
 use danlu_train::schedule::Schedule;
@@ -55,11 +57,13 @@ fn follow(name: &str, mut model: Model) {
     let mut gradients = optimizer.gradients(&model);
     let mut activations = Activations::new(&model, 64, Keep::ForBackward);
     for (step, expected) in steps.iter().enumerate() {
-        let slices = step_slices(&batches[step % batches.len()]);
+        let (objective, step_of) =
+            (Objective::default(), Step::of(step_slices(&batches[step % batches.len()])));
         let learning_rate = schedule.learning_rate(step as u64);
         optimizer.begin(learning_rate, step as u64 + 1);
-        let StepResult { loss, grad_norm } =
-            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer).unwrap();
+        let StepResult { loss, grad_norm, .. } =
+            take_step(&mut model, &objective, &step_of, &mut activations, &mut gradients, &mut optimizer)
+                .unwrap();
         for (what, found, expected) in [
             ("loss", loss, &expected["loss"]),
             ("gradient norm", grad_norm, &expected["grad_norm"]),

@@ -4,4 +4,5 @@
 mod adamw;
 mod batches;
 mod optimizers;
+mod preferences;
 mod run;
