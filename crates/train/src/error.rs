@@ -56,6 +56,9 @@ pub enum TrainError {
         /// The step, from 1.
         step: u64,
     },
+    /// Somebody asked to stop before there was anything to keep.
+    #[error("stopped before the first step: nothing was saved")]
+    Stopped,
     /// More memory than there is.
     #[error(
         "training this takes at least {needed} GB of memory, and this machine has {memory} GB; choose a smaller model, \

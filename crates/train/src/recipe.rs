@@ -11,6 +11,7 @@ mod foreign_keys;
 mod method_options;
 mod model_options;
 mod output_options;
+mod preference_options;
 #[cfg(test)]
 mod tests;
 mod training_options;
@@ -30,6 +31,7 @@ pub use self::error::{Place, RecipeError};
 pub use self::method_options::{FinetuningType, MethodOptions, NameList, Stage};
 pub use self::model_options::{ModelOptions, ResizeVocabInit};
 pub use self::output_options::{IntervalStrategy, OutputOptions, ResumeFrom};
+pub use self::preference_options::{PrefLoss, Preference, PreferenceOptions};
 pub use self::training_options::{Clip, Optim, Precision, Recompute, TrainingOptions};
 pub use crate::schedule::LrSchedulerType;
 
@@ -51,6 +53,9 @@ pub struct Recipe {
     /// Adapters and frozen layers.
     #[serde(flatten)]
     pub adapter: AdapterOptions,
+    /// How preferences are learned.
+    #[serde(flatten)]
+    pub preference: PreferenceOptions,
     /// What is read, and how rows become samples.
     #[serde(flatten)]
     pub data: DataOptions,
@@ -172,6 +177,12 @@ impl Recipe {
         serde_saphyr::to_string(&value).map_err(|error| problem(error.to_string()))
     }
 
+    /// What the stage learns of preferences; none of those that imitate.
+    #[must_use]
+    pub fn preference(&self) -> Option<Preference> {
+        self.preference.preference(&self.method)
+    }
+
     /// The learning rate schedule of a run of `total_steps` optimizer steps.
     #[must_use]
     pub fn schedule(&self, total_steps: u64) -> Schedule {
@@ -199,6 +210,16 @@ const OPTIMIZERS: [(Optim, &[&str]); 3] = [
     (Optim::Lion, &["lion_32bit", "paged_lion_32bit", "lion_8bit", "paged_lion_8bit"]),
 ];
 
+/// What LLaMA-Factory called the options of preferences before it had one name for all.
+const OLDER_KEYS: [(&str, &str); 6] = [
+    ("dpo_beta", "pref_beta"),
+    ("kto_beta", "pref_beta"),
+    ("orpo_beta", "pref_beta"),
+    ("dpo_loss", "pref_loss"),
+    ("dpo_ftx", "pref_ftx"),
+    ("kto_ftx", "pref_ftx"),
+];
+
 /// Other spellings of the same option: an older key, a nested one, an optimizer's other name, LLaMA-Factory's `use_muon`,
 /// `no` that YAML 1.1 reads as false, and the ways in which scripts ask for quantization while loading.
 fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
@@ -210,6 +231,9 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
     }
     if entry.key == "use_muon" && entry.value == Value::Bool(true) {
         (entry.key, entry.value) = ("optim".into(), Optim::Muon.name().into());
+    }
+    if let Some((_, key)) = OLDER_KEYS.iter().find(|(older, _)| entry.key == *older) {
+        entry.key = (*key).to_owned();
     }
     if entry.key == "evaluation_strategy" {
         entry.key = "eval_strategy".into();

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use self::python_text::log_line;
 use self::trainer_log::TrainerLogLine;
 pub use self::trainer_state::{LogEntry, TrainerState};
+use crate::objective::rewards::Rewards;
 
 const TRAIN_LOG: &str = "train.log";
 const TRAINER_LOG: &str = "trainer_log.jsonl";
@@ -63,6 +64,8 @@ pub struct StepLog {
     pub tokens_per_second: f64,
     /// Training time of this process; that of the run before a resume is added here.
     pub elapsed: Duration,
+    /// Of preference tuning, since the last log line.
+    pub rewards: Option<Rewards>,
 }
 
 /// One validation.
@@ -74,6 +77,8 @@ pub struct EvalLog {
     pub epoch: f64,
     /// Mean loss per scored token.
     pub eval_loss: f64,
+    /// Rewards, of preference tuning.
+    pub rewards: Option<Rewards>,
     /// Validation samples.
     pub samples: u64,
     /// Time of this validation.
@@ -177,14 +182,14 @@ impl RunFolder {
     /// When a log cannot be written.
     pub fn log_step(&mut self, log: &StepLog) -> Result<(), RunFolderError> {
         self.tokens_seen = log.tokens_seen;
-        let values = [
-            ("loss", log.loss),
-            ("grad_norm", log.grad_norm),
-            ("learning_rate", log.learning_rate),
-            ("epoch", log.epoch),
-        ];
+        let mut values =
+            vec![("loss", log.loss), ("grad_norm", log.grad_norm), ("learning_rate", log.learning_rate)];
+        let rewards = log.rewards.iter().flat_map(Rewards::named);
+        values.extend(rewards.map(|([name, _], value)| (name, value)));
+        values.push(("epoch", log.epoch));
         let line = TrainerLogLine {
             loss: Some(log.loss),
+            accuracy: log.rewards.and_then(|rewards| rewards.accuracy()),
             learning_rate: Some(log.learning_rate),
             throughput: Some(log.tokens_per_second),
             total_tokens: Some(log.tokens_seen),
@@ -243,7 +248,9 @@ impl RunFolder {
         self.write_results("train_results.json", &all)?;
         if let Some(eval) = eval {
             let mut eval_results = results(&eval_values(eval));
-            eval_results.insert("perplexity".into(), json!(eval.eval_loss.exp()));
+            if eval.rewards.is_none() {
+                eval_results.insert("perplexity".into(), json!(eval.eval_loss.exp()));
+            }
             self.write_results("eval_results.json", &eval_results)?;
             all.append(&mut eval_results);
         }
@@ -278,14 +285,17 @@ impl RunFolder {
     }
 }
 
-fn eval_values(log: &EvalLog) -> [(&'static str, f64); 4] {
+fn eval_values(log: &EvalLog) -> Vec<(&'static str, f64)> {
     let seconds = log.runtime.as_secs_f64();
-    [
+    let rewards = log.rewards.iter().flat_map(Rewards::named);
+    let mut values = vec![
         ("eval_loss", log.eval_loss),
         ("eval_runtime", seconds),
         ("eval_samples_per_second", per_second(log.samples, seconds)),
-        ("epoch", log.epoch),
-    ]
+    ];
+    values.extend(rewards.map(|([_, name], value)| (name, value)));
+    values.push(("epoch", log.epoch));
+    values
 }
 
 fn results(values: &[(&str, f64)]) -> BTreeMap<String, Value> {
@@ -365,12 +375,13 @@ mod tests {
             tokens_seen: step * 512,
             tokens_per_second: 1234.567,
             elapsed: Duration::from_secs(seconds),
+            rewards: None,
         }
     }
 
     fn eval_log(step: u64) -> EvalLog {
         let runtime = Duration::from_secs(2);
-        EvalLog { step, epoch: 1.0, eval_loss: 2.0, samples: 10, runtime, elapsed: runtime }
+        EvalLog { step, epoch: 1.0, eval_loss: 2.0, rewards: None, samples: 10, runtime, elapsed: runtime }
     }
 
     fn lines(folder: &Path, name: &str) -> Vec<String> {

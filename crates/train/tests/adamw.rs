@@ -7,6 +7,8 @@ use danlu_formats::{AdapterConfig, InitLoraWeights, ModuleSelection, Safetensors
 use danlu_model::{
     Activations, Keep, Model, Precision, Rest, apply_adapters, open, pissa_method, read_adapter, save_adapter,
 };
+use danlu_train::objective::Objective;
+use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::{LrSchedulerType, TrainingOptions};
 use danlu_train::schedule::Schedule;
@@ -72,11 +74,13 @@ fn follow_losses(name: &str, mut model: Model) -> Model {
     let mut gradients = optimizer.gradients(&model);
     let mut activations = Activations::new(&model, 64, Keep::ForBackward);
     for (step, expected) in steps.iter().enumerate() {
-        let slices = step_slices(&batches[step % batches.len()]);
+        let (objective, step_of) =
+            (Objective::default(), Step::of(step_slices(&batches[step % batches.len()])));
         let learning_rate = schedule.learning_rate(step as u64);
         optimizer.begin(learning_rate, step as u64 + 1);
-        let StepResult { loss, grad_norm } =
-            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer).unwrap();
+        let StepResult { loss, grad_norm, .. } =
+            take_step(&mut model, &objective, &step_of, &mut activations, &mut gradients, &mut optimizer)
+                .unwrap();
         for (what, found, expected) in [
             ("loss", loss, &expected["loss"]),
             ("gradient norm", grad_norm, &expected["grad_norm"]),

@@ -54,6 +54,12 @@ pub fn describe(plan: &Plan) -> Vec<String> {
         grouped(plan.training_samples),
         grouped(plan.validation_samples)
     ));
+    if plan.reference_tokens > 0 {
+        lines.push(format!(
+            "before the first step: the log-probabilities of the model as it is, {} tokens forward alone",
+            grouped(plan.reference_tokens as usize)
+        ));
+    }
     lines.push(format!(
         "{} steps ({} a pass), {} of them warmup",
         grouped(plan.total_steps as usize),

@@ -1,7 +1,9 @@
 //! `danlu train`: runs a recipe and shows how it goes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use danlu_train::objective::rewards::Rewards;
 use danlu_train::recipe::embedded;
 use danlu_train::run_folder::{EvalLog, StepLog};
 use danlu_train::{Load, Observer, Plan, Progress, Recipe, machine, prepare_watched, train};
@@ -57,7 +59,11 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         None => format!("all {} steps were done before", outcome.steps),
     };
     if let Some(loss) = outcome.eval_loss {
-        summary += &format!(", validation loss {loss:.4} (perplexity {:.2})", loss.exp());
+        summary += &format!(", validation loss {loss:.4}");
+        match &outcome.eval_rewards {
+            Some(rewards) => summary += &shown_rewards(rewards),
+            None => summary += &format!(" (perplexity {:.2})", loss.exp()),
+        }
     }
     printer.line(summary)?;
     printer.line(format_args!("saved in `{}`", output_dir.display()))?;
@@ -66,6 +72,9 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         "steps": outcome.steps,
         "train_loss": outcome.train_loss,
         "eval_loss": outcome.eval_loss,
+        "eval_rewards": outcome.eval_rewards.map(|rewards| {
+            rewards.named().map(|([name, _], value)| (name, value)).collect::<BTreeMap<_, _>>()
+        }),
         "peak_rss_mb": machine::peak().map(|bytes| bytes >> 20),
     }))?;
     Ok(())
@@ -85,6 +94,13 @@ fn list(printer: &Printer) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The rewards of preference tuning, behind a loss.
+fn shown_rewards(rewards: &Rewards) -> String {
+    let accuracy = rewards.accuracy().map(|share| format!(", reward accuracy {share:.3}"));
+    let margin = rewards.margin().map(|margin| format!(", reward margin {margin:.3}"));
+    [accuracy, margin].into_iter().flatten().collect()
+}
+
 /// Shows a run on standard error.
 struct Shown {
     bar: printer::Progress,
@@ -95,6 +111,10 @@ impl Observer for Shown {
         self.bar.skip(steps);
     }
 
+    fn reference(&mut self, tokens: u64, all: u64) {
+        self.bar.set(0, format!("reference: {tokens} of {all} tokens"));
+    }
+
     fn step(&mut self, progress: &Progress) {
         let message = format!("loss {:.4}, {:.0} tokens/s", progress.loss, progress.tokens_per_second);
         self.bar.set(progress.step, message);
@@ -102,14 +122,16 @@ impl Observer for Shown {
 
     fn log(&mut self, log: &StepLog) {
         let StepLog { step, loss, grad_norm, learning_rate, epoch, tokens_per_second, .. } = log;
+        let rewards = log.rewards.as_ref().map(shown_rewards).unwrap_or_default();
         self.bar.note(format_args!(
-            "step {step}: loss {loss:.4}, gradient norm {grad_norm:.3}, learning rate {learning_rate:.3e}, epoch \
+            "step {step}: loss {loss:.4}{rewards}, gradient norm {grad_norm:.3}, learning rate {learning_rate:.3e}, epoch \
              {epoch:.2}, {tokens_per_second:.0} tokens/s"
         ));
     }
 
     fn evaluated(&mut self, log: &EvalLog) {
-        self.bar.note(format_args!("step {}: validation loss {:.4}", log.step, log.eval_loss));
+        let rewards = log.rewards.as_ref().map(shown_rewards).unwrap_or_default();
+        self.bar.note(format_args!("step {}: validation loss {:.4}{rewards}", log.step, log.eval_loss));
     }
 
     fn saved(&mut self, path: &Path) {

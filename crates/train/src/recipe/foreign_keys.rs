@@ -27,14 +27,17 @@ const WITHOUT_EFFECT: &[&str] = &[
     "quantization_device_map", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
     "loraplus_lr_embedding", "pissa_convert", "freeze_vision_tower",
     "freeze_multi_modal_projector", "freeze_language_model", "image_max_pixels", "image_min_pixels", "video_max_pixels",
-    "video_min_pixels", "image_resolution", "video_resolution", "media_dir", "tool_format", "ref_model",
-    "pref_beta", "pref_ftx", "pref_loss", "dpo_label_smoothing", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight",
+    "video_min_pixels", "image_resolution", "video_resolution", "media_dir", "tool_format",
     "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams", "do_sample",
 ];
 
 /// Key, the values that change nothing (JSON), and what the program does instead.
 #[rustfmt::skip]
 const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
+    ("ref_model", &[], "the reference is the model as the run begins"),
+    ("ref_model_adapters", &[], "the reference is the model as the run begins"),
+    ("ref_model_quantization_bit", &[], "the reference is the model as the run begins"),
+    ("pref_bco_weight", &["0", "0.0"], "`pref_loss` names the losses that there are"),
     ("quantization_type", &["\"nf4\""], "four bits are NF4"),
     ("bnb_4bit_quant_type", &["\"nf4\""], "four bits are NF4"),
     ("double_quantization", &["true"], "NF4 is quantized doubly"),
