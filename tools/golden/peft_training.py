@@ -4,11 +4,13 @@ crates/model/tests/golden/gradients/peft-NAME.{json,safetensors}: as in tiny_gra
     the names of adapter_model.safetensors
 crates/train/tests/golden/adamw/peft-NAME.json: as in tiny_adamw.py, 20 steps, from this adapter
 crates/train/tests/golden/adamw/peft-NAME.safetensors: what is trained, after the last step
+crates/train/tests/golden/adamw/pissa.json: the same 20 steps from PEFT's start of PiSSA, whose matrices are those of the
+    weights up to the signs of pairs of rows and columns, which change no loss
 """
 
 import json
 
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
 from adamw_run import adamw_run, learnable_batch
@@ -64,6 +66,14 @@ def record(name, seed):
     save_file(trainable(model, lambda parameter: parameter.detach()), TRAIN_GOLDEN / f"adamw/peft-{name}.safetensors")
 
 
+def record_pissa(seed):
+    options = dict(r=3, lora_alpha=6, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights="pissa")
+    model = get_peft_model(load_base("gqa-untied"), LoraConfig(task_type="CAUSAL_LM", **options))
+    batches = [learnable_batch(generator(seed + index), model.config.vocab_size) for index in range(4)]
+    write_json(TRAIN_GOLDEN / "adamw/pissa.json", adamw_run(model, batches, steps=20, warmup_steps=2))
+
+
 if __name__ == "__main__":
+    record_pissa(400)
     for index, kind in enumerate(KINDS):
         record(kind, 200 + 40 * index)

@@ -113,6 +113,7 @@ fn of_train(error: &TrainError) -> Option<u8> {
         TrainError::Option { .. } | TrainError::Resume { .. } | TrainError::Memory { .. } => {
             Some(WRONG_INPUT)
         }
+        TrainError::Stopped => Some(INTERRUPTED),
         TrainError::Diverged { .. } | TrainError::MissingGradient { .. } => Some(FAILED),
     }
 }

@@ -186,7 +186,8 @@ fn a_loss_that_jumps_changes_nothing_and_a_row_of_them_ends_the_run() {
     let back = [&strict[..], &["rollback=true", "save_steps=7"]].concat();
     let ran = train(folder.path(), "back", &back);
     assert!(
-        ran.stderr.contains("(3 steps in a row)") && ran.stderr.contains("going on from `back/checkpoint-7` behind step "),
+        ran.stderr.contains("(3 steps in a row)")
+            && ran.stderr.contains("going on from `back/checkpoint-7` behind step "),
         "{}",
         ran.stderr
     );

@@ -31,7 +31,7 @@ const LEAST_BYTES: u64 = 32 << 20;
 /// What the user's cache folder may hold; the folders that were not used for the longest time go first.
 const MOST_BYTES: u64 = 20_000_000_000;
 /// Part of the key: another form of the files, another meaning of the options.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const WORDS: &str = "words.bin";
 const SAMPLES: &str = "samples.bin";
@@ -95,7 +95,10 @@ impl Cache {
         let mut hash = Sha256::new();
         let (version, program) = (VERSION, env!("CARGO_PKG_VERSION"));
         hash.update(format!("{version} {program} {} {:?}\n", tokenizer.fingerprint(), deciding(options)));
-        if let Task::Conversation { template, tokens } | Task::Preference { template, tokens } = task {
+        if let Task::Conversation { template, tokens }
+        | Task::Preference { template, tokens }
+        | Task::Judged { template, tokens } = task
+        {
             hash.update(format!(
                 "{tokens:?}
 {:?}

@@ -39,6 +39,13 @@ pub enum Task<'a> {
         /// The special tokens that it may write.
         tokens: &'a TemplateTokens,
     },
+    /// Judged answers, each of which becomes a sample; those of a pair are taken apart.
+    Judged {
+        /// The model's chat template.
+        template: &'a ChatTemplate,
+        /// The special tokens that it may write.
+        tokens: &'a TemplateTokens,
+    },
 }
 
 impl Task<'_> {
@@ -48,7 +55,13 @@ impl Task<'_> {
             Task::Pretraining => Purpose::Pretraining,
             Task::Conversation { .. } => Purpose::Conversation,
             Task::Preference { .. } => Purpose::Preference,
+            Task::Judged { .. } => Purpose::Judged,
         }
+    }
+
+    /// Samples that belong together: the two of a pair.
+    pub fn samples_per_row(self) -> usize {
+        if let Task::Preference { .. } = self { 2 } else { 1 }
     }
 }
 
@@ -59,6 +72,8 @@ pub struct Dataset {
     pub samples: SampleSet,
     /// The samples of each data set.
     pub datasets: Vec<Range<usize>>,
+    /// Samples that belong together and behind each other: 2 for the answers of a pair, else 1.
+    pub samples_per_row: usize,
     /// What was read, skipped, dropped and cut.
     pub report: DatasetReport,
     /// What is in each data set, where that was asked for.
@@ -126,10 +141,10 @@ impl Dataset {
         Loader { options, tokenizer, task, names, inspect: None }.load(progress).map(Some)
     }
 
-    /// Takes samples for validation out of the dataset, chosen by the seed: a fraction of them if `val_size` is
-    /// below 1 (at least one), else so many. With `val_split: hash` those whose content falls into the fraction.
+    /// Takes samples (of pairs: pairs) for validation out of the dataset, chosen by the seed: a fraction of them if
+    /// `val_size` is below 1 (at least one), else so many. With `val_split: hash` those whose content falls into the fraction.
     pub fn split(&self, options: &DataOptions, seed: u64) -> Result<Split> {
-        let samples = self.samples.len();
+        let (samples, per_row) = (self.samples.len(), self.samples_per_row);
         let is_validation = match options.val_split {
             ValSplit::Random => self.random_split(options.val_size, seed),
             ValSplit::Hash => self.hash_split(options.val_size),
@@ -138,7 +153,8 @@ impl Dataset {
             (0..samples as u32).filter(|&index| is_validation[index as usize]).collect();
         if validation.len() >= samples {
             let val_size = options.val_size;
-            let problem = format!("{val_size} leaves nothing to train on: the dataset has {samples} samples");
+            let rows = samples / per_row;
+            let problem = format!("{val_size} leaves nothing to train on: the dataset has {rows} samples");
             return Err(DataError::Option { option: "val_size", problem });
         }
         if validation.is_empty() && options.val_size > 0.0 {
@@ -149,20 +165,25 @@ impl Dataset {
             return Err(DataError::Option { option: "val_split", problem });
         }
         let datasets = members(&self.datasets, |index| !is_validation[index]);
-        let training = mix(&datasets, options.mix_strategy, &options.interleave_probs, seed)?;
+        // What belongs together is one thing to the mixture.
+        let rows = |dataset: &Vec<u32>| dataset.iter().step_by(per_row).copied().collect();
+        let rows: Vec<Vec<u32>> = datasets.iter().map(rows).collect();
+        let mixed = mix(&rows, options.mix_strategy, &options.interleave_probs, seed)?;
+        let training: Vec<u32> = mixed.into_iter().flat_map(|first| first..first + per_row as u32).collect();
         Ok(Split { training: self.samples.subset(&training), validation: self.samples.subset(&validation) })
     }
 
     fn random_split(&self, val_size: f64, seed: u64) -> Vec<bool> {
-        let samples = self.samples.len();
+        let per_row = self.samples_per_row;
+        let rows = self.samples.len() / per_row;
         let count = match val_size {
             0.0 => 0,
-            fraction if fraction < 1.0 => ((samples as f64 * fraction).round() as usize).max(1),
+            fraction if fraction < 1.0 => ((rows as f64 * fraction).round() as usize).max(1),
             count => count as usize,
         };
-        let mut is_validation = vec![false; samples];
-        for index in epoch_order(samples, seed, SPLIT_EPOCH).into_iter().take(count) {
-            is_validation[index] = true;
+        let mut is_validation = vec![false; self.samples.len()];
+        for row in epoch_order(rows, seed, SPLIT_EPOCH).into_iter().take(count) {
+            is_validation[row * per_row..(row + 1) * per_row].fill(true);
         }
         is_validation
     }

@@ -33,8 +33,10 @@ pub enum Purpose {
     Pretraining,
     /// Conversations (`stage: sft`).
     Conversation,
-    /// Preference pairs, to look at them.
+    /// Preference pairs (`stage: dpo`).
     Preference,
+    /// Judged answers, or the two of each pair (`stage: kto`).
+    Judged,
     /// Whatever the row is, to show it or to write it in another form.
     Any,
 }
@@ -82,9 +84,9 @@ pub enum Row {
     Conversation(Conversation),
     /// Turns that an answer is still to come to; only read for [`Purpose::Any`].
     Prompt(Conversation),
-    /// Two answers, for DPO and its relatives; read for [`Purpose::Preference`] and [`Purpose::Any`].
+    /// Two answers, for DPO and its relatives; not read for pretraining or as conversations.
     Pair(PreferencePair),
-    /// A judged answer, for KTO; only read for [`Purpose::Any`].
+    /// A judged answer, for KTO; only read for [`Purpose::Judged`] and [`Purpose::Any`].
     Judged(JudgedAnswer),
 }
 

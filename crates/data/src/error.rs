@@ -401,8 +401,8 @@ pub enum RowProblem {
 
     /// Two answers of which one is to be preferred, where one answer is learned.
     #[error(
-        "`{chosen}` and `{rejected}` mark a preference pair: expected one answer, for preference tuning is not there \
-         yet (docs/roadmap.md); keep only the wanted one"
+        "`{chosen}` and `{rejected}` mark a preference pair: expected one answer; set `stage: dpo` to learn from both, or \
+         keep only the wanted one"
     )]
     PreferencePair {
         /// The column of the wanted answer.
@@ -431,8 +431,8 @@ pub enum RowProblem {
 
     /// An answer that the row says is wanted or unwanted, where every answer is learned.
     #[error(
-        "field `{field}` says whether the answer is wanted, as KTO learns it: expected wanted answers only, for \
-         preference tuning is not there yet (docs/roadmap.md); remove the rows where it is false, then the field"
+        "field `{field}` says whether the answer is wanted: expected wanted answers only; set `stage: kto` to learn from \
+         it, or remove the rows where it is false, then the field"
     )]
     JudgedAnswer {
         /// The column.

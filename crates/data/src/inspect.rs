@@ -39,9 +39,9 @@ pub fn render(sample: &Sample, tokenizer: &Tokenizer, color: bool) -> Result<Str
 pub fn stretches(sample: &Sample, tokenizer: &Tokenizer) -> Result<Vec<(String, bool)>> {
     let mut start = 0;
     let mut stretches = Vec::new();
-    for run in sample.loss_weights.chunk_by(|a, b| (*a > 0.0) == (*b > 0.0)) {
+    for run in sample.loss_weights.chunk_by(|a, b| (*a != 0.0) == (*b != 0.0)) {
         let end = start + run.len();
-        stretches.push((span(&sample.ids, start, end, tokenizer)?, run[0] > 0.0));
+        stretches.push((span(&sample.ids, start, end, tokenizer)?, run[0] != 0.0));
         start = end;
     }
     Ok(stretches)

@@ -49,7 +49,7 @@ pub enum Finding {
     DoubleBos,
     /// Its answer ends, uncut, with a token that is no end token: a model that learns it does not stop.
     EndUntrained,
-    /// Its wanted and its unwanted answer are the same, so that nothing can be learned of it.
+    /// Its wanted and its unwanted answer are the same, so that nothing can be learned of it; left out.
     IdenticalPair,
     /// It spells out special tokens, which became text.
     SpelledSpecialTokens,
@@ -118,8 +118,6 @@ impl Inspection {
 pub struct Inspect<'a> {
     /// Questions that should not be in the data.
     pub against: Option<&'a Questions>,
-    /// Whether the rows are preference pairs.
-    pub is_of_pairs: bool,
 }
 
 /// What is seen of one row without the rows before it.
@@ -128,7 +126,6 @@ pub(crate) struct Look {
     whole: u64,
     letters: u64,
     question: Option<u64>,
-    is_identical_pair: bool,
     contaminated: Option<String>,
 }
 
@@ -141,7 +138,6 @@ impl Inspect<'_> {
             }
             _ => None,
         };
-        let is_identical_pair = matches!(row, Row::Pair(pair) if pair.chosen == pair.rejected);
         let texts: Vec<&str> = match row {
             Row::Document(text) => vec![text],
             row => row.messages_mut().into_iter().map(|message| message.content.as_str()).collect(),
@@ -151,7 +147,6 @@ impl Inspect<'_> {
             whole: hash(&texts),
             letters: hash(&letters),
             question,
-            is_identical_pair,
             contaminated: self.contaminated(&texts.join("\n")),
         }
     }
@@ -160,13 +155,7 @@ impl Inspect<'_> {
     pub(crate) fn ids(&self, ids: &[u32], tokenizer: &Tokenizer) -> Result<Look> {
         let text = tokenizer.decode(ids, true).map_err(|error| DataError::Tokenizer(error.to_string()))?;
         let letters = hash(normalise(&text));
-        Ok(Look {
-            whole: hash(ids),
-            letters,
-            question: None,
-            is_identical_pair: false,
-            contaminated: self.contaminated(&text),
-        })
+        Ok(Look { whole: hash(ids), letters, question: None, contaminated: self.contaminated(&text) })
     }
 
     fn contaminated(&self, text: &str) -> Option<String> {
@@ -239,6 +228,7 @@ impl Findings {
                 return;
             }
             Outcome::Empty => {}
+            Outcome::IdenticalPair { .. } => self.find(Finding::IdenticalPair, || at.to_string()),
             Outcome::Overlong { length } => {
                 self.find(Finding::Overlong, || format!("{at}: {length} tokens"));
             }
@@ -249,10 +239,7 @@ impl Findings {
         if self.bos.is_some_and(|bos| ids.starts_with(&[bos, bos])) {
             self.find(Finding::DoubleBos, || at.to_string());
         }
-        let Look { whole, letters, question, is_identical_pair, contaminated } = look;
-        if is_identical_pair {
-            self.find(Finding::IdenticalPair, || at.to_string());
-        }
+        let Look { whole, letters, question, contaminated } = look;
         if let Some(question) = contaminated {
             self.find(Finding::Contaminated, || format!("{at}: {question}"));
         }

@@ -51,11 +51,13 @@ pub struct StepOrder {
     /// Number of units in an epoch.
     count: usize,
     units_per_step: usize,
+    /// Samples that a unit without blocks is made of, which lie behind each other.
+    samples_per_unit: usize,
     seed: u64,
     /// The epoch whose order is held.
     epoch: u64,
     order: Vec<usize>,
-    /// The samples of the blocks of the last step.
+    /// The samples of the blocks or groups of the last step.
     taken: Vec<usize>,
 }
 
@@ -79,7 +81,8 @@ impl StepOrder {
     fn of(units: Units, count: usize, units_per_step: usize, seed: u64) -> Self {
         let units_per_step = units_per_step.max(1);
         let (order, taken) = (Vec::new(), Vec::new());
-        let mut steps = Self { units, count: count.max(1), units_per_step, seed, epoch: 0, order, taken };
+        let (count, samples_per_unit) = (count.max(1), 1);
+        let mut steps = Self { units, count, units_per_step, samples_per_unit, seed, epoch: 0, order, taken };
         steps.begin(0);
         steps
     }
@@ -92,6 +95,12 @@ impl StepOrder {
                 steps.sort_by_key(|&index| std::cmp::Reverse(lengths.get(index)));
             }
         }
+    }
+
+    /// The same order of groups of so many samples, such as the two of a pair, in place of samples.
+    #[must_use]
+    pub fn of_groups(self, samples: usize) -> Self {
+        Self { samples_per_unit: samples.max(1), ..self }
     }
 
     /// Optimizer steps that an epoch takes.
@@ -132,10 +141,17 @@ impl StepOrder {
         }
         let start = (step % self.steps_per_epoch()) as usize * self.units_per_step;
         let units = &self.order[start..self.count.min(start.saturating_add(self.units_per_step))];
-        let Units::Blocks(packing) = &self.units else { return units };
         self.taken.clear();
-        for &block in units {
-            self.taken.extend(packing.block(block).iter().map(|&index| index as usize));
+        match &self.units {
+            Units::Blocks(packing) => {
+                let blocks = units.iter().flat_map(|&block| packing.block(block));
+                self.taken.extend(blocks.map(|&index| index as usize));
+            }
+            _ if self.samples_per_unit == 1 => return units,
+            _ => {
+                let group = |&unit: &usize| unit * self.samples_per_unit..(unit + 1) * self.samples_per_unit;
+                self.taken.extend(units.iter().flat_map(group));
+            }
         }
         &self.taken
     }
@@ -178,6 +194,17 @@ mod tests {
             let mut resumed = StepOrder::new(37, 8, seed);
             prop_assert_eq!(from_start.step(step), resumed.step(step));
         }
+    }
+
+    #[test]
+    fn groups_stay_together() {
+        let (mut pairs, mut units) = (StepOrder::new(9, 4, 3).of_groups(2), StepOrder::new(9, 4, 3));
+        for step in 0..6 {
+            let expected: Vec<usize> =
+                units.step(step).iter().flat_map(|unit| [2 * unit, 2 * unit + 1]).collect();
+            assert_eq!(pairs.step(step), expected);
+        }
+        assert_eq!(pairs.steps_per_epoch(), 3);
     }
 
     #[test]

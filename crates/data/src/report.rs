@@ -87,6 +87,9 @@ pub struct DatasetReport {
     pub filtered: BTreeMap<String, u64>,
     /// Documents without text and conversations with an empty answer, left out.
     pub empty: u64,
+    /// Pairs whose answers are the same tokens, left out.
+    #[serde(default)]
+    pub identical_pairs: u64,
     /// Conversations used whose messages spell out special tokens, which became text.
     pub spelled_special_tokens: u64,
     /// Samples.
@@ -127,6 +130,7 @@ impl DatasetReport {
             *self.filtered.entry(option.clone()).or_default() += rows;
         }
         self.empty += other.empty;
+        self.identical_pairs += other.identical_pairs;
         self.spelled_special_tokens += other.spelled_special_tokens;
         self.samples += other.samples;
         self.tokens += other.tokens;
@@ -157,6 +161,7 @@ impl DatasetReport {
             (self.dropped_overlong, "longer than `cutoff_len`"),
             (self.dropped_prompt_too_long, "whose prompt alone is longer than `cutoff_len`"),
             (self.empty, "without text or with an empty answer"),
+            (self.identical_pairs, "whose two answers are the same"),
         ] {
             if count > 0 {
                 losses.push(format!("{count} {what}"));
@@ -216,6 +221,13 @@ impl fmt::Display for DatasetReport {
         }
         if self.empty > 0 {
             write!(formatter, "\ndropped {} rows without text or with an empty answer", self.empty)?;
+        }
+        if self.identical_pairs > 0 {
+            let pairs = self.identical_pairs;
+            write!(
+                formatter,
+                "\ndropped {pairs} pairs whose answers are the same: neither could be preferred"
+            )?;
         }
         if self.spelled_special_tokens > 0 {
             write!(

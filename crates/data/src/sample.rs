@@ -1,11 +1,11 @@
 //! A row → token ids, each with the weight of its loss.
 //!
 //! Pretraining cuts a document into pieces and loses no token; fine-tuning learns the answers and their end
-//! tokens. It reads no files and counts nothing: [`Outcome`] says what became of the row.
+//! tokens, preference tuning the last answers, of which unwanted ones have negative weights. It reads no files and counts nothing: [`Outcome`] says what became of the row.
 
 use danlu_tokenizer::{ChatTemplate, Guarded, Message, SpecialTokens, TemplateTokens, Tokenizer};
 
-use crate::dataset_format::{Conversation, PreferencePair};
+use crate::dataset_format::{Conversation, JudgedAnswer, PreferencePair};
 use crate::error::{DataError, Result, RowProblem};
 use crate::options::{DataOptions, Overlong};
 use crate::records::Source;
@@ -16,16 +16,22 @@ pub struct Sample {
     /// Token ids, shape `[T]`.
     pub ids: Vec<u32>,
     /// Shape `[T]`: `loss_weights[i]` is the weight of predicting `ids[i]` from `ids[..i]`; 0 at index 0, which
-    /// nothing predicts.
+    /// nothing predicts, and negative in an answer that is to become less probable.
     pub loss_weights: Vec<f32>,
     /// The row that it comes from.
     pub source: Source,
 }
 
 impl Sample {
+    /// Ids before the last trained one: those after it see nothing that is learned. 0 if nothing is trained.
+    pub fn input_length(&self) -> usize {
+        // Weights are for predicting an id from those before it: one at index 0 has no position.
+        (1..self.ids.len()).rev().find(|&index| self.loss_weights[index] != 0.0).unwrap_or(0)
+    }
+
     /// Number of ids that are learned.
     pub fn trained_tokens(&self) -> usize {
-        self.loss_weights.iter().filter(|&&weight| weight > 0.0).count()
+        self.loss_weights.iter().filter(|&&weight| weight != 0.0).count()
     }
 }
 
@@ -47,6 +53,11 @@ pub enum Outcome {
     },
     /// A document without text, or a conversation with an empty answer.
     Empty,
+    /// A pair whose answers are the same tokens, so that neither can be preferred.
+    IdenticalPair {
+        /// Tokens of each.
+        length: usize,
+    },
     /// Longer than `cutoff_len`, left out.
     Overlong {
         /// Tokens of the row.
@@ -288,7 +299,8 @@ fn split(
     Ok((parts, left_out))
 }
 
-/// Turns a preference pair into two samples, that of the wanted answer first. What is lost of one is lost of both.
+/// Turns a preference pair into two samples: that of the wanted answer, and that of the unwanted one, whose weights are
+/// negative. What is lost of one is lost of both.
 pub fn pair_samples(
     pair: &PreferencePair,
     tokenizer: &Tokenizer,
@@ -337,7 +349,47 @@ pub fn pair_samples(
     if let Cut::Split { .. } = cut {
         return Ok(Outcome::Overlong { length: *length });
     }
+    if let [chosen, rejected] = &mut samples[..] {
+        if chosen.ids == rejected.ids {
+            return Ok(Outcome::IdenticalPair { length: *length });
+        }
+        negate(rejected);
+    }
     Ok(both)
+}
+
+/// Turns a judged answer into a sample of which the last answer alone is learned, with negative weights if it is
+/// unwanted.
+pub fn judged_sample(
+    judged: &JudgedAnswer,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    tokens: &TemplateTokens,
+    options: &DataOptions,
+    source: Source,
+) -> Result<Outcome> {
+    let mut conversation = judged.conversation.clone();
+    let is_answer = |message: &Message| message.role == "assistant" || message.role == "tool";
+    let prompt = conversation.messages.iter().rposition(|message| !is_answer(message)).map_or(0, |at| at + 1);
+    conversation.loss_weights[..prompt].fill(0.0);
+    // Split between its exchanges, only the last would have an answer to learn.
+    let overlong = match options.overlong {
+        Overlong::Split => Overlong::Drop,
+        other => other,
+    };
+    let options = DataOptions { overlong, ..options.clone() };
+    let mut outcome = conversation_sample(&conversation, tokenizer, template, tokens, &options, source)?;
+    if let Outcome::Used { samples, .. } = &mut outcome
+        && !judged.is_wanted
+    {
+        samples.iter_mut().for_each(negate);
+    }
+    Ok(outcome)
+}
+
+fn negate(sample: &mut Sample) {
+    // Tokens without weight keep a zero whose sign no hash could tell from another.
+    sample.loss_weights.iter_mut().filter(|weight| **weight != 0.0).for_each(|weight| *weight = -*weight);
 }
 
 fn tokenizer_error(error: danlu_tokenizer::Error) -> DataError {

@@ -6,7 +6,7 @@ use std::borrow::Borrow;
 
 use crate::sample::Sample;
 
-/// A slice is closed before it would exceed this; only a single longer sample makes a longer slice.
+/// A slice is closed before it would exceed this; only a single longer sample or pair makes a longer slice.
 pub const SLICE_TOKENS: usize = 1024;
 
 /// A position at which the model's prediction is compared.
@@ -16,7 +16,7 @@ pub struct Target {
     pub position: usize,
     /// The id to predict: the sample's id after the one at `position`.
     pub id: u32,
-    /// Weight of its loss, above 0.
+    /// Weight of its loss, not 0; negative in an unwanted answer.
     pub weight: f32,
 }
 
@@ -37,7 +37,7 @@ pub struct Slice {
 pub struct StepSlices {
     /// Slices in the order in which gradients are added.
     pub slices: Vec<Slice>,
-    /// Sum of the weights of all targets: what the step's loss is divided by.
+    /// Sum of the weights of all targets: what the loss of language modelling is divided by.
     pub step_weight: f64,
 }
 
@@ -50,33 +50,49 @@ impl StepSlices {
 
 /// Cuts the samples of one optimizer step into slices. Samples in which nothing is trained are left out.
 pub fn step_slices<S: Borrow<Sample>>(samples: impl IntoIterator<Item = S>) -> StepSlices {
+    grouped_slices(samples, 1)
+}
+
+/// The same, with every `group` of samples, such as the two of a pair, in one slice.
+pub fn grouped_slices<S: Borrow<Sample>>(samples: impl IntoIterator<Item = S>, group: usize) -> StepSlices {
     let mut step = StepSlices::default();
-    for sample in samples {
-        let sample = sample.borrow();
-        // Weights are for predicting an id from those before it: one at index 0 has no position.
-        let trained = |&index: &usize| sample.loss_weights[index] > 0.0;
-        let Some(input_length) = (1..sample.ids.len()).rev().find(trained) else {
-            continue;
-        };
+    let mut samples = samples.into_iter();
+    loop {
+        let members: Vec<S> = samples.by_ref().take(group.max(1)).collect();
+        if members.is_empty() {
+            return step;
+        }
+        step.push(members.iter().map(Borrow::borrow));
+    }
+}
+
+impl StepSlices {
+    /// Adds samples that belong together to the last slice, or to a new one if they do not fit.
+    fn push<'a>(&mut self, samples: impl Iterator<Item = &'a Sample> + Clone) {
+        let input_length: usize = samples.clone().map(Sample::input_length).sum();
+        if input_length == 0 {
+            return;
+        }
         let has_room = |slice: &&mut Slice| slice.ids.len() + input_length <= SLICE_TOKENS;
-        let slice = match step.slices.last_mut().filter(has_room) {
+        let slice = match self.slices.last_mut().filter(has_room) {
             Some(slice) => slice,
             None => {
-                step.slices.push(Slice { sequence_starts: vec![0], ..Slice::default() });
-                let last = step.slices.len() - 1;
-                &mut step.slices[last]
+                self.slices.push(Slice { sequence_starts: vec![0], ..Slice::default() });
+                let last = self.slices.len() - 1;
+                &mut self.slices[last]
             }
         };
-        let start = slice.ids.len();
-        slice.ids.extend_from_slice(&sample.ids[..input_length]);
-        slice.sequence_starts.push(slice.ids.len());
-        for index in (1..=input_length).filter(trained) {
-            let weight = sample.loss_weights[index];
-            slice.targets.push(Target { position: start + index - 1, id: sample.ids[index], weight });
-            step.step_weight += f64::from(weight);
+        for sample in samples.filter(|sample| sample.input_length() > 0) {
+            let (start, input_length) = (slice.ids.len(), sample.input_length());
+            slice.ids.extend_from_slice(&sample.ids[..input_length]);
+            slice.sequence_starts.push(slice.ids.len());
+            for index in (1..=input_length).filter(|&index| sample.loss_weights[index] != 0.0) {
+                let weight = sample.loss_weights[index];
+                slice.targets.push(Target { position: start + index - 1, id: sample.ids[index], weight });
+                self.step_weight += f64::from(weight);
+            }
         }
     }
-    step
 }
 
 #[cfg(test)]
@@ -152,6 +168,21 @@ mod tests {
             let micro_batches = samples.chunks(batch_size);
             prop_assert_eq!(step_slices(micro_batches.flatten()), step_slices(&samples));
         }
+    }
+
+    #[test]
+    fn the_answers_of_a_pair_are_in_one_slice() {
+        let samples: Vec<Sample> = [600, 300, 200, 500, 900, 900]
+            .map(|length| sample(vec![1; length], (0..length).map(|index| index.min(1) as f32).collect()))
+            .into();
+        let lengths = |group| -> Vec<usize> {
+            grouped_slices(&samples, group).slices.iter().map(|slice| slice.ids.len()).collect()
+        };
+        // Of each sample the last id is no input.
+        assert_eq!(lengths(1), [599 + 299, 199 + 499, 899, 899]);
+        assert_eq!(lengths(2), [599 + 299, 199 + 499, 899 + 899]);
+        let starts = grouped_slices(&samples, 2).slices[2].sequence_starts.clone();
+        assert_eq!(starts, [0, 899, 2 * 899]);
     }
 
     #[test]

@@ -510,6 +510,7 @@ proptest! {
         let samples = samples.into_iter().collect();
         let dataset = Dataset {
             samples,
+            samples_per_row: 1,
             datasets: std::iter::once(0..rows).collect(),
             report: Default::default(),
             inspections: Vec::new(),

@@ -17,7 +17,7 @@ fn inspect(options: &DataOptions, template: &str, against: Option<&Questions>) -
     let tokens = tokenizer.template_tokens();
     let task = Task::Conversation { template: &template, tokens: &tokens };
     let mut progress = |_| ControlFlow::Continue(());
-    let watch = Watch { progress: &mut progress, inspect: Some(Inspect { against, is_of_pairs: false }) };
+    let watch = Watch { progress: &mut progress, inspect: Some(Inspect { against }) };
     let mut dataset = Dataset::load_watched(options, tokenizer, task, watch).unwrap();
     assert_eq!(dataset.inspections.len(), 1);
     dataset.inspections.remove(0)

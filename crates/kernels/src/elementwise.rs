@@ -43,6 +43,17 @@ pub fn gather_rows(x: View<f32>, rows: &[u32], y: ViewMut<f32>) {
     parallel_chunks(y.0, width, |row, y| y.copy_from_slice(&x.0[rows[row] as usize * width..][..width]));
 }
 
+/// y [N, D]: row n is multiplied by `factors[n]`.
+pub fn scale_rows(y: ViewMut<f32>, factors: &[f32]) {
+    let _timer = crate::timing::Operation::Copy.start();
+    if factors.is_empty() {
+        return;
+    }
+    let width = y.0.len() / factors.len();
+    assert_eq!(y.0.len(), width * factors.len());
+    parallel_chunks(y.0, width, |row, y| y.iter_mut().for_each(|value| *value *= factors[row]));
+}
+
 /// y [T, D], cleared, gets x [N, D] at the distinct rows `rows`.
 pub fn scatter_rows(x: View<f32>, rows: &[u32], mut y: ViewMut<f32>) {
     let _timer = crate::timing::Operation::Copy.start();

@@ -18,6 +18,7 @@ use crate::layout::{FileTensor, Piece, file_tensors};
 use crate::lora::{Adapter, stacked_rows};
 use crate::model::Stored;
 use crate::names::{self, EMBEDDING, Role, TensorId};
+use crate::pissa::doubled;
 use crate::save::little_endian;
 use crate::{Error, Model, Module, ParameterId, Result};
 
@@ -324,14 +325,28 @@ pub(crate) const FROZEN: &str = "adapters need a model whose weights are frozen"
 pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &Path) -> Result<()> {
     let kept = config.base_model_name_or_path.clone().filter(|name| is_hub_id(name));
     let base = kept.unwrap_or_else(|| base.into());
-    AdapterConfig { base_model_name_or_path: Some(base), ..config.clone() }.write(folder)?;
+    let start = model.adapters.start.as_ref();
+    let config = if start.is_some() { doubled(config) } else { config.clone() };
+    AdapterConfig { base_model_name_or_path: Some(base), ..config }.write(folder)?;
     let parameters = model.parameters();
     let carried = &model.adapters.carried;
-    let trained = parameters.list().iter().map(|parameter| (&parameter.name, &parameter.shape));
-    let others = carried.iter().map(|(tensor, name)| (name, &model.specs[*tensor].shape));
+    let half = |name: &str| match start {
+        Some(_) if name.ends_with(".lora_A.weight") => Half::Rows,
+        Some(_) if name.ends_with(".lora_B.weight") => Half::Columns,
+        _ => Half::None,
+    };
+    let trained = parameters.list().iter().map(|parameter| {
+        let shape = match (half(&parameter.name), &parameter.shape[..]) {
+            (Half::Rows, [rank, inputs]) => vec![2 * rank, *inputs],
+            (Half::Columns, [outputs, rank]) => vec![*outputs, 2 * rank],
+            (_, shape) => shape.to_vec(),
+        };
+        (&parameter.name, shape)
+    });
+    let others = carried.iter().map(|(tensor, name)| (name, model.specs[*tensor].shape.clone()));
     let infos: Vec<TensorInfo> = trained
         .chain(others)
-        .map(|(name, shape)| TensorInfo { name: name.clone(), dtype: Dtype::F32, shape: shape.clone() })
+        .map(|(name, shape)| TensorInfo { name: name.clone(), dtype: Dtype::F32, shape })
         .collect();
     let options = WriteOptions { base_name: "adapter_model".into(), ..WriteOptions::default() };
     write_safetensors(folder, &options, &infos, |index, sink| -> Result<()> {
@@ -341,14 +356,36 @@ pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &
             return model.values(*tensor, all, |values| Ok(sink.write(&little_endian(values))?));
         };
         let values = &parameters.values().host()[parameter.range.clone()];
-        let Some(places) = row_places(model, ParameterId(index)) else {
-            return Ok(sink.write(&little_endian(values))?);
-        };
-        let rank = parameter.shape.get(1).copied().unwrap_or(1);
-        let stored: Vec<f32> =
-            places.into_iter().flat_map(|place| &values[place * rank..][..rank]).copied().collect();
-        Ok(sink.write(&little_endian(&stored))?)
+        let start = start.map_or(&[][..], |start| &start.host()[parameter.range.clone()]);
+        let places = row_places(model, ParameterId(index));
+        match (half(&parameter.name), places) {
+            (Half::Rows, _) => {
+                sink.write(&little_endian(values))?;
+                Ok(sink.write(&little_endian(start))?)
+            }
+            (Half::None, None) => Ok(sink.write(&little_endian(values))?),
+            (half, places) => {
+                let rank = parameter.shape.get(1).copied().unwrap_or(1);
+                let rows = places.unwrap_or_else(|| (0..parameter.shape[0]).collect());
+                let mut stored = Vec::with_capacity(2 * values.len());
+                for row in rows {
+                    stored.extend_from_slice(&values[row * rank..][..rank]);
+                    if let Half::Columns = half {
+                        stored.extend(start[row * rank..][..rank].iter().map(|value| -value));
+                    }
+                }
+                Ok(sink.write(&little_endian(&stored))?)
+            }
+        }
     })
+}
+
+/// Where what an adapter started with stands beside what became of it.
+#[derive(Clone, Copy)]
+enum Half {
+    None,
+    Rows,
+    Columns,
 }
 
 /// `org/name`, and no path that is here.

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use danlu_formats::{AdapterConfig, InitLoraWeights, TokenIndices};
+use danlu_kernels::Buffer;
 use danlu_kernels::dora::row_squares;
 use danlu_kernels::random::Random;
 
@@ -13,6 +14,7 @@ use crate::adapter_folder::{BaseTensors, PREFIX};
 use crate::adapter_patterns::AdapterPatterns;
 use crate::adapter_place::{LowRankPlace, Placed, Placement};
 use crate::names::{self, EMBEDDING};
+use crate::pissa::iterations_of;
 use crate::{Error, Model, ParameterId, Result};
 
 /// Streams of adapters differ by this key from those of the model's tensors.
@@ -27,22 +29,27 @@ impl Model {
     /// that names it as recipes do.
     pub fn add_adapter(&mut self, config: &AdapterConfig, seed: Option<u64>) -> Result<()> {
         let placement = self.placement(config)?;
-        check_start(config, &placement)?;
+        self.check_start(config, &placement)?;
         let placed = self.place(&placement, seed.is_some())?;
-        if let Some(seed) = seed {
-            self.start(config, &placement, &placed, seed)?;
+        match (seed, pissa(config)) {
+            (Some(seed), _) => self.start(config, &placement, &placed, seed),
+            // Its memory is a part of the plan.
+            (None, Some(_)) => {
+                self.adapters.start = Some(Buffer::zeros(self.parameters.len()));
+                Ok(())
+            }
+            (None, None) => Ok(()),
         }
-        Ok(())
     }
 
     /// Everything that `config` names. A head that is the embedding becomes one of its own where either is trained whole.
     fn placement(&mut self, config: &AdapterConfig) -> Result<Placement> {
         let patterns = AdapterPatterns::new(config, Path::new("")).map_err(as_in_recipes)?;
-        let tables = [self.config.family.names().embedding, self.config.family.names().head];
-        let mut unties = false;
-        for table in tables {
-            unties |= patterns.is_saved(path_of(table)).map_err(as_in_recipes)?;
-        }
+        // PEFT's rule: the end of a path, with or without a dot before it.
+        let saved = config.modules_to_save.as_deref().unwrap_or_default();
+        let is_saved = |path: &str| saved.iter().any(|name| path.ends_with(name.as_str()));
+        let family = self.config.family.names();
+        let unties = [family.embedding, family.head].map(path_of).into_iter().any(is_saved);
         if unties && self.config.tie_word_embeddings {
             if !self.parameters.is_empty() {
                 return Err(Error::Message(crate::adapter::FROZEN.into()));
@@ -55,7 +62,7 @@ impl Model {
             let path = path_of(&file.name);
             let is_linear = file.shape.len() == 2 && !base.is_table(&file.name);
             let is_weight = file.name.ends_with(".weight");
-            if patterns.is_saved(path).map_err(as_in_recipes)? {
+            if is_saved(path) {
                 let [piece] = &file.pieces[..] else { return Err(no_whole_module(path)) };
                 placement.whole.push((piece.tensor, format!("{PREFIX}{}", file.name)));
             } else if is_weight && patterns.targets(path, is_linear).map_err(as_in_recipes)? == Some(true) {
@@ -67,10 +74,8 @@ impl Model {
                 placement.low_ranks.push(LowRankPlace { layer, module, rank, scale, has_magnitude });
             }
         }
-        for name in config.modules_to_save.iter().flatten() {
-            let is_found = |file: &str| path_of(file) == name || path_of(file).ends_with(&format!(".{name}"));
-            let is_part = |file: &str| file.split('.').any(|part| part == name);
-            if !base.files.iter().any(|file| is_found(&file.name) || is_part(&file.name)) {
+        for name in saved {
+            if !base.files.iter().any(|file| path_of(&file.name).ends_with(name.as_str())) {
                 return Err(nothing(
                     "additional_target",
                     name,
@@ -140,19 +145,52 @@ impl Model {
         for (index, (place, ids)) in placement.low_ranks.iter().zip(&placed.low_ranks).enumerate() {
             let [Some(a), Some(b), magnitude] = *ids else { continue };
             let mut random = Random::new(&[seed, ADAPTER, 2 * index as u64]);
+            if let Some(iterations) = pissa(config) {
+                self.start_pissa(place.layer, place.module, [a, b], iterations, &mut random)?;
+                continue;
+            }
             self.start_matrices(&config.init_lora_weights, [a, b], &mut random);
             let Some(magnitude) = magnitude else { continue };
             let mut lengths = Vec::new();
             for &member in self.config.family.span(place.module) {
                 let tensor = names::block_tensor(&self.config, place.layer, member.part());
-                let mut squares = danlu_kernels::Buffer::zeros(self.specs[tensor].shape[0]);
+                let mut squares = Buffer::zeros(self.specs[tensor].shape[0]);
                 let rows = squares.len();
                 row_squares(self.matrix(tensor), squares.first_mut(rows));
                 lengths.extend(squares.host().iter().map(|square| square.sqrt()));
             }
             self.set_parameter(magnitude, &lengths);
         }
+        if pissa(config).is_some() {
+            self.take_start_out(Buffer::from_host(self.parameters.values().host()))?;
+        }
         Ok(())
+    }
+
+    /// Refuses ways to start that are not followed.
+    fn check_start(&self, config: &AdapterConfig, placement: &Placement) -> Result<()> {
+        let error = |reason: String| Err(Error::Message(format!("`init_lora_weights`: {reason}")));
+        match &config.init_lora_weights {
+            InitLoraWeights::Flag(_) => Ok(()),
+            InitLoraWeights::Method(method) if method == GAUSSIAN => Ok(()),
+            InitLoraWeights::Method(method) if method == ORTHOGONAL => {
+                match placement.low_ranks.iter().find(|place| place.rank % 2 != 0) {
+                    Some(odd) => error(format!("`{ORTHOGONAL}` needs an even rank, found {}", odd.rank)),
+                    None => Ok(()),
+                }
+            }
+            InitLoraWeights::Method(_) if pissa(config).is_some() => {
+                if config.use_dora {
+                    let reason =
+                        "`pissa_init`: goes without `use_dora`, whose lengths are those of the whole weight";
+                    return Err(Error::Message(reason.into()));
+                }
+                placement.low_ranks.iter().try_for_each(|place| self.check_pissa(place.layer, place.module))
+            }
+            InitLoraWeights::Method(method) => {
+                error(format!("expected true, false, `{GAUSSIAN}` or `{ORTHOGONAL}`, found `{method}`"))
+            }
+        }
     }
 
     /// A and B as PEFT draws them.
@@ -219,21 +257,11 @@ fn orthogonal(rank: usize, [inputs, outputs]: [usize; 2], random: &mut Random) -
     [a, second.iter().flatten().map(|value| *value as f32).collect()]
 }
 
-/// Refuses ways to start that are not followed.
-fn check_start(config: &AdapterConfig, placement: &Placement) -> Result<()> {
-    let error = |reason: String| Err(Error::Message(format!("`init_lora_weights`: {reason}")));
+/// How many iterations a start from singular values has, if it is one.
+fn pissa(config: &AdapterConfig) -> Option<Option<usize>> {
     match &config.init_lora_weights {
-        InitLoraWeights::Flag(_) => Ok(()),
-        InitLoraWeights::Method(method) if method == GAUSSIAN => Ok(()),
-        InitLoraWeights::Method(method) if method == ORTHOGONAL => {
-            match placement.low_ranks.iter().find(|place| place.rank % 2 != 0) {
-                Some(odd) => error(format!("`orthogonal` needs an even rank, found {}", odd.rank)),
-                None => Ok(()),
-            }
-        }
-        InitLoraWeights::Method(method) => {
-            error(format!("expected true, false, `{GAUSSIAN}` or `{ORTHOGONAL}`, found `{method}`"))
-        }
+        InitLoraWeights::Method(method) => iterations_of(method),
+        InitLoraWeights::Flag(_) => None,
     }
 }
 

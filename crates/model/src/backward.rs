@@ -2,9 +2,13 @@
 //!
 //! Frozen weights get no gradient, and it stops below the lowest block that trains something.
 
+use std::borrow::Cow;
+
 use danlu_kernels::attention::attention_backward;
-use danlu_kernels::cross_entropy::{Score, WeightGradient, linear_cross_entropy_backward};
-use danlu_kernels::elementwise::{clear, scatter_rows};
+use danlu_kernels::cross_entropy::{
+    Score, WeightGradient, linear_cross_entropy, linear_cross_entropy_backward,
+};
+use danlu_kernels::elementwise::{clear, scale_rows, scatter_rows};
 use danlu_kernels::embedding::embedding_backward;
 use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::{rms_norm_again, rms_norm_backward, rms_norm_heads_backward};
@@ -18,6 +22,14 @@ use crate::gradients::STAGES;
 use crate::names::{self, Extra, Part, block_tensor};
 use crate::rotary::Rotary;
 use crate::{GradientSink, Gradients, Model, Module, PackedTokens, ParameterSource, Target};
+
+/// ∂loss / ∂log p of every target.
+enum Coefficients<'a> {
+    /// Known before the forward.
+    Known(&'a [f32]),
+    /// A function of the scores.
+    AfterForward(&'a mut dyn FnMut(&[Score]) -> Vec<f32>),
+}
 
 impl Model {
     /// Adds the gradients of this slice to `gradients` after [`Model::forward`] on the same tokens with the same
@@ -37,8 +49,28 @@ impl Model {
         source: &mut impl ParameterSource,
     ) -> Vec<Score> {
         with_buffers!(&mut activations.0, buffers => {
-            self.backward_in(tokens, targets, coefficients, buffers, gradients, sink, source)
+            self.backward_in(
+                tokens, targets, Coefficients::Known(coefficients), buffers, gradients, sink, source
+            )
         })
+    }
+
+    /// As [`backward`](Self::backward), with coefficients that are a function of the scores.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward_after(
+        &mut self,
+        tokens: &PackedTokens,
+        targets: &[Target],
+        coefficients: &mut dyn FnMut(&[Score]) -> Vec<f32>,
+        activations: &mut Activations,
+        gradients: &mut Gradients,
+        sink: &mut impl GradientSink,
+        source: &mut impl ParameterSource,
+    ) {
+        with_buffers!(&mut activations.0, buffers => {
+            let coefficients = Coefficients::AfterForward(coefficients);
+            self.backward_in(tokens, targets, coefficients, buffers, gradients, sink, source);
+        });
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -46,7 +78,7 @@ impl Model {
         &mut self,
         tokens: &PackedTokens,
         targets: &[Target],
-        coefficients: &[f32],
+        coefficients: Coefficients,
         buffers: &mut Buffers<T>,
         gradients: &mut Gradients,
         sink: &mut impl GradientSink,
@@ -102,7 +134,7 @@ impl Model {
         &self,
         tokens: usize,
         targets: &[Target],
-        coefficients: &[f32],
+        coefficients: Coefficients,
         buffers: &mut Buffers<T>,
         gradients: &mut Gradients,
     ) -> Vec<Score> {
@@ -113,21 +145,37 @@ impl Model {
         let rows: Vec<u32> = targets.iter().map(|target| target.position).collect();
         let mut scores = vec![Score::default(); ids.len()];
         let width = ids.len() * config.hidden_size;
-        let weight = names::head(config);
+        let (precision, weight, hidden) = (self.precision, self.head(), head.hidden.first(width));
+        let table = names::head(config);
+        let trained = self.trained_table(table);
+        let (known, after_forward) = match coefficients {
+            Coefficients::Known(known) => (Cow::Borrowed(known), None),
+            // A frozen head is linear in the coefficients: what they scale can wait for them.
+            Coefficients::AfterForward(function) if trained.is_none() => {
+                (Cow::Owned(vec![1.0; ids.len()]), Some(function))
+            }
+            Coefficients::AfterForward(function) => {
+                linear_cross_entropy(precision, hidden, weight, &ids, &mut scores);
+                (Cow::Owned(function(&scores)), None)
+            }
+        };
         linear_cross_entropy_backward(
-            self.precision,
-            head.hidden.first(width),
-            self.head(),
+            precision,
+            hidden,
+            weight,
             &ids,
-            coefficients,
+            &known,
             &mut scores,
             head.dhidden.first_mut(width),
-            match (self.trained_table(weight), self.adapters.rows_of(weight)) {
+            match (trained, self.adapters.rows_of(table)) {
                 (Some(id), None) => WeightGradient::Whole(gradients.add_to(id)),
                 (Some(id), Some(rows)) => WeightGradient::Rows(&rows.ids, gradients.add_to(id)),
                 (None, _) => WeightGradient::None,
             },
         );
+        if let Some(function) = after_forward {
+            scale_rows(head.dhidden.first_mut(width), &function(&scores));
+        }
         clear(head.dresidual.first_mut(width));
         let norm = names::final_norm(config);
         rms_norm_backward(

@@ -236,6 +236,8 @@ pub(crate) struct Adapters {
     layers: Vec<[Option<Adapter>; Module::ALL.len()]>,
     /// Trained rows of tables.
     pub(crate) rows: Vec<TokenRows>,
+    /// What A and B started with and the weights lack, in the layout of the parameters, of PiSSA.
+    pub(crate) start: Option<Buffer<f32>>,
     /// The share of the input of A that is dropped in training.
     pub(crate) dropout: f32,
     /// Frozen tensors that the adapter brought along, and their names in its file.
@@ -272,6 +274,11 @@ impl Adapters {
     /// The trained rows of a table.
     pub(crate) fn rows_of(&self, tensor: TensorId) -> Option<&TokenRows> {
         self.rows.iter().find(|rows| rows.tensor == tensor)
+    }
+
+    /// Half of the rank of each stays.
+    pub(crate) fn halve_ranks(&mut self) {
+        self.layers.iter_mut().flatten().flatten().for_each(|adapter| adapter.rank /= 2);
     }
 
     fn all(&self) -> impl Iterator<Item = &Adapter> {

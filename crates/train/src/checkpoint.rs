@@ -1,6 +1,7 @@
 //! `checkpoint-N/`: everything that a run needs to go on exactly where it stopped.
 //!
-//! It holds the weights (or the adapter) as any tool loads them, `optimizer.safetensors` with its state,
+//! It holds the weights (or the adapter) as any tool loads them, `optimizer.safetensors` with its state, in preference
+//! tuning `reference.safetensors` with the log-probabilities at the beginning of the run,
 //! `trainer_state.json`, and `training_state.json` with what must not change in between. Random numbers and the order of
 //! the samples are functions of the seed and the step, so the step is all that is kept of them. The folder is written
 //! beside and renamed: a kill or a full disk leaves the checkpoints before it as they were.
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::guard;
+use crate::objective::reference::Reference;
 use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
 use crate::recipe::{FinetuningType, Optim, OutputOptions, Recipe, ResumeFrom, TrainingOptions};
@@ -272,6 +274,7 @@ pub fn save(
     prepared: &Prepared,
     optimizer: &Optimizer,
     run_folder: &RunFolder,
+    reference: &Reference,
     state: TrainingState,
     epoch: f64,
     spared: Option<u64>,
@@ -281,6 +284,7 @@ pub fn save(
     let folder = AtomicFolder::create(&path)?;
     save_weights(prepared, folder.path())?;
     save_optimizer(optimizer, folder.path())?;
+    reference.write(folder.path())?;
     run_folder.save_state(folder.path(), state.step, epoch)?;
     save_recipe(&prepared.recipe, folder.path())?;
     let text = serde_json::to_vec_pretty(&state).map_err(std::io::Error::from)?;

@@ -60,6 +60,9 @@ pub enum TrainError {
         /// How many there were.
         steps: u64,
     },
+    /// Somebody asked to stop before there was anything to keep.
+    #[error("stopped before the first step: nothing was saved")]
+    Stopped,
     /// More memory than there is.
     #[error(
         "training this takes at least {needed} GB of memory, and this machine has {memory} GB; choose a smaller model, \

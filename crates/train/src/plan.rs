@@ -1,7 +1,6 @@
 //! What a run will do, before it does it.
 
 use danlu_data::DatasetReport;
-use danlu_data::slices::step_slices;
 use danlu_kernels::cpu;
 use danlu_kernels::cross_entropy::positions_at_once;
 use danlu_model::{Activations, Keep, Model, Parameters, Precision};
@@ -10,9 +9,10 @@ use serde::Serialize;
 use crate::error::{Result, TrainError};
 use crate::flops::flops_per_token;
 use crate::machine;
+use crate::objective::step::Step;
 use crate::optimizer::optimizer_bytes;
 use crate::prepare::{Load, Prepared, prepare};
-use crate::recipe::{Optim, Recipe, Recompute, TrainingOptions};
+use crate::recipe::{Optim, Preference, Recipe, Recompute, TrainingOptions};
 use crate::trainer::capacity;
 
 /// What `recompute: auto` chooses from: the first that fits, from fast to small.
@@ -32,7 +32,7 @@ pub struct Plan {
     pub trainable_parameters: usize,
     /// `f32` or `bf16`.
     pub precision: &'static str,
-    /// Samples to train on.
+    /// Samples to train on; of pairs, pairs.
     pub training_samples: usize,
     /// Samples to validate with.
     pub validation_samples: usize,
@@ -54,6 +54,8 @@ pub struct Plan {
     pub warmup_steps: u64,
     /// What weight decay applies to.
     pub decay_groups: DecayGroups,
+    /// Tokens whose log-probabilities preference tuning computes before the first step.
+    pub reference_tokens: u64,
     /// What the backward computes again: `cheap`, `mlp` or `block`.
     pub recompute: Recompute,
     /// Predicted memory by part, in bytes.
@@ -167,6 +169,7 @@ impl Plan {
     pub fn of(prepared: &Prepared) -> Self {
         let order = &prepared.order;
         let slices = slice_sizes(prepared);
+        let group = prepared.recipe.preference().map_or(1, Preference::group);
         Self {
             parameters: prepared.model.parameter_count(),
             trainable_parameters: prepared.model.parameters().len(),
@@ -174,8 +177,8 @@ impl Plan {
                 Precision::F32 => "f32",
                 Precision::Bf16 => "bf16",
             },
-            training_samples: prepared.training.len(),
-            validation_samples: prepared.validation.len(),
+            training_samples: prepared.training.len() / group,
+            validation_samples: prepared.validation.len() / group,
             tokens_per_epoch: prepared.training.tokens(),
             trained_tokens_per_epoch: prepared.training.trained_tokens(),
             steps_per_epoch: order.steps_per_epoch(),
@@ -185,6 +188,7 @@ impl Plan {
             ended_by: if prepared.recipe.training.max_steps > 0 { "max_steps" } else { "num_train_epochs" },
             warmup_steps: prepared.schedule.warmup_steps,
             decay_groups: DecayGroups::of(&prepared.recipe.training, prepared.model.parameters()),
+            reference_tokens: prepared.reference_tokens(),
             recompute: prepared.recompute,
             memory: Memory::of_run(prepared, slices, prepared.recompute),
             choices: choices(prepared, slices),
@@ -262,18 +266,16 @@ pub(crate) fn choose_recompute(prepared: &Prepared) -> Result<Recompute> {
 
 /// Most tokens, and most targets, of a slice.
 fn slice_sizes(prepared: &Prepared) -> [usize; 2] {
-    let mut order = prepared.order.clone();
+    let (mut order, training) = (prepared.order.clone(), prepared.steps(&prepared.training));
     let (mut slice_tokens, mut slice_targets) = (0, 0);
-    for step in 0..order.steps_per_epoch() {
-        for slice in step_slices(order.step(step).iter().map(|&index| prepared.training.get(index))).slices {
+    let mut count = |step: &Step| {
+        for slice in step.slices.slices.iter().chain(&step.mismatched.slices) {
             slice_tokens = slice_tokens.max(slice.ids.len());
             slice_targets = slice_targets.max(slice.targets.len());
         }
-    }
-    for slice in step_slices(prepared.validation.iter()).slices {
-        slice_tokens = slice_tokens.max(slice.ids.len());
-        slice_targets = slice_targets.max(slice.targets.len());
-    }
+    };
+    (0..order.steps_per_epoch()).for_each(|step| count(&training.step(order.step(step))));
+    count(&prepared.steps(&prepared.validation).whole());
     [slice_tokens.min(capacity(prepared)), slice_targets]
 }
 

@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use danlu_data::slices::{SLICE_TOKENS, step_slices};
+use danlu_data::slices::SLICE_TOKENS;
 use danlu_data::{Dataset, DatasetReport, Inspection, Packing, Purpose, SampleSet, StepOrder, Task, Watch};
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
@@ -16,8 +17,12 @@ use danlu_tokenizer::{ChatTemplate, Tokenizer, VocabularyTraining};
 use crate::checkpoint;
 use crate::error::{Result, TrainError};
 use crate::machine;
+use crate::objective::reference::SetReference;
+use crate::objective::step::Steps;
 use crate::plan::{choose_recompute, training_bytes};
-use crate::recipe::{self, FinetuningType, Recipe, Recompute, ResizeVocabInit, ResumeFrom, Stage};
+use crate::recipe::{
+    self, FinetuningType, Preference, Recipe, Recompute, ResizeVocabInit, ResumeFrom, Stage,
+};
 use crate::schedule::Schedule;
 
 /// Whether weights are read, or only their shapes.
@@ -61,6 +66,35 @@ pub struct Prepared {
     pub continue_at: Option<u64>,
     /// What the user should know, one sentence each.
     pub notices: Vec<String>,
+}
+
+impl Prepared {
+    /// How steps are taken of these samples, as long as their reference is not known.
+    pub fn steps(&self, samples: &SampleSet) -> Steps {
+        Steps {
+            samples: samples.clone(),
+            preference: self.recipe.preference(),
+            cutoff_len: self.recipe.data.cutoff_len,
+            reference: Arc::new(SetReference::default()),
+        }
+    }
+
+    /// Whether log-probabilities are compared with those at the beginning of the run.
+    pub fn needs_reference(&self) -> bool {
+        self.recipe.preference().is_some_and(Preference::needs_reference)
+    }
+
+    /// Tokens whose log-probabilities are computed before the first step.
+    pub fn reference_tokens(&self) -> u64 {
+        if !self.needs_reference() || self.resume_from.is_some() {
+            return 0;
+        }
+        let tokens = |samples| {
+            let step = self.steps(samples).whole();
+            (step.slices.tokens() + step.mismatched.tokens()) as u64
+        };
+        tokens(&self.training) + tokens(&self.validation)
+    }
 }
 
 /// Opens what `recipe` names.
@@ -180,10 +214,9 @@ fn check_slices(prepared: &Prepared) -> Result<()> {
     if !prepared.recipe.training.fused_backward {
         return Ok(());
     }
-    let mut order = prepared.order.clone();
+    let (mut order, steps) = (prepared.order.clone(), prepared.steps(&prepared.training));
     for step in 0..prepared.total_steps {
-        let samples = order.step(step).iter().map(|&index| prepared.training.get(index));
-        let count = step_slices(samples).slices.len();
+        let count = steps.step(order.step(step)).slices.slices.len();
         if count > 1 {
             let problem = format!(
                 "step {} has {count} slices (of {SLICE_TOKENS} tokens, or one longer sample), and a gradient that is used \
@@ -222,12 +255,12 @@ pub fn samples(recipe: &Recipe, tokenizer: Tokenizer, watch: Watch<'_>) -> Resul
     let (template, tokenizer) = chat_template(recipe, tokenizer)?;
     let tokens = tokenizer.template_tokens();
     let Watch { progress, inspect } = watch;
-    let task = match &template {
-        Some(template) if inspect.is_some_and(|inspect| inspect.is_of_pairs) => {
-            Task::Preference { template, tokens: &tokens }
-        }
-        Some(template) => Task::Conversation { template, tokens: &tokens },
-        None => Task::Pretraining,
+    let tokens = &tokens;
+    let task = match (&template, recipe.preference()) {
+        (Some(template), Some(Preference::Pairs(_))) => Task::Preference { template, tokens },
+        (Some(template), Some(Preference::Judged)) => Task::Judged { template, tokens },
+        (Some(template), None) => Task::Conversation { template, tokens },
+        (None, _) => Task::Pretraining,
     };
     let dataset =
         Dataset::load_watched(&recipe.data, &tokenizer, task, Watch { progress: &mut *progress, inspect })?;
@@ -246,12 +279,14 @@ fn order(recipe: &Recipe, training: &SampleSet) -> StepOrder {
     let Recipe { data, training: options, .. } = recipe;
     let (per_step, seed) = (options.samples_per_step(), options.data_seed());
     let is_packed = data.packing.unwrap_or(recipe.method.stage == Stage::Pt && !data.group_by_length);
+    let group = recipe.preference().map_or(1, Preference::group);
+    let lengths: Vec<u32> = training.lengths().chunks(group).map(|together| together.iter().sum()).collect();
     if is_packed {
-        StepOrder::packed(Packing::best_fit(&training.lengths(), data.cutoff_len, seed), per_step, seed)
+        StepOrder::packed(Packing::best_fit(&lengths, data.cutoff_len, seed), per_step, seed)
     } else if data.group_by_length {
-        StepOrder::by_length(&training.lengths(), per_step, seed)
+        StepOrder::by_length(&lengths, per_step, seed).of_groups(group)
     } else {
-        StepOrder::new(training.len(), per_step, seed)
+        StepOrder::new(lengths.len(), per_step, seed).of_groups(group)
     }
 }
 
@@ -330,7 +365,7 @@ fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>)
     }
     let purpose = match recipe.method.stage {
         Stage::Pt => Purpose::Pretraining,
-        Stage::Sft => Purpose::Conversation,
+        _ => Purpose::Conversation,
     };
     let texts = danlu_data::texts(&recipe.data, purpose)?;
     let options = VocabularyTraining {
@@ -430,7 +465,10 @@ fn adapters(
         ));
     }
     if let Some(folder) = resume_from.or(continued.as_deref()) {
-        let config = read_adapter(model, folder)?;
+        let mut config = read_adapter(model, folder)?;
+        if resume_from.is_some() && options.pissa_init {
+            config = model.continue_pissa(&config, load == Load::Weights)?;
+        }
         let (r, alpha) = (config.r, config.lora_alpha);
         notices.push(format!(
             "the adapter of `{}` keeps its own rank {r}, alpha {alpha} and layers",

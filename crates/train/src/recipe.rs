@@ -15,6 +15,7 @@ mod model_options;
 mod not_done;
 mod other_names;
 mod output_options;
+mod preference_options;
 #[cfg(test)]
 mod tests;
 mod training_options;
@@ -37,6 +38,7 @@ pub use self::model_options::{ModelOptions, ResizeVocabInit};
 pub use self::not_done::{Asks, NOT_DONE, NotDone};
 pub use self::other_names::OTHER_NAMES;
 pub use self::output_options::{IntervalStrategy, OutputOptions, ResumeFrom};
+pub use self::preference_options::{PrefLoss, Preference, PreferenceOptions};
 pub use self::training_options::{Clip, Optim, Precision, Recompute, TrainingOptions};
 pub use crate::schedule::{LrSchedulerKwargs, LrSchedulerType};
 
@@ -58,6 +60,9 @@ pub struct Recipe {
     /// Adapters and frozen layers.
     #[serde(flatten)]
     pub adapter: AdapterOptions,
+    /// How preferences are learned.
+    #[serde(flatten)]
+    pub preference: PreferenceOptions,
     /// What is read, and how rows become samples.
     #[serde(flatten)]
     pub data: DataOptions,
@@ -198,6 +203,12 @@ impl Recipe {
         serde_saphyr::to_string(&value).map_err(|error| problem(error.to_string()))
     }
 
+    /// What the stage learns of preferences; none of those that imitate.
+    #[must_use]
+    pub fn preference(&self) -> Option<Preference> {
+        self.preference.preference(&self.method)
+    }
+
     /// The learning rate schedule of a run of `total_steps` optimizer steps.
     #[must_use]
     pub fn schedule(&self, total_steps: u64) -> Schedule {
@@ -226,6 +237,18 @@ const OPTIMIZERS: [(Optim, &[&str]); 3] = [
     (Optim::Lion, &["lion_32bit", "paged_lion_32bit", "lion_8bit", "paged_lion_8bit"]),
 ];
 
+/// Older and other names: of the Trainer, of axolotl, and of LLaMA-Factory before it had one name for all preferences.
+const OLDER_KEYS: [(&str, &str); 8] = [
+    ("evaluation_strategy", "eval_strategy"),
+    ("early_stopping_patience", "early_stopping_steps"),
+    ("dpo_beta", "pref_beta"),
+    ("kto_beta", "pref_beta"),
+    ("orpo_beta", "pref_beta"),
+    ("dpo_loss", "pref_loss"),
+    ("dpo_ftx", "pref_ftx"),
+    ("kto_ftx", "pref_ftx"),
+];
+
 /// Other spellings of the same option: an older key, a nested one, an optimizer's other name, LLaMA-Factory's `use_muon`,
 /// `no` that YAML 1.1 reads as false, and the ways in which scripts ask for quantization while loading.
 fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
@@ -238,10 +261,8 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
     if entry.key == "use_muon" && entry.value == Value::Bool(true) {
         (entry.key, entry.value) = ("optim".into(), Optim::Muon.name().into());
     }
-    let other_names =
-        [("evaluation_strategy", "eval_strategy"), ("early_stopping_patience", "early_stopping_steps")];
-    if let Some((_, key)) = other_names.iter().find(|(other, _)| entry.key == *other) {
-        entry.key = (*key).into();
+    if let Some((_, key)) = OLDER_KEYS.iter().find(|(older, _)| entry.key == *older) {
+        entry.key = (*key).to_owned();
     }
     if ["eval_strategy", "save_strategy"].contains(&entry.key.as_str()) && entry.value == Value::Bool(false) {
         entry.value = "no".into();

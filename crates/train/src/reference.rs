@@ -84,8 +84,11 @@ pub(crate) fn choices(property: &Value) -> Vec<String> {
     }
 }
 
+/// The variants of a choice, also of one that may be left out.
 fn variants(property: &Value) -> &[Value] {
-    property["oneOf"].as_array().map_or(&[], Vec::as_slice)
+    let parts = property["anyOf"].as_array().into_iter().flatten();
+    let choice = std::iter::once(property).chain(parts).find_map(|part| part["oneOf"].as_array());
+    choice.map_or(&[], Vec::as_slice)
 }
 
 fn collect_kinds(property: &Value, kinds: &mut Vec<String>) {
@@ -170,7 +173,8 @@ mod tests {
             (row("learning_rate").expected.as_str(), row("learning_rate").default.as_str()),
             ("a number", "0.00005")
         );
-        assert_eq!(row("stage").expected, "one of `pt`, `sft`");
+        assert_eq!(row("stage").expected, "one of `pt`, `sft`, `dpo`, `kto`, `orpo`, `simpo`");
+        assert_eq!(row("pref_loss").expected, "one of `sigmoid`, `ipo`, `hinge`, `orpo`, `simpo`, `cpo`");
         assert_eq!(row("stage").default, "sft");
         assert_eq!(row("stage").choices[0].2, "预训练：续写纯文本。");
         assert_eq!(row("lora_target").default, "all");

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use self::python_text::log_line;
 use self::trainer_log::TrainerLogLine;
 pub use self::trainer_state::{LogEntry, TrainerState};
+use crate::objective::rewards::Rewards;
 use crate::tensorboard::EventFile;
 
 const TRAIN_LOG: &str = "train.log";
@@ -66,6 +67,8 @@ pub struct StepLog {
     pub tokens_per_second: f64,
     /// Training time of this process; that of the run before a resume is added here.
     pub elapsed: Duration,
+    /// Of preference tuning, since the last log line.
+    pub rewards: Option<Rewards>,
 }
 
 /// One validation.
@@ -77,8 +80,10 @@ pub struct EvalLog {
     pub epoch: f64,
     /// Mean loss per scored token.
     pub eval_loss: f64,
-    /// Share of the scored tokens that the model finds the most probable ones.
-    pub accuracy: f64,
+    /// Share of the scored tokens that the model finds the most probable ones; not of preferences.
+    pub accuracy: Option<f64>,
+    /// Rewards, of preference tuning.
+    pub rewards: Option<Rewards>,
     /// Validation samples.
     pub samples: u64,
     /// Time of this validation.
@@ -232,6 +237,7 @@ impl RunFolder {
         let values = step_values(log);
         let line = TrainerLogLine {
             loss: Some(log.loss),
+            accuracy: log.rewards.and_then(|rewards| rewards.accuracy()),
             learning_rate: Some(log.learning_rate),
             throughput: Some(log.tokens_per_second),
             total_tokens: Some(log.tokens_seen),
@@ -251,7 +257,7 @@ impl RunFolder {
             ..self.trainer_log_line(log.step, log.epoch, log.elapsed)
         };
         self.log(log.step, &values, &line)?;
-        Ok(BTreeMap::from(values))
+        Ok(values.into_iter().collect())
     }
 
     /// Writes `trainer_state.json` into `folder` (a checkpoint that is being written) and the run folder, and draws the chart.
@@ -298,8 +304,9 @@ impl RunFolder {
         self.write_results("train_results.json", &all)?;
         if let Some(mut eval_results) = eval {
             eval_results.remove("step");
-            let perplexity = eval_results.get("eval_perplexity").cloned().unwrap_or_default();
-            eval_results.insert("perplexity".into(), perplexity);
+            if let Some(perplexity) = eval_results.get("eval_perplexity").cloned() {
+                eval_results.insert("perplexity".into(), perplexity);
+            }
             self.write_results("eval_results.json", &eval_results)?;
             all.append(&mut eval_results);
         }
@@ -337,25 +344,28 @@ impl RunFolder {
     }
 }
 
-fn step_values(log: &StepLog) -> [(&'static str, f64); 4] {
-    [
-        ("loss", log.loss),
-        ("grad_norm", log.grad_norm),
-        ("learning_rate", log.learning_rate),
-        ("epoch", log.epoch),
-    ]
+fn step_values(log: &StepLog) -> Vec<(&'static str, f64)> {
+    let mut values =
+        vec![("loss", log.loss), ("grad_norm", log.grad_norm), ("learning_rate", log.learning_rate)];
+    let rewards = log.rewards.iter().flat_map(Rewards::named);
+    values.extend(rewards.map(|([name, _], value)| (name, value)));
+    values.push(("epoch", log.epoch));
+    values
 }
 
-fn eval_values(log: &EvalLog) -> [(&'static str, f64); 6] {
+fn eval_values(log: &EvalLog) -> Vec<(&'static str, f64)> {
     let seconds = log.runtime.as_secs_f64();
-    [
-        ("eval_loss", log.eval_loss),
-        ("eval_perplexity", log.eval_loss.exp()),
-        ("eval_accuracy", log.accuracy),
-        ("eval_runtime", seconds),
-        ("eval_samples_per_second", per_second(log.samples, seconds)),
-        ("epoch", log.epoch),
-    ]
+    let rewards = log.rewards.iter().flat_map(Rewards::named);
+    let mut values = vec![("eval_loss", log.eval_loss)];
+    if let Some(accuracy) = log.accuracy {
+        values.push(("eval_perplexity", log.eval_loss.exp()));
+        values.push(("eval_accuracy", accuracy));
+    }
+    values.push(("eval_runtime", seconds));
+    values.push(("eval_samples_per_second", per_second(log.samples, seconds)));
+    values.extend(rewards.map(|([_, name], value)| (name, value)));
+    values.push(("epoch", log.epoch));
+    values
 }
 
 fn results(values: &[(&str, f64)]) -> BTreeMap<String, Value> {
@@ -436,12 +446,22 @@ mod tests {
             tokens_seen: step * 512,
             tokens_per_second: 1234.567,
             elapsed: Duration::from_secs(seconds),
+            rewards: None,
         }
     }
 
     fn eval_log(step: u64) -> EvalLog {
         let runtime = Duration::from_secs(2);
-        EvalLog { step, epoch: 1.0, eval_loss: 2.0, accuracy: 0.25, samples: 10, runtime, elapsed: runtime }
+        EvalLog {
+            step,
+            epoch: 1.0,
+            eval_loss: 2.0,
+            accuracy: Some(0.25),
+            rewards: None,
+            samples: 10,
+            runtime,
+            elapsed: runtime,
+        }
     }
 
     fn lines(folder: &Path, name: &str) -> Vec<String> {

@@ -5,14 +5,16 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Instant;
 
-use danlu_data::slices::{SLICE_TOKENS, Slice, StepSlices, step_slices};
-use danlu_data::{SampleSet, StepOrder};
+use danlu_data::StepOrder;
+use danlu_data::slices::{SLICE_TOKENS, Slice};
 use danlu_formats::write_file_atomically;
 use danlu_kernels::View;
+use danlu_kernels::cross_entropy::Score;
 use danlu_model::{
     Activations, GradientSink, Gradients, Model, PackedTokens, ParameterId, Parameters, Resident, Target,
     TrainingPlace,
@@ -22,7 +24,11 @@ use crate::best::Best;
 use crate::checkpoint::{self, TrainingState, fingerprint};
 use crate::error::{Result, TrainError};
 use crate::guard::{Guard, Skipped};
-use crate::objective::language_modelling::{coefficients, weighted_loss};
+use crate::objective::answers::answers;
+use crate::objective::reference::{Reference, SetReference};
+use crate::objective::rewards::Rewards;
+use crate::objective::step::{Step, Steps};
+use crate::objective::{Objective, Tally};
 use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
 use crate::recipe::IntervalStrategy;
@@ -35,6 +41,10 @@ pub trait Observer {
     /// The run goes on from a checkpoint: this many steps are done already.
     fn resumed(&mut self, steps: u64) {
         _ = steps;
+    }
+    /// Before the first step of preference tuning: the reference of so many of all tokens is computed.
+    fn reference(&mut self, tokens: u64, all: u64) {
+        _ = (tokens, all);
     }
     /// A step is done.
     fn step(&mut self, progress: &Progress) {
@@ -98,6 +108,8 @@ pub struct Outcome {
     pub best_step: Option<u64>,
     /// Steps that changed nothing.
     pub skipped_steps: u64,
+    /// Rewards of the validation of the result, in preference tuning.
+    pub eval_rewards: Option<Rewards>,
     /// The checkpoint that was written because somebody asked to stop.
     pub interrupted: Option<PathBuf>,
 }
@@ -160,11 +172,26 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let start = Instant::now();
     let mut gradients = optimizer.gradients(&prepared.model);
     let mut activations = Activations::new(&prepared.model, capacity(&prepared), prepared.recompute.keep());
+    let objective = Objective::of(&recipe);
+    let reference = match &prepared.resume_from {
+        _ if !prepared.needs_reference() => Reference::default(),
+        Some(checkpoint) => {
+            Reference::read(checkpoint, [prepared.training.len(), prepared.validation.len()])?
+        }
+        None => compute_reference(&prepared, &mut activations, observer)?,
+    };
+    let steps_of = |samples, reference: &SetReference| Steps {
+        reference: Arc::new(reference.clone()),
+        ..prepared.steps(samples)
+    };
+    let training_steps = steps_of(&prepared.training, &reference.training);
+    let validation = steps_of(&prepared.validation, &reference.validation);
     let mut since_log = SinceLog::default();
     let (mut samples_seen, mut steps) = (0, 0);
     let mut interrupted = None;
-    let ahead = steps_ahead(prepared.training.clone(), prepared.order.clone(), first_step..total_steps);
-    for (step, (slices, samples)) in (first_step..total_steps).zip(ahead) {
+    let (mut last_eval, mut best_eval): (Option<EvalLog>, Option<EvalLog>) = (None, None);
+    let ahead = steps_ahead(training_steps, prepared.order.clone(), first_step..total_steps);
+    for (step, (batch, samples)) in (first_step..total_steps).zip(ahead) {
         if ends_early.is_some() {
             break;
         }
@@ -175,23 +202,24 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         optimizer.begin(learning_rate, done);
         let model = &mut prepared.model;
         let judge = |loss| guard.judge(loss);
-        let StepResult { loss, grad_norm, skipped } =
-            take_step(model, &slices, &mut activations, &mut gradients, &mut optimizer, &judge)?;
+        let StepResult { loss, grad_norm, rewards, skipped } =
+            take_step(model, &objective, &batch, &mut activations, &mut gradients, &mut optimizer, &judge)?;
         guard.note(done, loss, skipped)?;
         steps += 1;
-        tokens_seen += slices.tokens() as u64;
+        let tokens = batch.slices.tokens();
+        tokens_seen += tokens as u64;
         let seconds = step_start.elapsed().as_secs_f64();
         match skipped {
             None => {
                 loss_sum += loss;
-                since_log.add(loss, &slices, seconds);
+                since_log.add(loss, &rewards, &batch, seconds);
             }
             Some(reason) => {
                 run_folder.note(&format!("step {done} changed nothing: {reason}"))?;
                 observer.skipped(done, reason);
             }
         }
-        let tokens_per_second = slices.tokens() as f64 / seconds.max(1e-9);
+        let tokens_per_second = tokens as f64 / seconds.max(1e-9);
         observer.step(&Progress { step: done, total_steps, loss, tokens_per_second });
 
         let last = done == total_steps;
@@ -208,6 +236,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             let log = StepLog {
                 step: done,
                 loss: since_log.mean_loss(),
+                rewards: objective.preference.map(|_| since_log.rewards),
                 learning_rate,
                 grad_norm,
                 epoch: epoch_at(done),
@@ -221,10 +250,13 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         }
         let evaluation_is_due = last || due(output.eval_strategy, output.eval_steps());
         if evaluation_is_due && !prepared.validation.is_empty() {
-            let log = evaluate(&prepared, &mut activations, done, epoch_at(done), start)?;
+            let log = evaluate(&prepared.model, &objective, &validation, &mut activations, done)?;
+            let log = EvalLog { epoch: epoch_at(done), elapsed: start.elapsed(), ..log };
             let values = run_folder.log_eval(&log)?;
+            last_eval = Some(log);
             observer.evaluated(&log);
             is_best = values.get(best.metric.as_str()).is_some_and(|&value| best.add(done, value));
+            best_eval = if is_best { last_eval } else { best_eval };
             run_folder.note_best(best.found);
             ends_early = best.ends().filter(|_| !last);
         }
@@ -251,7 +283,8 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             let mut state = TrainingState::new(&prepared, data_fingerprint, done, tokens_seen, loss_sum);
             state.guard = guard.memory().clone();
             let spared = best.found.map(|(step, _)| step).filter(|_| keeps_best);
-            let path = checkpoint::save(&prepared, &optimizer, &run_folder, state, epoch_at(done), spared)?;
+            let at = epoch_at(done);
+            let path = checkpoint::save(&prepared, &optimizer, &run_folder, &reference, state, at, spared)?;
             observer.saved(&path);
             if stops && !last {
                 interrupted = Some(path);
@@ -276,6 +309,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         eval_loss: evaluation.as_ref().and_then(|values| values.get("eval_loss")?.as_f64()),
         best_step,
         skipped_steps,
+        eval_rewards: best_step.map_or(last_eval, |_| best_eval).and_then(|log| log.rewards),
         interrupted,
     };
     match best_step {
@@ -298,17 +332,33 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     Ok(outcome)
 }
 
-/// The slices of each step, and how many samples they are of, put together by a thread of its own one step ahead: the
+/// The reference of the samples to train on and to validate with.
+fn compute_reference(
+    prepared: &Prepared,
+    activations: &mut Activations,
+    observer: &mut dyn Observer,
+) -> Result<Reference> {
+    let (mut done, all) = (0, prepared.reference_tokens());
+    let mut goes_on = |tokens: usize| {
+        done += tokens as u64;
+        observer.reference(done, all);
+        !observer.stops()
+    };
+    let mut compute =
+        |samples| SetReference::compute(&prepared.steps(samples), &prepared.model, activations, &mut goes_on);
+    Ok(Reference { training: compute(&prepared.training)?, validation: compute(&prepared.validation)? })
+}
+
+/// What each step sees, and how many samples they are of, put together by a thread of its own one step ahead: the
 /// training threads find them ready. What a step holds is a function of its number alone.
-fn steps_ahead(samples: SampleSet, mut order: StepOrder, steps: Range<u64>) -> Receiver<(StepSlices, u64)> {
+fn steps_ahead(samples: Steps, mut order: StepOrder, steps: Range<u64>) -> Receiver<(Step, u64)> {
     let (sender, receiver) = sync_channel(1);
     thread::spawn(move || {
         for step in steps {
             let indices = order.step(step);
             let count = indices.len() as u64;
-            let slices = step_slices(indices.iter().map(|&index| samples.get(index)));
             // Nobody takes it when the run has ended before its last step.
-            if sender.send((slices, count)).is_err() {
+            if sender.send((samples.step(indices), count)).is_err() {
                 return;
             }
         }
@@ -318,7 +368,7 @@ fn steps_ahead(samples: SampleSet, mut order: StepOrder, steps: Range<u64>) -> R
 
 /// Tokens that the longest slice can have.
 pub(crate) fn capacity(prepared: &Prepared) -> usize {
-    let longest = |samples: &SampleSet| samples.lengths().into_iter().max().unwrap_or(0) as usize;
+    let longest = |samples| prepared.steps(samples).longest();
     longest(&prepared.training).max(longest(&prepared.validation)).max(SLICE_TOKENS)
 }
 
@@ -329,6 +379,8 @@ pub struct StepResult {
     pub loss: f64,
     /// Norm of the gradient before clipping; of a step that was left out for its loss, not a number.
     pub grad_norm: f64,
+    /// What is logged of preferences, before the update.
+    pub rewards: Rewards,
     /// Why the update was left out, if it was.
     pub skipped: Option<Skipped>,
 }
@@ -340,41 +392,48 @@ pub struct StepResult {
 /// A trained parameter that did not get its gradient exactly once.
 pub fn take_step(
     model: &mut Model,
-    slices: &StepSlices,
+    objective: &Objective,
+    step: &Step,
     activations: &mut Activations,
     gradients: &mut Gradients,
     optimizer: &mut Optimizer,
     judge: &dyn Fn(f64) -> Option<Skipped>,
 ) -> Result<StepResult> {
     gradients.clear();
-    let mut sum = 0.0;
+    let slices = &step.slices.slices;
+    let mut tally = Tally::default();
+    let divergence = divergence(model, step, activations, &mut tally)?;
     let times = vec![0; model.parameters().list().len()];
     let mut place = TrainingPlace { step: optimizer.current_step(), first_sequence: 0 };
     let mut sink = LastSlice { is_last: false, times, optimizer };
-    for (index, slice) in slices.slices.iter().enumerate() {
+    for (index, slice) in slices.iter().enumerate() {
         let (tokens, targets) = model_input(slice);
         let tokens = tokens.in_training(place);
         place.first_sequence += tokens.sequences().len() as u64;
         model.forward(&tokens, activations, &mut Resident)?;
-        let coefficients = coefficients(slice, slices);
-        sink.is_last = index + 1 == slices.slices.len();
-        let source = &mut Resident;
-        let scores =
-            model.backward(&tokens, &targets, &coefficients, activations, gradients, &mut sink, source);
-        sum += weighted_loss(slice, &scores);
+        sink.is_last = index + 1 == slices.len();
+        let (sink, source) = (&mut sink, &mut Resident);
+        if let Some(known) = objective.known_coefficients(slice, step) {
+            let scores = model.backward(&tokens, &targets, &known, activations, gradients, sink, source);
+            objective.weigh(step, index, &scores, divergence, &mut tally);
+        } else {
+            let mut weigh = |scores: &[Score]| objective.weigh(step, index, scores, divergence, &mut tally);
+            model.backward_after(&tokens, &targets, &mut weigh, activations, gradients, sink, source);
+        }
     }
     if let Some(missing) = sink.times.iter().position(|&times| times != 1)
-        && !slices.slices.is_empty()
+        && !slices.is_empty()
     {
         return Err(TrainError::MissingGradient { name: model.parameters().list()[missing].name.clone() });
     }
-    let loss = if slices.step_weight > 0.0 { sum / slices.step_weight } else { 0.0 };
+    let loss = if step.units > 0.0 { tally.loss / step.units } else { 0.0 };
+    let rewards = tally.rewards;
     if let Some(skipped) = judge(loss) {
-        return Ok(StepResult { loss, grad_norm: f64::NAN, skipped: Some(skipped) });
+        return Ok(StepResult { loss, grad_norm: f64::NAN, rewards, skipped: Some(skipped) });
     }
     let grad_norm = optimizer.finish(&mut model.parameters_mut(), gradients);
     let skipped = (!grad_norm.is_finite()).then_some(Skipped::Gradient);
-    Ok(StepResult { loss, grad_norm, skipped })
+    Ok(StepResult { loss, grad_norm, rewards, skipped })
 }
 
 /// Passes on to the optimizer what is complete with the last slice, and counts it.
@@ -403,51 +462,64 @@ fn model_input(slice: &Slice) -> (PackedTokens, Vec<Target>) {
     (PackedTokens::new(sequences), slice.targets.iter().map(target).collect())
 }
 
-/// Scores the validation samples.
+/// The log-probability of every target of a slice.
+///
+/// # Errors
+/// Tokens that the model does not take.
+pub fn score(model: &Model, slice: &Slice, activations: &mut Activations) -> Result<Vec<Score>> {
+    let (tokens, targets) = model_input(slice);
+    model.forward(&tokens, activations, &mut Resident)?;
+    Ok(model.score(&tokens, &targets, activations))
+}
+
+/// How far the model is from its reference on the step's mismatched answers, at least 0; 0 where there are none.
+fn divergence(model: &Model, step: &Step, activations: &mut Activations, tally: &mut Tally) -> Result<f64> {
+    let mut ratios = Vec::new();
+    for slice in &step.mismatched.slices {
+        let scores = score(model, slice, activations)?;
+        let reference = &step.mismatched_reference[ratios.len()..];
+        let pairs = answers(slice, &scores).into_iter().zip(reference);
+        ratios.extend(pairs.map(|(answer, reference)| answer.log_probability - reference));
+    }
+    if ratios.is_empty() {
+        return Ok(0.0);
+    }
+    let divergence = (ratios.iter().sum::<f64>() / ratios.len() as f64).max(0.0);
+    tally.rewards.add_divergence(divergence);
+    Ok(divergence)
+}
+
+/// Mean loss of the validation samples, and of texts the share of the tokens that the model finds the most probable ones;
+/// tokens without loss count for nothing. The caller knows when.
 fn evaluate(
-    prepared: &Prepared,
+    model: &Model,
+    objective: &Objective,
+    validation: &Steps,
     activations: &mut Activations,
     step: u64,
-    epoch: f64,
-    run_start: Instant,
 ) -> Result<EvalLog> {
     let start = Instant::now();
-    let Validation { loss, accuracy } = validate(&prepared.model, &prepared.validation, activations)?;
+    let whole = validation.whole();
+    let mut tally = Tally::default();
+    let divergence = divergence(model, &whole, activations, &mut tally)?;
+    let (mut right, mut count) = (0, 0);
+    for (index, slice) in whole.slices.slices.iter().enumerate() {
+        let scores = score(model, slice, activations)?;
+        objective.weigh(&whole, index, &scores, divergence, &mut tally);
+        right +=
+            slice.targets.iter().zip(&scores).filter(|(target, score)| target.id == score.argmax).count();
+        count += scores.len();
+    }
+    let is_of_texts = objective.preference.is_none();
     Ok(EvalLog {
         step,
-        epoch,
-        eval_loss: loss,
-        accuracy,
-        samples: prepared.validation.len() as u64,
+        epoch: 0.0,
+        eval_loss: tally.loss / whole.units.max(f64::MIN_POSITIVE),
+        accuracy: is_of_texts.then(|| right as f64 / count.max(1) as f64),
+        rewards: objective.preference.map(|_| tally.rewards),
+        samples: validation.samples.len() as u64,
         runtime: start.elapsed(),
-        elapsed: run_start.elapsed(),
-    })
-}
-
-/// How well a model knows samples.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Validation {
-    /// Mean negative log-likelihood of the trained tokens, weighted as they are.
-    pub loss: f64,
-    /// Share of the trained tokens that the model finds the most probable ones.
-    pub accuracy: f64,
-}
-
-/// Scores samples; tokens without loss count for nothing.
-pub fn validate(model: &Model, samples: &SampleSet, activations: &mut Activations) -> Result<Validation> {
-    let slices = step_slices(samples.iter());
-    let (mut sum, mut right, mut count) = (0.0, 0, 0);
-    for slice in &slices.slices {
-        let (tokens, targets) = model_input(slice);
-        model.forward(&tokens, activations, &mut Resident)?;
-        let scores = model.score(&tokens, &targets, activations);
-        sum += weighted_loss(slice, &scores);
-        right += targets.iter().zip(&scores).filter(|(target, score)| target.id == score.argmax).count();
-        count += targets.len();
-    }
-    Ok(Validation {
-        loss: sum / slices.step_weight.max(f64::MIN_POSITIVE),
-        accuracy: right as f64 / count.max(1) as f64,
+        elapsed: start.elapsed(),
     })
 }
 
@@ -457,16 +529,18 @@ struct SinceLog {
     weighted_loss: f64,
     weight: f64,
     tokens: usize,
+    rewards: Rewards,
     /// Of the steps alone, without validations and checkpoints.
     seconds: f64,
 }
 
 impl SinceLog {
-    fn add(&mut self, loss: f64, slices: &StepSlices, seconds: f64) {
+    fn add(&mut self, loss: f64, rewards: &Rewards, step: &Step, seconds: f64) {
         self.seconds += seconds;
-        self.weighted_loss += loss * slices.step_weight;
-        self.weight += slices.step_weight;
-        self.tokens += slices.tokens();
+        self.weighted_loss += loss * step.units;
+        self.weight += step.units;
+        self.tokens += step.slices.tokens();
+        self.rewards.join(rewards);
     }
 
     fn is_empty(&self) -> bool {

@@ -4,4 +4,6 @@
 mod adamw;
 mod batches;
 mod optimizers;
+mod preferences;
 mod run;
+mod trainable;

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use danlu_data::{Sample, Source, step_slices};
 use danlu_model::{Activations, AttentionBias, Config, Keep, Model, Precision};
+use danlu_train::objective::Objective;
+use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::TrainingOptions;
 use danlu_train::trainer::take_step;
@@ -79,12 +81,20 @@ fn computing_threads_allocate_nothing_after_the_second_step() {
             loss_weights: vec![1.0; length],
             source: Source { path: Path::new("test").into(), line: 1 },
         };
-        let slices = step_slices([300, 5, 200, 1].map(sample));
+        let slices = Step::of(step_slices([300, 5, 200, 1].map(sample)));
         for step in 1..=5 {
             let before = [&BY_WORKERS, &LARGE_BY_CALLER].map(|count| count.load(Ordering::Relaxed));
             optimizer.begin(1e-3, step);
-            take_step(&mut model, &slices, &mut activations, &mut gradients, &mut optimizer, &|_| None)
-                .unwrap();
+            take_step(
+                &mut model,
+                &Objective::default(),
+                &slices,
+                &mut activations,
+                &mut gradients,
+                &mut optimizer,
+                &|_| None,
+            )
+            .unwrap();
             let after = [&BY_WORKERS, &LARGE_BY_CALLER].map(|count| count.load(Ordering::Relaxed));
             assert!(step <= 2 || before == after, "{precision:?} step {step}: {before:?} became {after:?}");
         }

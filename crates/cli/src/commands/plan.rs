@@ -104,6 +104,12 @@ pub fn describe(plan: &Plan) -> Vec<String> {
         grouped(plan.training_samples),
         grouped(plan.validation_samples)
     ));
+    if plan.reference_tokens > 0 {
+        lines.push(format!(
+            "before the first step: the log-probabilities of the model as it is, {} tokens forward alone",
+            grouped(plan.reference_tokens as usize)
+        ));
+    }
     let passes = plan.total_steps as f64 / plan.steps_per_epoch.max(1) as f64;
     lines.push(format!(
         "{} steps ({} a pass), {} of them warmup; `{}` ends the run, after {passes:.2} passes",

@@ -1,8 +1,10 @@
 //! `danlu train`: runs a recipe and shows how it goes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use danlu_train::guard::Skipped;
+use danlu_train::objective::rewards::Rewards;
 use danlu_train::recipe::{ResumeFrom, embedded};
 use danlu_train::run_folder::{EvalLog, StepLog};
 use danlu_train::samples::Answer;
@@ -65,7 +67,11 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         None => format!("all {} steps were done before", outcome.steps),
     };
     if let Some(loss) = outcome.eval_loss {
-        summary += &format!(", validation loss {loss:.4} (perplexity {:.2})", loss.exp());
+        summary += &format!(", validation loss {loss:.4}");
+        match &outcome.eval_rewards {
+            Some(rewards) => summary += &shown_rewards(rewards),
+            None => summary += &format!(" (perplexity {:.2})", loss.exp()),
+        }
     }
     if outcome.skipped_steps > 0 {
         summary += &format!(", {} steps changed nothing (`train.log` says why)", outcome.skipped_steps);
@@ -82,6 +88,9 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         "eval_loss": outcome.eval_loss,
         "best_step": outcome.best_step,
         "skipped_steps": outcome.skipped_steps,
+        "eval_rewards": outcome.eval_rewards.map(|rewards| {
+            rewards.named().map(|([name, _], value)| (name, value)).collect::<BTreeMap<_, _>>()
+        }),
         "peak_rss_mb": machine::peak().map(|bytes| bytes >> 20),
     }))?;
     Ok(())
@@ -130,6 +139,13 @@ fn list(printer: &Printer) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The rewards of preference tuning, behind a loss.
+fn shown_rewards(rewards: &Rewards) -> String {
+    let accuracy = rewards.accuracy().map(|share| format!(", reward accuracy {share:.3}"));
+    let margin = rewards.margin().map(|margin| format!(", reward margin {margin:.3}"));
+    [accuracy, margin].into_iter().flatten().collect()
+}
+
 /// Shows a run on standard error.
 struct Shown {
     bar: printer::Progress,
@@ -138,6 +154,10 @@ struct Shown {
 impl Observer for Shown {
     fn resumed(&mut self, steps: u64) {
         self.bar.skip(steps);
+    }
+
+    fn reference(&mut self, tokens: u64, all: u64) {
+        self.bar.set(0, format!("reference: {tokens} of {all} tokens"));
     }
 
     fn step(&mut self, progress: &Progress) {

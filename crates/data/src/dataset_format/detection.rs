@@ -36,7 +36,9 @@ const VERDICT_COLUMNS: [&str; 2] = ["label", "kto_tag"];
 const EXPECTED_COLUMNS: &str = "`instruction` and `output`, `prompt` and `answer`, \
                                 `instruct`, `query` and `answer`, or `messages`";
 
-const EXPECTED_PAIR: &str = "`chosen` and `rejected`";
+const EXPECTED_PAIR: &str = "`chosen` and `rejected`, the two answers of a preference pair";
+const EXPECTED_VERDICT: &str =
+    "`label` or `kto_tag` (true or false) beside the conversation, or `chosen` and `rejected`";
 
 impl Layout {
     /// Finds the layout of a file by the columns of a row; `columns` and `tags` go before the usual names.
@@ -46,7 +48,7 @@ impl Layout {
     pub fn detect(content: &Content, purpose: Purpose, columns: &Columns, tags: &Tags) -> Result<Self> {
         let fields = match (content, purpose) {
             (Content::Fields(fields), _) => fields,
-            (Content::Text(_), Purpose::Conversation | Purpose::Preference) => {
+            (Content::Text(_), Purpose::Conversation | Purpose::Preference | Purpose::Judged) => {
                 return Err(RowProblem::PlainText);
             }
             (Content::Text(_), _) => return Ok(Self::Document(DocumentLayout::detect(None, columns))),
@@ -67,9 +69,14 @@ impl Layout {
             let found = conversation(fields, columns, tags);
             return found.map(Self::Conversation).ok_or_else(|| unknown_columns(fields));
         }
-        if purpose == Purpose::Preference && pair.is_none() {
+        let expected = match purpose {
+            Purpose::Preference if pair.is_none() => Some(EXPECTED_PAIR),
+            Purpose::Judged if pair.is_none() && verdict.is_none() => Some(EXPECTED_VERDICT),
+            _ => None,
+        };
+        if let Some(expected) = expected {
             let available = fields.keys().cloned().collect();
-            return Err(RowProblem::UnknownColumns { available, expected: EXPECTED_PAIR, nearest: None });
+            return Err(RowProblem::UnknownColumns { available, expected, nearest: None });
         }
         if let Some([chosen, rejected]) = pair {
             let prompt = prompt(fields, columns, tags);
@@ -81,6 +88,7 @@ impl Layout {
             || columns.response.is_none() && columns.prompt.as_ref().is_some_and(|_| !has_response(fields));
         match (conversation(fields, columns, tags), verdict) {
             (Some(conversation), Some(verdict)) => Ok(Self::Judged { conversation, verdict }),
+            _ if purpose == Purpose::Judged => Err(unknown_columns(fields)),
             (Some(ConversationLayout::Transcript { column }), None) => {
                 Ok(Self::Conversation(ConversationLayout::Transcript { column }))
             }
@@ -88,11 +96,6 @@ impl Layout {
             _ if is_corpus || DocumentLayout::known(fields).is_some() => Ok(document()),
             _ => prompt(fields, columns, tags).map(Self::Prompt).ok_or_else(|| unknown_columns(fields)),
         }
-    }
-
-    /// Whether the rows are preference pairs.
-    pub fn is_pair(&self) -> bool {
-        matches!(self, Self::Pair(_))
     }
 
     /// Whether the rows are documents for pretraining, rather than something to answer.

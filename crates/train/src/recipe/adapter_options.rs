@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use danlu_formats::{AdapterConfig, InitLoraWeights, ModuleSelection, TokenIndices};
+use danlu_model::pissa_method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,15 @@ pub struct AdapterOptions {
     ///
     /// zh: 矩阵的初始值：`true`（A 随机、B 为零）、`false`（两者随机）、`gaussian` 或 `orthogonal`，与 PEFT 相同。
     pub init_lora_weights: LoraInit,
+    /// Start from the largest singular values of the weights, which the weights then lack (PiSSA). What is saved is a plain
+    /// LoRA of twice the rank for the model as it was. Needs a model of 16 or 32 bits.
+    ///
+    /// zh: 以权重的最大奇异值作为起点，并从权重中减去（PiSSA）。保存的是针对原模型的普通 LoRA，秩为两倍。须为 16 或 32 位的模型。
+    pub pissa_init: bool,
+    /// Iterations of the search for these singular values; `-1` for as many as it takes.
+    ///
+    /// zh: 求这些奇异值的迭代次数；`-1` 表示直到收敛。
+    pub pissa_iter: i64,
     /// Learning rate of B as a multiple of that of A (LoRA+), such as `16`.
     ///
     /// zh: B 的学习率相对 A 的倍数（LoRA+），例如 `16`。
@@ -119,6 +129,8 @@ impl Default for AdapterOptions {
             use_rslora: false,
             use_dora: false,
             init_lora_weights: LoraInit::Flag(true),
+            pissa_init: false,
+            pissa_iter: 16,
             loraplus_lr_ratio: None,
             create_new_adapter: false,
             trainable_token_indices: None,
@@ -153,6 +165,7 @@ impl AdapterOptions {
             use_rslora: self.use_rslora,
             use_dora: self.use_dora,
             init_lora_weights: match &self.init_lora_weights {
+                _ if self.pissa_init => InitLoraWeights::Method(pissa_method(self.pissa_iter)),
                 LoraInit::Flag(flag) => InitLoraWeights::Flag(*flag),
                 LoraInit::Method(method) => InitLoraWeights::Method(method.clone()),
             },

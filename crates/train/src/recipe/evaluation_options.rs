@@ -12,9 +12,10 @@ pub struct EvaluationOptions {
     ///
     /// zh: 以验证最好的状态（而非最后的状态）作为结果。每次验证刷新最好成绩时保存检查点，`save_total_limit` 不会删除它。
     pub load_best_model_at_end: bool,
-    /// What the best is measured by: `loss`, `perplexity` or `accuracy` (default: `loss`); `eval_` in front is the same.
+    /// What the best is measured by: `loss`, `perplexity` or `accuracy`, of preferences `loss`, `rewards/accuracies` or
+    /// `rewards/margins` (default: `loss`); `eval_` in front is the same.
     ///
-    /// zh: 以什么衡量最好：`loss`、`perplexity` 或 `accuracy`（默认 `loss`）；前面加 `eval_` 亦可。
+    /// zh: 以什么衡量最好：`loss`、`perplexity` 或 `accuracy`，偏好训练时为 `loss`、`rewards/accuracies` 或 `rewards/margins`（默认 `loss`）；前面加 `eval_` 亦可。
     pub metric_for_best_model: Option<String>,
     /// Whether more of it is better (default: `true`, but for a loss and for the perplexity).
     ///

@@ -36,17 +36,18 @@ const WITHOUT_EFFECT: &[&str] = &[
     "asft_alpha", "eaft_alpha", "module_dropout", "oft_target", "image_*", "video_*", "audio_*", "crop_to_patches", "max_length", "length_penalty",
     "skip_special_tokens", "task", "task_dir", "lang", "n_shot", "download_mode", "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
     "quantization_device_map", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
-    "loraplus_lr_embedding", "pissa_convert", "pissa_iter", "freeze_vision_tower",
-    "freeze_multi_modal_projector", "freeze_language_model", "media_dir", "tool_format", "ref_model",
-    "ref_model_adapters", "ref_model_quantization_bit",
-    "pref_beta", "pref_ftx", "pref_loss", "dpo_label_smoothing", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight",
+    "loraplus_lr_embedding", "pissa_convert", "freeze_vision_tower",
+    "freeze_multi_modal_projector", "freeze_language_model", "media_dir", "tool_format",
     "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams", "do_sample",
 ];
 
 /// Key, the values that change nothing (JSON), and what the program does instead.
 #[rustfmt::skip]
 const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
-    ("pissa_init", &["false"], "adapters start as PEFT's default does"),
+    ("ref_model", &[], "the reference is the model as the run begins"),
+    ("ref_model_adapters", &[], "the reference is the model as the run begins"),
+    ("ref_model_quantization_bit", &[], "the reference is the model as the run begins"),
+    ("pref_bco_weight", &["0", "0.0"], "`pref_loss` names the losses that there are"),
     ("quantization_type", &["\"nf4\""], "four bits are NF4"),
     ("bnb_4bit_quant_type", &["\"nf4\""], "four bits are NF4"),
     ("double_quantization", &["true"], "NF4 is quantized doubly"),

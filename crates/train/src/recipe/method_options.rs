@@ -18,6 +18,22 @@ pub enum Stage {
     /// zh: 有监督微调：学会回答。
     #[default]
     Sft,
+    /// Preference tuning: to prefer one answer to another, by `pref_loss`.
+    ///
+    /// zh: 偏好训练：在两个回答中学会偏好其一，方法由 `pref_loss` 指定。
+    Dpo,
+    /// Preference tuning with answers of which each is wanted or not.
+    ///
+    /// zh: 偏好训练：数据只标明每个回答可取或不可取。
+    Kto,
+    /// The same as `dpo` with `pref_loss: orpo`.
+    ///
+    /// zh: 等同于 `dpo` 加 `pref_loss: orpo`。
+    Orpo,
+    /// The same as `dpo` with `pref_loss: simpo`.
+    ///
+    /// zh: 等同于 `dpo` 加 `pref_loss: simpo`。
+    Simpo,
 }
 
 /// Which weights learn.
@@ -62,6 +78,21 @@ pub struct MethodOptions {
     ///
     /// zh: 带思考的模板（如 `qwen3`）是否要求思考；`false` 时在没有思考的回答前放一个不参与学习的空思考（默认由模板决定）。
     pub enable_thinking: Option<bool>,
+}
+
+impl Stage {
+    /// Its name in recipes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pt => "pt",
+            Self::Sft => "sft",
+            Self::Dpo => "dpo",
+            Self::Kto => "kto",
+            Self::Orpo => "orpo",
+            Self::Simpo => "simpo",
+        }
+    }
 }
 
 impl Default for MethodOptions {

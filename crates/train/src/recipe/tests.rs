@@ -166,8 +166,8 @@ fn a_wrong_type_names_line_key_and_what_was_expected() {
          `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`, found `cosin`; did you mean `cosine`?"
     );
     assert_eq!(
-        error("stage: dpo\n", &[]),
-        "`r.yaml` line 4: `stage` must be one of `pt`, `sft`, found `dpo`"
+        error("stage: ppo\n", &[]),
+        "`r.yaml` line 4: `stage` must be one of `pt`, `sft`, `dpo`, `kto`, `orpo`, `simpo`, found `ppo`; did you mean `dpo`?"
     );
     assert_eq!(
         error("", &["lora_rank=-3"]),
@@ -183,6 +183,34 @@ fn a_key_that_would_change_the_result_is_refused() {
         "`r.yaml` line 4: `label_smoothing_factor: 0.1` is not supported: the loss is plain cross-entropy; remove the line"
     );
     assert!(error("quantization_type: fp4\n", &[]).contains("not supported: four bits are NF4"));
+}
+
+#[test]
+fn preferences_have_llama_factorys_keys_and_defaults() {
+    let preference = |text: &str| recipe(text, &[]).preference();
+    assert_eq!(preference("stage: sft\npref_beta: 0.1\n"), None);
+    assert_eq!(preference("stage: dpo\n"), Some(Preference::Pairs(PrefLoss::Sigmoid)));
+    assert_eq!(preference("stage: dpo\ndpo_loss: hinge\n"), Some(Preference::Pairs(PrefLoss::Hinge)));
+    assert_eq!(preference("stage: orpo\n"), Some(Preference::Pairs(PrefLoss::Orpo)));
+    assert_eq!(preference("stage: simpo\npref_loss: simpo\n"), Some(Preference::Pairs(PrefLoss::Simpo)));
+    assert_eq!(preference("stage: kto\n"), Some(Preference::Judged));
+    let options = recipe("stage: dpo\nkto_beta: 0.2\n", &[]).preference;
+    assert_eq!((options.pref_beta, options.pref_ftx(), options.simpo_gamma), (0.2, 0.0, 0.5));
+    assert_eq!(recipe("stage: dpo\npref_loss: cpo\n", &[]).preference.pref_ftx(), 1.0);
+    assert_eq!(
+        error("stage: orpo\npref_loss: sigmoid\n", &[]),
+        "`r.yaml` line 5: `stage: orpo` and `pref_loss: sigmoid` are two losses: leave one of them out"
+    );
+    assert_eq!(
+        error("stage: dpo\npref_beta: 0\n", &[]),
+        "`r.yaml` line 5: `pref_beta` must be above 0, for with 0 nothing would be learned, found `0`"
+    );
+    let smoothing = error("stage: dpo\npref_loss: ipo\ndpo_label_smoothing: 0.1\n", &[]);
+    assert!(smoothing.contains("goes with `pref_loss: sigmoid`, `simpo` or `cpo` alone"), "{smoothing}");
+    let model = error("stage: dpo\nref_model: other\n", &[]);
+    assert!(model.contains("not supported: the reference is the model as the run begins"), "{model}");
+    assert!(error("stage: dpo\npacking: true\n", &[]).contains("line 5: `stage: dpo` compares answers"));
+    assert!(error("stage: kto\ntrain_on_prompt: true\n", &[]).contains("leave `train_on_prompt` out"));
 }
 
 #[test]

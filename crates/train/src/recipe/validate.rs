@@ -6,7 +6,11 @@ use super::{Clip, FinetuningType, IntervalStrategy, LrSchedulerType, ModelOption
 
 /// The first problem: the key to blame, and a sentence.
 pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
-    ranges(recipe).or_else(|| shape(recipe)).or_else(|| combinations(recipe))
+    let Recipe { method, preference, .. } = recipe;
+    ranges(recipe)
+        .or_else(|| preference.first_problem(method))
+        .or_else(|| shape(recipe))
+        .or_else(|| combinations(recipe))
 }
 
 fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
@@ -156,7 +160,7 @@ fn preset(model: &ModelOptions) -> Option<(&'static str, String)> {
 }
 
 fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
-    let Recipe { model, method, adapter, data, training, evaluation, output } = recipe;
+    let Recipe { model, method, adapter, data, training, evaluation, output, .. } = recipe;
     let has_minimum = training.min_lr.is_some() || training.min_lr_rate.is_some();
     let needs_minimum = training.lr_scheduler_type == LrSchedulerType::CosineWithMinLr;
     let problem = |wrong: bool, key, problem: &str| wrong.then(|| (key, problem.to_owned()));
@@ -178,6 +182,21 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
             "lora_target",
             "`lora_target` is empty: set it to `all` or to names such as `q_proj,v_proj`",
         )
+    })
+    .or_else(|| {
+        let problem = "compares answers to blocks of tokens: `packing` goes with `stage: pt` and `sft`";
+        let wrong = recipe.preference().is_some() && data.packing == Some(true);
+        wrong.then(|| ("packing", format!("`stage: {}` {problem}", method.stage.name())))
+    })
+    .or_else(|| {
+        let problem = "weighs the prompt, which is the same for both answers: leave `train_on_prompt` out";
+        let wrong = recipe.preference().is_some() && data.train_on_prompt;
+        wrong.then(|| ("train_on_prompt", format!("`stage: {}` {problem}", method.stage.name())))
+    })
+    .or_else(|| {
+        let problem = "starts from a model that answers: set `model_name_or_path`";
+        let wrong = recipe.preference().is_some() && model.model_name_or_path.is_none();
+        wrong.then(|| ("stage", format!("`stage: {}` {problem}", method.stage.name())))
     })
     .or_else(|| {
         let wrong = !model.adapter_name_or_path.0.is_empty() && model.model_name_or_path.is_none();
@@ -212,9 +231,13 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
         )
     })
     .or_else(|| {
-        let names = ["eval_loss", "eval_perplexity", "eval_accuracy"];
+        let names: &[&str] = match recipe.preference() {
+            None => &["eval_loss", "eval_perplexity", "eval_accuracy"],
+            Some(_) => &["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"],
+        };
         let metric = evaluation.metric();
-        let text = format!("`metric_for_best_model` must be one of `loss`, `perplexity`, `accuracy`, found `{metric}`");
+        let short: Vec<String> = names.iter().map(|name| name.replace("eval_", "`") + "`").collect();
+        let text = format!("`metric_for_best_model` must be one of {}, found `{metric}`", short.join(", "));
         problem(!names.contains(&metric.as_str()), "metric_for_best_model", &text)
     })
     .or_else(|| {

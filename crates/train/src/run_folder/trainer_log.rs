@@ -14,6 +14,8 @@ pub(super) struct TrainerLogLine {
     pub loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     #[serde(rename = "lr", skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
     #[serde(serialize_with = "two_decimals")]
@@ -38,6 +40,7 @@ impl TrainerLogLine {
             total_steps,
             loss: None,
             eval_loss: None,
+            accuracy: None,
             learning_rate: None,
             epoch,
             percentage: done * 100.0,

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use danlu_data::{DataOptions, Dataset, Overlong, StepSlices, Task, step_slices};
+use danlu_data::{DataOptions, Dataset, Overlong, Sample, Task, step_slices};
 use danlu_hub::Want;
 use danlu_kernels::Precision;
 use danlu_model::open_tokenizer;
 use danlu_tokenizer::ChatTemplate;
+use danlu_train::objective::step::Step;
 use serde_json::json;
 
 use super::Arithmetic;
@@ -134,9 +135,9 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         count(model.parameter_count()),
         count(model.parameters().len())
     ));
-    let steps: Vec<StepSlices> =
-        samples.iter().collect::<Vec<_>>().chunks(args.batch).map(step_slices).collect();
-    let slices = steps.iter().flat_map(|step| &step.slices);
+    let step = |samples: &[Sample]| Step::of(step_slices(samples));
+    let steps: Vec<Step> = samples.iter().collect::<Vec<_>>().chunks(args.batch).map(step).collect();
+    let slices = steps.iter().flat_map(|step| &step.slices.slices);
     let longest = slices.map(|slice| slice.ids.len()).max().unwrap_or(1);
     let mut training = Training::new(model, longest);
     let start = Instant::now();

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use danlu_data::StepSlices;
 use danlu_formats::{AdapterConfig, ModuleSelection};
 use danlu_kernels::blocks::BlockType;
 use danlu_model::{Activations, Config, Gradients, Keep, Model, Precision};
 use danlu_train::machine;
+use danlu_train::objective::Objective;
+use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::TrainingOptions;
 use danlu_train::trainer::take_step;
@@ -125,11 +126,12 @@ impl Training {
     ///
     /// # Errors
     /// A token that is not in the vocabulary, or a loss that is not finite.
-    pub fn step(&mut self, slices: &StepSlices) -> Result<f64> {
+    pub fn step(&mut self, slices: &Step) -> Result<f64> {
         self.step += 1;
         let Self { model, optimizer, gradients, activations, .. } = self;
         optimizer.begin(LEARNING_RATE, self.step);
-        Ok(take_step(model, slices, activations, gradients, optimizer, &|_| None)?.loss)
+        let judge = &|_| None;
+        Ok(take_step(model, &Objective::default(), slices, activations, gradients, optimizer, judge)?.loss)
     }
 }
 

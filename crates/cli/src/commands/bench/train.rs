@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use danlu_data::{Sample, Source, StepSlices, step_slices};
+use danlu_data::{Sample, Source, step_slices};
 use danlu_kernels::random::Random;
 use danlu_kernels::timing::{Times, measured};
 use danlu_kernels::{Precision, ceiling};
 use danlu_model::Model;
 use danlu_train::flops::flops_per_token;
 use danlu_train::machine;
+use danlu_train::objective::step::Step;
 use serde_json::{Map, json};
 
 use super::steps::{Mode, Shape, Training, peak_megabytes};
@@ -153,14 +154,14 @@ impl Args {
     }
 
     /// One step of random tokens, every one of them learned.
-    fn slices(&self) -> StepSlices {
+    fn slices(&self) -> Step {
         let mut random = Random::new(&[2]);
         let mut sample = |_| Sample {
             ids: (0..self.seq).map(|_| random.below(self.vocab as u64) as u32).collect(),
             loss_weights: vec![1.0; self.seq],
             source: Source { path: Path::new("bench").into(), line: 0 },
         };
-        step_slices((0..self.batch).map(&mut sample).collect::<Vec<Sample>>())
+        Step::of(step_slices((0..self.batch).map(&mut sample).collect::<Vec<Sample>>()))
     }
 }
 
@@ -174,7 +175,7 @@ struct Steps {
 
 fn steps(args: &Args, model: Model) -> Result<Steps> {
     let slices = args.slices();
-    let longest = slices.slices.iter().map(|slice| slice.ids.len()).max().unwrap_or(1);
+    let longest = slices.slices.slices.iter().map(|slice| slice.ids.len()).max().unwrap_or(1);
     let mut training = Training::new(model, longest);
     training.step(&slices)?;
     let mut steps = Steps { seconds: Vec::new(), times: Times::default(), loss: 0.0 };

@@ -11,7 +11,7 @@ use danlu_data::{Columns, DataOptions, Found, Inspect, LengthBin, Records, inspe
 use danlu_hub::Want;
 use danlu_model::{Precision, Rest, open_shape, open_tokenizer};
 use danlu_train::prepare::{Load, Prepared, Samples, prepare_watched, samples, total_steps};
-use danlu_train::recipe::{Loaded, Recipe, embedded};
+use danlu_train::recipe::{Loaded, Preference, Recipe, embedded};
 use serde_json::{Value, json};
 
 use super::page;
@@ -69,7 +69,6 @@ pub struct Args {
 pub(super) struct Seen {
     pub recipe: Recipe,
     pub samples: Samples,
-    is_of_pairs: bool,
 }
 
 /// Runs `danlu data inspect`.
@@ -109,7 +108,6 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
 pub(super) fn look(data: Data, printer: &Printer) -> Result<Seen> {
     let mut inputs = data.inputs;
     inputs.extend(data.model.map(|model| format!("model_name_or_path={}", model.display())));
-    let is_of_pairs = names_pairs(&inputs)?;
     let loaded = recipe(&inputs, data.tokenizer.as_deref(), printer)?;
     loaded.notices.iter().for_each(|notice| printer.note(notice));
     let against = match data.against.as_slice() {
@@ -122,7 +120,7 @@ pub(super) fn look(data: Data, printer: &Printer) -> Result<Seen> {
     }
     let mut recipe = loaded.recipe;
     hub::settle_data(&mut recipe, printer)?;
-    let inspect = Some(Inspect { against: against.as_ref(), is_of_pairs });
+    let inspect = Some(Inspect { against: against.as_ref() });
     let Some(path) = &data.tokenizer else {
         hub::settle_models(&mut recipe, Fetch::Never, printer)?;
         let prepared = watched(inspect, printer, |watch| prepare_watched(recipe, Load::Shapes, watch))?;
@@ -130,34 +128,42 @@ pub(super) fn look(data: Data, printer: &Printer) -> Result<Seen> {
             prepared;
         notices.iter().for_each(|notice| printer.note(notice));
         let samples = Samples { tokenizer, training, validation, order, report, inspections };
-        return Ok(Seen { recipe, samples, is_of_pairs });
+        return Ok(Seen { recipe, samples });
     };
     let path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
     let tokenizer = open_tokenizer(&path)?;
     let samples = watched(inspect, printer, |watch| samples(&recipe, tokenizer, watch))?;
-    Ok(Seen { recipe, samples, is_of_pairs })
+    Ok(Seen { recipe, samples })
 }
 
 impl Seen {
-    /// Optimizer steps of a pass and of the run; none of preference pairs, for which there is no run.
-    pub fn steps(&self) -> Option<(u64, u64)> {
+    /// Optimizer steps of a pass and of the run.
+    pub fn steps(&self) -> (u64, u64) {
         let order = &self.samples.order;
-        (!self.is_of_pairs).then(|| (order.steps_per_epoch(), total_steps(&self.recipe, order)))
+        (order.steps_per_epoch(), total_steps(&self.recipe, order))
+    }
+
+    /// What a step counts, and how many samples that is.
+    fn unit(&self) -> (&'static str, usize) {
+        match self.recipe.preference() {
+            Some(Preference::Pairs(_)) => ("pairs", 2),
+            _ if self.samples.report.packing.is_some() => ("blocks", 1),
+            _ => ("samples", 1),
+        }
     }
 
     /// The numbers, readable.
     pub fn describe(&self, printer: &Printer) -> Result<()> {
         let Samples { training, validation, report, .. } = &self.samples;
+        let (unit, group) = self.unit();
         printer.line(report)?;
         if !validation.is_empty() {
-            let (training, validation) = (training.len(), validation.len());
-            printer.line(format_args!("{training} samples to train on, {validation} to validate with"))?;
+            let (training, validation) = (training.len() / group, validation.len() / group);
+            let things = if group == 1 { "samples" } else { unit };
+            printer.line(format_args!("{training} {things} to train on, {validation} to validate with"))?;
         }
-        if let Some((per_epoch, run)) = self.steps() {
-            let per_step = self.recipe.training.samples_per_step();
-            let unit = if report.packing.is_some() { "blocks" } else { "samples" };
-            printer.line(format_args!("{run} steps of {per_step} {unit}, {per_epoch} a pass"))?;
-        }
+        let ((per_epoch, run), per_step) = (self.steps(), self.recipe.training.samples_per_step());
+        printer.line(format_args!("{run} steps of {per_step} {unit}, {per_epoch} a pass"))?;
         for inspection in &self.samples.inspections {
             printer.line(format_args!("\n{}", inspection.name))?;
             let header =
@@ -193,7 +199,7 @@ impl Seen {
             object["trained_share"] = inspection.report.trained_share().into();
             object
         });
-        let (steps_per_epoch, steps) = self.steps().unzip();
+        let (steps_per_epoch, steps) = self.steps();
         json!({
             "report": report,
             "training_samples": training.len(),
@@ -226,7 +232,7 @@ fn recipe(inputs: &[String], tokenizer: Option<&Path>, printer: &Printer) -> Res
             Err(wrong_input("give one recipe, or data files; set the data of a recipe with `dataset=FILE`"))
         }
         files => {
-            let stage = if is_corpus(Path::new(&files[0]))? { "pt" } else { "sft" };
+            let stage = stage(Path::new(&files[0]))?;
             let given =
                 |key: &str| overrides.iter().find_map(|text| text.strip_prefix(key)?.strip_prefix('='));
             // With `--tokenizer` no model is opened, and none limits the length.
@@ -283,12 +289,16 @@ pub(in crate::commands) fn is_corpus(path: &Path) -> Result<bool> {
     Ok(is_token_file(path) || layout(path)?.is_some_and(|layout| layout.is_document()))
 }
 
-/// Whether the first file of the inputs holds preference pairs.
-fn names_pairs(inputs: &[String]) -> Result<bool> {
-    let is_file = |input: &&String| Path::new(split_sheet(Path::new(input)).0).exists();
-    let Some(first) = inputs.iter().find(is_file).map(Path::new) else { return Ok(false) };
-    let is_data = !is_token_file(first) && !is_recipe(first);
-    Ok(is_data && layout(first)?.is_some_and(|layout| layout.is_pair()))
+/// The stage that a file is for.
+fn stage(path: &Path) -> Result<&'static str> {
+    if is_corpus(path)? {
+        return Ok("pt");
+    }
+    Ok(match layout(path)? {
+        Some(Layout::Pair(_)) => "dpo",
+        Some(Layout::Judged { .. }) => "kto",
+        _ => "sft",
+    })
 }
 
 fn is_recipe(path: &Path) -> bool {

@@ -40,9 +40,8 @@ pub(super) fn finding(finding: Finding) -> Text {
              `template` that belongs to it)",
         ),
         Finding::IdenticalPair => Text::new(
-            "偏好对的两个回答相同，学不到任何偏好（损失停在 0.693）",
-            "the wanted and the unwanted answer are the same: no preference can be learned of them (the loss stays at \
-             0.693)",
+            "偏好对的两个回答相同，学不到任何偏好，已丢弃",
+            "the wanted and the unwanted answer are the same: no preference can be learned of them, left out",
         ),
         Finding::SpelledSpecialTokens => Text::new(
             "文本中写有特殊词元的字样，按普通文本处理",
@@ -75,10 +74,9 @@ pub(super) fn page(seen: &Seen, samples: &[Shown]) -> Page {
         (tokens.to_string(), Text::new("词元", "tokens")),
         (format!("{share:.1} %"), Text::new("参与学习", "are learned")),
     ];
-    figures.extend(seen.steps().map(|(per_epoch, steps)| {
-        let caption = Text::new(format!("步（每轮 {per_epoch} 步）"), format!("steps ({per_epoch} a pass)"));
-        (steps.to_string(), caption)
-    }));
+    let (per_epoch, steps) = seen.steps();
+    let caption = Text::new(format!("步（每轮 {per_epoch} 步）"), format!("steps ({per_epoch} a pass)"));
+    figures.push((steps.to_string(), caption));
     page.figures(&figures);
     for inspection in &seen.samples.inspections {
         dataset(&mut page, inspection);

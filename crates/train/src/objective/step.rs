@@ -1,0 +1,104 @@
+//! From samples to what an objective sees of an optimizer step: slices, and of preferences what is known beside them.
+
+use std::sync::Arc;
+
+use danlu_data::slices::StepSlices;
+use danlu_data::{Sample, SampleSet, grouped_slices};
+
+use super::kto;
+use super::reference::SetReference;
+use crate::recipe::Preference;
+
+/// Samples, to take steps of.
+#[derive(Clone)]
+pub struct Steps {
+    /// The samples.
+    pub samples: SampleSet,
+    /// Whether they are compared or judged.
+    pub preference: Option<Preference>,
+    /// Longest sample.
+    pub cutoff_len: usize,
+    /// Their log-probabilities at the beginning of the run; none as long as they are not known.
+    pub reference: Arc<SetReference>,
+}
+
+/// An optimizer step, or a part of a pass over samples.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// The samples, in order.
+    pub slices: StepSlices,
+    /// What the loss is divided by.
+    pub units: f64,
+    /// The reference of each sequence, if the objective has one.
+    pub reference: Vec<f64>,
+    /// The prompts with answers of other rows, of KTO.
+    pub mismatched: StepSlices,
+    /// Their reference.
+    pub mismatched_reference: Vec<f64>,
+}
+
+impl Step {
+    /// A step of language modelling.
+    pub fn of(slices: StepSlices) -> Self {
+        Self { units: slices.step_weight, slices, ..Self::default() }
+    }
+
+    /// The number of the first sequence of a slice among those of the step.
+    pub fn first_sequence(&self, slice: usize) -> usize {
+        self.slices.slices[..slice].iter().map(|slice| slice.sequence_starts.len() - 1).sum()
+    }
+}
+
+impl Steps {
+    /// The step of these samples; pairs are whole.
+    pub fn step(&self, indices: &[usize]) -> Step {
+        let samples = indices.iter().map(|&index| self.samples.get(index));
+        let Some(preference) = self.preference else { return Step::of(grouped_slices(samples, 1)) };
+        let group = preference.group();
+        let slices = grouped_slices(samples, group);
+        let first_targets = |slice: &danlu_data::Slice| -> f64 {
+            let starts = slice.sequence_starts.windows(2);
+            let first = starts.filter_map(|bounds| {
+                slice.targets.get(slice.targets.partition_point(|target| target.position < bounds[0]))
+            });
+            first.map(|target| f64::from(target.weight).abs()).sum()
+        };
+        let of = |values: &[f64]| indices.iter().filter_map(|&index| values.get(index)).copied().collect();
+        Step {
+            units: slices.slices.iter().map(first_targets).sum::<f64>() / group as f64,
+            slices,
+            reference: of(&self.reference.answers),
+            mismatched: match preference {
+                Preference::Judged => grouped_slices(indices.iter().map(|&index| self.mismatched(index)), 1),
+                Preference::Pairs(_) => StepSlices::default(),
+            },
+            mismatched_reference: of(&self.reference.mismatched),
+        }
+    }
+
+    /// The step of all samples.
+    pub fn whole(&self) -> Step {
+        self.step(&(0..self.samples.len()).collect::<Vec<_>>())
+    }
+
+    /// The prompt of a sample with the answer of the one before it; the first has that of the last.
+    fn mismatched(&self, index: usize) -> Sample {
+        let other = (index + self.samples.len() - 1) % self.samples.len();
+        kto::mismatched(&self.samples.get(index), &self.samples.get(other), self.cutoff_len)
+    }
+
+    /// Tokens of the longest sample, or of all samples that stay together.
+    pub fn longest(&self) -> usize {
+        let group = self.preference.map_or(1, Preference::group);
+        let lengths = self.samples.lengths();
+        let together =
+            lengths.chunks(group).map(|group| group.iter().sum::<u32>() as usize).max().unwrap_or(0);
+        match self.preference {
+            Some(Preference::Judged) => {
+                let mismatched = (0..self.samples.len()).map(|index| self.mismatched(index).ids.len());
+                mismatched.max().unwrap_or(0).max(together)
+            }
+            _ => together,
+        }
+    }
+}
