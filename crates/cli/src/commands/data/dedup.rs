@@ -8,8 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::deduplication::{Keep, Method, Outcome, Output, Part, Permutations, Step};
-use danlu_data::records::split_sheet;
-use danlu_data::{DataError, Deduplication, OnBadRow, ReadOptions, RowProblem};
+use danlu_data::{DataError, Deduplication, OnBadRow, ReadOptions, RowProblem, refuse_output_in};
 use danlu_kernels::team;
 use danlu_train::machine;
 use serde_json::json;
@@ -202,13 +201,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         ));
     }
     for path in args.out.iter().chain(&args.report) {
-        if let Some(input) = args.inputs.iter().find(|input| contains(input, path)) {
-            return Err(wrong_input(format!(
-                "`{}` would be written into the input `{}`: expected a place outside of it",
-                path.display(),
-                input.display()
-            )));
-        }
+        refuse_output_in(&args.inputs, path)?;
     }
     let (files, ignored) = Deduplication::list(&args.inputs)?;
     if let Some(path) = ignored.first() {
@@ -276,16 +269,6 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         done => done.map_err(with_flags)?,
     };
     args.tell(&outcome, start.elapsed().as_secs_f64(), printer)
-}
-
-/// Whether a path that need not be there is this input, or lies in it.
-fn contains(input: &Path, path: &Path) -> bool {
-    let Ok(input) = fs_err::canonicalize(split_sheet(input).0) else { return false };
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let known = absolute.ancestors().find_map(|ancestor| {
-        Some(fs_err::canonicalize(ancestor).ok()?.join(absolute.strip_prefix(ancestor).ok()?))
-    });
-    known.is_some_and(|known| known.starts_with(&input))
 }
 
 /// The advice of a row's error in the words of this command.

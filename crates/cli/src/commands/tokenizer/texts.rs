@@ -28,7 +28,7 @@ pub fn open(
         return Err(wrong_input(format!("`{input}` does not exist; expected a file or folder of texts")));
     }
     let mut documents = Documents::open(inputs, columns, reading)?;
-    documents.take_notices().iter().for_each(|notice| printer.note(notice));
+    documents.take_notices().iter().for_each(|notice| printer.note(with_flags(notice)));
     Ok(documents)
 }
 
@@ -69,7 +69,13 @@ pub fn without_recipe(error: DataError) -> anyhow::Error {
                 "{at}: there is no column `{column}` but `{available}`: name one with `--column`"
             ))
         }
-        DataError::Row { at, problem } => wrong_input(format!("{at}: {problem}")),
+        DataError::Row { at, problem } => wrong_input(format!("{at}: {}", with_flags(&problem.to_string()))),
+        DataError::Option { option, problem } => wrong_input(format!("`--{option}`: {problem}")),
         error => error.into(),
     }
+}
+
+/// A sentence with the options of these commands in place of a recipe's keys.
+pub fn with_flags(sentence: &str) -> String {
+    sentence.replace("`encoding`", "`--encoding`")
 }
