@@ -96,14 +96,8 @@ impl Cache {
         let (version, program) = (VERSION, env!("CARGO_PKG_VERSION"));
         hash.update(format!("{version} {program} {} {:?}\n", tokenizer.fingerprint(), deciding(options)));
         if let Task::Conversation { template, tokens } | Task::Preference { template, tokens } = task {
-            hash.update(format!(
-                "{tokens:?}
-{:?}
-{}
-",
-                template.variables(),
-                template.source()
-            ));
+            let (variables, day) = (template.variables(), template.day());
+            hash.update(format!("{tokens:?}\n{variables:?}\n{day:?}\n{}\n", template.source()));
         }
         for name in names {
             let paths = match token_files::find(name, options)? {

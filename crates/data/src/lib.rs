@@ -53,4 +53,4 @@ pub use records::{Content, RawRecord, ReadOptions, Record, Records, Source, Text
 pub use report::DatasetReport;
 pub use sample::Sample;
 pub use sample_store::SampleSet;
-pub use slices::{Slice, StepSlices, Target, step_slices};
+pub use slices::{Slice, SliceSize, StepSlices, Target, slice_sizes, step_slices};

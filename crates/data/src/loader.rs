@@ -387,7 +387,7 @@ impl Loader<'_> {
         let inspections = self.names.iter().zip(counts).zip(findings);
         let inspections =
             inspections.map(|((name, counts), findings)| Inspection::new(name, counts, findings)).collect();
-        Dataset { samples, datasets, report, inspections }
+        Dataset { samples, datasets, report, inspections, runs_on: self.runs_on() }
     }
 }
 

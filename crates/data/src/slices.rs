@@ -41,11 +41,48 @@ pub struct StepSlices {
     pub step_weight: f64,
 }
 
+impl Slice {
+    /// Its inputs and targets, counted.
+    pub fn size(&self) -> SliceSize {
+        SliceSize { tokens: self.ids.len(), targets: self.targets.len() }
+    }
+}
+
 impl StepSlices {
     /// Input tokens of the step.
     pub fn tokens(&self) -> usize {
         self.slices.iter().map(|slice| slice.ids.len()).sum()
     }
+}
+
+/// What a slice holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SliceSize {
+    /// Inputs.
+    pub tokens: usize,
+    /// Targets among them.
+    pub targets: usize,
+}
+
+impl SliceSize {
+    fn has_room_for(&self, tokens: usize) -> bool {
+        self.tokens + tokens <= SLICE_TOKENS
+    }
+}
+
+/// The sizes of the slices that [`step_slices`] cuts samples of these sizes into.
+pub fn slice_sizes(samples: impl IntoIterator<Item = SliceSize>) -> Vec<SliceSize> {
+    let mut slices: Vec<SliceSize> = Vec::new();
+    for SliceSize { tokens, targets } in samples.into_iter().filter(|sample| sample.targets > 0) {
+        match slices.last_mut().filter(|slice| slice.has_room_for(tokens)) {
+            Some(slice) => {
+                slice.tokens += tokens;
+                slice.targets += targets;
+            }
+            None => slices.push(SliceSize { tokens, targets }),
+        }
+    }
+    slices
 }
 
 /// Cuts the samples of one optimizer step into slices. Samples in which nothing is trained are left out.
@@ -58,7 +95,7 @@ pub fn step_slices<S: Borrow<Sample>>(samples: impl IntoIterator<Item = S>) -> S
         let Some(input_length) = (1..sample.ids.len()).rev().find(trained) else {
             continue;
         };
-        let has_room = |slice: &&mut Slice| slice.ids.len() + input_length <= SLICE_TOKENS;
+        let has_room = |slice: &&mut Slice| slice.size().has_room_for(input_length);
         let slice = match step.slices.last_mut().filter(has_room) {
             Some(slice) => slice,
             None => {
@@ -87,6 +124,7 @@ mod tests {
 
     use super::*;
     use crate::records::Source;
+    use crate::sample_store::SampleSet;
 
     fn sample(ids: Vec<u32>, loss_weights: Vec<f32>) -> Sample {
         Sample { ids, loss_weights, source: Source { path: Path::new("rows.jsonl").into(), line: 1 } }
@@ -130,6 +168,14 @@ mod tests {
             }
             prop_assert_eq!(step.step_weight, expected.iter().map(|target| f64::from(target.2)).sum::<f64>());
             prop_assert_eq!(targets(&step), expected);
+        }
+
+        #[test]
+        fn sizes_are_those_of_the_slices(samples in samples()) {
+            let set: SampleSet = samples.iter().cloned().collect();
+            let found = slice_sizes((0..set.len()).map(|index| set.size(index)));
+            let slices: Vec<SliceSize> = step_slices(&samples).slices.iter().map(Slice::size).collect();
+            prop_assert_eq!(found, slices);
         }
 
         #[test]

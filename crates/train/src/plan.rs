@@ -1,7 +1,6 @@
 //! What a run will do, before it does it.
 
-use danlu_data::DatasetReport;
-use danlu_data::slices::step_slices;
+use danlu_data::{DatasetReport, SliceSize, slice_sizes};
 use danlu_kernels::cpu;
 use danlu_kernels::cross_entropy::positions_at_once;
 use danlu_model::{Activations, Keep, Model, Precision};
@@ -10,8 +9,8 @@ use serde::Serialize;
 use crate::error::{Result, TrainError};
 use crate::machine;
 use crate::optimizer::optimizer_bytes;
-use crate::prepare::{Load, Prepared, prepare};
-use crate::recipe::{Optim, Recipe, Recompute, TrainingOptions};
+use crate::prepare::Prepared;
+use crate::recipe::{Optim, Recompute, TrainingOptions};
 use crate::trainer::capacity;
 
 /// What `recompute: auto` chooses from: the first that fits, from fast to small.
@@ -113,19 +112,11 @@ pub struct Memory {
     pub peak: usize,
 }
 
-/// Prepares the recipe without reading weights, and says what a run would do.
-///
-/// # Errors
-/// Whatever would stop the run before its first step.
-pub fn plan(recipe: Recipe) -> Result<Plan> {
-    Ok(Plan::of(&prepare(recipe, Load::Shapes)?))
-}
-
 impl Plan {
     /// The plan of what was prepared.
     pub fn of(prepared: &Prepared) -> Self {
         let order = &prepared.order;
-        let slices = slice_sizes(prepared);
+        let slices = largest_slice(prepared);
         Self {
             parameters: prepared.model.parameter_count(),
             trainable_parameters: prepared.model.parameters().len(),
@@ -186,7 +177,7 @@ pub(crate) fn choose_recompute(prepared: &Prepared) -> Result<Recompute> {
         Recompute::Auto => &RECOMPUTE[..],
         chosen => &[chosen],
     };
-    let slices = slice_sizes(prepared);
+    let slices = largest_slice(prepared);
     let peak = |&recompute: &Recompute| Memory::of_run(prepared, slices, recompute).training();
     if let Some(&fits) = candidates.iter().find(|candidate| peak(candidate) as u64 <= limit) {
         return Ok(fits);
@@ -205,20 +196,21 @@ pub(crate) fn choose_recompute(prepared: &Prepared) -> Result<Recompute> {
 }
 
 /// Most tokens, and most targets, of a slice.
-fn slice_sizes(prepared: &Prepared) -> [usize; 2] {
+fn largest_slice(prepared: &Prepared) -> [usize; 2] {
+    let Prepared { training, validation, .. } = prepared;
     let mut order = prepared.order.clone();
-    let (mut slice_tokens, mut slice_targets) = (0, 0);
-    for step in 0..order.steps_per_epoch() {
-        for slice in step_slices(order.step(step).iter().map(|&index| prepared.training.get(index))).slices {
-            slice_tokens = slice_tokens.max(slice.ids.len());
-            slice_targets = slice_targets.max(slice.targets.len());
+    let (mut tokens, mut targets) = (0, 0);
+    let mut look = |slices: Vec<SliceSize>| {
+        for slice in slices {
+            tokens = tokens.max(slice.tokens);
+            targets = targets.max(slice.targets);
         }
+    };
+    for step in 0..order.steps_per_epoch() {
+        look(slice_sizes(order.step(step).iter().map(|&index| training.size(index))));
     }
-    for slice in step_slices(prepared.validation.iter()).slices {
-        slice_tokens = slice_tokens.max(slice.ids.len());
-        slice_targets = slice_targets.max(slice.targets.len());
-    }
-    [slice_tokens.min(capacity(prepared)), slice_targets]
+    look(slice_sizes((0..validation.len()).map(|index| validation.size(index))));
+    [tokens.min(capacity(prepared)), targets]
 }
 
 /// Bytes of the operands that are packed as a whole: of the largest group of layers with one input, and of the head.

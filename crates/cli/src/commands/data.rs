@@ -6,7 +6,6 @@ mod dedup;
 pub(super) mod inspect;
 mod page;
 mod stats;
-pub(super) mod tokenizing;
 
 use anyhow::Result;
 
