@@ -11,13 +11,14 @@ use danlu_data::cleaning::{
     clean_files, list_files, parts_folder,
 };
 use danlu_data::records::split_sheet;
-use danlu_data::{DataError, OnBadRow, ReadOptions, RowProblem};
+use danlu_data::{DataError, ReadOptions, RowProblem};
 use danlu_hub::size;
 use danlu_kernels::team;
 use danlu_train::machine;
 use fs_err as fs;
 use serde_json::json;
 
+use super::BadRow;
 use crate::failure::wrong_input;
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
@@ -268,14 +269,6 @@ enum OnBlocked {
     Mask,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum BadRow {
-    /// The run stops with file, line and field
-    Error,
-    /// It is left out and counted
-    Skip,
-}
-
 /// Runs `danlu data clean`.
 ///
 /// # Errors
@@ -310,10 +303,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         reading: ReadOptions { encoding: args.encoding.clone(), ..ReadOptions::default() },
         output: &args.out,
         cleaner,
-        on_bad_row: match args.on_bad_row {
-            BadRow::Error => OnBadRow::Error,
-            BadRow::Skip => OnBadRow::Skip,
-        },
+        on_bad_row: args.on_bad_row.into(),
         samples: args.samples,
         threads: team::threads().max(1),
     };

@@ -8,11 +8,12 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::deduplication::{Keep, Method, Outcome, Output, Part, Permutations, Step};
-use danlu_data::{DataError, Deduplication, OnBadRow, ReadOptions, RowProblem, refuse_output_in};
+use danlu_data::{DataError, Deduplication, ReadOptions, RowProblem, refuse_output_in};
 use danlu_kernels::team;
 use danlu_train::machine;
 use serde_json::json;
 
+use super::BadRow;
 use crate::failure::wrong_input;
 use crate::printer::{Printer, Progress};
 use crate::stop::{self, Interrupted};
@@ -163,20 +164,6 @@ enum KeepChoice {
     Longest,
 }
 
-/// What happens to rows that cannot be read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum BadRow {
-    /// The run stops with file, line and field
-    ///
-    /// zh: 停止，并指出文件、行号和字段
-    #[default]
-    Error,
-    /// They are left out and counted
-    ///
-    /// zh: 跳过并计数
-    Skip,
-}
-
 fn part(text: &str) -> Result<Part, String> {
     let part = text
         .split_once('/')
@@ -220,10 +207,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
             KeepChoice::First => Keep::First,
             KeepChoice::Longest => Keep::Longest,
         },
-        on_bad_row: match args.on_bad_row {
-            BadRow::Error => OnBadRow::Error,
-            BadRow::Skip => OnBadRow::Skip,
-        },
+        on_bad_row: args.on_bad_row.into(),
         max_memory: args.max_memory,
         threads: team::threads().max(1),
         questions: args.questions(printer)?,
