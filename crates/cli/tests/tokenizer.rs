@@ -266,7 +266,15 @@ fn corpora_that_cannot_be_read_twice_or_hold_their_output_are_refused() {
     encode("pipe.txt", "piped").is_refused("`pipe.txt` is a pipe or a device");
     // Half a character, and bytes that no encoding is recognised in.
     std::fs::write(folder.join("half.txt"), b"\xe9\x93\xa3\n\xe5\x88\x87\xe5\x88").unwrap();
-    encode("half.txt", "half").is_refused("name the encoding of the file with `--encoding`");
+    let told = "name the encoding of the file with `--encoding`";
+    encode("half.txt", "half").is_refused(told);
+    for verb in ["clean", "dedup"] {
+        run(folder, &["data", verb, "half.txt", "--out", "half.jsonl"]).is_refused(told);
+    }
+    std::fs::write(folder.join("gbk.txt"), b"\xb3\xb5\xcf\xf7\xca\xc7\xd4\xda\xb3\xb5\xb4\xb2\xc9\xcf\n")
+        .unwrap();
+    let encoded = encode("gbk.txt", "gbk");
+    assert!(encoded.stderr.contains("name another encoding with `--encoding`"), "{}", encoded.stderr);
 }
 
 fn vocabulary_of(folder: &Path) {

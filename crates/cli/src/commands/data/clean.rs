@@ -19,7 +19,7 @@ use fs_err as fs;
 use serde_json::json;
 
 use super::BadRow;
-use crate::failure::wrong_input;
+use crate::failure::{keys_as_flags, wrong_input};
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
 
@@ -336,7 +336,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         cleaned => cleaned.map_err(without_recipe)?,
     };
     let seconds = start.elapsed().as_secs_f64();
-    report.notices.iter().for_each(|notice| printer.note(notice));
+    report.notices.iter().for_each(|notice| printer.note(keys_as_flags(notice)));
     printer.line(format_args!("{}: {report}", args.out.display()))?;
     printer.line(format_args!("\n{} in {seconds:.1} s", size(total)))?;
     let mut result = json!(report);
@@ -429,7 +429,7 @@ fn without_recipe(error: DataError) -> anyhow::Error {
             "no column has the usual name of a text, found `{}`: name those to clean with `--columns`",
             available.join("`, `")
         ),
-        problem => problem.to_string(),
+        problem => keys_as_flags(&problem.to_string()),
     };
     let hint =
         if problem.can_be_skipped() { ", or leave such rows out with `--on-bad-row skip`" } else { "" };

@@ -14,7 +14,7 @@ use danlu_train::machine;
 use serde_json::json;
 
 use super::BadRow;
-use crate::failure::wrong_input;
+use crate::failure::{keys_as_flags, wrong_input};
 use crate::printer::{Printer, Progress};
 use crate::stop::{self, Interrupted};
 
@@ -266,6 +266,7 @@ fn with_flags(error: DataError) -> anyhow::Error {
             ))
         }
         DataError::Row { at, problem } if problem.can_be_skipped() => {
+            let problem = keys_as_flags(&problem.to_string());
             wrong_input(format!("{at}: {problem}, or leave such rows out with `--on-bad-row skip`"))
         }
         DataError::Option { option, problem } => wrong_input(format!("`--{option}`: {problem}")),
@@ -305,7 +306,7 @@ impl Args {
 
     fn tell(&self, outcome: &Outcome, seconds: f64, printer: &Printer) -> Result<()> {
         let Outcome { rows, kept, duplicates, contaminated, skipped, bands, spilled, notices } = outcome;
-        notices.iter().for_each(|notice| printer.note(notice));
+        notices.iter().for_each(|notice| printer.note(keys_as_flags(notice)));
         for (reason, count) in skipped {
             printer.warning(format_args!("{count} rows were skipped: {reason}"));
         }

@@ -17,7 +17,7 @@ use danlu_train::machine;
 use serde_json::json;
 
 use super::texts;
-use crate::failure::wrong_input;
+use crate::failure::{keys_as_flags, wrong_input};
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
 
@@ -115,7 +115,7 @@ pub fn run(inputs: &[PathBuf], args: &CorpusArgs, tokenizer: &Tokenizer, printer
         Err(error) => return Err(texts::without_recipe(error)),
         Ok(done) => done,
     };
-    notices.iter().for_each(|notice| printer.note(texts::with_flags(notice)));
+    notices.iter().for_each(|notice| printer.note(keys_as_flags(notice)));
     let seconds = start.elapsed().as_secs_f64();
     report(output, &index, is_new, text, seconds, printer)
 }
