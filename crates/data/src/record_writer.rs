@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use danlu_formats::AtomicFile;
 use flate2::write::GzEncoder;
+use fs_err as fs;
 use serde_json::{Map, Value};
 
 use crate::error::{DataError, Result};
+use crate::records::split_sheet;
 
 /// Bytes that are gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -191,6 +193,24 @@ pub(crate) fn folder_is_there(output: &Path) -> Result<()> {
             Err(std::io::Error::new(std::io::ErrorKind::NotFound, problem).into())
         }
         _ => Ok(()),
+    }
+}
+
+/// Refuses an output that would be read: one that is an input, or lies in a folder that is. It need not be there yet.
+///
+/// # Errors
+/// [`DataError::OutputInInput`].
+pub fn refuse_output_in(inputs: &[PathBuf], output: &Path) -> Result<()> {
+    let absolute = std::path::absolute(output)?;
+    let place = absolute.ancestors().find_map(|ancestor| {
+        Some(fs::canonicalize(ancestor).ok()?.join(absolute.strip_prefix(ancestor).ok()?))
+    });
+    let place = place.unwrap_or(absolute.clone());
+    let holds =
+        |input: &&PathBuf| fs::canonicalize(split_sheet(input).0).is_ok_and(|input| place.starts_with(input));
+    match inputs.iter().find(holds) {
+        Some(input) => Err(DataError::OutputInInput { output: output.to_owned(), input: input.clone() }),
+        None => Ok(()),
     }
 }
 

@@ -373,6 +373,18 @@ impl Iterator for Records {
     }
 }
 
+/// One sentence on files of folders that are not read, of which the first few are named.
+pub(crate) fn ignored_notice(paths: &[PathBuf]) -> Option<String> {
+    const NAMED: usize = 3;
+    let named: Vec<String> = paths.iter().take(NAMED).map(|path| path.display().to_string()).collect();
+    let whose = if paths.len() == 1 { "its name" } else { "their names" };
+    let more = match paths.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!paths.is_empty()).then(|| format!("not read because of {whose}: `{}`{more}", named.join("`, `")))
+}
+
 pub(crate) fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
