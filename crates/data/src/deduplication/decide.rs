@@ -296,10 +296,12 @@ impl KeptRows {
     /// Ranks in the buckets of a row, ascending.
     fn beside(&self, row: &Row, (looked_at, compared): (usize, usize)) -> Vec<u32> {
         let numbers = row.buckets.iter().flat_map(|&bucket| compared_with(bucket));
-        let mut lists: Vec<(u32, u32)> = numbers.map(|number| self.lists[number as usize]).collect();
-        lists.sort_unstable();
+        let mut numbers: Vec<u32> = numbers.collect();
+        // Of about equal ones in the order of the numbers, which is as good as random: parts of one text lie apart.
+        numbers.sort_unstable_by_key(|&number| (self.lists[number as usize].0.checked_ilog2(), number));
         let mut ranks = Vec::new();
-        for (length, mut next) in lists {
+        for number in numbers {
+            let (length, mut next) = self.lists[number as usize];
             for _ in 0..(length as usize).min(looked_at - ranks.len()) {
                 let (rank, before) = self.entries[next as usize];
                 ranks.push(rank);

@@ -129,7 +129,7 @@ fn counted(shingle: u32) -> usize {
 impl Compare for ShingleSets {
     type Sketch = Vec<u32>;
 
-    const MOST: (usize, usize) = (1 << 11, 64);
+    const MOST: (usize, usize) = (1 << 13, 64);
 
     fn sketch(&self, row: u32) -> Result<Vec<u32>> {
         let place = self.rows.binary_search(&row).unwrap_or_default();
