@@ -1,6 +1,6 @@
 //! Deduplication of corpora and data sets: rows in, the rows out that repeat no other, whole or nearly.
 //!
-//! In passes over the files, so that memory holds a few bytes a row: keys for each row, which rows share a key, the texts
+//! In passes over the files, so that memory holds a few bytes a row: keys for each row, which rows share a key, the shingles
 //! of those (compared, unless the method decides by keys alone), and the rows that stay. What does not fit waits in a
 //! folder beside the output, which goes away with the run; a killed run is done again from the start, with the same result.
 
