@@ -19,6 +19,7 @@ pub mod dataset_info;
 pub mod deduplication;
 pub mod documents;
 pub mod error;
+mod exact_numbers;
 pub mod inspect;
 pub mod inspection;
 mod loader;

@@ -399,7 +399,7 @@ impl Default for DataOptions {
 impl DataOptions {
     /// How files are read.
     pub fn reading(&self) -> ReadOptions {
-        ReadOptions { encoding: self.encoding.clone(), text_unit: self.text_unit }
+        ReadOptions { encoding: self.encoding.clone(), text_unit: self.text_unit, csv_columns: None }
     }
 
     /// Checks the values that no dataset could make right.

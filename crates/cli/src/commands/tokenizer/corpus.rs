@@ -76,6 +76,7 @@ pub fn run(inputs: &[PathBuf], args: &CorpusArgs, tokenizer: &Tokenizer, printer
     let reading = ReadOptions {
         encoding: args.encoding.clone(),
         text_unit: serde_json::from_value(json!(args.text_unit))?,
+        csv_columns: None,
     };
     refuse_output_in(inputs, output)?;
     let columns = Columns { text: Some(ColumnNames::Many(args.column.clone())), ..Columns::default() };
