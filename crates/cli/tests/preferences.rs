@@ -35,7 +35,7 @@ fn folder() -> tempfile::TempDir {
         "recipe.yaml",
         "model_name_or_path: model\nstage: dpo\nfinetuning_type: lora\nlora_rank: 4\ndataset: pairs.json\n\
          cutoff_len: 128\nlearning_rate: 0.01\nnum_train_epochs: 4\nper_device_train_batch_size: 4\n\
-         logging_steps: 1\nsave_steps: 2\nprecision: f32\nplot_loss: false\n"
+         logging_steps: 1\nsave_steps: 2\nprecision: f32\nthreads: 1\nplot_loss: false\n"
             .to_owned(),
     );
     folder
@@ -130,7 +130,7 @@ fn a_killed_run_goes_on_to_the_same_bits_without_computing_its_reference_again()
         ("full", &["finetuning_type=full", "learning_rate=0.001"]),
         ("kto", &["stage=kto", "dataset=judged.jsonl"]),
     ] {
-        let settings = [extra, &["num_train_epochs=10", "save_steps=1"]].concat();
+        let settings = [extra, &["num_train_epochs=4", "save_steps=1"]].concat();
         let (whole, killed) = (format!("{name}-whole"), format!("{name}-killed"));
         train(folder, &whole, &settings).json();
         let mut child = Command::new(env!("CARGO_BIN_EXE_danlu"))
