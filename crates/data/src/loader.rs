@@ -1,5 +1,5 @@
-//! Rows → samples: found by one thread, understood and tokenized by all, and accounted for in the order of the rows, whatever
-//! the number of threads. Samples go into memory or, where they are kept between runs, to the disk.
+//! Rows → samples: found by one thread, understood and tokenized by all, and accounted for by another in the order of the
+//! rows, whatever the number of threads. Samples go into memory or, where they are kept between runs, to the disk.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -36,11 +36,11 @@ const WORDS_AT_ONCE: usize = 4 << 20;
 /// Time between two notes of how far the work is.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(5);
 
-/// What the reading thread sends.
-enum Read {
+/// What a thread sends to the next: items as they were read, or after the work that needs no order.
+enum Read<T> {
     /// A data set begins, of which at most so many rows are taken.
     Begin(Option<usize>),
-    Items(Vec<Item>),
+    Items(Vec<T>),
     /// It is at its end.
     End,
 }
@@ -134,21 +134,23 @@ impl Loader<'_> {
     }
 
     fn run(&self, work: &mut Work<'_>, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<()> {
-        let (sender, received) = sync_channel(2);
+        let (found, items) = sync_channel(2);
+        let (tokenized, done) = sync_channel(1);
         let place = (work.account.dataset_ends.len(), work.account.read);
         // How many of the data sets need no more rows.
         let enough = &AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            let reader = scope.spawn(move || self.read(place, enough, sender));
-            let tokenized = self.tokenize(received, enough, work, progress);
+            let reader = scope.spawn(move || self.read(place, enough, found));
+            scope.spawn(move || self.tokenize(items, tokenized));
+            let taken = self.take_all(done, enough, work, progress);
             let read = reader.join().map_err(|_| std::io::Error::other("reading the data failed"))?;
-            tokenized.and(read)
+            taken.and(read)
         })
     }
 
     /// Sends what is in the data sets in order, from a place on: a data set, and how much of it was read before. A receiver
     /// that is gone has seen enough.
-    fn read(&self, place: (usize, u64), enough: &AtomicUsize, sender: SyncSender<Read>) -> Result<()> {
+    fn read(&self, place: (usize, u64), enough: &AtomicUsize, sender: SyncSender<Read<Item>>) -> Result<()> {
         for (number, name) in self.names.iter().enumerate().skip(place.0) {
             let skip = if number == place.0 { place.1 } else { 0 };
             let mut sending = Sending { sender: &sender, skip, items: Vec::new(), bytes: 0 };
@@ -198,15 +200,31 @@ impl Loader<'_> {
         Ok(())
     }
 
-    fn tokenize(
+    /// Passes on what comes, tokenized by all threads. A receiver that is gone has seen enough.
+    fn tokenize(&self, items: Receiver<Read<Item>>, sender: SyncSender<Read<Done>>) {
+        for read in items {
+            let done = match read {
+                Read::Begin(most) => Read::Begin(most),
+                Read::Items(items) => {
+                    Read::Items(items.into_par_iter().map(|item| self.tokenize_item(item)).collect())
+                }
+                Read::End => Read::End,
+            };
+            if sender.send(done).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn take_all(
         &self,
-        received: Receiver<Read>,
+        done: Receiver<Read<Done>>,
         enough: &AtomicUsize,
         work: &mut Work<'_>,
         progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<()> {
         let mut limit = usize::MAX;
-        for read in received {
+        for read in done {
             match read {
                 Read::Begin(most) => {
                     limit = most.unwrap_or(usize::MAX);
@@ -214,15 +232,12 @@ impl Loader<'_> {
                     work.account.counts.resize_with(work.account.dataset_ends.len() + 1, Counts::default);
                     work.findings.extend(self.inspect.map(|_| Findings::new(self.tokenizer)));
                 }
-                Read::Items(mut items) => {
-                    while !items.is_empty() && work.account.taken < limit {
-                        let later = items.split_off(items.len().min(limit - work.account.taken));
-                        let done: Vec<Done> =
-                            items.into_par_iter().map(|item| self.tokenize_item(item)).collect();
-                        for item in done {
-                            self.take(item, work)?;
+                Read::Items(items) => {
+                    for item in items {
+                        if work.account.taken >= limit {
+                            break;
                         }
-                        items = later;
+                        self.take(item, work)?;
                     }
                 }
                 Read::End => self.end(work),
@@ -420,7 +435,7 @@ impl Tokenized {
 
 /// Gathers items for the thread that takes them.
 struct Sending<'a> {
-    sender: &'a SyncSender<Read>,
+    sender: &'a SyncSender<Read<Item>>,
     /// Items that a killed run had read.
     skip: u64,
     items: Vec<Item>,

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use regex_automata::meta::Cache;
 use serde::Deserialize;
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::BPE;
@@ -12,11 +13,11 @@ use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::split::SplitPattern;
 use tokenizers::tokenizer::{Model, NormalizedString, Normalizer, SplitDelimiterBehavior};
-use tokenizers::utils::SysRegex;
 
 use crate::bytes::alphabet;
-use crate::id_cache::{IdCache, IdCaches};
+use crate::id_cache::{IdCache, PerThread};
 use crate::pair_table::{Joined, PairTable};
+use crate::word_pattern::WordPattern;
 
 /// How GPT-2 cuts, which is the `ByteLevel` pre-tokenizer's own way.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -24,7 +25,7 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 /// A rule that cuts a text into words; what it does not match is a word too.
 #[derive(Debug)]
 enum Cut {
-    Pattern(SysRegex),
+    Pattern(WordPattern),
     /// Each digit alone.
     Digits,
 }
@@ -41,7 +42,15 @@ pub(crate) struct ByteLevel {
     /// Whether a word that is a token is one, however its parts are joined.
     whole_words: bool,
     alphabet: [char; 256],
-    known: IdCaches,
+    scratch: PerThread<Scratch>,
+}
+
+/// What a thread remembers of the texts that it cut.
+#[derive(Default)]
+struct Scratch {
+    known: IdCache,
+    /// Of each cut by a pattern.
+    patterns: Vec<Option<Cache>>,
 }
 
 impl ByteLevel {
@@ -70,12 +79,12 @@ impl ByteLevel {
                     if split.invert || split.behavior != SplitDelimiterBehavior::Isolated {
                         return None;
                     }
-                    cuts.push(Cut::Pattern(SysRegex::new(pattern).ok()?));
+                    cuts.push(Cut::Pattern(WordPattern::new(pattern)?));
                 }
                 PreTokenizerWrapper::ByteLevel(last) if !last.add_prefix_space => {
                     is_byte_level = true;
                     if last.use_regex {
-                        cuts.push(Cut::Pattern(SysRegex::new(GPT2).ok()?));
+                        cuts.push(Cut::Pattern(WordPattern::new(GPT2)?));
                     }
                 }
                 _ => return None,
@@ -102,7 +111,7 @@ impl ByteLevel {
             pairs: pairs(model)?,
             whole_words,
             alphabet,
-            known: IdCaches::default(),
+            scratch: PerThread::default(),
         })
     }
 
@@ -114,7 +123,10 @@ impl ByteLevel {
     /// Adds the ids of a text without added tokens.
     pub(crate) fn encode(&self, text: &str, model: &ModelWrapper, ids: &mut Vec<u32>) {
         let text = self.normalize(text);
-        self.known.with(|known| self.cut(&text, &self.cuts, model, known, ids));
+        self.scratch.with(|Scratch { known, patterns }| {
+            patterns.resize_with(self.cuts.len(), || None);
+            self.cut(&text, &self.cuts, patterns, model, known, ids);
+        });
     }
 
     fn normalize<'a>(&self, text: &'a str) -> Cow<'a, str> {
@@ -131,8 +143,17 @@ impl ByteLevel {
     }
 
     /// Cuts by the first rule, its words by those behind it, and joins what remains.
-    fn cut(&self, text: &str, cuts: &[Cut], model: &ModelWrapper, known: &mut IdCache, ids: &mut Vec<u32>) {
-        let Some((first, others)) = cuts.split_first() else {
+    fn cut(
+        &self,
+        text: &str,
+        cuts: &[Cut],
+        patterns: &mut [Option<Cache>],
+        model: &ModelWrapper,
+        known: &mut IdCache,
+        ids: &mut Vec<u32>,
+    ) {
+        let (Some((first, others)), Some((cache, caches))) = (cuts.split_first(), patterns.split_first_mut())
+        else {
             known.extend(ids, text, |ids| self.join(text, model, ids));
             return;
         };
@@ -140,13 +161,13 @@ impl ByteLevel {
         let mut word = |(start, end): (usize, usize)| {
             for range in [behind..start, start..end] {
                 if !range.is_empty() {
-                    self.cut(&text[range], others, model, known, ids);
+                    self.cut(&text[range], others, caches, model, known, ids);
                 }
             }
             behind = end;
         };
         match first {
-            Cut::Pattern(pattern) => pattern.find_iter(text).for_each(&mut word),
+            Cut::Pattern(pattern) => pattern.for_each(text, cache, &mut word),
             Cut::Digits => {
                 let digits = text.match_indices(char::is_numeric);
                 digits.for_each(|(start, digit)| word((start, start + digit.len())));

@@ -33,11 +33,13 @@ pub(crate) struct IdCache {
     added: usize,
 }
 
-impl IdCache {
-    fn new() -> Self {
+impl Default for IdCache {
+    fn default() -> Self {
         Self { entries: Self::empty(FEWEST), added: 0 }
     }
+}
 
+impl IdCache {
     fn empty(entries: usize) -> Box<[Entry]> {
         vec![Entry { text: [0; TEXT], length: 0, count: 0, ids: [0; IDS] }; entries].into()
     }
@@ -80,29 +82,34 @@ fn place(text: &[u8; TEXT], entries: usize) -> usize {
     (hash >> (u64::BITS - entries.ilog2())) as usize
 }
 
-/// Caches of one vocabulary, one for each thread that cuts with it at the same time. A copy starts without.
-#[derive(Default)]
-pub(crate) struct IdCaches(Mutex<Vec<IdCache>>);
+/// What threads that cut with one vocabulary at the same time keep to themselves. A copy starts without.
+pub(crate) struct PerThread<T>(Mutex<Vec<T>>);
 
-impl fmt::Debug for IdCaches {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("IdCaches")
+impl<T> Default for PerThread<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
     }
 }
 
-impl Clone for IdCaches {
+impl<T> fmt::Debug for PerThread<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("PerThread")
+    }
+}
+
+impl<T> Clone for PerThread<T> {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl IdCaches {
-    /// Lends a cache to `work`.
-    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut IdCache) -> T) -> T {
+impl<T: Default> PerThread<T> {
+    /// Lends what one thread keeps to `work`.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut cache = free.unwrap_or_else(IdCache::new);
-        let result = work(&mut cache);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+        let mut own = free.unwrap_or_default();
+        let result = work(&mut own);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(own);
         result
     }
 }

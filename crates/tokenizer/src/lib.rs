@@ -27,6 +27,7 @@ mod template;
 mod tiktoken;
 mod tokenizer;
 mod training;
+mod word_pattern;
 
 pub use decode::DecodeStream;
 pub use error::{Error, Result};

@@ -29,7 +29,7 @@ use tokenizers::normalizers::Replace;
 
 use crate::GgufVocabulary;
 use crate::bytes::fallback_byte;
-use crate::id_cache::IdCaches;
+use crate::id_cache::{IdCache, PerThread};
 use crate::pair_table::PairTable;
 pub(crate) use write::{NewModel, NewPiece};
 
@@ -105,7 +105,7 @@ pub(crate) struct SentencePiece {
     normalization: Normalization,
     pub(crate) dummy_prefix: DummyPrefix,
     /// What stretches of text became.
-    known: IdCaches,
+    known: PerThread<IdCache>,
 }
 
 /// What a `.model` file holds.
@@ -256,7 +256,7 @@ impl SentencePiece {
             bytes,
             normalization,
             dummy_prefix,
-            known: IdCaches::default(),
+            known: PerThread::default(),
         }
     }
 
@@ -440,7 +440,7 @@ impl SentencePiece {
             *place = self.table.len() as u32;
         }
         self.pairs = None;
-        self.known = IdCaches::default();
+        self.known = PerThread::default();
         self.table.push(Piece { score, kind: NORMAL });
         self.neighbours.add(text);
         self.longest = self.longest.max(text.chars().count());

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use fancy_regex::Regex;
+use regex_automata::meta::Cache;
 use unicode_script::{Script, UnicodeScript};
 
 use super::words::FoundWords;
 use crate::gguf::QWEN2;
 use crate::sentencepiece::{SPACE, SentencePiece};
+use crate::word_pattern::WordPattern;
 
 /// Longest run of Chinese characters that is counted as one word, and so the longest Chinese token.
 const LONGEST_CHINESE: usize = 16;
@@ -31,18 +32,23 @@ pub(super) struct WordSplitter {
     pub whole: Vec<String>,
 }
 
-/// The pattern `qwen2` without look-ahead, which is slow: [`ByteLevel::find`] does that part.
+/// The pattern `qwen2`.
 pub(super) struct ByteLevel {
-    pattern: Regex,
+    pattern: WordPattern,
 }
 
 impl WordSplitter {
     /// The words of a stretch of text that begins and ends at lines.
     pub(super) fn split<'a>(&self, text: &'a str) -> FoundWords<'a> {
         match &self.rule {
-            WordRule::ByteLevel(byte_level) => FoundWords::new(text).find(|text, found| {
-                self.between(text, &mut |start, end| byte_level.find(text, start, end, found));
-            }),
+            WordRule::ByteLevel(byte_level) => {
+                let mut cache = None;
+                FoundWords::new(text).find(|text, found| {
+                    self.between(text, &mut |start, end| {
+                        byte_level.find(text, start, end, &mut cache, found)
+                    });
+                })
+            }
             WordRule::SentencePiece(pieces) => {
                 let mut normalized = String::with_capacity(text.len() + text.len() / 8);
                 for line in text.split('\n') {
@@ -86,32 +92,21 @@ impl WordSplitter {
 
 impl ByteLevel {
     pub(super) fn new() -> Result<Self, String> {
-        let pattern = QWEN2.replace(r"|\s+(?!\S)", "");
-        Ok(Self { pattern: Regex::new(&pattern).map_err(|error| error.to_string())? })
+        let pattern = WordPattern::new(QWEN2).ok_or("the pattern of words cannot be read")?;
+        Ok(Self { pattern })
     }
 
-    fn find(&self, text: &str, start: usize, end: usize, found: &mut dyn FnMut(usize, usize)) {
-        let text = &text[..end];
-        let mut at = start;
-        // The pattern matches everything, so that there is always a next match, right here.
-        while let Ok(Some(word)) = self.pattern.find_from_pos(text, at) {
-            let piece = word.as_str();
-            let mut end = word.end();
-            let last =
-                piece.chars().next_back().filter(|last| last.is_whitespace() && !"\r\n".contains(*last));
-            if let Some(last) = last
-                && end < text.len()
-                && piece.len() > last.len_utf8()
-            {
-                // The last space belongs to what follows.
-                end -= last.len_utf8();
-            }
-            find_runs(text, at, end, found);
-            at = end;
-            if at == text.len() {
-                return;
-            }
-        }
+    fn find(
+        &self,
+        text: &str,
+        start: usize,
+        end: usize,
+        cache: &mut Option<Cache>,
+        found: &mut dyn FnMut(usize, usize),
+    ) {
+        self.pattern.for_each(&text[start..end], cache, |(from, to)| {
+            find_runs(text, start + from, start + to, found);
+        });
     }
 }
 
@@ -227,7 +222,7 @@ mod tests {
         #[test]
         fn the_pattern_cuts_as_the_one_with_look_ahead(text in "[ \t\r\na1'sé，一\u{3000}]{0,24}") {
             let byte_level = ByteLevel::new().unwrap();
-            let ours = words(&text, |text, found| byte_level.find(text, 0, text.len(), found));
+            let ours = words(&text, |text, found| byte_level.find(text, 0, text.len(), &mut None, found));
             let split = Split::new(SplitPattern::Regex(QWEN2.into()), SplitDelimiterBehavior::Isolated, false);
             let mut pieces = PreTokenizedString::from(text.as_str());
             split.unwrap().pre_tokenize(&mut pieces).unwrap();
