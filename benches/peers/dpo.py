@@ -68,6 +68,7 @@ def timed(*arguments, **more):
     return result
 
 DPOTrainer._precompute_ref_logps = timed
+before = time.process_time()
 trainer = DPOTrainer(
     model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
     peft_config=LoraConfig(r=a.rank, lora_alpha=2 * a.rank, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules="all-linear"),
@@ -75,9 +76,10 @@ trainer = DPOTrainer(
 start = time.perf_counter()
 trainer.train()
 seconds["steps"] = time.perf_counter() - start
+cpu = time.process_time() - before
 total = sum(seconds.values())
 print(json.dumps({
     "peer": "trl", "dtype": "bf16", "padding": "longest of the batch", "pairs": len(rows), "pairs_per_s": round(len(rows) / total, 3),
-    "reference_s": round(seconds["reference"], 2), "steps_s": round(seconds["steps"], 2),
+    "reference_s": round(seconds["reference"], 2), "steps_s": round(seconds["steps"], 2), "cpu_s": round(cpu, 2),
     "loss": trainer.state.log_history[0]["loss"], "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
 }))
