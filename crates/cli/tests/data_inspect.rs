@@ -147,25 +147,30 @@ fn trl_1627_identical_answers_of_a_pair_are_found() {
     let fixed = ["data", "inspect", "pairs.jsonl", "--model", "model", "cutoff_len=128"];
     let object = run(folder.path(), &[&fixed[..], &["--json"]].concat()).json();
     let found = &object["datasets"][0];
-    assert_eq!((&found["rows"], &found["samples"]), (&4.into(), &4.into()), "{found}");
+    assert_eq!((&found["rows"], &found["samples"]), (&4.into(), &2.into()), "{found}");
     for (finding, line) in [("identical_pair", 2), ("overlong", 3), ("empty", 4)] {
         assert_eq!(found["findings"][finding]["rows"], 1, "{finding}: {found}");
         let example = found["findings"][finding]["examples"][0].as_str().unwrap();
         assert!(example.contains(&format!("pairs.jsonl:{line}")), "{finding}: {example}");
     }
-    assert_eq!(object["steps"], Value::Null);
+    assert_eq!((&found["identical_pairs"], &object["steps_per_epoch"]), (&1.into(), &1.into()));
     // Of each pair both answers are shown, the wanted one first, and of both the answer alone is learned.
     let texts: Vec<&str> =
         object["samples"].as_array().unwrap().iter().map(|sample| sample["text"].as_str().unwrap()).collect();
-    assert_eq!(texts.len(), 3);
-    for (text, answer) in texts.iter().zip(["切削", "旋转", "机床"]) {
+    assert_eq!(texts.len(), 2);
+    for (text, answer) in texts.iter().zip(["切削", "旋转"]) {
         assert!(text.contains(&format!("⟦{answer}<|im_end|>")) && text.matches('⟦').count() == 1, "{text}");
     }
     let shown = run(folder.path(), &fixed);
-    assert!(shown.stdout.contains("the loss stays at 0.693): 1 rows"), "{}", shown.stdout);
-    // A recipe that trains on them says that it cannot.
+    assert!(
+        shown.stdout.contains("no preference can be learned of them, left out: 1 rows"),
+        "{}",
+        shown.stdout
+    );
+    assert!(shown.stdout.contains("3 steps of 8 pairs, 1 a pass"), "{}", shown.stdout);
+    // Fine-tuning would learn the unwanted answers too.
     let recipe = ["train", "sft-lora", "dataset=pairs.jsonl", "model_name_or_path=model", "cutoff_len=128"];
-    run(folder.path(), &[&recipe[..], &["output_dir=out"]].concat()).is_refused("`rejected`");
+    run(folder.path(), &[&recipe[..], &["output_dir=out"]].concat()).is_refused("set `stage: dpo`");
 }
 
 #[test]

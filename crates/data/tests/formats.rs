@@ -337,11 +337,11 @@ fn judged_answers_and_prompts_are_read() {
     };
     assert!(
         refused(json!({"prompt": "问", "chosen": "好", "rejected": "坏"}))
-            .contains("preference tuning is not there yet (docs/roadmap.md)")
+            .contains("set `stage: dpo` to learn from both")
     );
     assert!(
         refused(json!({"prompt": "问", "completion": "答", "label": true}))
-            .contains("preference tuning is not there yet (docs/roadmap.md)")
+            .contains("set `stage: kto` to learn from it")
     );
 }
 

@@ -30,9 +30,11 @@ pub struct Plan {
     pub trainable_parameters: usize,
     /// `f32` or `bf16`.
     pub precision: &'static str,
-    /// Samples to train on; of pairs, pairs.
+    /// What is counted: `samples` or `pairs`.
+    pub unit: &'static str,
+    /// How many there are to train on.
     pub training_samples: usize,
-    /// Samples to validate with.
+    /// How many there are to validate with.
     pub validation_samples: usize,
     /// Tokens of one pass over the training samples.
     pub tokens_per_epoch: u64,
@@ -127,6 +129,7 @@ impl Plan {
                 Precision::F32 => "f32",
                 Precision::Bf16 => "bf16",
             },
+            unit: if group == 1 { "samples" } else { "pairs" },
             training_samples: prepared.training.len() / group,
             validation_samples: prepared.validation.len() / group,
             tokens_per_epoch: prepared.training.tokens(),

@@ -51,8 +51,9 @@ pub fn describe(plan: &Plan) -> Vec<String> {
     ));
     lines.extend(plan.data.to_string().lines().map(str::to_owned));
     lines.push(format!(
-        "{} samples to train on, {} to validate with",
+        "{} {} to train on, {} to validate with",
         grouped(plan.training_samples),
+        plan.unit,
         grouped(plan.validation_samples)
     ));
     if plan.reference_tokens > 0 {
