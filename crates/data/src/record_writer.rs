@@ -224,10 +224,6 @@ pub fn refuse_output_in(inputs: &[PathBuf], output: &Path) -> Result<()> {
     }
 }
 
-fn push_json(buffer: &mut Vec<u8>, row: &Map<String, Value>) -> Result<()> {
-    Ok(serde_json::to_writer(buffer, row).map_err(std::io::Error::from)?)
-}
-
 fn csv_fields(
     row: &Map<String, Value>,
     names: &[String],
