@@ -29,6 +29,7 @@ mod memory;
 mod merge;
 mod migrate;
 mod optimizers;
+mod preferences;
 mod quantized;
 mod quickstart;
 mod recipes;

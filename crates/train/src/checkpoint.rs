@@ -53,6 +53,9 @@ pub struct TrainingState {
     /// What the guard of the run remembers.
     #[serde(default)]
     pub guard: guard::Memory,
+    /// The day that the chat template writes into the samples (`20260131`), where it writes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day: Option<u32>,
 }
 
 impl TrainingState {
@@ -74,6 +77,7 @@ impl TrainingState {
             samples_per_step: training.samples_per_step() as u64,
             data_fingerprint,
             guard: guard::Memory::default(),
+            day: prepared.day,
         }
     }
 }
@@ -81,6 +85,11 @@ impl TrainingState {
 /// Where the checkpoint of a step is.
 pub fn folder(output_dir: &Path, step: u64) -> PathBuf {
     output_dir.join(format!("checkpoint-{step}"))
+}
+
+/// The day of the samples that a checkpoint was trained on; what is wrong with the checkpoint is told by [`restore`].
+pub fn day(checkpoint: &Path) -> Option<u32> {
+    serde_json::from_slice::<TrainingState>(&fs::read(checkpoint.join(STATE)).ok()?).ok()?.day
 }
 
 /// The checkpoint that the recipe asks to continue from. `true` means the newest, if there is one.

@@ -5,11 +5,12 @@ use std::fmt;
 use danlu_kernels::{Precision, ceiling};
 use danlu_train::flops::EXPECTED_SHARE;
 use danlu_train::plan::{Choices, DecayGroups, OptimizerChoice, TensorGroup};
-use danlu_train::{Plan, Recipe, machine, plan};
+use danlu_train::{Load, Plan, Recipe, machine, prepare_watched};
 use serde_json::json;
 
 use crate::hub::{self, Fetch};
 use crate::printer::Printer;
+use crate::tokenizing::watched;
 
 /// Seconds in which the processor shows what it can do.
 const SECONDS: f64 = 0.05;
@@ -36,7 +37,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     loaded.notices.iter().for_each(|notice| printer.note(notice));
     let mut recipe = loaded.recipe;
     hub::settle(&mut recipe, Fetch::Never, printer)?;
-    let plan = plan(recipe)?;
+    let plan = Plan::of(&watched(None, printer, |watch| prepare_watched(recipe, Load::Shapes, watch))?);
     describe(&plan).iter().try_for_each(|line| printer.line(line))?;
     let time = Time::of(&plan);
     printer.line(&time)?;
@@ -100,8 +101,9 @@ pub fn describe(plan: &Plan) -> Vec<String> {
     ));
     lines.extend(plan.data.to_string().lines().map(str::to_owned));
     lines.push(format!(
-        "{} samples to train on, {} to validate with",
+        "{} {} to train on, {} to validate with",
         grouped(plan.training_samples),
+        plan.unit,
         grouped(plan.validation_samples)
     ));
     if plan.reference_tokens > 0 {

@@ -14,11 +14,11 @@ use danlu_train::{
 };
 use serde_json::json;
 
-use crate::commands::data::tokenizing::watched;
 use crate::commands::plan;
 use crate::hub::{self, Fetch};
 use crate::printer::{self, Printer};
 use crate::stop;
+use crate::tokenizing::watched;
 
 /// How often a run goes back to the same checkpoint.
 const MOST_ROLLBACKS: u32 = 3;
