@@ -87,9 +87,18 @@ fn numbers_findings_and_places_of_each_data_set_are_shown() {
 #[test]
 fn unsloth_823_the_page_shows_what_is_learned() {
     let folder = with_model();
-    std::fs::write(folder.path().join("rows.csv"), rows()).unwrap();
-    let arguments =
-        ["data", "inspect", "rows.csv", "--model", "model", "cutoff_len=128", "--html", "page.html"];
+    std::fs::write(folder.path().join("rows.csv"), rows() + "三,个,字段\n").unwrap();
+    let arguments = [
+        "data",
+        "inspect",
+        "rows.csv",
+        "--model",
+        "model",
+        "cutoff_len=128",
+        "on_bad_row=skip",
+        "--html",
+        "page.html",
+    ];
     let ran = run(folder.path(), &arguments);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.stderr.contains("written: `page.html`"), "{}", ran.stderr);
@@ -102,12 +111,25 @@ fn unsloth_823_the_page_shows_what_is_learned() {
         "the same as an earlier row",
         "prefers-color-scheme",
         "<td>line 3: as line 2",
-        "<td>行 3: as line 2",
+        "<td>行 3：参见行 2</td>",
+        "<td>行 7：",
+        "<td>已跳过：字段数不对</td>",
+        "<td>行 8</td>",
+        "<td>line 8: found 3 fields",
     ] {
         assert!(page.contains(part), "{part}");
     }
     for reference in ["http:", "https:", "src=", "href="] {
         assert!(!page.contains(reference), "{reference}");
+    }
+    // Of the Chinese tables every word is Chinese, but for names and options.
+    for table in page.split("<div lang=\"zh\">").skip(1) {
+        let table = table.split("</div>").next().unwrap();
+        let words: Vec<&str> = [" tokens", "line ", "row ", "skipped", " as "]
+            .into_iter()
+            .filter(|word| table.contains(word))
+            .collect();
+        assert!(words.is_empty(), "{words:?}: {table}");
     }
 }
 
