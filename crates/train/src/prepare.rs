@@ -19,6 +19,7 @@ use danlu_tokenizer::{ChatTemplate, Tokenizer, VocabularyTraining};
 use crate::checkpoint;
 use crate::error::{Result, TrainError};
 use crate::machine;
+use crate::objective::kto;
 use crate::objective::reference::SetReference;
 use crate::objective::step::Steps;
 use crate::plan::{choose_recompute, training_bytes};
@@ -178,6 +179,7 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
     if let Some(id) = unknown {
         return Err(danlu_model::Error::TokenOutOfRange { id, vocabulary_size: rows }.into());
     }
+    notices.extend(kto::imbalance(&recipe, &training));
     let mut prepared = Prepared {
         model,
         adapter,

@@ -137,6 +137,17 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         plot_loss: output.plot_loss,
         event_folder: output.event_folder(),
     };
+    let start = Instant::now();
+    let mut activations = Activations::new(&prepared.model, capacity(&prepared), prepared.recompute.keep());
+    let objective = Objective::of(&recipe);
+    let reference = match &prepared.resume_from {
+        _ if !prepared.needs_reference() => Reference::default(),
+        Some(checkpoint) => {
+            let samples = [prepared.training.len(), prepared.validation.len()];
+            Reference::read(checkpoint, samples, recipe.preference())?
+        }
+        None => compute_reference(&prepared, &mut activations, observer)?,
+    };
     let (mut run_folder, state) = match &prepared.resume_from {
         Some(checkpoint) => {
             let state = checkpoint::restore(checkpoint, &prepared, data_fingerprint, &mut optimizer)?;
@@ -169,17 +180,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     if first_step > 0 {
         observer.resumed(first_step);
     }
-    let start = Instant::now();
     let mut gradients = optimizer.gradients(&prepared.model);
-    let mut activations = Activations::new(&prepared.model, capacity(&prepared), prepared.recompute.keep());
-    let objective = Objective::of(&recipe);
-    let reference = match &prepared.resume_from {
-        _ if !prepared.needs_reference() => Reference::default(),
-        Some(checkpoint) => {
-            Reference::read(checkpoint, [prepared.training.len(), prepared.validation.len()])?
-        }
-        None => compute_reference(&prepared, &mut activations, observer)?,
-    };
     let steps_of = |samples, reference: &SetReference| Steps {
         reference: Arc::new(reference.clone()),
         ..prepared.steps(samples)
