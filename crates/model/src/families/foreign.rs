@@ -56,6 +56,6 @@ pub(crate) fn sentence(model_type: &str) -> Option<String> {
     let is_it = |name: &&str| {
         name.strip_suffix('*').map_or(*name == model_type, |start| model_type.starts_with(start))
     };
-    let models = FOREIGN_MODELS.iter().find(|models| models.model_types.iter().any(|name| is_it(&name)))?;
+    let models = FOREIGN_MODELS.iter().find(|models| models.model_types.iter().any(is_it))?;
     Some(format!("`{model_type}` is not read ({}): {}", models.topic, models.reason))
 }
