@@ -92,9 +92,9 @@ impl Prepared {
         if !self.needs_reference() || self.resume_from.is_some() {
             return 0;
         }
-        let tokens = |samples| {
-            let step = self.steps(samples).whole();
-            (step.slices.tokens() + step.mismatched.tokens()) as u64
+        let tokens = |samples: &SampleSet| -> u64 {
+            let all: Vec<usize> = (0..samples.len()).collect();
+            self.steps(samples).sizes(&all).iter().map(|size| size.tokens as u64).sum()
         };
         tokens(&self.training) + tokens(&self.validation)
     }
