@@ -32,6 +32,11 @@ pub fn wrong_input(text: impl Into<String>) -> anyhow::Error {
     WrongInput(text.into()).into()
 }
 
+/// A sentence on rows or files with the options of a command in place of a recipe's keys.
+pub fn keys_as_flags(sentence: &str) -> String {
+    sentence.replace("`encoding`", "`--encoding`")
+}
+
 /// The error and its causes as one sentence; a cause that the text before it already tells is left out.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();

@@ -10,6 +10,7 @@ mod prompts;
 mod quickstart;
 mod stop;
 mod text_stream;
+mod tokenizing;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -27,6 +27,7 @@ mod luban;
 mod memory;
 mod merge;
 mod optimizers;
+mod preferences;
 mod quantized;
 mod quickstart;
 mod seed;

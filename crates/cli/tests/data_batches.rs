@@ -4,7 +4,7 @@ use crate::common;
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{danlu, run, with_model};
 use serde_json::Value;
@@ -307,12 +307,11 @@ fn minicpm_v_914_lf_2656_tokenized_samples_are_kept_and_a_killed_run_is_gone_on_
 }
 
 /// Ctrl-C while rows are tokenized: one sentence, no run folder, and the next run goes on.
-#[test]
-fn ctrl_c_stops_tokenizing_and_keeps_what_was_done() {
+fn ctrl_c_stops_tokenizing_and_keeps_what_was_done(verb: &str) {
     let folder = with_model();
     write(folder.path(), "rows.jsonl", &rows(20_000, "问"));
     let mut command = std::process::Command::new(danlu(folder.path()).get_program());
-    command.current_dir(folder.path()).args(["train", "sft-lora", "dataset=rows.jsonl", "output_dir=out"]);
+    command.current_dir(folder.path()).args([verb, "sft-lora", "dataset=rows.jsonl", "output_dir=out"]);
     command.args(["model_name_or_path=model", "tokenized_path=kept", "cutoff_len=128"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     while !folder.path().join("kept").is_dir() && child.try_wait().unwrap().is_none() {
@@ -320,12 +319,75 @@ fn ctrl_c_stops_tokenizing_and_keeps_what_was_done() {
     }
     std::thread::sleep(Duration::from_millis(300));
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let asked = Instant::now();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     let sentence = "rows; what was tokenized is kept, and the same command goes on behind it";
     assert!(said.contains("stopped after ") && said.contains(sentence), "{said}");
     assert!(!said.contains("error") && !folder.path().join("out").exists(), "{said}");
     let kept = std::fs::read_dir(folder.path().join("kept")).unwrap().next().unwrap().unwrap().path();
     assert!(kept.join("account.json").is_file());
+}
+
+#[test]
+fn ctrl_c_stops_the_tokenizing_of_train() {
+    ctrl_c_stops_tokenizing_and_keeps_what_was_done("train");
+}
+
+#[test]
+fn ctrl_c_stops_the_tokenizing_of_plan() {
+    ctrl_c_stops_tokenizing_and_keeps_what_was_done("plan");
+}
+
+/// Two places of which no moment is the same day in both.
+const DAYS: [&str; 2] = ["WEST12", "EAST-14"];
+
+#[test]
+fn a_template_that_writes_the_date_is_not_served_from_another_day_and_a_continued_run_keeps_its_day() {
+    let folder = with_model();
+    let folder = folder.path();
+    write(folder, "rows.jsonl", &rows(20, "问"));
+    let template = "{% for m in messages %}{{ strftime_now('%Y-%m-%d') }}<|im_start|>{{ m.role }}\n\
+                    {% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endfor %}";
+    write(folder, "dated.jinja", template);
+    let fixed = ["template=dated.jinja", "dataset=rows.jsonl", "cutoff_len=256", "tokenized_path=kept"];
+    let at = |day: &str, arguments: &[&str]| {
+        let output = danlu(folder).env("TZ", day).args([arguments, &fixed[..]].concat()).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let inspect = |day: &str| -> Value {
+        let recipe = "stage: sft\noutput_dir: inspected\nmodel_name_or_path: model\nval_size: 0\n";
+        write(folder, "recipe.yaml", recipe);
+        let (code, stdout, stderr) = at(day, &["data", "inspect", "recipe.yaml", "--json"]);
+        assert_eq!(code, 0, "{stderr}");
+        serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
+    };
+    let (west, east) = (inspect(DAYS[0]), inspect(DAYS[1]));
+    let text = |seen: &Value| seen["samples"][0]["text"].as_str().unwrap().to_owned();
+    assert_ne!(text(&west), text(&east));
+    assert_eq!(east["report"]["cache"]["reused"], false);
+    assert_eq!(inspect(DAYS[0])["report"]["cache"]["reused"], true);
+
+    let train = |day: &str, more: &[&str]| {
+        let run = [
+            "train",
+            "sft-lora",
+            "--json",
+            "model_name_or_path=model",
+            "output_dir=out",
+            "lora_rank=2",
+            "precision=f32",
+            "per_device_train_batch_size=2",
+            "gradient_accumulation_steps=1",
+            "val_size=0",
+        ];
+        at(day, &[&run[..], more].concat())
+    };
+    let (code, _, stderr) = train(DAYS[0], &["max_steps=2", "save_steps=2"]);
+    assert!(code == 0 && stderr.contains("the chat template writes the date"), "{stderr}");
+    let (code, _, stderr) = train(DAYS[1], &["max_steps=4", "save_steps=2", "resume_from_checkpoint=true"]);
+    assert_eq!(code, 0, "{stderr}");
 }

@@ -117,6 +117,59 @@ fn machines_share_the_work() {
 }
 
 #[test]
+fn a_part_whose_file_changed_and_kept_its_length_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_rows(folder);
+    for method in ["minhash", "exact"] {
+        write_rows(folder);
+        let fixed = ["rows.jsonl", "--method", method];
+        dedup(folder, &[&fixed[..], &["--part", "1/1", "--out", "part"]].concat()).json();
+        let text = std::fs::read_to_string(folder.join("rows.jsonl")).unwrap();
+        std::fs::write(folder.join("rows.jsonl"), text.replace("铣刀", "车刀")).unwrap();
+        dedup(folder, &[&fixed[..], &["--join", "part", "--out", "o.jsonl"]].concat()).is_refused(
+            "`rows.jsonl` is not what it was when its signatures were made: expected the same texts, make them again",
+        );
+        assert!(!folder.join("o.jsonl").exists());
+    }
+}
+
+#[test]
+fn numbers_come_out_as_they_were_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let row = |text: &str| {
+        format!(
+            "{{\"id\":18446744073709551616,\"text\":\"{text}\",\"price\":1.10,\"more\":[123456789012345678901,1e2,0.10,0.1,-0]}}\n"
+        )
+    };
+    let kept = row(TURNING) + &row(MILLING);
+    std::fs::write(folder.join("rows.jsonl"), format!("{kept}{}", row(MILLING))).unwrap();
+    assert_eq!(dedup(folder, &["rows.jsonl", "--out", "out.jsonl"]).json()["kept"], 2);
+    assert_eq!(std::fs::read_to_string(folder.join("out.jsonl")).unwrap(), kept);
+    dedup(folder, &["rows.jsonl", "--out", "out.parquet"])
+        .is_refused("the number `18446744073709551616` is beyond the 64 bits of Parquet's integers");
+    let clean = |out: &str| run(folder, &["data", "clean", "rows.jsonl", "--out", out]);
+    assert_eq!(clean("clean.jsonl").code, 0);
+    assert_eq!(std::fs::read_to_string(folder.join("clean.jsonl")).unwrap(), kept + &row(MILLING));
+    assert_eq!(clean("clean.json").code, 0);
+    assert_eq!(
+        std::fs::read_to_string(folder.join("clean.json")).unwrap().matches("18446744073709551616").count(),
+        3
+    );
+    std::fs::write(
+        folder.join("flat.jsonl"),
+        "{\"id\":18446744073709551616,\"text\":\"甲\",\"price\":1.10}\n",
+    )
+    .unwrap();
+    dedup(folder, &["flat.jsonl", "--out", "flat.csv"]).json();
+    assert_eq!(
+        std::fs::read_to_string(folder.join("flat.csv")).unwrap(),
+        "id,text,price\n18446744073709551616,甲,1.10\n"
+    );
+}
+
+#[test]
 fn what_cannot_be_done_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -87,9 +87,18 @@ fn numbers_findings_and_places_of_each_data_set_are_shown() {
 #[test]
 fn unsloth_823_the_page_shows_what_is_learned() {
     let folder = with_model();
-    std::fs::write(folder.path().join("rows.csv"), rows()).unwrap();
-    let arguments =
-        ["data", "inspect", "rows.csv", "--model", "model", "cutoff_len=128", "--html", "page.html"];
+    std::fs::write(folder.path().join("rows.csv"), rows() + "三,个,字段\n").unwrap();
+    let arguments = [
+        "data",
+        "inspect",
+        "rows.csv",
+        "--model",
+        "model",
+        "cutoff_len=128",
+        "on_bad_row=skip",
+        "--html",
+        "page.html",
+    ];
     let ran = run(folder.path(), &arguments);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.stderr.contains("written: `page.html`"), "{}", ran.stderr);
@@ -102,12 +111,25 @@ fn unsloth_823_the_page_shows_what_is_learned() {
         "the same as an earlier row",
         "prefers-color-scheme",
         "<td>line 3: as line 2",
-        "<td>行 3: as line 2",
+        "<td>行 3：参见行 2</td>",
+        "<td>行 7：",
+        "<td>已跳过：字段数不对</td>",
+        "<td>行 8</td>",
+        "<td>line 8: found 3 fields",
     ] {
         assert!(page.contains(part), "{part}");
     }
     for reference in ["http:", "https:", "src=", "href="] {
         assert!(!page.contains(reference), "{reference}");
+    }
+    // Of the Chinese tables every word is Chinese, but for names and options.
+    for table in page.split("<div lang=\"zh\">").skip(1) {
+        let table = table.split("</div>").next().unwrap();
+        let words: Vec<&str> = [" tokens", "line ", "row ", "skipped", " as "]
+            .into_iter()
+            .filter(|word| table.contains(word))
+            .collect();
+        assert!(words.is_empty(), "{words:?}: {table}");
     }
 }
 
@@ -125,25 +147,30 @@ fn trl_1627_identical_answers_of_a_pair_are_found() {
     let fixed = ["data", "inspect", "pairs.jsonl", "--model", "model", "cutoff_len=128"];
     let object = run(folder.path(), &[&fixed[..], &["--json"]].concat()).json();
     let found = &object["datasets"][0];
-    assert_eq!((&found["rows"], &found["samples"]), (&4.into(), &4.into()), "{found}");
+    assert_eq!((&found["rows"], &found["samples"]), (&4.into(), &2.into()), "{found}");
     for (finding, line) in [("identical_pair", 2), ("overlong", 3), ("empty", 4)] {
         assert_eq!(found["findings"][finding]["rows"], 1, "{finding}: {found}");
         let example = found["findings"][finding]["examples"][0].as_str().unwrap();
         assert!(example.contains(&format!("pairs.jsonl:{line}")), "{finding}: {example}");
     }
-    assert_eq!(object["steps"], Value::Null);
+    assert_eq!((&found["identical_pairs"], &object["steps_per_epoch"]), (&1.into(), &1.into()));
     // Of each pair both answers are shown, the wanted one first, and of both the answer alone is learned.
     let texts: Vec<&str> =
         object["samples"].as_array().unwrap().iter().map(|sample| sample["text"].as_str().unwrap()).collect();
-    assert_eq!(texts.len(), 3);
-    for (text, answer) in texts.iter().zip(["切削", "旋转", "机床"]) {
+    assert_eq!(texts.len(), 2);
+    for (text, answer) in texts.iter().zip(["切削", "旋转"]) {
         assert!(text.contains(&format!("⟦{answer}<|im_end|>")) && text.matches('⟦').count() == 1, "{text}");
     }
     let shown = run(folder.path(), &fixed);
-    assert!(shown.stdout.contains("the loss stays at 0.693): 1 rows"), "{}", shown.stdout);
-    // A recipe that trains on them says that it cannot.
+    assert!(
+        shown.stdout.contains("no preference can be learned of them, left out: 1 rows"),
+        "{}",
+        shown.stdout
+    );
+    assert!(shown.stdout.contains("3 steps of 8 pairs, 1 a pass"), "{}", shown.stdout);
+    // Fine-tuning would learn the unwanted answers too.
     let recipe = ["train", "sft-lora", "dataset=pairs.jsonl", "model_name_or_path=model", "cutoff_len=128"];
-    run(folder.path(), &[&recipe[..], &["output_dir=out"]].concat()).is_refused("`rejected`");
+    run(folder.path(), &[&recipe[..], &["output_dir=out"]].concat()).is_refused("set `stage: dpo`");
 }
 
 #[test]

@@ -54,6 +54,28 @@ fn the_planned_peak_is_within_a_tenth_of_the_measured_one() {
     }
 }
 
+/// What many rows take beyond few is their samples, and little else: neither texts nor rows are all held at once.
+#[test]
+fn lf_7510_loading_many_rows_takes_what_the_plan_says() {
+    let folder = common::with_model();
+    let folder = folder.path();
+    let planned = |rows: usize| {
+        let text = "挤塑加工".repeat(30);
+        let row = |row: usize| format!("{{\"text\": \"第{row}道工序：{text}\"}}\n");
+        std::fs::write(folder.join("rows.jsonl"), (0..rows).map(row).collect::<String>()).unwrap();
+        let recipe = "stage: pt\nfinetuning_type: full\nmodel_name_or_path: model\ncutoff_len: 256\noutput_dir: out\n\
+                      dataset: rows.jsonl\n";
+        std::fs::write(folder.join("rows.yaml"), recipe).unwrap();
+        let plan = run(folder, &["plan", "rows.yaml", "--json"]).json();
+        ["samples", "preparation", "peak"]
+            .map(|part| plan["memory"][part].as_f64().unwrap() / f64::from(1 << 20))
+    };
+    let ([few_samples, few, _], [many_samples, many, peak]) = (planned(2_000), planned(40_000));
+    println!("samples {few_samples:.0} and {many_samples:.0} MB, while loading {few:.0} and {many:.0} MB");
+    assert!(many_samples > 40.0 && peak >= many, "{many_samples:.0} MB, peak {peak:.0} MB");
+    assert!(many - few <= 1.25 * (many_samples - few_samples) + 8.0, "{few:.0} to {many:.0} MB");
+}
+
 #[test]
 fn what_is_computed_again_changes_no_bit_and_takes_less_memory() {
     let folder = tempfile::tempdir().unwrap();

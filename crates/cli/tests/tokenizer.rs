@@ -217,6 +217,66 @@ fn damaged_vocabularies_are_named_with_what_is_wrong() {
     decode("4294967296").is_refused("4294967296");
 }
 
+#[test]
+fn options_of_a_corpus_are_refused_beside_one_text() {
+    let folder = with_vocabulary();
+    let text = ["tokenizer", "encode", "--tokenizer", "v", "--text", "车"];
+    for option in [
+        &["--out", "x"][..],
+        &["--headerless"],
+        &["--column", "text"],
+        &["--encoding", "gbk"],
+        &["--text-unit", "line"],
+        &["--no-eos"],
+        &["--shard-tokens", "2000"],
+    ] {
+        run(folder.path(), &[&text[..], option].concat()).is_refused("cannot be used with");
+    }
+    assert_eq!(run(folder.path(), &text).code, 0);
+}
+
+#[test]
+fn ids_may_stand_behind_spaces() {
+    let folder = with_vocabulary();
+    let decode =
+        |ids: &str| run(folder.path(), &["tokenizer", "decode", "--json", "--tokenizer", "v", "--ids", ids]);
+    assert_eq!(decode(" 90, 91 ").json(), decode("90,91").json());
+    decode("90, x").is_refused("invalid digit");
+}
+
+#[test]
+fn a_folder_without_a_vocabulary_is_told() {
+    let folder = with_vocabulary();
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    run(folder.path(), &["tokenizer", "info", "--tokenizer", "empty"])
+        .is_refused("`empty` holds no vocabulary: expected tokenizer.json, tokenizer.model");
+}
+
+#[test]
+fn corpora_that_cannot_be_read_twice_or_hold_their_output_are_refused() {
+    let folder = with_vocabulary();
+    let folder = folder.path();
+    write(folder, "texts/a.txt", TEXT);
+    let encode = |input: &str, out: &str| {
+        run(folder, &["tokenizer", "encode", "--tokenizer", "v", "--input", input, "--out", out])
+    };
+    encode("texts", "texts/shards").is_refused("`texts/shards` would be written into the input `texts`");
+    assert_eq!(encode("texts", "new/shards").code, 0);
+    assert!(Command::new("mkfifo").arg(folder.join("pipe.txt")).status().unwrap().success());
+    encode("pipe.txt", "piped").is_refused("`pipe.txt` is a pipe or a device");
+    // Half a character, and bytes that no encoding is recognised in.
+    std::fs::write(folder.join("half.txt"), b"\xe9\x93\xa3\n\xe5\x88\x87\xe5\x88").unwrap();
+    let told = "name the encoding of the file with `--encoding`";
+    encode("half.txt", "half").is_refused(told);
+    for verb in ["clean", "dedup"] {
+        run(folder, &["data", verb, "half.txt", "--out", "half.jsonl"]).is_refused(told);
+    }
+    std::fs::write(folder.join("gbk.txt"), b"\xb3\xb5\xcf\xf7\xca\xc7\xd4\xda\xb3\xb5\xb4\xb2\xc9\xcf\n")
+        .unwrap();
+    let encoded = encode("gbk.txt", "gbk");
+    assert!(encoded.stderr.contains("name another encoding with `--encoding`"), "{}", encoded.stderr);
+}
+
 fn vocabulary_of(folder: &Path) {
     vocabulary(false).save(&folder.join("v")).unwrap();
 }
@@ -226,9 +286,11 @@ fn what_lies_beside_texts_is_left_out_and_told() {
     let folder = with_vocabulary();
     let folder = folder.path();
     write(folder, "texts/a.txt", TEXT);
-    write(folder, "texts/LICENSE", "All rights.\n");
-    write(folder, "texts/README.rst", "What this is.\n");
-    let told = "not read because of its name: `texts/LICENSE`";
+    for name in ["LICENSE", "README.rst", "a.py", "b.py", "c.py"] {
+        write(folder, &format!("texts/{name}"), "All rights.\n");
+    }
+    let told =
+        "not read because of their names: `texts/LICENSE`, `texts/README.rst`, `texts/a.py` and 2 more";
     let encode = ["tokenizer", "encode", "--json", "--tokenizer", "v", "--input", "texts", "--out", "shards"];
     let encoded = run(folder, &encode);
     assert_eq!((&encoded.json()["documents"], encoded.stderr.contains(told)), (&1.into(), true));

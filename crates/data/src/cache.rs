@@ -99,14 +99,8 @@ impl Cache {
         | Task::Preference { template, tokens }
         | Task::Judged { template, tokens } = task
         {
-            hash.update(format!(
-                "{tokens:?}
-{:?}
-{}
-",
-                template.variables(),
-                template.source()
-            ));
+            let (variables, day) = (template.variables(), template.day());
+            hash.update(format!("{tokens:?}\n{variables:?}\n{day:?}\n{}\n", template.source()));
         }
         for name in names {
             let paths = match token_files::find(name, options)? {

@@ -8,11 +8,11 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::deduplication::row_text::{normalise, push_shingles, row_text};
 use crate::error::{DataError, Result};
-use crate::records::{Content, Record, Records, Source};
+use crate::records::{Content, ReadOptions, Record, Records, Source};
 
 /// Characters of a run.
 pub const NGRAM: usize = 13;
@@ -24,6 +24,9 @@ const LETTERS_OF_HAN: usize = 4;
 
 /// The names of the columns of options, as C-Eval and CMMLU, and as MMLU has them.
 const OPTIONS: [[&str; 4]; 2] = [["A", "B", "C", "D"], ["choice0", "choice1", "choice2", "choice3"]];
+
+/// The columns of MMLU's own files, which have no header.
+const WITHOUT_HEADER: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
 
 /// The questions of benchmarks.
 pub struct Questions {
@@ -130,37 +133,19 @@ struct Gathered {
 
 impl Gathered {
     fn file(&mut self, path: &Path) -> Result<()> {
-        let mut is_first = true;
-        let mut has_header = true;
-        for record in Records::of_files(vec![path.to_owned()]) {
+        for record in records(path) {
             let Record { content, source } = record?;
             let Content::Fields(fields) = &content else {
                 let text = row_text(&content, &[]).unwrap_or_default();
                 self.push(&text, "", source);
                 continue;
             };
-            if std::mem::take(&mut is_first) {
-                has_header = !lacks_header(fields);
-                if !has_header {
-                    let names: Vec<&str> = fields.keys().map(String::as_str).collect();
-                    let source = Source { path: source.path.clone(), line: 1 };
-                    if let [stem, options @ .., _] = names.as_slice() {
-                        self.push(stem, &options.join("\n"), source);
-                    }
-                }
-            }
             let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
             let stem = fields.keys().find(|name| name.eq_ignore_ascii_case("question"));
             match stem {
                 Some(stem) => {
                     let options = OPTIONS.iter().flatten().map(|name| text(name)).collect::<Vec<_>>();
                     self.push(text(stem), &options.join("\n"), source);
-                }
-                None if !has_header => {
-                    let texts: Vec<&str> = fields.values().filter_map(Value::as_str).collect();
-                    if let [stem, options @ .., _] = texts.as_slice() {
-                        self.push(stem, &options.join("\n"), source);
-                    }
                 }
                 None => {
                     let text = row_text(&content, &[])
@@ -197,10 +182,22 @@ impl Gathered {
     }
 }
 
-/// Whether the names are a question themselves, as in MMLU's own files: six columns, the last one the answer.
-fn lacks_header(fields: &Map<String, Value>) -> bool {
-    let last = fields.keys().next_back().is_some_and(|name| matches!(name.as_str(), "A" | "B" | "C" | "D"));
-    fields.len() == 6 && last && !fields.keys().any(|name| name.eq_ignore_ascii_case("question"))
+/// The rows of a file. Its columns are named as [`WITHOUT_HEADER`] if its first row is a question that these fit.
+fn records(path: &Path) -> Records {
+    let files = vec![path.to_owned()];
+    let columns = WITHOUT_HEADER.map(str::to_owned).to_vec();
+    let reading = ReadOptions { csv_columns: Some(columns), ..ReadOptions::default() };
+    let first = Records::of_files_with(files.clone(), &reading).next();
+    let is_question = first.and_then(Result::ok).is_some_and(|record| match record.content {
+        Content::Fields(fields) => {
+            let is_letter = |value: &Value| matches!(value.as_str(), Some("A" | "B" | "C" | "D"));
+            let is_name =
+                |value: &Value| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("question"));
+            fields.get("answer").is_some_and(is_letter) && !fields.values().any(is_name)
+        }
+        Content::Text(_) => false,
+    });
+    if is_question { Records::of_files_with(files, &reading) } else { Records::of_files(files) }
 }
 
 #[cfg(test)]
@@ -263,6 +260,23 @@ mod tests {
             ),
             ["mmlu.csv:2"]
         );
+    }
+
+    #[test]
+    fn a_first_question_with_two_equal_options_is_no_header() {
+        let rows = "What is the embryological origin of the hyoid bone of adult humans?,arch,arch,arch,arch,D\n\
+                    Which of these branches of the trigeminal nerve contain somatic motor processes?,Both,None,One,Two,B\n";
+        let questions = questions(&[
+            ("mmlu.csv", rows),
+            (
+                "ceval_test.csv",
+                "id,question,A,B,C,D\n0,下列关于税法基本原则的表述中不正确的是____。,一,二,三,四\n",
+            ),
+        ]);
+        assert_eq!(questions.count(), 3);
+        let text = "what is the embryological origin of the hyoid bone of adult humans";
+        assert_eq!(lines(&questions, text), ["mmlu.csv:1"]);
+        assert_eq!(lines(&questions, "下列关于税法基本原则的表述中不正确的是"), ["ceval_test.csv:2"]);
     }
 
     #[test]

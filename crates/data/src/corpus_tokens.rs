@@ -19,6 +19,8 @@ use crate::error::{DataError, Result};
 use crate::options::Columns;
 use crate::records::{RawRecord, ReadOptions, split_sheet};
 
+/// Part of the key: raised whenever other texts are made of the same rows. How texts are cut is the vocabulary's to say.
+const VERSION: u32 = 1;
 /// Bytes of rows that one thread cuts at once.
 const BATCH: usize = 1 << 19;
 /// Rows of a batch, however short.
@@ -216,13 +218,19 @@ impl CorpusTokens<'_> {
         hash.update(self.tokenizer.fingerprint());
         let Self { columns, reading, end_of_document, min_tokens, .. } = self;
         let options = format!("{columns:?} {reading:?} {end_of_document:?} {min_tokens}");
-        hash.update(format!("{options} {headerless} {tokens_per_shard}"));
+        hash.update(format!("{VERSION} {options} {headerless} {tokens_per_shard}"));
         for path in &self.files {
             let (path, sheet) = split_sheet(path);
             // Its endings decide how it is read.
             let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
             let endings = name.split_once('.').unwrap_or_default().1;
-            let length = fs::metadata(path)?.len();
+            let metadata = fs::metadata(path)?;
+            if !metadata.is_file() {
+                let problem = "is a pipe or a device, and a corpus is read twice: write it into a file first";
+                let problem = format!("`{}` {problem}", path.display());
+                return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, problem).into());
+            }
+            let length = metadata.len();
             hash.update(format!("\n{length} {endings} {sheet:?}\n"));
             let pieces = (0..length.div_ceil(PIECE)).into_par_iter();
             let pieces: Result<Vec<_>> = pieces.map(|piece| hash_piece(path, piece * PIECE)).collect();

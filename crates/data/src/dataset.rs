@@ -78,6 +78,8 @@ pub struct Dataset {
     pub report: DatasetReport,
     /// What is in each data set, where that was asked for.
     pub inspections: Vec<Inspection>,
+    /// Whether the samples are blocks of documents that run on into each other.
+    pub runs_on: bool,
 }
 
 /// What goes on beside loading.
@@ -141,29 +143,41 @@ impl Dataset {
         Loader { options, tokenizer, task, names, inspect: None }.load(progress).map(Some)
     }
 
-    /// Takes samples (of pairs: pairs) for validation out of the dataset, chosen by the seed: a fraction of them if
-    /// `val_size` is below 1 (at least one), else so many. With `val_split: hash` those whose content falls into the fraction.
+    /// Takes samples (of pairs: pairs) for validation out of the dataset: a fraction of them if `val_size` is below 1 (at
+    /// least one), else so many, in rows that the seed chooses. With `val_split: hash` those whose content falls into the
+    /// fraction. The pieces of a row stay together; of documents that run on into each other the last blocks are taken.
+    ///
+    /// # Errors
+    /// A `val_size` that leaves nothing to train on or to validate with, a choice by rows where blocks hold several.
     pub fn split(&self, options: &DataOptions, seed: u64) -> Result<Split> {
         let (samples, per_row) = (self.samples.len(), self.samples_per_row);
-        let is_validation = match options.val_split {
-            ValSplit::Random => self.random_split(options.val_size, seed),
-            ValSplit::Hash => self.hash_split(options.val_size),
-        };
-        let validation: Vec<u32> =
-            (0..samples as u32).filter(|&index| is_validation[index as usize]).collect();
-        if validation.len() >= samples {
+        let count = per_row
+            * match options.val_size {
+                0.0 => 0,
+                fraction if fraction < 1.0 => {
+                    (((samples / per_row) as f64 * fraction).round() as usize).max(1)
+                }
+                count => count as usize,
+            };
+        if count >= samples && options.val_split == ValSplit::Random {
             let val_size = options.val_size;
             let rows = samples / per_row;
             let problem = format!("{val_size} leaves nothing to train on: the dataset has {rows} samples");
             return Err(DataError::Option { option: "val_size", problem });
         }
-        if validation.is_empty() && options.val_size > 0.0 {
-            let problem = format!(
-                "`hash` chooses none of {samples} samples for a `val_size` of {}: raise it, or set `val_split: random`",
-                options.val_size
-            );
-            return Err(DataError::Option { option: "val_split", problem });
-        }
+        let is_validation = match options.val_split {
+            _ if count == 0 => vec![false; samples],
+            ValSplit::Hash if self.runs_on => {
+                let problem = "`hash` chooses whole rows, and with `neat_packing: false` a block holds the ends of \
+                               several: set `val_split: random`, which takes the last blocks, or name an `eval_dataset`";
+                return Err(DataError::Option { option: "val_split", problem: problem.to_owned() });
+            }
+            ValSplit::Hash => self.hash_split(options.val_size)?,
+            ValSplit::Random if self.runs_on => self.last_blocks(count),
+            ValSplit::Random => self.random_split(count, seed)?,
+        };
+        let validation: Vec<u32> =
+            (0..samples as u32).filter(|&index| is_validation[index as usize]).collect();
         let datasets = members(&self.datasets, |index| !is_validation[index]);
         // What belongs together is one thing to the mixture.
         let rows = |dataset: &Vec<u32>| dataset.iter().step_by(per_row).copied().collect();
@@ -173,25 +187,65 @@ impl Dataset {
         Ok(Split { training: self.samples.subset(&training), validation: self.samples.subset(&validation) })
     }
 
-    fn random_split(&self, val_size: f64, seed: u64) -> Vec<bool> {
-        let per_row = self.samples_per_row;
-        let rows = self.samples.len() / per_row;
-        let count = match val_size {
-            0.0 => 0,
-            fraction if fraction < 1.0 => ((rows as f64 * fraction).round() as usize).max(1),
-            count => count as usize,
-        };
-        let mut is_validation = vec![false; self.samples.len()];
-        for row in epoch_order(rows, seed, SPLIT_EPOCH).into_iter().take(count) {
-            is_validation[row * per_row..(row + 1) * per_row].fill(true);
+    /// Rows in an order of chance, each that still fits; then one that comes nearer to the count by going beyond it.
+    fn random_split(&self, count: usize, seed: u64) -> Result<Vec<bool>> {
+        let rows = self.samples.rows();
+        let (mut missing, mut is_validation) = (count, vec![false; self.samples.len()]);
+        let mut shortest: Option<&Range<usize>> = None;
+        for index in epoch_order(rows.len(), seed, SPLIT_EPOCH) {
+            let row = &rows[index];
+            if row.len() <= missing {
+                is_validation[row.clone()].fill(true);
+                missing -= row.len();
+            } else if shortest.is_none_or(|shortest| row.len() < shortest.len()) {
+                shortest = Some(row);
+            }
+        }
+        let left = is_validation.iter().filter(|is_validation| !**is_validation).count();
+        match shortest.filter(|row| row.len() < left) {
+            Some(row) if row.len() < 2 * missing => is_validation[row.clone()].fill(true),
+            _ if missing < count => {}
+            _ => {
+                let (pieces, shortest) = (self.samples.len(), shortest.map_or(0, Range::len));
+                let problem = format!(
+                    "asks for {count} of {pieces} samples, and the pieces of a row stay together, of which the shortest row \
+                     has {shortest}: name an `eval_dataset`, or make shorter rows (`text_unit: paragraph` for a .txt file)"
+                );
+                return Err(DataError::Option { option: "val_size", problem });
+            }
+        }
+        Ok(is_validation)
+    }
+
+    /// The end of each data set, in proportion: no more than one document of each is on both sides.
+    fn last_blocks(&self, count: usize) -> Vec<bool> {
+        let samples = self.samples.len();
+        let mut is_validation = vec![false; samples];
+        let share = |blocks: usize| (blocks * count + samples / 2) / samples;
+        for blocks in &self.datasets {
+            let taken = share(blocks.end) - share(blocks.start);
+            is_validation[blocks.end - taken..blocks.end].fill(true);
         }
         is_validation
     }
 
     /// The seed has no part in it: the same rows are kept for validation in every run.
-    fn hash_split(&self, val_size: f64) -> Vec<bool> {
+    fn hash_split(&self, val_size: f64) -> Result<Vec<bool>> {
         let limit = (val_size * 2_f64.powi(64)) as u64;
-        self.samples.hashes().map(|hash| hash < limit).collect()
+        let is_validation: Vec<bool> = self.samples.hashes().map(|hash| hash < limit).collect();
+        let samples = is_validation.len();
+        let problem = if !is_validation.contains(&true) {
+            format!(
+                "`hash` chooses none of {samples} samples for a `val_size` of {val_size}: raise it, or set `val_split: random`"
+            )
+        } else if !is_validation.contains(&false) {
+            format!(
+                "`hash` chooses all of {samples} samples for a `val_size` of {val_size}: lower it, or set `val_split: random`"
+            )
+        } else {
+            return Ok(is_validation);
+        };
+        Err(DataError::Option { option: "val_split", problem })
     }
 }
 

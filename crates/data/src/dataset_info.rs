@@ -195,6 +195,9 @@ fn from_entry(
     if let Some(column) = MEDIA.iter().find(|name| entry.columns.get(**name).is_some_and(Option::is_some)) {
         return Err(format!("its rows have `{column}`: expected text only"));
     }
+    if entry.num_samples == Some(0) {
+        return Err("`num_samples`: found 0: expected at least 1, or none to take all rows".to_owned());
+    }
     let is_of_a_hub = files.is_some() || entry.file_name.is_none();
     // The one file with parts that have names is a workbook.
     let is_workbook = |name: &String| name.to_ascii_lowercase().ends_with(".xlsx");
@@ -325,6 +328,7 @@ mod tests {
                 "picture": {"file_name": "rows.json", "columns": {"images": "pictures"}},
                 "script": {"script_url": "load.py"},
                 "tagged": {"file_name": "rows.json", "tags": {"user": "me"}},
+                "none": {"file_name": "rows.json", "num_samples": 0},
                 "odd": {"file_name": "rows.json", "formatting": "csv"}}"#,
         );
         let info = folder.path().join("dataset_info.json");
@@ -353,6 +357,10 @@ mod tests {
         assert_eq!(
             message("picture"),
             format!("{}its rows have `images`: expected text only", start("picture"))
+        );
+        assert_eq!(
+            message("none"),
+            format!("{}`num_samples`: found 0: expected at least 1, or none to take all rows", start("none"))
         );
         assert!(message("script").contains("expected `file_name`, `hf_hub_url` or `ms_hub_url`"));
         assert!(message("tagged").ends_with(

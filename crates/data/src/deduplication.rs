@@ -1,6 +1,6 @@
 //! Deduplication of corpora and data sets: rows in, the rows out that repeat no other, whole or nearly.
 //!
-//! In passes over the files, so that memory holds a few bytes a row: keys for each row, which rows share a key, the texts
+//! In passes over the files, so that memory holds a few bytes a row: keys for each row, which rows share a key, the shingles
 //! of those (compared, unless the method decides by keys alone), and the rows that stay. What does not fit waits in a
 //! folder beside the output, which goes away with the run; a killed run is done again from the start, with the same result.
 
@@ -15,6 +15,7 @@ mod passes;
 mod random_state;
 pub mod row_text;
 mod rows_out;
+mod shingle_sets;
 mod signatures;
 mod sketcher;
 
@@ -33,13 +34,14 @@ pub use character_signatures::Permutations;
 pub use decide::Duplicate;
 pub use min_hash::Bands;
 
-use self::decide::{Memberships, NearFingerprints, Order, SimilarTexts, all_that_share};
+use self::decide::{Crowds, Memberships, NearFingerprints, Order, all_that_share};
 use self::findings::Findings;
 use self::known::Known;
 use self::partitions::{PARTITIONS, Partitions};
-use self::passes::Row;
+use self::passes::{Met, Row};
 use self::row_text::normalise;
 use self::rows_out::RowsOut;
+use self::shingle_sets::ShingleSets;
 use self::signatures::{Description, SignatureWriter, SignedFile};
 use self::sketcher::Sketcher;
 use crate::contamination::Questions;
@@ -47,6 +49,9 @@ use crate::error::{DataError, Result};
 use crate::options::OnBadRow;
 use crate::record_writer::RecordWriter;
 use crate::records::{ReadOptions, Records, split_sheet};
+
+/// Rows of a bucket beyond which its pairs are not all compared.
+const CROWD: usize = 64;
 
 /// What makes a row a duplicate of an earlier one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -229,17 +234,16 @@ impl Deduplication {
             self.files.iter().skip(part.number - 1).step_by(part.of).cloned().collect();
         let mut writer = SignatureWriter::create(path)?;
         let pool = self.pool()?;
-        let met = self.pass(&files, &pool, Step::Reading, progress, &mut |batch| {
+        let met = self.pass((&files, &[]), &pool, Step::Reading, progress, &mut |batch| {
             for (words, length) in sketcher.sketch(&batch.rows, &pool) {
                 writer.push(&words, length)?;
             }
             Ok(())
         })?;
-        let signed = files.iter().zip(&met.files).map(|(file, &(rows, skipped))| SignedFile {
+        let signed = files.iter().zip(&met.files).map(|(file, &met)| SignedFile {
             name: file.name.to_string_lossy().into_owned(),
             bytes: file.bytes,
-            rows,
-            skipped,
+            met,
         });
         writer.finish(&Description {
             part,
@@ -277,6 +281,11 @@ impl Deduplication {
             DataError::Io(error) => match danlu_formats::Error::io(place, error) {
                 danlu_formats::Error::Io { error, .. } => DataError::Io(error),
                 error => error.into(),
+            },
+            DataError::Changed { path } if !signatures.is_empty() => DataError::Signatures {
+                path,
+                problem: "is not what it was when its signatures were made: expected the same texts, make them again"
+                    .to_owned(),
             },
             error => error,
         })
@@ -321,20 +330,17 @@ impl Deduplication {
         };
         let rows = met.rows;
         let duplicates =
-            self.duplicates(keys, fingerprints, rows, &order, scratch.path(), &pool, progress)?;
+            self.duplicates(keys, fingerprints, &met, &order, scratch.path(), &pool, progress)?;
         contaminated.sort_by_key(|(row, found)| (*row, found.question));
         let mut findings = Findings::new(duplicates, contaminated);
-        let counted = self.pass(&self.files, &pool, Step::Writing, progress, &mut |batch| {
+        let counted = self.pass((&self.files, &met.files), &pool, Step::Writing, progress, &mut |batch| {
             for (row, content) in (batch.first..).zip(batch.rows) {
-                if !findings.leaves_out(row, content.source) {
-                    rows_out.write(content.file, content.content)?;
+                if !findings.leaves_out(row, &content.source) {
+                    rows_out.write(content)?;
                 }
             }
             Ok(())
         })?;
-        if counted.rows != rows {
-            return Err(self.changed(0));
-        }
         if let Some(path) = report {
             findings.write(path, self.questions.as_ref())?;
         }
@@ -358,12 +364,13 @@ impl Deduplication {
         &self,
         mut keys: Partitions,
         fingerprints: Vec<u128>,
-        rows: u32,
+        met: &Met,
         order: &Order,
         scratch: &Path,
         pool: &rayon::ThreadPool,
         progress: Progress<'_>,
     ) -> Result<Vec<Duplicate>> {
+        let rows = met.rows;
         let bits = match self.method {
             Method::Nothing => return Ok(Vec::new()),
             Method::MinHash { verify: false, .. } | Method::BabyLlama2(_) => {
@@ -373,35 +380,42 @@ impl Deduplication {
             Method::MinHash { .. } | Method::Exact => 0,
             Method::SimHash => fingerprints::NEAR,
         };
-        let pairs = Partitions::new(scratch.join("buckets"), self.max_memory / 2);
-        let gather =
-            || Memberships::gather(&mut keys, pairs, rows, order, &mut ticker(progress, PARTITIONS as u64));
-        let memberships = pool.install(gather)?;
+        let held = self.max_memory / 2;
+        let pairs = Partitions::new(scratch.join("buckets"), held);
+        let is_min_hash = matches!(self.method, Method::MinHash { .. });
+        let mut crowds = Crowds::new(if is_min_hash { CROWD } else { usize::MAX }, rows);
+        let mut tick = ticker(progress, PARTITIONS as u64);
+        let mut memberships =
+            pool.install(|| Memberships::gather(&mut keys, pairs, rows, order, &mut crowds, &mut tick))?;
+        drop(tick);
         drop(keys);
         let members = memberships.members().len() as u64;
         if members == 0 {
             return Ok(Vec::new());
         }
         if let Method::MinHash { ngram, threshold, .. } = self.method {
-            let mut texts = SimilarTexts::create(
-                &scratch.join("texts"),
-                memberships.members().to_vec(),
-                ngram,
-                threshold,
-            )?;
-            self.pass(&self.files, pool, Step::Comparing, progress, &mut |batch| {
-                let wanted: Vec<&Row> = (batch.first..)
-                    .zip(&batch.rows)
-                    .filter(|(row, _)| texts.wants(*row))
-                    .map(|(_, row)| row)
-                    .collect();
-                let normal: Vec<String> =
-                    pool.install(|| wanted.par_iter().map(|row| normalise(row.text())).collect());
-                normal.iter().try_for_each(|text| texts.push(text))
+            let wanted = memberships.members().to_vec();
+            let mut sets = ShingleSets::create(&scratch.join("shingles"), wanted, ngram, threshold)?;
+            self.pass((&self.files, &met.files), pool, Step::Comparing, progress, &mut |batch| {
+                let wanted: Vec<(u32, &Row)> =
+                    (batch.first..).zip(&batch.rows).filter(|(row, _)| sets.wants(*row)).collect();
+                let set = |&(row, content): &(u32, &Row)| {
+                    let set = sets.of(&normalise(content.text()));
+                    if crowds.contain(row) {
+                        sets.count(&set);
+                    }
+                    set
+                };
+                let made: Vec<Vec<u32>> = pool.install(|| wanted.par_iter().map(set).collect());
+                made.iter().try_for_each(|set| sets.push(set))
             })?;
-            texts.flush()?;
-            let mut tick = ticker(progress, members);
-            pool.install(|| memberships.decide(order, &texts, &mut tick))
+            sets.flush()?;
+            let keys = Partitions::new(scratch.join("rare"), held);
+            let mut tick = ticker(progress, members + PARTITIONS as u64);
+            pool.install(|| {
+                memberships.part_crowds(&sets, crowds, keys, order, &mut tick)?;
+                memberships.decide(order, &sets, &mut tick)
+            })
         } else {
             let near = NearFingerprints { fingerprints, bits };
             let mut tick = ticker(progress, members);
@@ -413,10 +427,6 @@ impl Deduplication {
     fn settings(&self) -> Value {
         let skips = self.on_bad_row == OnBadRow::Skip;
         json!({ "method": self.method, "columns": self.columns, "skip_bad_rows": skips, "encoding": self.reading.encoding })
-    }
-
-    fn changed(&self, file: usize) -> DataError {
-        DataError::Changed { path: self.files[file].path.clone() }
     }
 }
 

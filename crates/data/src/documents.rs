@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::dataset_format::{Layout, Purpose, Row, Tags};
 use crate::error::{DataError, Result};
 use crate::options::Columns;
-use crate::records::{RawRecord, ReadOptions, Record, Records, Source};
+use crate::records::{RawRecord, ReadOptions, Record, Records, Source, ignored_notice};
 
 /// A text and where it begins.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,12 +60,8 @@ impl Documents {
     /// What the user should know: files of folders that are not read because of their names, and since the last call
     /// what [`Records::take_notices`] tells.
     pub fn take_notices(&mut self) -> Vec<String> {
-        let mut notices: Vec<String> = std::mem::take(&mut self.ignored)
-            .iter()
-            .map(|path| format!("not read because of its name: `{}`", path.display()))
-            .collect();
-        notices.extend(self.records.take_notices());
-        notices
+        let ignored = ignored_notice(&std::mem::take(&mut self.ignored));
+        ignored.into_iter().chain(self.records.take_notices()).collect()
     }
 
     /// The next document as a row that is not yet parsed, for [`Document::parse`] on another thread.

@@ -5,10 +5,11 @@
 //! distant relatives, and removing anything, belongs to deduplication.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use danlu_tokenizer::Tokenizer;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::cache::Counts;
 use crate::contamination::Questions;
@@ -87,8 +88,72 @@ impl Finding {
 pub struct Found {
     /// How many.
     pub rows: u64,
-    /// The first few: where they are, and what of them is meant.
-    pub examples: Vec<String>,
+    /// The first few.
+    pub examples: Vec<Example>,
+}
+
+/// A row, and what of it is meant; as text one English phrase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Where it is.
+    pub at: Source,
+    /// What is to be said of it.
+    pub detail: Detail,
+}
+
+/// What is to be said of a row that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detail {
+    /// Nothing more than where it is.
+    None,
+    /// Its length.
+    Tokens(usize),
+    /// Its length, and the tokens of its answer that were cut off.
+    Truncated {
+        /// Tokens of the whole row.
+        tokens: usize,
+        /// Those cut off.
+        answer_tokens: usize,
+    },
+    /// Its length, the samples that it became, and the exchanges that are in none.
+    Split {
+        /// Tokens of the whole row.
+        tokens: usize,
+        /// Samples.
+        samples: usize,
+        /// Exchanges left out.
+        left_out: usize,
+    },
+    /// The earlier row that it is like.
+    As(Source),
+    /// The question that it holds.
+    Question(Source),
+}
+
+impl fmt::Display for Example {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, detail } = self;
+        write!(formatter, "{at}")?;
+        match detail {
+            Detail::None => Ok(()),
+            Detail::Tokens(tokens) => write!(formatter, ": {tokens} tokens"),
+            Detail::Truncated { tokens, answer_tokens } => {
+                write!(formatter, ": {tokens} tokens, {answer_tokens} of the answer cut off")
+            }
+            Detail::Split { tokens, samples, left_out } => {
+                write!(formatter, ": {tokens} tokens, {samples} samples, {left_out} exchanges left out")
+            }
+            Detail::As(first) if at.path == first.path => write!(formatter, ": as line {}", first.line),
+            Detail::As(first) => write!(formatter, ": as {first}"),
+            Detail::Question(question) => write!(formatter, ": {question}"),
+        }
+    }
+}
+
+impl Serialize for Example {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// What a data set holds.
@@ -126,7 +191,7 @@ pub(crate) struct Look {
     whole: u64,
     letters: u64,
     question: Option<u64>,
-    contaminated: Option<String>,
+    contaminated: Option<Source>,
 }
 
 impl Inspect<'_> {
@@ -158,10 +223,10 @@ impl Inspect<'_> {
         Ok(Look { whole: hash(ids), letters, question: None, contaminated: self.contaminated(&text) })
     }
 
-    fn contaminated(&self, text: &str) -> Option<String> {
+    fn contaminated(&self, text: &str) -> Option<Source> {
         let questions = self.against?;
         let found = questions.find(text).into_iter().next()?;
-        Some(questions.source(found.question).to_string())
+        Some(questions.source(found.question).clone())
     }
 }
 
@@ -192,11 +257,11 @@ impl Findings {
         }
     }
 
-    fn find(&mut self, finding: Finding, example: impl FnOnce() -> String) {
+    fn find(&mut self, finding: Finding, at: &Source, detail: Detail) {
         let found = self.found.entry(finding).or_default();
         found.rows += 1;
         if found.examples.len() < EXAMPLES {
-            found.examples.push(example());
+            found.examples.push(Example { at: at.clone(), detail });
         }
     }
 
@@ -207,54 +272,54 @@ impl Findings {
             Outcome::Used { samples, length, cut, spells_special_tokens, lacks_end } => {
                 match cut {
                     Cut::No => {}
-                    Cut::Truncated { answer_tokens } => self.find(Finding::Truncated, || {
-                        format!("{at}: {length} tokens, {answer_tokens} of the answer cut off")
-                    }),
-                    Cut::Split { left_out } => self.find(Finding::Split, || {
-                        let parts = samples.len();
-                        format!("{at}: {length} tokens, {parts} samples, {left_out} exchanges left out")
-                    }),
+                    &Cut::Truncated { answer_tokens } => {
+                        self.find(
+                            Finding::Truncated,
+                            at,
+                            Detail::Truncated { tokens: *length, answer_tokens },
+                        );
+                    }
+                    &Cut::Split { left_out } => {
+                        let samples = samples.len();
+                        self.find(Finding::Split, at, Detail::Split { tokens: *length, samples, left_out });
+                    }
                 }
                 if *lacks_end {
-                    self.find(Finding::EndUntrained, || at.to_string());
+                    self.find(Finding::EndUntrained, at, Detail::None);
                 }
                 if *spells_special_tokens {
-                    self.find(Finding::SpelledSpecialTokens, || at.to_string());
+                    self.find(Finding::SpelledSpecialTokens, at, Detail::None);
                 }
                 ids = samples.first().map_or(ids, |sample| &sample.ids);
             }
             Outcome::Empty if ids.is_empty() => {
-                self.find(Finding::Empty, || at.to_string());
+                self.find(Finding::Empty, at, Detail::None);
                 return;
             }
             Outcome::Empty => {}
-            Outcome::IdenticalPair { .. } => self.find(Finding::IdenticalPair, || at.to_string()),
+            Outcome::IdenticalPair { .. } => self.find(Finding::IdenticalPair, at, Detail::None),
             Outcome::Overlong { length } => {
-                self.find(Finding::Overlong, || format!("{at}: {length} tokens"));
+                self.find(Finding::Overlong, at, Detail::Tokens(*length));
             }
             Outcome::PromptTooLong { length } => {
-                self.find(Finding::PromptTooLong, || format!("{at}: {length} tokens"));
+                self.find(Finding::PromptTooLong, at, Detail::Tokens(*length));
             }
         }
         if self.bos.is_some_and(|bos| ids.starts_with(&[bos, bos])) {
-            self.find(Finding::DoubleBos, || at.to_string());
+            self.find(Finding::DoubleBos, at, Detail::None);
         }
         let Look { whole, letters, question, contaminated } = look;
         if let Some(question) = contaminated {
-            self.find(Finding::Contaminated, || format!("{at}: {question}"));
+            self.find(Finding::Contaminated, at, Detail::Question(question));
         }
         if let Some(first) = seen(&mut self.wholes, whole, at) {
-            self.find(Finding::Duplicate, || as_before(at, &first));
+            self.find(Finding::Duplicate, at, Detail::As(first));
         } else if let Some(first) = seen(&mut self.letters, letters, at) {
-            self.find(Finding::NearDuplicate, || as_before(at, &first));
+            self.find(Finding::NearDuplicate, at, Detail::As(first));
         } else if let Some(first) = question.and_then(|question| seen(&mut self.questions, question, at)) {
-            self.find(Finding::SameQuestion, || as_before(at, &first));
+            self.find(Finding::SameQuestion, at, Detail::As(first));
         }
     }
-}
-
-fn as_before(at: &Source, first: &Source) -> String {
-    if at.path == first.path { format!("{at}: as line {}", first.line) } else { format!("{at}: as {first}") }
 }
 
 /// Where this hash was seen before; else it is seen now.

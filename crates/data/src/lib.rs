@@ -19,6 +19,7 @@ pub mod dataset_info;
 pub mod deduplication;
 pub mod documents;
 pub mod error;
+mod exact_numbers;
 pub mod inspect;
 pub mod inspection;
 mod loader;
@@ -42,15 +43,15 @@ pub use dataset_format::Purpose;
 pub use deduplication::Deduplication;
 pub use documents::{Document, Documents};
 pub use error::{DataError, Result, RowProblem};
-pub use inspection::{Finding, Found, Inspect, Inspection, LengthBin};
+pub use inspection::{Detail, Example, Finding, Found, Inspect, Inspection, LengthBin};
 pub use options::{
     ColumnNames, Columns, DataOptions, MixStrategy, OnBadRow, Overlong, TokenFileUnit, ValSplit,
 };
 pub use order::{StepOrder, epoch_order};
 pub use packing::{Packing, PackingReport};
-pub use record_writer::RecordWriter;
+pub use record_writer::{RecordWriter, refuse_output_in};
 pub use records::{Content, RawRecord, ReadOptions, Record, Records, Source, TextUnit};
 pub use report::DatasetReport;
 pub use sample::Sample;
 pub use sample_store::SampleSet;
-pub use slices::{Slice, StepSlices, Target, grouped_slices, step_slices};
+pub use slices::{Slice, SliceSize, StepSlices, Target, grouped_slices, slice_sizes, step_slices};

@@ -405,8 +405,8 @@ impl Loader<'_> {
         let inspections = self.names.iter().zip(counts).zip(findings);
         let inspections =
             inspections.map(|((name, counts), findings)| Inspection::new(name, counts, findings)).collect();
-        let samples_per_row = self.task.samples_per_row();
-        Dataset { samples, datasets, samples_per_row, report, inspections }
+        let (samples_per_row, runs_on) = (self.task.samples_per_row(), self.runs_on());
+        Dataset { samples, datasets, samples_per_row, report, inspections, runs_on }
     }
 }
 

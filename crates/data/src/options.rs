@@ -399,7 +399,7 @@ impl Default for DataOptions {
 impl DataOptions {
     /// How files are read.
     pub fn reading(&self) -> ReadOptions {
-        ReadOptions { encoding: self.encoding.clone(), text_unit: self.text_unit }
+        ReadOptions { encoding: self.encoding.clone(), text_unit: self.text_unit, csv_columns: None }
     }
 
     /// Checks the values that no dataset could make right.
@@ -410,6 +410,10 @@ impl DataOptions {
                 self.cutoff_len
             );
             return Err(DataError::Option { option: "cutoff_len", problem });
+        }
+        if self.max_samples == Some(0) {
+            let problem = "found 0: expected at least 1, or no `max_samples` to take all rows".to_owned();
+            return Err(DataError::Option { option: "max_samples", problem });
         }
         if !self.val_size.is_finite() || self.val_size < 0.0 {
             let problem = format!("found {}: expected a fraction below 1 or a count", self.val_size);
@@ -528,6 +532,10 @@ mod tests {
         let error = DataOptions { val_size: -0.1, ..Default::default() }.validate().unwrap_err();
         assert_eq!(error.to_string(), "`val_size`: found -0.1: expected a fraction below 1 or a count");
         let message = |options: DataOptions| options.validate().unwrap_err().to_string();
+        assert_eq!(
+            message(DataOptions { max_samples: Some(0), ..Default::default() }),
+            "`max_samples`: found 0: expected at least 1, or no `max_samples` to take all rows"
+        );
         let options = DataOptions { val_size: 3.0, val_split: ValSplit::Hash, ..Default::default() };
         assert_eq!(
             message(options),

@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 
 use danlu_formats::AtomicFile;
 use flate2::write::GzEncoder;
+use fs_err as fs;
 use serde_json::{Map, Value};
 
 use crate::error::{DataError, Result};
+use crate::exact_numbers::ExactNumbers;
+use crate::records::split_sheet;
 
 /// Bytes that are gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -90,20 +93,28 @@ impl RecordWriter {
     /// A full disk; in CSV, a row with other columns than the first, or a value that is no text, number or truth value; in
     /// Parquet, a value of another kind than the rows before it have in that column.
     pub fn write(&mut self, row: &Map<String, Value>) -> Result<()> {
+        self.write_exact(row, &ExactNumbers::default())
+    }
+
+    /// Appends a row whose numbers are written as they were read.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write); in Parquet, an integer beyond 64 bits.
+    pub(crate) fn write_exact(&mut self, row: &Map<String, Value>, numbers: &ExactNumbers) -> Result<()> {
         let is_first = self.rows == 0;
         self.rows += 1;
         match &mut self.form {
-            Form::Lines => push_json(&mut self.buffer, row)?,
+            Form::Lines => numbers.push_json(&mut self.buffer, row)?,
             Form::Array => {
                 self.buffer.extend_from_slice(if is_first { b"[\n" } else { b",\n" });
-                push_json(&mut self.buffer, row)?;
+                numbers.push_json(&mut self.buffer, row)?;
             }
             Form::Csv(names) => {
                 if is_first {
                     *names = row.keys().cloned().collect();
                     push_csv(&mut self.buffer, names.iter().cloned());
                 }
-                let fields = csv_fields(row, names).map_err(|problem| DataError::Unwritable {
+                let fields = csv_fields(row, names, numbers).map_err(|problem| DataError::Unwritable {
                     path: self.path.clone(),
                     row: self.rows,
                     problem,
@@ -111,7 +122,8 @@ impl RecordWriter {
                 push_csv(&mut self.buffer, fields.into_iter());
             }
             Form::Parquet(writer) => {
-                writer.write(row).map_err(|problem| DataError::Unwritable {
+                let wide = numbers.wide_integer().map_or(Ok(()), |number| Err(parquet::too_wide(number)));
+                wide.and_then(|()| writer.write(row)).map_err(|problem| DataError::Unwritable {
                     path: self.path.clone(),
                     row: self.rows,
                     problem,
@@ -194,18 +206,36 @@ pub(crate) fn folder_is_there(output: &Path) -> Result<()> {
     }
 }
 
-fn push_json(buffer: &mut Vec<u8>, row: &Map<String, Value>) -> Result<()> {
-    Ok(serde_json::to_writer(buffer, row).map_err(std::io::Error::from)?)
+/// Refuses an output that would be read: one that is an input, or lies in a folder that is. It need not be there yet.
+///
+/// # Errors
+/// [`DataError::OutputInInput`].
+pub fn refuse_output_in(inputs: &[PathBuf], output: &Path) -> Result<()> {
+    let absolute = std::path::absolute(output)?;
+    let place = absolute.ancestors().find_map(|ancestor| {
+        Some(fs::canonicalize(ancestor).ok()?.join(absolute.strip_prefix(ancestor).ok()?))
+    });
+    let place = place.unwrap_or(absolute.clone());
+    let holds =
+        |input: &&PathBuf| fs::canonicalize(split_sheet(input).0).is_ok_and(|input| place.starts_with(input));
+    match inputs.iter().find(holds) {
+        Some(input) => Err(DataError::OutputInInput { output: output.to_owned(), input: input.clone() }),
+        None => Ok(()),
+    }
 }
 
-fn csv_fields(row: &Map<String, Value>, names: &[String]) -> Result<Vec<String>, String> {
+fn csv_fields(
+    row: &Map<String, Value>,
+    names: &[String],
+    numbers: &ExactNumbers,
+) -> Result<Vec<String>, String> {
     if let Some(name) = row.keys().find(|name| !names.contains(name)) {
         return Err(format!("column `{name}` is not in the first row; write `.jsonl` instead"));
     }
     let field = |name: &String| match row.get(name) {
         None | Some(Value::Null) => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
-        Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string()),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(numbers.text(value)),
         Some(Value::Array(_) | Value::Object(_)) => Err(format!(
             "column `{name}` holds a list or an object, which CSV has not; write `.jsonl` instead"
         )),

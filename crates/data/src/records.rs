@@ -32,6 +32,7 @@ use self::encoding::{FileText, Utf8Reader, encoding_named};
 use self::forms::{FileKind, Form, is_beside_data, list_folder, refusal};
 use self::input::{Archive, InputFile, open_packed};
 use crate::error::{DataError, Result};
+use crate::exact_numbers::ExactNumbers;
 
 pub use self::forms::{READ_ENDINGS, split_sheet};
 
@@ -98,6 +99,8 @@ pub struct ReadOptions {
     pub encoding: Option<String>,
     /// What a document of a `.txt` file is.
     pub text_unit: TextUnit,
+    /// Names of the columns of CSV files without a header; without them, the first row is one.
+    pub csv_columns: Option<Vec<String>>,
 }
 
 /// A row that is found but not yet understood, so that rows can be parsed on many threads.
@@ -143,6 +146,14 @@ impl RawRecord {
     /// Where it begins.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// Its numbers as they are written.
+    pub(crate) fn exact_numbers(&self) -> ExactNumbers {
+        match &self.row {
+            RawRow::Json { bytes, .. } => ExactNumbers::of(bytes),
+            RawRow::Csv { .. } | RawRow::Ready(_) => ExactNumbers::default(),
+        }
     }
 
     /// Bytes that the row takes, as a measure of the work.
@@ -193,6 +204,7 @@ pub struct Records {
     text: Option<Arc<FileText>>,
     encoding: Result<Option<&'static Encoding>, String>,
     text_unit: TextUnit,
+    csv_columns: Option<Vec<String>>,
     ignored: Vec<PathBuf>,
     notices: Vec<String>,
 }
@@ -246,6 +258,7 @@ impl Records {
             text: None,
             encoding: options.encoding.as_deref().map(encoding_named).transpose(),
             text_unit: options.text_unit,
+            csv_columns: options.csv_columns.clone(),
             ignored: Vec::new(),
             notices: Vec::new(),
         }
@@ -352,7 +365,7 @@ impl Records {
         self.text = Some(text.clone());
         let mut reader = Utf8Reader::new(input, text.clone());
         if let Form::Csv { separator } = form {
-            return Ok(Box::new(csv::CsvRows::open(reader, text, separator)?));
+            return Ok(Box::new(csv::CsvRows::open(reader, text, separator, self.csv_columns.clone())?));
         }
         let is_text = form == Form::Text;
         Ok(match json::shape(reader.peek_line()?) {
@@ -371,6 +384,18 @@ impl Iterator for Records {
     fn next(&mut self) -> Option<Self::Item> {
         Some(self.next_raw()?.and_then(RawRecord::parse))
     }
+}
+
+/// One sentence on files of folders that are not read, of which the first few are named.
+pub(crate) fn ignored_notice(paths: &[PathBuf]) -> Option<String> {
+    const NAMED: usize = 3;
+    let named: Vec<String> = paths.iter().take(NAMED).map(|path| path.display().to_string()).collect();
+    let whose = if paths.len() == 1 { "its name" } else { "their names" };
+    let more = match paths.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!paths.is_empty()).then(|| format!("not read because of {whose}: `{}`{more}", named.join("`, `")))
 }
 
 pub(crate) fn kind_of(value: &Value) -> &'static str {

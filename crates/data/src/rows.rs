@@ -10,7 +10,7 @@ use crate::dataset_info::locate;
 use crate::error::{DataError, Result};
 use crate::options::{Columns, DataOptions, OnBadRow};
 use crate::placeholders;
-use crate::records::{RawRecord, Record, Records, Source};
+use crate::records::{RawRecord, Record, Records, Source, ignored_notice};
 use crate::report::DatasetReport;
 
 /// The rows of one dataset.
@@ -62,9 +62,7 @@ impl<'a> Rows<'a> {
             Some(files) => Records::of_files_with(files.clone(), &options.reading()),
             None => Records::open_with(&located.path, &options.reading())?,
         };
-        for path in records.ignored() {
-            notices.push(format!("not read because of its name: `{}`", path.display()));
-        }
+        notices.extend(ignored_notice(records.ignored()));
         notices.extend(located.notices);
         Ok(Self {
             options,

@@ -2,6 +2,7 @@
 //! [`SampleSet`] is a list of samples of such a store; [`Sample`]s are made where they are looked at.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use memmap2::Mmap;
 
 use crate::records::Source;
 use crate::sample::Sample;
+use crate::slices::SliceSize;
 
 /// Where the words of a sample are, and what is known of it without them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -193,6 +195,23 @@ impl SampleSet {
         self.store.sample(self.place(index))
     }
 
+    /// What a sample adds to a slice, without its ids.
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
+    pub fn size(&self, index: usize) -> SliceSize {
+        let (mut size, mut position) = (SliceSize::default(), 0);
+        for run in self.store.words(&self.store.entries[self.place(index)]).1.chunks_exact(2) {
+            // The first id is predicted from nothing.
+            let (start, end) = (position.max(1), position + run[0] as usize);
+            if f32::from_bits(run[1]) != 0.0 && start < end {
+                size = SliceSize { tokens: end - 1, targets: size.targets + end - start };
+            }
+            position = end;
+        }
+        size
+    }
+
     /// The samples one after another.
     pub fn iter(&self) -> impl Iterator<Item = Sample> + '_ {
         (0..self.len()).map(|index| self.get(index))
@@ -216,6 +235,21 @@ impl SampleSet {
     /// Hash of the tokens of each sample's row: equal rows have equal hashes.
     pub(crate) fn hashes(&self) -> impl Iterator<Item = u64> + '_ {
         self.entries().map(|entry| entry.hash)
+    }
+
+    /// The samples of each row: equal rows behind each other on one line count as one.
+    pub(crate) fn rows(&self) -> Vec<Range<usize>> {
+        let mut rows: Vec<Range<usize>> = Vec::new();
+        let mut last = None;
+        for (index, entry) in self.entries().enumerate() {
+            let row = Some((entry.file, entry.line, entry.hash));
+            match rows.last_mut() {
+                Some(row_before) if last == row => row_before.end = index + 1,
+                _ => rows.push(index..index + 1),
+            }
+            last = row;
+        }
+        rows
     }
 
     /// Bytes of memory that the samples take; those of a mapped file belong to the file, which the system may drop.

@@ -41,10 +41,54 @@ pub struct StepSlices {
     pub step_weight: f64,
 }
 
+impl Slice {
+    /// Its inputs and targets, counted.
+    pub fn size(&self) -> SliceSize {
+        SliceSize { tokens: self.ids.len(), targets: self.targets.len() }
+    }
+}
+
 impl StepSlices {
     /// Input tokens of the step.
     pub fn tokens(&self) -> usize {
         self.slices.iter().map(|slice| slice.ids.len()).sum()
+    }
+}
+
+/// What a slice holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SliceSize {
+    /// Inputs.
+    pub tokens: usize,
+    /// Targets among them.
+    pub targets: usize,
+}
+
+impl SliceSize {
+    fn has_room_for(&self, tokens: usize) -> bool {
+        self.tokens + tokens <= SLICE_TOKENS
+    }
+}
+
+/// The sizes of the slices that [`grouped_slices`] cuts samples of these sizes into.
+pub fn slice_sizes(samples: impl IntoIterator<Item = SliceSize>, group: usize) -> Vec<SliceSize> {
+    let mut slices: Vec<SliceSize> = Vec::new();
+    let mut samples = samples.into_iter();
+    loop {
+        let members: Vec<SliceSize> = samples.by_ref().take(group.max(1)).collect();
+        if members.is_empty() {
+            return slices;
+        }
+        let tokens = members.iter().map(|sample| sample.tokens).sum();
+        let targets: usize = members.iter().map(|sample| sample.targets).sum();
+        match slices.last_mut().filter(|slice| slice.has_room_for(tokens)) {
+            _ if targets == 0 => {}
+            Some(slice) => {
+                slice.tokens += tokens;
+                slice.targets += targets;
+            }
+            None => slices.push(SliceSize { tokens, targets }),
+        }
     }
 }
 
@@ -73,7 +117,7 @@ impl StepSlices {
         if input_length == 0 {
             return;
         }
-        let has_room = |slice: &&mut Slice| slice.ids.len() + input_length <= SLICE_TOKENS;
+        let has_room = |slice: &&mut Slice| slice.size().has_room_for(input_length);
         let slice = match self.slices.last_mut().filter(has_room) {
             Some(slice) => slice,
             None => {
@@ -103,6 +147,7 @@ mod tests {
 
     use super::*;
     use crate::records::Source;
+    use crate::sample_store::SampleSet;
 
     fn sample(ids: Vec<u32>, loss_weights: Vec<f32>) -> Sample {
         Sample { ids, loss_weights, source: Source { path: Path::new("rows.jsonl").into(), line: 1 } }
@@ -146,6 +191,17 @@ mod tests {
             }
             prop_assert_eq!(step.step_weight, expected.iter().map(|target| f64::from(target.2)).sum::<f64>());
             prop_assert_eq!(targets(&step), expected);
+        }
+
+        #[test]
+        fn sizes_are_those_of_the_slices(samples in samples()) {
+            let set: SampleSet = samples.iter().cloned().collect();
+            for group in [1, 2] {
+                let found = slice_sizes((0..set.len()).map(|index| set.size(index)), group);
+                let slices: Vec<SliceSize> =
+                    grouped_slices(&samples, group).slices.iter().map(Slice::size).collect();
+                prop_assert_eq!(found, slices);
+            }
         }
 
         #[test]

@@ -3,6 +3,8 @@
 
 mod common;
 
+mod any_rows;
+mod bad_rows;
 mod batches;
 mod cleaning;
 mod conversion;

@@ -117,6 +117,92 @@ fn a_split_by_hash_is_stable_when_rows_are_added() {
     assert!(more_training.is_disjoint(&more_validation), "equal rows stay together");
 }
 
+/// Lines of the rows of samples.
+fn lines(samples: &SampleSet) -> HashSet<u64> {
+    samples.iter().map(|sample| sample.source.line).collect()
+}
+
+#[test]
+fn the_pieces_of_a_row_are_never_on_both_sides_of_a_split() {
+    let model = Model::new();
+    let folder = Folder::new();
+    let document = |row: usize| format!("{{\"text\": \"{row}{}\"}}\n", "挤塑加工".repeat(1 + row * 7 % 5));
+    let name = folder.write("rows.jsonl", (0..40).map(document).collect::<String>());
+    let of = |val_size| DataOptions { cutoff_len: 9, val_size, ..options(&[&name]) };
+    let dataset = model.documents(&of(0.0));
+    assert!(dataset.samples.len() > 70, "{}", dataset.samples.len());
+    for (seed, val_size) in [(1, 0.2), (2, 0.2), (3, 1.0), (4, 7.0), (5, 0.5)] {
+        let split = dataset.split(&of(val_size), seed).unwrap();
+        assert!(lines(&split.training).is_disjoint(&lines(&split.validation)), "seed {seed}");
+        let wanted = if val_size < 1.0 { dataset.samples.len() as f64 * val_size } else { val_size };
+        assert!(
+            (split.validation.len() as f64 - wanted).abs() <= 1.0,
+            "{} of {wanted}",
+            split.validation.len()
+        );
+        assert_eq!(split.training.len() + split.validation.len(), dataset.samples.len());
+    }
+    // The rows of a long conversation that is split.
+    let turn = |turn| format!("[\"问{turn}\", \"{}\"]", "答".repeat(9));
+    let history: Vec<String> = (0..4).map(turn).collect();
+    let row = |row| {
+        format!("{{\"prompt\": \"{row}\", \"answer\": \"切削\", \"history\": [{}]}}\n", history.join(","))
+    };
+    let name = folder.write("chats.jsonl", (0..20).map(row).collect::<String>());
+    let overlong = danlu_data::Overlong::Split;
+    let options = DataOptions { cutoff_len: 120, overlong, val_size: 0.2, ..options(&[&name]) };
+    let dataset = model.load(&options);
+    let split = dataset.split(&options, 1).unwrap();
+    assert!(dataset.samples.len() >= 40 && !split.validation.is_empty(), "{}", dataset.samples.len());
+    assert!(lines(&split.training).is_disjoint(&lines(&split.validation)));
+}
+
+#[test]
+fn a_split_that_one_long_row_makes_impossible_is_refused() {
+    let model = Model::new();
+    let folder = Folder::new();
+    let name = folder.write("book.txt", "挤塑加工。\n".repeat(100));
+    let options = DataOptions { cutoff_len: 20, val_size: 0.1, ..options(&[&name]) };
+    let message = model.documents(&options).split(&options, 1).unwrap_err().to_string();
+    assert!(message.starts_with("`val_size`: asks for "), "{message}");
+    assert!(
+        message.contains("the pieces of a row stay together") && message.contains("eval_dataset"),
+        "{message}"
+    );
+}
+
+#[test]
+fn of_documents_that_run_on_the_last_blocks_are_kept_for_validation() {
+    let model = Model::new();
+    let folder = Folder::new();
+    let text = |name: &str, rows: usize| -> String {
+        (0..rows).map(|row| format!("{{\"text\": \"{name}{row}用程序控制机床\"}}\n")).collect()
+    };
+    let names = [folder.write("a.jsonl", text("甲", 30)), folder.write("b.jsonl", text("乙", 60))];
+    let run_on = DataOptions {
+        neat_packing: false,
+        cutoff_len: 40,
+        val_size: 0.2,
+        ..options(&[&names[0], &names[1]])
+    };
+    let dataset = model.documents(&run_on);
+    let split = dataset.split(&run_on, 1).unwrap();
+    let count = (dataset.samples.len() as f64 * 0.2).round() as usize;
+    assert_eq!(split.validation.len(), count);
+    let mut expected = Vec::new();
+    for (blocks, share) in dataset.datasets.iter().zip([1, 2]) {
+        let taken = blocks.len().min((count * share + 1) / 3);
+        expected.extend((blocks.end - taken..blocks.end).map(|index| dataset.samples.get(index)));
+    }
+    assert_eq!(all(&split.validation), expected);
+    let hash = DataOptions { val_split: ValSplit::Hash, ..run_on };
+    let message = dataset.split(&hash, 1).unwrap_err().to_string();
+    assert!(message.starts_with("`val_split`: `hash` chooses whole rows"), "{message}");
+    // Conversations are always kept apart.
+    let chats = DataOptions { dataset: vec![folder.write("rows.jsonl", rows(50, "问"))], ..hash };
+    assert!(!model.load(&chats).split(&chats, 1).unwrap().validation.is_empty());
+}
+
 #[test]
 fn a_share_by_content_that_chooses_no_row_is_told() {
     let model = Model::new();

@@ -514,6 +514,7 @@ proptest! {
             datasets: std::iter::once(0..rows).collect(),
             report: Default::default(),
             inspections: Vec::new(),
+            runs_on: false,
         };
         let split = |val_size| dataset.split(&DataOptions { val_size, ..DataOptions::default() }, seed);
         let ids = |samples: &SampleSet| samples.iter().map(|sample| sample.ids[1]).collect::<Vec<_>>();

@@ -60,6 +60,24 @@ fn documents_are_text_columns_and_lists_of_lines() {
 }
 
 #[test]
+fn firefly_has_question_and_answer_in_one_object() {
+    let row = json!({"conversation_id": 7, "category": "Brainstorming", "conversation": [
+        {"human": "车床是什么？", "assistant": "一种机床。"},
+        {"human": "铣床呢？", "assistant": "也是机床。", "loss_weight": 0},
+    ]});
+    let expected = ["user: 车床是什么？", "assistant: 一种机床。", "user: 铣床呢？", "assistant: 也是机床。"];
+    assert_eq!(conversation(row.clone()).unwrap(), expected);
+    let content = content(row);
+    let detect = |purpose| Layout::detect(&content, purpose, &Columns::default(), &Tags::default()).unwrap();
+    let Row::Conversation(read) = detect(Purpose::Any).read(content.clone(), None).unwrap() else { panic!() };
+    assert_eq!(read.loss_weights, [0.0, 1.0, 0.0, 0.0]);
+    let wrong = json!({"conversation": [{"human": "车床？", "assistant": ["一种"]}]});
+    assert!(conversation(wrong).unwrap_err().starts_with("field `conversation[0].assistant"));
+    let half = json!({"conversation": [{"human": "车床？"}]});
+    assert!(conversation(half).unwrap_err().contains("`role`"));
+}
+
+#[test]
 fn alpaca_joins_instruction_and_input_and_learns_history() {
     assert_eq!(
         conversation(json!({"instruction": "翻译", "input": "你好", "output": "hello"})).unwrap(),

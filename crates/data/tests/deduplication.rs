@@ -5,6 +5,7 @@ use crate::common::Folder;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::deduplication::{Keep, Method, Outcome, Output, Part, Permutations};
@@ -168,6 +169,46 @@ fn each_method_keeps_its_rows() {
     // Sets of characters do not know their order, and every text without characters is the empty set.
     assert_eq!(kept(Method::BabyLlama2(Permutations::Legacy)), [0, 4, 6]);
     assert_eq!(kept(Method::SimHash), [0, 3, 4, 5, 6]);
+}
+
+/// Rows of one template, each with `length` characters of its own.
+fn templated(random: &mut Random, count: usize, length: usize) -> Vec<String> {
+    let (head, tail) = (random.text(45), random.text(46));
+    (0..count).map(|_| format!("{head}{}{tail}", random.text(length))).collect()
+}
+
+#[test]
+fn rows_of_a_template_below_the_threshold_take_linear_time_and_true_copies_are_found() {
+    let folder = Folder::new();
+    let mut random = Random(11);
+    let mut texts = templated(&mut random, 3000, 9);
+    assert!(jaccard(&texts[0], &texts[1], 5) > 0.75 && jaccard(&texts[0], &texts[1], 5) < 0.8);
+    let mut copies = Vec::new();
+    for origin in (0..3000).step_by(30) {
+        // The last of the nine characters is another one.
+        let place = texts[origin].char_indices().nth(53).unwrap().0;
+        let copy =
+            format!("{}{}{}", &texts[origin][..place], random.character(), &texts[origin][place + 3..]);
+        assert!(jaccard(&texts[origin], &copy, 5) > 0.85);
+        copies.push(copy);
+    }
+    texts.extend(copies);
+    let input = [corpus(&folder, "rows.jsonl", &texts)];
+    let mut work = deduplication(&input, MIN_HASH);
+    work.max_memory = 0;
+    let start = Instant::now();
+    assert_eq!(kept(&folder, &work), (0..3000).collect::<Vec<_>>());
+    // Comparing all pairs took minutes.
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+/// Where the rows of a template resemble each other enough, one stays, however many there are.
+#[test]
+fn of_the_rows_of_a_template_above_the_threshold_one_stays() {
+    let folder = Folder::new();
+    let texts = templated(&mut Random(12), 500, 3);
+    let input = [corpus(&folder, "rows.jsonl", &texts)];
+    assert_eq!(kept(&folder, &deduplication(&input, MIN_HASH)), [0]);
 }
 
 /// What resembles only a row that is left out stays: a chain of small changes does not carry a text away.

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use common::{Folder, shared, tokenizer};
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::{
-    DataError, DataOptions, Dataset, Finding, Inspect, Inspection, OnBadRow, Overlong, Task, Watch,
+    DataError, DataOptions, Dataset, Example, Finding, Inspect, Inspection, OnBadRow, Overlong, Task, Watch,
 };
 use danlu_tokenizer::ChatTemplate;
 
@@ -26,7 +26,7 @@ fn inspect(options: &DataOptions, template: &str, against: Option<&Questions>) -
 /// What was found: rows, and examples from the line on.
 fn found(inspection: &Inspection, finding: Finding) -> (u64, Vec<String>) {
     let found = inspection.findings.get(&finding).cloned().unwrap_or_default();
-    let place = |example: &String| example.split_once("rows.jsonl:").unwrap().1.to_owned();
+    let place = |example: &Example| example.to_string().split_once("rows.jsonl:").unwrap().1.to_owned();
     (found.rows, found.examples.iter().map(place).collect())
 }
 
@@ -72,7 +72,7 @@ fn what_is_lost_and_what_looks_wrong_is_found_with_its_place() {
     assert_eq!(lines(&dropped, Finding::SameQuestion), (1, vec![5]));
     assert_eq!(lines(&dropped, Finding::SpelledSpecialTokens), (1, vec![9]));
     assert_eq!(lines(&dropped, Finding::Contaminated), (1, vec![8]));
-    let example = &dropped.findings[&Finding::Contaminated].examples[0];
+    let example = dropped.findings[&Finding::Contaminated].examples[0].to_string();
     assert!(example.contains("rows.jsonl:8: ") && example.ends_with("exam.txt:1"), "{example}");
     assert_eq!(dropped.report.skipped.values().map(|skipped| skipped.rows).sum::<u64>(), 1);
     assert_eq!(dropped.length_histogram.iter().map(|bin| bin.rows).sum::<u64>(), 8);
@@ -86,7 +86,7 @@ fn what_is_lost_and_what_looks_wrong_is_found_with_its_place() {
     assert_eq!(lines(&cut, Finding::Truncated), (1, vec![7]));
     assert_eq!(lines(&cut, Finding::PromptTooLong), (1, vec![8]));
     assert_eq!(found(&cut, Finding::Contaminated).0, 0);
-    let example = &cut.findings[&Finding::Truncated].examples[0];
+    let example = cut.findings[&Finding::Truncated].examples[0].to_string();
     assert!(
         example.contains(&format!("{} of the answer cut off", cut.report.cut_answer_tokens)),
         "{example}"

@@ -303,3 +303,24 @@ proptest! {
         }
     }
 }
+
+/// Each of them once made the reader look far ahead; all together must take no longer than their bytes do.
+#[test]
+fn a_json_file_of_many_bad_rows_is_read_in_linear_time() {
+    let folder = Folder::new();
+    let text = "切削".repeat(40);
+    for (broken, rows) in [("\"b\": {\"c\": 1", 6000), ("\"b\": 1, \"c\" 2}", 6000), ("\"b\": [{}, ", 6)] {
+        let row = |index: usize| match index % 2 {
+            0 => format!("  {{\"a\": \"{text}\"}},\n"),
+            _ => format!("  {{\"a\": \"{text}\", {broken},\n"),
+        };
+        let padding = format!("  {{\"a\": \"{text}\"}},\n").repeat(if rows < 10 { 10_000 } else { 0 });
+        let array = format!("[\n{}{padding}  {{}}\n]\n", (0..rows).map(row).collect::<String>());
+        let start = std::time::Instant::now();
+        let found = read(&folder.write("rows.json", array));
+        let took = start.elapsed();
+        let bad = found.iter().filter(|row| row.is_err()).count();
+        assert_eq!(bad, rows / 2, "{:?}", found.iter().find(|row| row.is_err()));
+        assert!(took.as_secs_f64() < 4.0, "{broken}: {took:?}");
+    }
+}

@@ -158,6 +158,8 @@ pub fn write_file_atomically(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()>
 /// A destination and the names beside it.
 #[derive(Debug)]
 struct Destination {
+    /// As the caller named it, for messages.
+    asked: PathBuf,
     path: PathBuf,
     parent: PathBuf,
     name: OsString,
@@ -172,7 +174,8 @@ impl Destination {
         let absolute = absolute.map_err(|error| Error::io(path, error))?;
         match (absolute.parent(), absolute.file_name()) {
             (Some(parent), Some(name)) => {
-                Ok(Self { parent: parent.to_path_buf(), name: name.to_os_string(), path: absolute })
+                let (parent, name) = (parent.to_path_buf(), name.to_os_string());
+                Ok(Self { asked: path.to_path_buf(), parent, name, path: absolute })
             }
             _ => Err(Error::WrongKind { path: path.to_path_buf(), expected: "name that can be written" }),
         }
@@ -196,10 +199,20 @@ impl Destination {
         self.parent.join(self.beside(".previous"))
     }
 
-    /// Names the destination, because `error` names the temporary file.
+    /// Names what was asked for; the text of `error` would name the temporary file.
     fn failed(&self, error: io::Error) -> Error {
-        let sentence = format!("cannot write `{}`: {error}", self.path.display());
-        Error::io(&self.path, io::Error::new(error.kind(), sentence))
+        let asked = self.asked.display();
+        let sentence = match error.get_ref().and_then(|error| error.source()) {
+            _ if !self.parent.exists() => {
+                format!(
+                    "cannot write `{asked}`: there is no folder `{}`; create it first",
+                    self.parent.display()
+                )
+            }
+            Some(cause) => format!("cannot write `{asked}`: {cause}"),
+            None => format!("cannot write `{asked}`: {error}"),
+        };
+        Error::io(&self.asked, io::Error::new(error.kind(), sentence))
     }
 
     /// A replaced folder that is still there: garbage if the new one is in place, else what a kill left of a commit.

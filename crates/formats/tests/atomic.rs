@@ -52,7 +52,16 @@ fn links_are_followed_and_wrong_kinds_refused() {
     assert!(matches!(write_file_atomically(path("real"), b""), Err(Error::WrongKind { .. })));
     assert!(matches!(write_file_atomically("/dev/null", b""), Err(Error::WrongKind { .. })));
     assert!(matches!(write_file_atomically("/", b""), Err(Error::WrongKind { .. })));
-    assert!(write_file_atomically(path("no/file"), b"").unwrap_err().to_string().contains("no/file"));
+    let message = write_file_atomically(path("no/file"), b"").unwrap_err().to_string();
+    let (file, folder) = (path("no/file"), path("no"));
+    assert_eq!(
+        message,
+        format!(
+            "cannot write `{}`: there is no folder `{}`; create it first",
+            file.display(),
+            folder.display()
+        )
+    );
     assert_eq!(names(root.path()), ["file", "link", "real"]);
 }
 

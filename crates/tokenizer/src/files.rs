@@ -321,11 +321,16 @@ fn main_file(path: &Path) -> Result<PathBuf> {
         }
     }
     let bin = path.join(LLAMA2C);
-    let json = path.join(TOKENIZER);
     match <[PathBuf; 1]>::try_from(ranks) {
         Ok([ranks]) => Ok(ranks),
         Err(_) if bin.is_file() && is_llama2c(&head(&bin)?) => Ok(bin),
-        Err(_) => Ok(json),
+        Err(ranks) => {
+            let found = if ranks.is_empty() { "no vocabulary" } else { "several files of ranks" };
+            let expected =
+                "tokenizer.json, tokenizer.model, one file of tiktoken's ranks, or llama2.c's tokenizer.bin";
+            let problem = format!("`{}` holds {found}: expected {expected}", path.display());
+            Err(std::io::Error::new(std::io::ErrorKind::NotFound, problem).into())
+        }
     }
 }
 

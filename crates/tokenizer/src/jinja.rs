@@ -1,6 +1,7 @@
 //! Jinja as transformers runs chat templates: its block trimming, functions and filters, on minijinja.
 
 use crate::{Error, Result};
+use chrono::Datelike;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, ErrorKind, State, Value};
@@ -14,6 +15,8 @@ pub(crate) const MARKS: &str = "__generation_marks";
 
 /// Function behind `{% generation %}`.
 const GENERATION: &str = "__generation";
+/// Function by which templates write the date.
+const STRFTIME: &str = "strftime_now";
 
 /// Parses `source` once, into an environment of its own.
 pub(crate) fn environment(source: &str) -> Result<Environment<'static>> {
@@ -24,7 +27,7 @@ pub(crate) fn environment(source: &str) -> Result<Environment<'static>> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", strftime_now);
+    environment.add_function(STRFTIME, |format: &str| strftime(chrono::Local::now(), format));
     environment.add_filter("tojson", to_json);
     environment.add_function(GENERATION, generation);
     environment.add_template_owned(NAME, rewritten_tags(source).0).map_err(error)?;
@@ -96,9 +99,29 @@ fn generation(state: &mut State, options: Kwargs) -> Result<String, minijinja::E
     })
 }
 
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
+/// Whether a template writes the date.
+pub(crate) fn writes_date(source: &str) -> bool {
+    source.contains(STRFTIME)
+}
+
+/// Today, as `20260131`.
+pub(crate) fn today() -> u32 {
+    let today = chrono::Local::now().date_naive();
+    today.year().unsigned_abs() * 10_000 + today.month() * 100 + today.day()
+}
+
+/// Lets the templates of `environment` write this day, at noon; a number that is no day changes nothing.
+pub(crate) fn set_day(environment: &mut Environment<'static>, day: u32) {
+    let date = chrono::NaiveDate::from_ymd_opt((day / 10_000) as i32, day / 100 % 100, day % 100);
+    let noon = date.and_then(|date| date.and_hms_opt(12, 0, 0)?.and_local_timezone(chrono::Local).earliest());
+    if let Some(noon) = noon {
+        environment.add_function(STRFTIME, move |format: &str| strftime(noon, format));
+    }
+}
+
+fn strftime(time: chrono::DateTime<chrono::Local>, format: &str) -> Result<String, minijinja::Error> {
     let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(format)).map_err(|_| {
+    write!(text, "{}", time.format(format)).map_err(|_| {
         minijinja::Error::new(ErrorKind::InvalidOperation, format!("`{format}` is not a date format"))
     })?;
     Ok(text)

@@ -72,6 +72,7 @@ pub struct ChatTemplate {
     /// Whether it has `{% generation %}`.
     pub(crate) marks_answers: bool,
     variables: Map<String, serde_json::Value>,
+    day: Option<u32>,
 }
 
 /// A conversation as templates see it.
@@ -121,6 +122,7 @@ impl ChatTemplate {
             source: source.to_owned(),
             marks_answers: jinja::has_generation_tags(source),
             variables: Map::new(),
+            day: None,
         })
     }
 
@@ -135,6 +137,19 @@ impl ChatTemplate {
     #[must_use]
     pub fn with_thinking(self, thinks: bool) -> Self {
         THINKING.into_iter().fold(self, |template, name| template.with_variable(name, thinks))
+    }
+
+    /// The template as it writes on one day (`20260131`), whatever day it is.
+    #[must_use]
+    pub fn on_day(mut self, day: u32) -> Self {
+        jinja::set_day(&mut self.environment, day);
+        self.day = Some(day);
+        self
+    }
+
+    /// The day that it writes into texts; none where it writes no date (`strftime_now`).
+    pub fn day(&self) -> Option<u32> {
+        jinja::writes_date(&self.source).then(|| self.day.unwrap_or_else(jinja::today))
     }
 
     /// The Jinja source.

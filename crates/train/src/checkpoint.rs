@@ -46,6 +46,9 @@ pub struct TrainingState {
     pub samples_per_step: u64,
     /// Hash of the training samples' tokens and weights.
     pub data_fingerprint: u64,
+    /// The day that the chat template writes into the samples (`20260131`), where it writes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day: Option<u32>,
 }
 
 impl TrainingState {
@@ -66,8 +69,14 @@ impl TrainingState {
             seed: training.data_seed(),
             samples_per_step: training.samples_per_step() as u64,
             data_fingerprint,
+            day: prepared.day,
         }
     }
+}
+
+/// The day of the samples that a checkpoint was trained on; what is wrong with the checkpoint is told by [`restore`].
+pub fn day(checkpoint: &Path) -> Option<u32> {
+    serde_json::from_slice::<TrainingState>(&fs::read(checkpoint.join(STATE)).ok()?).ok()?.day
 }
 
 /// The checkpoint that the recipe asks to continue from. `true` means the newest, if there is one.

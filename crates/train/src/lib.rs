@@ -19,7 +19,7 @@ pub mod schedule;
 pub mod trainer;
 
 pub use error::{Result, TrainError};
-pub use plan::{Plan, plan};
+pub use plan::Plan;
 pub use prepare::{Load, Prepared, prepare, prepare_watched};
 pub use recipe::Recipe;
 pub use trainer::{Observer, Outcome, Progress, train};

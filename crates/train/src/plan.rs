@@ -8,10 +8,9 @@ use serde::Serialize;
 
 use crate::error::{Result, TrainError};
 use crate::machine;
-use crate::objective::step::Step;
 use crate::optimizer::optimizer_bytes;
-use crate::prepare::{Load, Prepared, prepare};
-use crate::recipe::{Optim, Preference, Recipe, Recompute, TrainingOptions};
+use crate::prepare::Prepared;
+use crate::recipe::{Optim, Preference, Recompute, TrainingOptions};
 use crate::trainer::capacity;
 
 /// What `recompute: auto` chooses from: the first that fits, from fast to small.
@@ -31,9 +30,11 @@ pub struct Plan {
     pub trainable_parameters: usize,
     /// `f32` or `bf16`.
     pub precision: &'static str,
-    /// Samples to train on; of pairs, pairs.
+    /// What is counted: `samples` or `pairs`.
+    pub unit: &'static str,
+    /// How many there are to train on.
     pub training_samples: usize,
-    /// Samples to validate with.
+    /// How many there are to validate with.
     pub validation_samples: usize,
     /// Tokens of one pass over the training samples.
     pub tokens_per_epoch: u64,
@@ -115,19 +116,11 @@ pub struct Memory {
     pub peak: usize,
 }
 
-/// Prepares the recipe without reading weights, and says what a run would do.
-///
-/// # Errors
-/// Whatever would stop the run before its first step.
-pub fn plan(recipe: Recipe) -> Result<Plan> {
-    Ok(Plan::of(&prepare(recipe, Load::Shapes)?))
-}
-
 impl Plan {
     /// The plan of what was prepared.
     pub fn of(prepared: &Prepared) -> Self {
         let order = &prepared.order;
-        let slices = slice_sizes(prepared);
+        let slices = largest_slice(prepared);
         let group = prepared.recipe.preference().map_or(1, Preference::group);
         Self {
             parameters: prepared.model.parameter_count(),
@@ -136,6 +129,7 @@ impl Plan {
                 Precision::F32 => "f32",
                 Precision::Bf16 => "bf16",
             },
+            unit: if group == 1 { "samples" } else { "pairs" },
             training_samples: prepared.training.len() / group,
             validation_samples: prepared.validation.len() / group,
             tokens_per_epoch: prepared.training.tokens(),
@@ -190,7 +184,7 @@ pub(crate) fn choose_recompute(prepared: &Prepared) -> Result<Recompute> {
         Recompute::Auto => &RECOMPUTE[..],
         chosen => &[chosen],
     };
-    let slices = slice_sizes(prepared);
+    let slices = largest_slice(prepared);
     let peak = |&recompute: &Recompute| Memory::of_run(prepared, slices, recompute).training();
     if let Some(&fits) = candidates.iter().find(|candidate| peak(candidate) as u64 <= limit) {
         return Ok(fits);
@@ -209,18 +203,15 @@ pub(crate) fn choose_recompute(prepared: &Prepared) -> Result<Recompute> {
 }
 
 /// Most tokens, and most targets, of a slice.
-fn slice_sizes(prepared: &Prepared) -> [usize; 2] {
+fn largest_slice(prepared: &Prepared) -> [usize; 2] {
     let (mut order, training) = (prepared.order.clone(), prepared.steps(&prepared.training));
-    let (mut slice_tokens, mut slice_targets) = (0, 0);
-    let mut count = |step: &Step| {
-        for slice in step.slices.slices.iter().chain(&step.mismatched.slices) {
-            slice_tokens = slice_tokens.max(slice.ids.len());
-            slice_targets = slice_targets.max(slice.targets.len());
-        }
-    };
-    (0..order.steps_per_epoch()).for_each(|step| count(&training.step(order.step(step))));
-    count(&prepared.steps(&prepared.validation).whole());
-    [slice_tokens.min(capacity(prepared)), slice_targets]
+    let mut slices: Vec<_> =
+        (0..order.steps_per_epoch()).flat_map(|step| training.sizes(order.step(step))).collect();
+    let validation: Vec<usize> = (0..prepared.validation.len()).collect();
+    slices.extend(prepared.steps(&prepared.validation).sizes(&validation));
+    let tokens = slices.iter().map(|slice| slice.tokens).max().unwrap_or(0);
+    let targets = slices.iter().map(|slice| slice.targets).max().unwrap_or(0);
+    [tokens.min(capacity(prepared)), targets]
 }
 
 /// Bytes of the operands that are packed as a whole: of the largest group of layers with one input, and of the head.

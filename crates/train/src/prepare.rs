@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use danlu_data::slices::SLICE_TOKENS;
-use danlu_data::{Dataset, DatasetReport, Inspection, Packing, Purpose, SampleSet, StepOrder, Task, Watch};
+use danlu_data::{
+    Dataset, DatasetReport, Inspection, Packing, Purpose, SampleSet, StepOrder, Task, Watch, slice_sizes,
+};
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
@@ -62,6 +64,8 @@ pub struct Prepared {
     pub recompute: Recompute,
     /// The checkpoint to continue from.
     pub resume_from: Option<PathBuf>,
+    /// As [`Samples::day`].
+    pub day: Option<u32>,
     /// What the user should know, one sentence each.
     pub notices: Vec<String>,
 }
@@ -151,8 +155,15 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
     model.set_noise(recipe.training.seed, recipe.adapter.neftune_noise_alpha.unwrap_or(0.0));
     check_length(&recipe, &model)?;
 
-    let Samples { tokenizer, training, validation, order, report, inspections } =
-        samples(&recipe, tokenizer, watch)?;
+    let day = resume_from.as_deref().and_then(checkpoint::day);
+    let Samples { tokenizer, training, validation, order, report, inspections, day } =
+        samples(&recipe, tokenizer, day, watch)?;
+    if let Some(day) = day {
+        notices.push(format!(
+            "the chat template writes the date (`strftime_now`): the samples have that of {day}, which a continued run \
+             keeps"
+        ));
+    }
     let unknown = training
         .iter()
         .chain(validation.iter())
@@ -174,6 +185,7 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         schedule: recipe.schedule(1),
         recompute: Recompute::Cheap,
         resume_from,
+        day,
         notices,
         recipe,
     };
@@ -207,9 +219,11 @@ fn check_slices(prepared: &Prepared) -> Result<()> {
     if !prepared.recipe.training.fused_backward {
         return Ok(());
     }
-    let (mut order, steps) = (prepared.order.clone(), prepared.steps(&prepared.training));
+    let mut order = prepared.order.clone();
+    let group = prepared.recipe.preference().map_or(1, Preference::group);
     for step in 0..prepared.total_steps {
-        let count = steps.step(order.step(step)).slices.slices.len();
+        let samples = order.step(step).iter().map(|&index| prepared.training.size(index));
+        let count = slice_sizes(samples, group).len();
         if count > 1 {
             let problem = format!(
                 "step {} has {count} slices (of {SLICE_TOKENS} tokens, or one longer sample), and a gradient that is used \
@@ -238,14 +252,22 @@ pub struct Samples {
     pub report: DatasetReport,
     /// What is in each data set, where that was asked for.
     pub inspections: Vec<Inspection>,
+    /// The day that the chat template writes into them (`20260131`), where it writes one.
+    pub day: Option<u32>,
 }
 
-/// Cuts the data of `recipe` with `tokenizer`, without the model.
+/// Cuts the data of `recipe` with `tokenizer`, without the model; a template that writes the date writes that of `day`, or
+/// today's.
 ///
 /// # Errors
 /// No chat template for conversations, or data that cannot be used.
-pub fn samples(recipe: &Recipe, tokenizer: Tokenizer, watch: Watch<'_>) -> Result<Samples> {
+pub fn samples(recipe: &Recipe, tokenizer: Tokenizer, day: Option<u32>, watch: Watch<'_>) -> Result<Samples> {
     let (template, tokenizer) = chat_template(recipe, tokenizer)?;
+    let day = template.as_ref().and_then(ChatTemplate::day).map(|today| day.unwrap_or(today));
+    let template = template.map(|template| match day {
+        Some(day) => template.on_day(day),
+        None => template,
+    });
     let tokens = tokenizer.template_tokens();
     let Watch { progress, inspect } = watch;
     let tokens = &tokens;
@@ -264,7 +286,7 @@ pub fn samples(recipe: &Recipe, tokenizer: Tokenizer, watch: Watch<'_>) -> Resul
     let mut report = dataset.report;
     report.packing = order.packing();
     let inspections = dataset.inspections;
-    Ok(Samples { tokenizer, training: split.training, validation, order, report, inspections })
+    Ok(Samples { tokenizer, training: split.training, validation, order, report, inspections, day })
 }
 
 /// Which samples each step takes: blocks that samples fill, or samples.

@@ -6,9 +6,10 @@ mod dedup;
 pub(super) mod inspect;
 mod page;
 mod stats;
-pub(super) mod tokenizing;
 
 use anyhow::Result;
+use clap::ValueEnum;
+use danlu_data::OnBadRow;
 
 use crate::printer::Printer;
 
@@ -35,6 +36,29 @@ pub enum Args {
     ///
     /// zh: 统计数据的内容与疑点，不显示样本
     Stats(stats::Args),
+}
+
+/// What happens to a row that cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum BadRow {
+    /// The run stops with file, line and field
+    ///
+    /// zh: 停止，并指出文件、行号和字段
+    #[default]
+    Error,
+    /// It is left out and counted
+    ///
+    /// zh: 跳过并计数
+    Skip,
+}
+
+impl From<BadRow> for OnBadRow {
+    fn from(chosen: BadRow) -> Self {
+        match chosen {
+            BadRow::Error => Self::Error,
+            BadRow::Skip => Self::Skip,
+        }
+    }
 }
 
 /// Runs `danlu data`.

@@ -1,10 +1,11 @@
 //! `danlu plan`: what a recipe would do, before anything runs.
 
 use danlu_train::plan::{Choices, OptimizerChoice};
-use danlu_train::{Plan, Recipe, machine, plan};
+use danlu_train::{Load, Plan, Recipe, machine, prepare_watched};
 
 use crate::hub::{self, Fetch};
 use crate::printer::Printer;
+use crate::tokenizing::watched;
 
 /// Say what a recipe would do: parameters, tokens, steps, memory, what is cut.
 ///
@@ -28,7 +29,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     loaded.notices.iter().for_each(|notice| printer.note(notice));
     let mut recipe = loaded.recipe;
     hub::settle(&mut recipe, Fetch::Never, printer)?;
-    let plan = plan(recipe)?;
+    let plan = Plan::of(&watched(None, printer, |watch| prepare_watched(recipe, Load::Shapes, watch))?);
     describe(&plan).iter().try_for_each(|line| printer.line(line))?;
     let (header, rows) = choices(&plan.choices);
     printer.line("")?;
@@ -50,8 +51,9 @@ pub fn describe(plan: &Plan) -> Vec<String> {
     ));
     lines.extend(plan.data.to_string().lines().map(str::to_owned));
     lines.push(format!(
-        "{} samples to train on, {} to validate with",
+        "{} {} to train on, {} to validate with",
         grouped(plan.training_samples),
+        plan.unit,
         grouped(plan.validation_samples)
     ));
     if plan.reference_tokens > 0 {

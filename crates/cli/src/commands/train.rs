@@ -9,11 +9,11 @@ use danlu_train::run_folder::{EvalLog, StepLog};
 use danlu_train::{Load, Observer, Plan, Progress, Recipe, machine, prepare_watched, train};
 use serde_json::json;
 
-use crate::commands::data::tokenizing::watched;
 use crate::commands::plan;
 use crate::hub::{self, Fetch};
 use crate::printer::{self, Printer};
 use crate::stop;
+use crate::tokenizing::watched;
 
 /// Train as a recipe says: pretraining or fine-tuning, all weights or a LoRA adapter.
 ///

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use danlu_train::run_folder::TrainerState;
-use danlu_train::{Load, Observer, Progress, Recipe, prepare, train};
+use danlu_train::{Load, Observer, Progress, Recipe, prepare_watched, train};
 use serde_json::Value;
 
 use crate::printer::{self, Printer};
 use crate::stop;
+use crate::tokenizing::watched;
 
 /// A finished run.
 pub struct Trained {
@@ -30,7 +31,7 @@ pub struct Trained {
 /// What training says, or that the user stopped it; then a checkpoint is in the run folder.
 pub fn run(recipe: &Path, what: &str, printer: &Printer) -> Result<Trained> {
     let loaded = Recipe::load::<&str>(recipe, &[])?;
-    let prepared = prepare(loaded.recipe, Load::Weights)?;
+    let prepared = watched(None, printer, |watch| prepare_watched(loaded.recipe, Load::Weights, watch))?;
     let parameters = prepared.model.parameter_count();
     let output_dir = prepared.recipe.output.output_dir.clone();
     let mut observer = Watched { bar: printer.progress(what, prepared.total_steps) };

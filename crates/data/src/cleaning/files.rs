@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use sha2::{Digest, Sha256};
 
-use crate::error::{DataError, Result};
-use crate::record_writer::folder_is_there;
-use crate::records::{Records, split_sheet};
+use crate::error::Result;
+use crate::record_writer::{folder_is_there, refuse_output_in};
+use crate::records::Records;
 
 /// A few files of each folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,20 +51,8 @@ impl Inputs {
     /// # Errors
     /// [`DataError::OutputInInput`]; a folder of the output that is not there.
     pub fn refuse_output(inputs: &[PathBuf], output: &Path) -> Result<()> {
-        let folder = match output.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
         folder_is_there(output)?;
-        let folder = fs::canonicalize(folder)?;
-        let place = fs::canonicalize(output).unwrap_or(folder.join(output.file_name().unwrap_or_default()));
-        for input in inputs {
-            let source = fs::canonicalize(split_sheet(input).0)?;
-            if place == source || source.is_dir() && place.starts_with(&source) {
-                return Err(DataError::OutputInInput { output: output.to_owned(), input: input.clone() });
-            }
-        }
-        Ok(())
+        refuse_output_in(inputs, output)
     }
 }
 
@@ -93,6 +80,8 @@ fn draw(files: Vec<PathBuf>, input: &Path, sample: SampleFiles) -> Vec<PathBuf> 
 
 #[cfg(test)]
 mod tests {
+    use fs_err as fs;
+
     use super::*;
 
     fn names(folder: &Path, seed: u64) -> Vec<String> {

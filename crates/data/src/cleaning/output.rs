@@ -8,6 +8,7 @@ use fs_err as fs;
 use serde_json::{Map, Value};
 
 use crate::error::Result;
+use crate::exact_numbers::ExactNumbers;
 use crate::record_writer::RecordWriter;
 
 /// Bytes that are copied at once.
@@ -46,11 +47,11 @@ impl Form {
     ///
     /// # Errors
     /// None that is foreseen.
-    pub fn push(self, row: &Map<String, Value>, part: &mut Vec<u8>) -> Result<()> {
+    pub fn push(self, row: &Map<String, Value>, numbers: &ExactNumbers, part: &mut Vec<u8>) -> Result<()> {
         if self == Self::Texts {
             part.extend(row.values().filter_map(Value::as_str).flat_map(str::bytes));
         } else {
-            serde_json::to_writer(&mut *part, row).map_err(std::io::Error::from)?;
+            numbers.push_json(part, row)?;
         }
         part.push(b'\n');
         Ok(())
@@ -88,7 +89,8 @@ impl Form {
 fn write_rows(writer: &mut RecordWriter, mut lines: impl BufRead) -> Result<()> {
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
-        writer.write(&serde_json::from_slice(&line).map_err(std::io::Error::from)?)?;
+        let row = serde_json::from_slice(&line).map_err(std::io::Error::from)?;
+        writer.write_exact(&row, &ExactNumbers::of(&line))?;
         line.clear();
     }
     Ok(())

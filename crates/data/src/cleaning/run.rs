@@ -18,8 +18,9 @@ use super::journal::{Journal, Parts};
 use super::output::Form;
 use super::report::{CleaningReport, DroppedSample, Sample};
 use crate::error::{DataError, Result, RowProblem};
+use crate::exact_numbers::ExactNumbers;
 use crate::options::OnBadRow;
-use crate::records::{Content, ReadOptions, Record, Records, Source, split_sheet};
+use crate::records::{Content, RawRecord, ReadOptions, Record, Records, Source, split_sheet};
 
 /// Bytes of text that are cleaned at once.
 const BATCH: usize = 4 << 20;
@@ -144,12 +145,12 @@ impl CleaningJob<'_> {
                 journal.report.changes.iter().map(|rule| rule.samples.len() < self.samples).collect();
             let clean = |row: Row| {
                 let cleaned = row.content.and_then(|content| self.cleaner.clean(content, &wants_sample));
-                (row.source, cleaned)
+                (row.source, row.numbers, cleaned)
             };
             let cleaned: Vec<_> = pool.install(|| rows.into_par_iter().map(clean).collect());
-            for (source, row) in cleaned {
+            for (source, numbers, row) in cleaned {
                 if let Some(row) = self.note(source, row, &mut journal.report)? {
-                    form.push(&row, &mut part)?;
+                    form.push(&row, &numbers, &mut part)?;
                 }
             }
             (journal.files, journal.rows) = (position.files, position.rows);
@@ -282,6 +283,8 @@ struct Position {
 /// A row as it was read, or what is wrong with it.
 struct Row {
     source: Source,
+    /// Its numbers as they are written.
+    numbers: ExactNumbers,
     content: std::result::Result<Content, RowProblem>,
 }
 
@@ -328,11 +331,12 @@ fn read(
         let (before, done) = (position.bytes, std::mem::take(&mut position.rows));
         let mut text = 0;
         let mut records = Records::of_files_with(vec![path.clone()], reading);
-        while let Some(record) = records.next() {
+        while let Some(record) = records.next_raw() {
             position.rows += 1;
-            let row = match record {
-                Ok(Record { content, source }) => Row { source, content: Ok(content) },
-                Err(DataError::Row { at, problem }) => Row { source: at, content: Err(problem) },
+            let numbers = record.as_ref().map(RawRecord::exact_numbers).unwrap_or_default();
+            let row = match record.and_then(RawRecord::parse) {
+                Ok(Record { content, source }) => Row { source, numbers, content: Ok(content) },
+                Err(DataError::Row { at, problem }) => Row { source: at, numbers, content: Err(problem) },
                 Err(error) => return Err(error),
             };
             let bytes = row.content.as_ref().map_or(0, size);

@@ -76,13 +76,28 @@ pub(super) fn messages(value: &Value, field: &str, tags: &Tags) -> Result<Turns>
     for (index, item) in items.iter().enumerate() {
         let field = format!("{field}[{index}]");
         let item = item.as_object().ok_or_else(|| wrong_type(&field, "a message", item))?;
-        turns.turns.push(one(item, &field, tags)?);
+        match exchange(item, &field, tags)? {
+            Some(exchange) => turns.turns.extend(exchange),
+            None => turns.turns.push(one(item, &field, tags)?),
+        }
         // MiniMind puts the functions beside the system text.
         if let Some(value) = item.get("tools") {
             turns.tools.extend(tools(value, &format!("{field}.tools"))?);
         }
     }
     Ok(turns)
+}
+
+/// Question and answer in one object (`{"human": …, "assistant": …}`), as Firefly has them.
+fn exchange(item: &Fields, field: &str, tags: &Tags) -> Result<Option<[Turn; 2]>> {
+    let (Some(question), Some(answer)) = (item.get("human"), item.get("assistant")) else { return Ok(None) };
+    if tags.role.is_some() || item.contains_key("role") || item.contains_key("from") {
+        return Ok(None);
+    }
+    let question = message_text(question, &format!("{field}.human"))?;
+    let answer = message_text(answer, &format!("{field}.assistant"))?;
+    let (answer, usual) = message("assistant", answer);
+    Ok(Some([message("user", question), (answer, usual * loss_weight(item, field)?)]))
 }
 
 /// An answer: text, a message, or a list of messages.

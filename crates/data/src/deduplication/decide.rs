@@ -1,21 +1,18 @@
 //! Which rows are left out: those that share a bucket with an earlier row and, where it is verified, resemble one that is
 //! kept. The result is a function of the rows and their order alone, not of threads or memory.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
-use fs_err as fs;
 use rayon::prelude::*;
 
-use super::partitions::{PARTITIONS, Partitions};
-use super::row_text::{jaccard, shingle_set};
+use super::partitions::{PARTITIONS, Pair, Partitions};
+use super::shingle_sets::ShingleSets;
 use crate::error::Result;
 
 const NONE: u32 = u32::MAX;
-/// Rows that are compared at once.
-const BLOCK: usize = 128;
+/// Rows that are compared at once, a bit each.
+const BLOCK: usize = u128::BITS as usize;
 
 /// A row that is left out.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,7 +42,7 @@ impl Order {
     /// The order by length of these texts.
     pub fn longest(lengths: &[u32]) -> Self {
         let mut rows: Vec<u32> = (0..lengths.len() as u32).collect();
-        rows.par_sort_by_key(|&row| std::cmp::Reverse(lengths[row as usize]));
+        rows.par_sort_by_key(|&row| Reverse(lengths[row as usize]));
         let mut ranks = vec![0; rows.len()];
         (0..).zip(&rows).for_each(|(rank, &row)| ranks[row as usize] = rank);
         Self::Longest { rows, ranks }
@@ -66,21 +63,17 @@ impl Order {
     }
 }
 
-/// Calls `found` with the ranks, ascending, of the rows of each key that several rows have.
+/// Calls `found` with the rows of each key that several rows have; keys are equal but for the lower bits of `roles`.
 fn buckets(
     keys: &mut Partitions,
-    order: &Order,
+    roles: u32,
     tick: &mut (dyn FnMut() -> Result<()> + Send),
-    found: &mut dyn FnMut(&[u32]) -> Result<()>,
+    found: &mut dyn FnMut(&[Pair]) -> Result<()>,
 ) -> Result<()> {
-    let mut ranks = Vec::new();
     for partition in 0..PARTITIONS {
-        for group in keys.take(partition)?.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
-            ranks.clear();
-            ranks.extend(group.iter().map(|&(_, row)| order.rank(row)));
-            ranks.sort_unstable();
-            found(&ranks)?;
-        }
+        let pairs = keys.take(partition)?;
+        let mut groups = pairs.chunk_by(|a, b| a.0 >> roles == b.0 >> roles).filter(|group| group.len() > 1);
+        groups.try_for_each(&mut *found)?;
         tick()?;
     }
     Ok(())
@@ -97,10 +90,12 @@ pub fn all_that_share(
     tick: &mut (dyn FnMut() -> Result<()> + Send),
 ) -> Result<Vec<Duplicate>> {
     let mut first = vec![NONE; rows as usize];
-    buckets(keys, order, tick, &mut |ranks| {
-        for &rank in &ranks[1..] {
+    buckets(keys, 0, tick, &mut |group| {
+        let ranks = || group.iter().map(|&(_, row)| order.rank(row));
+        let earliest = ranks().min().unwrap_or(NONE);
+        for rank in ranks().filter(|&rank| rank != earliest) {
             let first = &mut first[rank as usize];
-            *first = (*first).min(ranks[0]);
+            *first = (*first).min(earliest);
         }
         Ok(())
     })?;
@@ -113,37 +108,74 @@ pub fn all_that_share(
 }
 
 /// For each row that shares a key with another: its rank and the numbers of the buckets that it is in.
+///
+/// A bucket has two numbers, an even one and the odd one behind it. Its rows of the odd number are compared with those of
+/// the even one only; those with each other too.
 pub struct Memberships {
     pairs: Partitions,
     buckets: u32,
     members: Vec<u32>,
+    rows: u32,
 }
 
 impl Memberships {
-    /// Gathers them out of the keys; of them `pairs` holds what fits in memory.
+    /// Gathers them out of the keys; of them `pairs` holds what fits in memory. The rows of buckets that `crowds` finds too
+    /// large are members of none of those.
     ///
     /// # Errors
     /// Those of the files, and of `tick`.
     pub fn gather(
         keys: &mut Partitions,
-        mut pairs: Partitions,
+        pairs: Partitions,
         rows: u32,
         order: &Order,
+        crowds: &mut Crowds,
         tick: &mut (dyn FnMut() -> Result<()> + Send),
     ) -> Result<Self> {
-        let mut number = 0;
         let mut is_member = vec![false; rows as usize];
-        buckets(keys, order, tick, &mut |ranks| {
-            for &rank in ranks {
-                is_member[order.row(rank) as usize] = true;
-                let partition = u64::from(rank) * PARTITIONS as u64 / u64::from(rows);
-                pairs.push(partition as usize, (rank.into(), number))?;
-            }
-            number += 1;
-            Ok(())
+        let mut gathered = Self { pairs, buckets: 0, members: Vec::new(), rows };
+        buckets(keys, 0, tick, &mut |group| {
+            group.iter().for_each(|&(_, row)| is_member[row as usize] = true);
+            if crowds.take(group) { Ok(()) } else { gathered.push(group, order, 0) }
         })?;
-        let members = (0..).zip(is_member).filter(|(_, is_member)| *is_member).map(|(row, _)| row).collect();
-        Ok(Self { pairs, buckets: number, members })
+        let members = (0..).zip(is_member).filter(|(_, is_member)| *is_member);
+        gathered.members = members.map(|(row, _)| row).collect();
+        Ok(gathered)
+    }
+
+    /// Adds buckets of the crowded rows, whose keys are their rare shingles.
+    ///
+    /// # Errors
+    /// Those of the files, and of `tick`.
+    pub fn part_crowds(
+        &mut self,
+        sets: &ShingleSets,
+        crowds: Crowds,
+        mut keys: Partitions,
+        order: &Order,
+        tick: &mut (dyn FnMut() -> Result<()> + Send),
+    ) -> Result<()> {
+        for block in crowds.rows().chunks(BLOCK) {
+            let rare: Vec<Vec<u64>> =
+                block.par_iter().map(|&row| sets.rare_keys(row)).collect::<Result<_>>()?;
+            for (&row, rare) in block.iter().zip(rare) {
+                rare.into_iter().try_for_each(|key| keys.push(ShingleSets::partition(key), (key, row)))?;
+            }
+        }
+        buckets(&mut keys, 1, tick, &mut |group| {
+            // Where all have the odd number, none is compared.
+            if group[0].0 & 1 == 1 { Ok(()) } else { self.push(group, order, 1) }
+        })
+    }
+
+    fn push(&mut self, group: &[Pair], order: &Order, roles: u64) -> Result<()> {
+        for &(key, row) in group {
+            let rank = order.rank(row);
+            let partition = u64::from(rank) * PARTITIONS as u64 / u64::from(self.rows);
+            self.pairs.push(partition as usize, (rank.into(), self.buckets | (key & roles) as u32))?;
+        }
+        self.buckets += 2;
+        Ok(())
     }
 
     /// The rows that share a key with another, ascending.
@@ -161,7 +193,7 @@ impl Memberships {
         compare: &C,
         tick: &mut (dyn FnMut() -> Result<()> + Send),
     ) -> Result<Vec<Duplicate>> {
-        let mut kept = KeptRows { first: vec![NONE; self.buckets as usize], entries: Vec::new() };
+        let mut kept = KeptRows { lists: vec![(0, NONE); self.buckets as usize], entries: Vec::new() };
         let mut duplicates = Vec::new();
         for partition in 0..PARTITIONS {
             let pairs = self.pairs.take(partition)?;
@@ -182,10 +214,45 @@ impl Memberships {
     }
 }
 
+/// Rows of buckets that are too large to compare all of their pairs.
+pub struct Crowds {
+    /// Rows of a bucket from which on it is too large.
+    most: usize,
+    is_crowded: Vec<bool>,
+}
+
+impl Crowds {
+    /// Buckets of more than `most` of all `rows`.
+    pub fn new(most: usize, rows: u32) -> Self {
+        Self { most, is_crowded: vec![false; if most == usize::MAX { 0 } else { rows as usize }] }
+    }
+
+    fn take(&mut self, group: &[Pair]) -> bool {
+        let is_crowd = group.len() > self.most;
+        if is_crowd {
+            group.iter().for_each(|&(_, row)| self.is_crowded[row as usize] = true);
+        }
+        is_crowd
+    }
+
+    /// Whether a row is in a bucket that is too large.
+    pub fn contain(&self, row: u32) -> bool {
+        self.is_crowded.get(row as usize).is_some_and(|is_crowded| *is_crowded)
+    }
+
+    fn rows(&self) -> Vec<u32> {
+        (0..self.is_crowded.len() as u32).filter(|&row| self.contain(row)).collect()
+    }
+}
+
 /// How rows are compared.
 pub trait Compare: Sync {
     /// What of a row is compared.
     type Sketch: Send + Sync;
+
+    /// Kept rows of its buckets that are looked at for a row, those of small buckets first, and how many of them it is
+    /// compared with, those first that share most buckets.
+    const MOST: (usize, usize);
 
     /// That of one row.
     ///
@@ -202,35 +269,54 @@ struct Row {
     buckets: Vec<u32>,
 }
 
-/// For each bucket the ranks of its rows that are kept, as linked lists.
+/// The numbers of a bucket whose rows are compared with one of this number.
+fn compared_with(number: u32) -> impl Iterator<Item = u32> {
+    let even = number & !1;
+    [even, even | 1].into_iter().take(if number == even { 2 } else { 1 })
+}
+
+/// For each number of a bucket the ranks of its rows that are kept, as linked lists.
 struct KeptRows {
-    first: Vec<u32>,
-    /// A rank and the next entry of the bucket.
+    /// How many, and the last entry.
+    lists: Vec<(u32, u32)>,
+    /// A rank and the entry before it.
     entries: Vec<(u32, u32)>,
 }
 
 impl KeptRows {
     fn push(&mut self, row: &Row) {
         for &bucket in &row.buckets {
-            let first = &mut self.first[bucket as usize];
-            self.entries.push((row.rank, *first));
-            *first = self.entries.len() as u32 - 1;
+            let (length, last) = &mut self.lists[bucket as usize];
+            self.entries.push((row.rank, *last));
+            *last = self.entries.len() as u32 - 1;
+            *length += 1;
         }
     }
 
-    /// The ranks in any of the buckets of a row, ascending.
-    fn beside(&self, row: &Row) -> Vec<u32> {
+    /// Ranks in the buckets of a row, ascending.
+    fn beside(&self, row: &Row, (looked_at, compared): (usize, usize)) -> Vec<u32> {
+        let numbers = row.buckets.iter().flat_map(|&bucket| compared_with(bucket));
+        let mut numbers: Vec<u32> = numbers.collect();
+        // Of about equal ones in the order of the numbers, which is as good as random: parts of one text lie apart.
+        numbers.sort_unstable_by_key(|&number| (self.lists[number as usize].0.checked_ilog2(), number));
         let mut ranks = Vec::new();
-        for &bucket in &row.buckets {
-            let mut next = self.first[bucket as usize];
-            while let Some(&(rank, after)) = self.entries.get(next as usize) {
+        for number in numbers {
+            let (length, mut next) = self.lists[number as usize];
+            for _ in 0..(length as usize).min(looked_at - ranks.len()) {
+                let (rank, before) = self.entries[next as usize];
                 ranks.push(rank);
-                next = after;
+                next = before;
             }
         }
         ranks.sort_unstable();
-        ranks.dedup();
-        ranks
+        let mut shared: Vec<(usize, u32)> =
+            ranks.chunk_by(|a, b| a == b).map(|equal| (equal.len(), equal[0])).collect();
+        if shared.len() > compared {
+            shared.sort_unstable_by_key(|&(count, rank)| (Reverse(count), rank));
+            shared.truncate(compared);
+            shared.sort_unstable_by_key(|&(_, rank)| rank);
+        }
+        shared.into_iter().map(|(_, rank)| rank).collect()
     }
 }
 
@@ -244,22 +330,21 @@ fn decide_block<C: Compare>(
 ) -> Result<()> {
     let sketches: Vec<C::Sketch> =
         block.par_iter().map(|row| compare.sketch(order.row(row.rank))).collect::<Result<_>>()?;
-    let mut in_bucket: HashMap<u32, Vec<usize>> = HashMap::new();
-    let beside: Vec<Vec<usize>> = (0..block.len())
+    // Of each bucket, and beside each row, the earlier places of the block as bits.
+    let mut in_bucket: HashMap<u32, u128> = HashMap::new();
+    let beside: Vec<u128> = (0..block.len())
         .map(|place| {
-            let mut earlier = Vec::new();
+            let mut earlier = 0;
             for &bucket in &block[place].buckets {
-                let places = in_bucket.entry(bucket).or_default();
-                earlier.extend_from_slice(places);
-                places.push(place);
+                let places = compared_with(bucket).filter_map(|number| in_bucket.get(&number));
+                earlier |= places.fold(0, |all, places| all | places);
+                *in_bucket.entry(bucket).or_default() |= 1 << place;
             }
-            earlier.sort_unstable();
-            earlier.dedup();
-            earlier
+            earlier & !(1 << place)
         })
         .collect();
     let like_kept = |place: usize| -> Result<Option<(u32, f64)>> {
-        for rank in kept.beside(&block[place]) {
+        for rank in kept.beside(&block[place], C::MOST) {
             let other = compare.sketch(order.row(rank))?;
             if let Some(similarity) = compare.similarity(&sketches[place], &other) {
                 return Ok(Some((rank, similarity)));
@@ -268,8 +353,8 @@ fn decide_block<C: Compare>(
         Ok(None)
     };
     let like_beside = |place: usize| -> Vec<(usize, f64)> {
-        let similar = |&other: &usize| Some((other, compare.similarity(&sketches[place], &sketches[other])?));
-        beside[place].iter().filter_map(similar).collect()
+        let similar = |other| Some((other, compare.similarity(&sketches[place], &sketches[other])?));
+        (0..place).filter(|other| beside[place] >> other & 1 == 1).filter_map(similar).collect()
     };
     type Alike = (Option<(u32, f64)>, Vec<(usize, f64)>);
     let alike: Vec<Alike> = (0..block.len())
@@ -310,6 +395,8 @@ pub struct NearFingerprints {
 impl Compare for NearFingerprints {
     type Sketch = u128;
 
+    const MOST: (usize, usize) = (usize::MAX, usize::MAX);
+
     fn sketch(&self, row: u32) -> Result<u128> {
         Ok(self.fingerprints[row as usize])
     }
@@ -317,81 +404,5 @@ impl Compare for NearFingerprints {
     fn similarity(&self, a: &u128, b: &u128) -> Option<f64> {
         let bits = (a ^ b).count_ones();
         (bits <= self.bits).then(|| 1.0 - f64::from(bits) / 128.0)
-    }
-}
-
-/// The texts of some rows, in a file, whose shingles are compared.
-pub struct SimilarTexts {
-    rows: Vec<u32>,
-    /// Where the text of each of the rows ends.
-    ends: Vec<u64>,
-    file: Mutex<fs::File>,
-    buffer: Vec<u8>,
-    ngram: usize,
-    threshold: f64,
-}
-
-impl SimilarTexts {
-    /// For these rows, whose texts are then [pushed](Self::push).
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn create(path: &Path, rows: Vec<u32>, ngram: usize, threshold: f64) -> Result<Self> {
-        let file = fs::File::options().create(true).truncate(true).read(true).write(true).open(path)?;
-        Ok(Self {
-            ends: Vec::with_capacity(rows.len()),
-            rows,
-            file: Mutex::new(file),
-            buffer: Vec::new(),
-            ngram,
-            threshold,
-        })
-    }
-
-    /// Whether the text of a row is wanted.
-    pub fn wants(&self, row: u32) -> bool {
-        self.rows.binary_search(&row).is_ok()
-    }
-
-    /// Appends the text of the next of the rows.
-    ///
-    /// # Errors
-    /// A full disk.
-    pub fn push(&mut self, text: &str) -> Result<()> {
-        self.ends.push(self.ends.last().unwrap_or(&0) + text.len() as u64);
-        self.buffer.extend_from_slice(text.as_bytes());
-        if self.buffer.len() >= 1 << 20 { self.flush() } else { Ok(()) }
-    }
-
-    /// Writes what waits; to be called behind the last text.
-    ///
-    /// # Errors
-    /// A full disk.
-    pub fn flush(&mut self) -> Result<()> {
-        let file = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(&self.buffer)?;
-        self.buffer.clear();
-        Ok(())
-    }
-}
-
-impl Compare for SimilarTexts {
-    type Sketch = Vec<u64>;
-
-    fn sketch(&self, row: u32) -> Result<Vec<u64>> {
-        let place = self.rows.binary_search(&row).unwrap_or_default();
-        let start = if place == 0 { 0 } else { self.ends[place - 1] };
-        let mut bytes = vec![0; (self.ends[place] - start) as usize];
-        {
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.seek(SeekFrom::Start(start))?;
-            file.read_exact(&mut bytes)?;
-        }
-        Ok(shingle_set(&String::from_utf8_lossy(&bytes), self.ngram))
-    }
-
-    fn similarity(&self, a: &Vec<u64>, b: &Vec<u64>) -> Option<f64> {
-        let similarity = jaccard(a, b);
-        (similarity >= self.threshold).then_some(similarity)
     }
 }

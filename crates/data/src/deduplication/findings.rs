@@ -47,11 +47,11 @@ impl Findings {
     }
 
     /// Whether a row is left out; to be asked for each row in order.
-    pub fn leaves_out(&mut self, row: u32, source: Source) -> bool {
+    pub fn leaves_out(&mut self, row: u32, source: &Source) -> bool {
         if let Some((named, place)) = self.named.get_mut(self.next_named)
             && *named == row
         {
-            *place = Some(source);
+            *place = Some(source.clone());
             self.next_named += 1;
         }
         let is_duplicate =

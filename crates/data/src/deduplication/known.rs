@@ -68,7 +68,7 @@ impl Deduplication {
         progress: Progress<'_>,
     ) -> Result<Known> {
         let mut known = Known::new(scratch, self.max_memory);
-        let met = self.pass(&self.files, pool, Step::Reading, progress, &mut |batch| {
+        let met = self.pass((&self.files, &[]), pool, Step::Reading, progress, &mut |batch| {
             let found = self.questions.as_ref().map(|questions| questions_in(questions, &batch.rows, pool));
             let found = found.unwrap_or_else(|| vec![Vec::new(); batch.rows.len()]);
             let sketches = sketcher.sketch(&batch.rows, pool);
@@ -143,12 +143,13 @@ impl Deduplication {
         for index in 0..self.files.len() {
             let part = index % parts.len();
             let signed = &parts[part].description.files[index / parts.len()];
-            for _ in 0..signed.rows {
+            for _ in 0..signed.met.rows {
                 let length = readers[part].next(&mut words)?;
                 known.push(sketcher, row, &words, length)?;
                 row += 1;
             }
-            skipped += u64::from(signed.skipped);
+            skipped += u64::from(signed.met.skipped);
+            known.met.files.push(signed.met);
             if progress(Step::Reading, index as u64 + 1, self.files.len() as u64).is_break() {
                 return Err(DataError::Cancelled);
             }

@@ -7,11 +7,13 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::row_text::row_text;
+use super::row_text::{digest, mix, row_text};
 use super::{Deduplication, InputFile, Progress, Step};
 use crate::error::{DataError, Result};
+use crate::exact_numbers::ExactNumbers;
 use crate::options::OnBadRow;
 use crate::records::{Content, RawRecord, Record, Records, Source};
 
@@ -26,17 +28,22 @@ pub(super) struct Row {
     pub source: Source,
     /// Number of its file.
     pub file: usize,
+    /// Its numbers as they are written, where it is to be written.
+    pub numbers: ExactNumbers,
+    digest: u64,
     /// Its text, where that is not one of its fields as it stands there.
     joined: Option<String>,
 }
 
 impl Row {
-    fn new(file: usize, Record { content, source }: Record, columns: &[String]) -> Result<Self> {
-        match row_text(&content, columns) {
-            Ok(Cow::Borrowed(_)) => Ok(Self { content, source, file, joined: None }),
-            Ok(Cow::Owned(text)) => Ok(Self { content, source, file, joined: Some(text) }),
-            Err(problem) => Err(DataError::Row { at: source, problem }),
-        }
+    fn new(file: usize, raw: RawRecord, columns: &[String], is_written: bool) -> Result<Self> {
+        let numbers = if is_written { raw.exact_numbers() } else { ExactNumbers::default() };
+        let Record { content, source } = raw.parse()?;
+        let (digest, joined) = match row_text(&content, columns) {
+            Ok(text) => (digest(&text), matches!(text, Cow::Owned(_)).then(|| text.into_owned())),
+            Err(problem) => return Err(DataError::Row { at: source, problem }),
+        };
+        Ok(Self { content, source, file, numbers, digest, joined })
     }
 
     pub fn text(&self) -> &str {
@@ -62,10 +69,20 @@ pub(super) struct Batch {
 pub(super) struct Met {
     pub rows: u32,
     pub skipped: BTreeMap<String, u64>,
-    /// Rows and skipped rows of each file.
-    pub files: Vec<(u32, u32)>,
+    pub files: Vec<FileMet>,
     /// What the user should know of the files.
     pub notices: Vec<String>,
+}
+
+/// What a pass met in a file; in a file that is the same, the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMet {
+    /// Rows that are used.
+    pub rows: u32,
+    /// Rows that could not be used.
+    pub skipped: u32,
+    /// A hash of the texts.
+    pub digest: u64,
 }
 
 /// Rows that are not parsed yet, with the numbers of their files.
@@ -77,10 +94,11 @@ impl Deduplication {
         Ok(pool.map_err(std::io::Error::other)?)
     }
 
-    /// Gives all rows of `files` in order to `work`, while the next ones are read.
+    /// Gives all rows of `files` in order to `work`, while the next ones are read. What was met in each file before must
+    /// be met again; nothing, if this is the first pass.
     pub(super) fn pass(
         &self,
-        files: &[InputFile],
+        (files, before): (&[InputFile], &[FileMet]),
         pool: &rayon::ThreadPool,
         step: Step,
         progress: Progress<'_>,
@@ -89,7 +107,7 @@ impl Deduplication {
         let total: u64 = files.iter().map(|file| file.bytes).sum();
         let (sender, batches) = sync_channel::<Batch>(1);
         std::thread::scope(|scope| {
-            let reader = scope.spawn(|| self.read_files(files, pool, sender));
+            let reader = scope.spawn(|| self.read_files(files, pool, step, sender));
             let worked = batches.into_iter().try_for_each(|batch| {
                 let bytes = batch.bytes;
                 work(batch)?;
@@ -101,9 +119,11 @@ impl Deduplication {
             // The receiver is gone, so that the reader ends too.
             let met = reader.join().map_err(|_| std::io::Error::other("reading the rows failed"))?;
             worked?;
-            match files.iter().find(|file| file.has_changed()) {
+            let met = met?;
+            let others = files.iter().zip(before.iter().zip(&met.files)).find(|(_, (a, b))| a != b);
+            match files.iter().find(|file| file.has_changed()).or(others.map(|(file, _)| file)) {
                 Some(file) => Err(DataError::Changed { path: file.path.clone() }),
-                None => met,
+                None => Ok(met),
             }
         })
     }
@@ -113,9 +133,10 @@ impl Deduplication {
         &self,
         files: &[InputFile],
         pool: &rayon::ThreadPool,
+        step: Step,
         sender: SyncSender<Batch>,
     ) -> Result<Met> {
-        let mut met = Met { files: vec![(0, 0); files.len()], ..Met::default() };
+        let mut met = Met { files: vec![FileMet::default(); files.len()], ..Met::default() };
         let (mut raw, mut held, mut bytes) = (RawRows::new(), 0, 0);
         for (file, input) in files.iter().enumerate() {
             let mut records = Records::of_files_with(vec![input.path.clone()], &self.reading);
@@ -127,7 +148,7 @@ impl Deduplication {
                 if held >= BATCH || raw.len() >= BATCH_ROWS || is_error {
                     bytes += held as u64;
                     held = 0;
-                    let batch = self.parse(std::mem::take(&mut raw), bytes, pool, &mut met)?;
+                    let batch = self.parse(std::mem::take(&mut raw), bytes, (pool, step), &mut met)?;
                     if sender.send(batch).is_err() {
                         return Ok(met);
                     }
@@ -135,16 +156,23 @@ impl Deduplication {
             }
             met.notices.extend(records.take_notices());
         }
-        let last = self.parse(raw, bytes + held as u64, pool, &mut met)?;
+        let last = self.parse(raw, bytes + held as u64, (pool, step), &mut met)?;
         // The worker that is gone has its own error.
         _ = sender.send(last);
         Ok(met)
     }
 
     /// The rows that can be used; the others are counted, or are an error.
-    fn parse(&self, raw: RawRows, bytes: u64, pool: &rayon::ThreadPool, met: &mut Met) -> Result<Batch> {
+    fn parse(
+        &self,
+        raw: RawRows,
+        bytes: u64,
+        (pool, step): (&rayon::ThreadPool, Step),
+        met: &mut Met,
+    ) -> Result<Batch> {
+        let is_written = step == Step::Writing;
         let row = |(file, raw): (usize, Result<RawRecord>)| {
-            (file, raw.and_then(RawRecord::parse).and_then(|record| Row::new(file, record, &self.columns)))
+            (file, raw.and_then(|raw| Row::new(file, raw, &self.columns, is_written)))
         };
         let parsed: Vec<(usize, Result<Row>)> = pool.install(|| raw.into_par_iter().map(row).collect());
         let mut batch = Batch { first: met.rows, rows: Vec::with_capacity(parsed.len()), bytes };
@@ -153,14 +181,16 @@ impl Deduplication {
                 Ok(row) => {
                     met.rows =
                         met.rows.checked_add(1).filter(|rows| *rows < u32::MAX).ok_or_else(too_many)?;
-                    met.files[file].0 += 1;
+                    let met = &mut met.files[file];
+                    met.rows += 1;
+                    met.digest = mix(met.digest ^ row.digest);
                     batch.rows.push(row);
                 }
                 Err(DataError::Row { problem, .. })
                     if self.on_bad_row == OnBadRow::Skip && problem.can_be_skipped() =>
                 {
                     *met.skipped.entry(problem.reason()).or_default() += 1;
-                    met.files[file].1 += 1;
+                    met.files[file].skipped += 1;
                 }
                 Err(error) => return Err(error),
             }

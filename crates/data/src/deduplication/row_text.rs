@@ -109,17 +109,18 @@ pub fn push_shingles(hashes: &mut Vec<u64>, text: &str, length: usize) {
     }
 }
 
-/// The set of a text's shingles, sorted.
-pub fn shingle_set(text: &str, length: usize) -> Vec<u64> {
+/// The set of a text's shingles, sorted; of each the upper 32 bits, which tell those of two texts apart.
+pub fn shingle_set(text: &str, length: usize) -> Vec<u32> {
     let mut hashes = Vec::with_capacity(text.len() / 2);
     push_shingles(&mut hashes, text, length);
-    hashes.sort_unstable();
-    hashes.dedup();
-    hashes
+    let mut set: Vec<u32> = hashes.into_iter().map(|hash| (hash >> 32) as u32).collect();
+    set.sort_unstable();
+    set.dedup();
+    set
 }
 
 /// Jaccard similarity of two sorted sets: what they share over what they have together.
-pub fn jaccard(a: &[u64], b: &[u64]) -> f64 {
+pub fn jaccard(a: &[u32], b: &[u32]) -> f64 {
     let (mut i, mut j, mut shared) = (0, 0, 0);
     while i < a.len() && j < b.len() {
         shared += usize::from(a[i] == b[j]);
@@ -128,6 +129,12 @@ pub fn jaccard(a: &[u64], b: &[u64]) -> f64 {
         j += usize::from(y <= x);
     }
     shared as f64 / (a.len() + b.len() - shared).max(1) as f64
+}
+
+/// A hash by which another text is noticed.
+pub fn digest(text: &str) -> u64 {
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    text.as_bytes().chunks(8).fold(text.len() as u64, |digest, bytes| mix(digest ^ word(bytes)))
 }
 
 /// Spreads a hash over all its bits (the finalizer of MurmurHash3).

@@ -6,6 +6,7 @@ use danlu_formats::AtomicFolder;
 use fs_err as fs;
 use serde_json::Map;
 
+use super::passes::Row;
 use super::{InputFile, Output};
 use crate::error::{DataError, Result};
 use crate::record_writer::RecordWriter;
@@ -57,24 +58,24 @@ impl RowsOut {
         })
     }
 
-    /// Appends a row of the input file of this number; to be called in the order of files.
+    /// Appends a row; to be called in the order of files.
     ///
     /// # Errors
     /// Those of [`RecordWriter::write`].
-    pub fn write(&mut self, file: usize, content: Content) -> Result<()> {
+    pub(super) fn write(&mut self, row: Row) -> Result<()> {
         let writer = match self {
             Self::Nowhere => return Ok(()),
             Self::One(writer) => Some(writer),
             Self::Each(files) => {
-                files.begin(file + 1)?;
+                files.begin(row.file + 1)?;
                 files.writer.as_mut()
             }
         };
-        let fields = match content {
+        let fields = match row.content {
             Content::Fields(fields) => fields,
             Content::Text(text) => Map::from_iter([("text".to_owned(), text.into())]),
         };
-        writer.map_or(Ok(()), |writer| writer.write(&fields))
+        writer.map_or(Ok(()), |writer| writer.write_exact(&fields, &row.numbers))
     }
 
     /// Puts everything in its place; an input of which no row stays gives an empty file.

@@ -11,6 +11,7 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::Part;
+use super::passes::FileMet;
 use crate::error::{DataError, Result};
 
 const MAGIC: &[u8; 8] = b"danlusig";
@@ -26,10 +27,8 @@ pub struct SignedFile {
     pub name: String,
     /// Its length.
     pub bytes: u64,
-    /// Rows of it that have a signature.
-    pub rows: u32,
-    /// Rows of it that could not be used.
-    pub skipped: u32,
+    /// What was met in it.
+    pub met: FileMet,
 }
 
 /// What a signature file is about.
@@ -118,7 +117,7 @@ impl Signatures {
         let mut json = vec![0; length as usize];
         file.read_exact(&mut json)?;
         let description: Description = serde_json::from_slice(&json).map_err(|_| damaged())?;
-        let rows: u64 = description.files.iter().map(|file| u64::from(file.rows)).sum();
+        let rows: u64 = description.files.iter().map(|file| u64::from(file.met.rows)).sum();
         let row_bytes = (description.width as u64).checked_mul(8).and_then(|bytes| bytes.checked_add(4));
         let expected = row_bytes.and_then(|bytes| bytes.checked_mul(rows));
         if expected != Some(tail_at - length) || description.width == 0 {

@@ -172,12 +172,18 @@ fn fields_of(row: &Map<String, Value>) -> Result<Vec<(String, Kind)>, String> {
     row.iter().map(|(name, value)| Ok((name.clone(), Kind::of(value, name)?))).collect()
 }
 
+/// What is said of an integer that a signed one of 64 bits does not hold.
+pub(super) fn too_wide(number: &str) -> String {
+    format!("the number `{number}` is beyond the 64 bits of Parquet's integers; write `.jsonl` instead")
+}
+
 impl Kind {
     fn of(value: &Value, path: &str) -> Result<Self, String> {
         Ok(match value {
             Value::Null => Self::Unknown,
             Value::Bool(_) => Self::Truth,
             Value::Number(number) if number.is_i64() => Self::Integer,
+            Value::Number(number) if number.is_u64() => return Err(too_wide(&number.to_string())),
             Value::Number(_) => Self::Float,
             Value::String(_) => Self::Text,
             Value::Object(fields) => {
@@ -247,6 +253,9 @@ impl Kind {
     /// Whether the value of a later row fits.
     fn check(&self, value: &Value, path: &str) -> Result<(), String> {
         match (self, value) {
+            (_, Value::Number(number)) if number.is_u64() && !number.is_i64() => {
+                Err(too_wide(&number.to_string()))
+            }
             (_, Value::Null) | (Self::Truth, Value::Bool(_)) | (Self::Float, Value::Number(_)) => Ok(()),
             (Self::Text | Self::Unknown, Value::String(_)) => Ok(()),
             (Self::Integer, Value::Number(number)) if number.is_i64() => Ok(()),

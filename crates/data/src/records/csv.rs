@@ -1,4 +1,4 @@
-//! CSV and TSV with a header (RFC 4180): quoted fields may hold newlines and are as long as they are. Every field is
+//! CSV and TSV with a header, or with names given for it (RFC 4180): quoted fields may hold newlines and are as long as they are. Every field is
 //! text: `NA`, `null` and `nan` are words, not missing values. CRLF becomes LF, inside fields too. A quote that is never
 //! closed, and so takes the rest of the file with it, is an error.
 
@@ -22,10 +22,16 @@ pub(super) struct CsvRows {
 }
 
 impl CsvRows {
-    pub(super) fn open(reader: Utf8Reader, file: Arc<FileText>, separator: u8) -> Result<Self> {
+    pub(super) fn open(
+        reader: Utf8Reader,
+        file: Arc<FileText>,
+        separator: u8,
+        columns: Option<Vec<String>>,
+    ) -> Result<Self> {
         // Rows are compared with the header here, so that the message can say both counts.
         let mut reader = ReaderBuilder::new()
             .flexible(true)
+            .has_headers(columns.is_none())
             .delimiter(separator)
             .from_reader(LineFeeds { input: reader, end: END });
         let header = reader.byte_headers().map_err(read_error)?;
@@ -33,7 +39,8 @@ impl CsvRows {
             return Err(error);
         }
         let header = if is_end(header) { &ByteRecord::new() } else { header };
-        let names = names(header, &file)
+        let names = columns
+            .map_or_else(|| names(header, &file), |columns| Ok(columns.into()))
             .map_err(|problem| DataError::Row { at: Source { path: file.path.clone(), line: 1 }, problem })?;
         Ok(Self { reader, file, names })
     }

@@ -3,19 +3,23 @@
 //! Values are cut out of the stream by their brackets and quotes and parsed one by one, never as one tree. A broken
 //! object whose brackets still match is a bad row like any other. Where they do not, reading goes on at the next line
 //! that opens an object with the indentation of the first one; where there is none, the rest of the file cannot be
-//! read, and that is an error that cannot be skipped.
+//! read, and that is an error that cannot be skipped. A bad row costs little more than its own length, so that a file of
+//! many is read in linear time.
 
 use std::io::BufRead;
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::encoding::{Utf8Reader, utf8};
 use super::{Content, FileText, RawRecord, RawRow, Record, Source, kind_of};
 use crate::error::{DataError, Result, RowProblem};
 
-/// Bytes of a value whose end is sought beyond the next line that could open one.
-const LONGEST_DOUBT: usize = 64 << 20;
+/// Bytes that are read beyond the next line that could open a value, to find the end of one that is right so far.
+const LONGEST_DOUBT: usize = 1 << 20;
+/// Bytes that are looked at together: what is read behind a broken value is read again.
+const PIECE: usize = 4 << 10;
 
 /// What the first line of a file says about the rest.
 pub(super) enum Shape {
@@ -98,6 +102,11 @@ fn value(
         };
         (lines, problem)
     })
+}
+
+/// Whether no continuation could make JSON of these bytes.
+fn is_wrong(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(bytes).is_err_and(|error| !error.is_eof())
 }
 
 fn newlines(bytes: &[u8]) -> u64 {
@@ -234,6 +243,7 @@ impl JsonValues {
         let mut scan = Scan::default();
         loop {
             let available = self.fill()?;
+            let available = &available[..available.len().min(PIECE)];
             if available.is_empty() {
                 return Ok(cut);
             }
@@ -245,12 +255,16 @@ impl JsonValues {
             self.consume(length);
             if let (None, Some(opening)) = (cut.next_object, &opening) {
                 cut.next_object = find(&cut.bytes[seen..], opening).map(|at| seen + at + 1);
+                // Up to that line's bracket it may already be wrong; then its end is of no use.
+                if cut.next_object.is_some_and(|next| is_wrong(&cut.bytes[..next + opening.len() - 1])) {
+                    return Ok(cut);
+                }
             }
             if end.is_some() {
                 cut.is_whole = !scan.is_broken;
                 return Ok(cut);
             }
-            if cut.next_object.is_some() && cut.bytes.len() > LONGEST_DOUBT {
+            if cut.next_object.is_some_and(|next| cut.bytes.len() - next > LONGEST_DOUBT) {
                 return Ok(cut);
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use danlu_data::slices::StepSlices;
-use danlu_data::{Sample, SampleSet, grouped_slices};
+use danlu_data::{Sample, SampleSet, SliceSize, grouped_slices, slice_sizes};
 
 use super::kto;
 use super::reference::SetReference;
@@ -76,6 +76,24 @@ impl Steps {
         }
     }
 
+    /// What the slices of the step of these samples hold, without making them.
+    pub fn sizes(&self, indices: &[usize]) -> Vec<SliceSize> {
+        let mut sizes = slice_sizes(indices.iter().map(|&index| self.samples.size(index)), self.group());
+        if self.preference == Some(Preference::Judged) {
+            let mismatched = indices.iter().map(|&index| {
+                let sample = self.mismatched(index);
+                SliceSize { tokens: sample.input_length(), targets: sample.trained_tokens() }
+            });
+            sizes.extend(slice_sizes(mismatched, 1));
+        }
+        sizes
+    }
+
+    /// Samples that stay together.
+    fn group(&self) -> usize {
+        self.preference.map_or(1, Preference::group)
+    }
+
     /// The step of all samples.
     pub fn whole(&self) -> Step {
         self.step(&(0..self.samples.len()).collect::<Vec<_>>())
@@ -89,7 +107,7 @@ impl Steps {
 
     /// Tokens of the longest sample, or of all samples that stay together.
     pub fn longest(&self) -> usize {
-        let group = self.preference.map_or(1, Preference::group);
+        let group = self.group();
         let lengths = self.samples.lengths();
         let together =
             lengths.chunks(group).map(|group| group.iter().sum::<u32>() as usize).max().unwrap_or(0);

@@ -49,5 +49,8 @@ pub fn embedded() -> &'static [EmbeddedRecipe] {
         "sft-instruct-query-answer",
         "sft-messages",
         "identity-lora",
+        "dpo",
+        "orpo",
+        "kto",
     ]
 }

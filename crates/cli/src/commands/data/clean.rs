@@ -11,14 +11,15 @@ use danlu_data::cleaning::{
     clean_files, list_files, parts_folder,
 };
 use danlu_data::records::split_sheet;
-use danlu_data::{DataError, OnBadRow, ReadOptions, RowProblem};
+use danlu_data::{DataError, ReadOptions, RowProblem};
 use danlu_hub::size;
 use danlu_kernels::team;
 use danlu_train::machine;
 use fs_err as fs;
 use serde_json::json;
 
-use crate::failure::wrong_input;
+use super::BadRow;
+use crate::failure::{keys_as_flags, wrong_input};
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
 
@@ -268,14 +269,6 @@ enum OnBlocked {
     Mask,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum BadRow {
-    /// The run stops with file, line and field
-    Error,
-    /// It is left out and counted
-    Skip,
-}
-
 /// Runs `danlu data clean`.
 ///
 /// # Errors
@@ -310,10 +303,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         reading: ReadOptions { encoding: args.encoding.clone(), ..ReadOptions::default() },
         output: &args.out,
         cleaner,
-        on_bad_row: match args.on_bad_row {
-            BadRow::Error => OnBadRow::Error,
-            BadRow::Skip => OnBadRow::Skip,
-        },
+        on_bad_row: args.on_bad_row.into(),
         samples: args.samples,
         threads: team::threads().max(1),
     };
@@ -346,7 +336,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         cleaned => cleaned.map_err(without_recipe)?,
     };
     let seconds = start.elapsed().as_secs_f64();
-    report.notices.iter().for_each(|notice| printer.note(notice));
+    report.notices.iter().for_each(|notice| printer.note(keys_as_flags(notice)));
     printer.line(format_args!("{}: {report}", args.out.display()))?;
     printer.line(format_args!("\n{} in {seconds:.1} s", size(total)))?;
     let mut result = json!(report);
@@ -439,7 +429,7 @@ fn without_recipe(error: DataError) -> anyhow::Error {
             "no column has the usual name of a text, found `{}`: name those to clean with `--columns`",
             available.join("`, `")
         ),
-        problem => problem.to_string(),
+        problem => keys_as_flags(&problem.to_string()),
     };
     let hint =
         if problem.can_be_skipped() { ", or leave such rows out with `--on-bad-row skip`" } else { "" };

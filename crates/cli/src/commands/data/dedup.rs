@@ -8,13 +8,13 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_data::contamination::{NGRAM, Questions, SHARE};
 use danlu_data::deduplication::{Keep, Method, Outcome, Output, Part, Permutations, Step};
-use danlu_data::records::split_sheet;
-use danlu_data::{DataError, Deduplication, OnBadRow, ReadOptions, RowProblem};
+use danlu_data::{DataError, Deduplication, ReadOptions, RowProblem, refuse_output_in};
 use danlu_kernels::team;
 use danlu_train::machine;
 use serde_json::json;
 
-use crate::failure::wrong_input;
+use super::BadRow;
+use crate::failure::{keys_as_flags, wrong_input};
 use crate::printer::{Printer, Progress};
 use crate::stop::{self, Interrupted};
 
@@ -164,20 +164,6 @@ enum KeepChoice {
     Longest,
 }
 
-/// What happens to rows that cannot be read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum BadRow {
-    /// The run stops with file, line and field
-    ///
-    /// zh: 停止，并指出文件、行号和字段
-    #[default]
-    Error,
-    /// They are left out and counted
-    ///
-    /// zh: 跳过并计数
-    Skip,
-}
-
 fn part(text: &str) -> Result<Part, String> {
     let part = text
         .split_once('/')
@@ -202,13 +188,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         ));
     }
     for path in args.out.iter().chain(&args.report) {
-        if let Some(input) = args.inputs.iter().find(|input| contains(input, path)) {
-            return Err(wrong_input(format!(
-                "`{}` would be written into the input `{}`: expected a place outside of it",
-                path.display(),
-                input.display()
-            )));
-        }
+        refuse_output_in(&args.inputs, path)?;
     }
     let (files, ignored) = Deduplication::list(&args.inputs)?;
     if let Some(path) = ignored.first() {
@@ -227,10 +207,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
             KeepChoice::First => Keep::First,
             KeepChoice::Longest => Keep::Longest,
         },
-        on_bad_row: match args.on_bad_row {
-            BadRow::Error => OnBadRow::Error,
-            BadRow::Skip => OnBadRow::Skip,
-        },
+        on_bad_row: args.on_bad_row.into(),
         max_memory: args.max_memory,
         threads: team::threads().max(1),
         questions: args.questions(printer)?,
@@ -278,16 +255,6 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     args.tell(&outcome, start.elapsed().as_secs_f64(), printer)
 }
 
-/// Whether a path that need not be there is this input, or lies in it.
-fn contains(input: &Path, path: &Path) -> bool {
-    let Ok(input) = fs_err::canonicalize(split_sheet(input).0) else { return false };
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let known = absolute.ancestors().find_map(|ancestor| {
-        Some(fs_err::canonicalize(ancestor).ok()?.join(absolute.strip_prefix(ancestor).ok()?))
-    });
-    known.is_some_and(|known| known.starts_with(&input))
-}
-
 /// The advice of a row's error in the words of this command.
 fn with_flags(error: DataError) -> anyhow::Error {
     match error {
@@ -299,6 +266,7 @@ fn with_flags(error: DataError) -> anyhow::Error {
             ))
         }
         DataError::Row { at, problem } if problem.can_be_skipped() => {
+            let problem = keys_as_flags(&problem.to_string());
             wrong_input(format!("{at}: {problem}, or leave such rows out with `--on-bad-row skip`"))
         }
         DataError::Option { option, problem } => wrong_input(format!("`--{option}`: {problem}")),
@@ -338,7 +306,7 @@ impl Args {
 
     fn tell(&self, outcome: &Outcome, seconds: f64, printer: &Printer) -> Result<()> {
         let Outcome { rows, kept, duplicates, contaminated, skipped, bands, spilled, notices } = outcome;
-        notices.iter().for_each(|notice| printer.note(notice));
+        notices.iter().for_each(|notice| printer.note(keys_as_flags(notice)));
         for (reason, count) in skipped {
             printer.warning(format_args!("{count} rows were skipped: {reason}"));
         }

@@ -15,11 +15,11 @@ use danlu_train::recipe::{Loaded, Preference, Recipe, embedded};
 use serde_json::{Value, json};
 
 use super::page;
-use super::tokenizing::watched;
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::models::{ModelArgs, PrecisionChoice};
 use crate::printer::Printer;
+use crate::tokenizing::watched;
 
 /// Which data, and how it is cut.
 #[derive(Debug, clap::Args)]
@@ -124,15 +124,25 @@ pub(super) fn look(data: Data, printer: &Printer) -> Result<Seen> {
     let Some(path) = &data.tokenizer else {
         hub::settle_models(&mut recipe, Fetch::Never, printer)?;
         let prepared = watched(inspect, printer, |watch| prepare_watched(recipe, Load::Shapes, watch))?;
-        let Prepared { recipe, tokenizer, training, validation, order, report, inspections, notices, .. } =
-            prepared;
+        let Prepared {
+            recipe,
+            tokenizer,
+            training,
+            validation,
+            order,
+            report,
+            inspections,
+            day,
+            notices,
+            ..
+        } = prepared;
         notices.iter().for_each(|notice| printer.note(notice));
-        let samples = Samples { tokenizer, training, validation, order, report, inspections };
+        let samples = Samples { tokenizer, training, validation, order, report, inspections, day };
         return Ok(Seen { recipe, samples });
     };
     let path = hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)?;
     let tokenizer = open_tokenizer(&path)?;
-    let samples = watched(inspect, printer, |watch| samples(&recipe, tokenizer, watch))?;
+    let samples = watched(inspect, printer, |watch| samples(&recipe, tokenizer, None, watch))?;
     Ok(Seen { recipe, samples })
 }
 

@@ -1,6 +1,9 @@
 //! The page of `danlu data inspect --html`: what the command prints, to look at and to pass on.
 
-use danlu_data::{DatasetReport, Finding, Found, Inspection};
+use std::path::Path;
+
+use danlu_data::report::Skipped;
+use danlu_data::{DatasetReport, Detail, Example, Finding, Found, Inspection, Source};
 use danlu_report::{Page, Table, Text};
 
 use super::inspect::Seen;
@@ -128,6 +131,7 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
         .collect();
     page.bars(&bars);
     if !report.notices.is_empty() {
+        page.paragraph(&Text::new("程序的提示（原文）：", "What the program notes:"));
         page.preformatted(&report.notices.join("\n"));
     }
     if inspection.findings.is_empty() && report.skipped.is_empty() && report.filtered.is_empty() {
@@ -138,30 +142,97 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
     let mut en = Table::new(["found", "rows", "examples"]);
     for (kind, Found { rows, examples }) in &inspection.findings {
         let text = finding(*kind);
-        let places = |line: &str| {
-            let places: Vec<String> = examples.iter().map(|example| place(example, name, line)).collect();
-            places.join("\n")
-        };
-        zh.row([text.zh, rows.to_string(), places("行")]);
-        en.row([text.en, rows.to_string(), places("line")]);
+        let examples = examples.iter().map(|found| example(found, name));
+        let (in_zh, in_en): (Vec<_>, Vec<_>) = examples.map(|text| (text.zh, text.en)).unzip();
+        zh.row([text.zh, rows.to_string(), in_zh.join("\n")]);
+        en.row([text.en, rows.to_string(), in_en.join("\n")]);
     }
     for (option, rows) in &report.filtered {
         zh.row([format!("超出 `{option}`，已丢弃"), rows.to_string(), String::new()]);
         en.row([format!("outside of `{option}`, left out"), rows.to_string(), String::new()]);
     }
-    for (reason, skipped) in &report.skipped {
-        let (rows, first) = (skipped.rows.to_string(), |line| place(&skipped.first, name, line));
-        zh.row([format!("已跳过：{reason}"), rows.clone(), first("行")]);
-        en.row([format!("skipped: {reason}"), rows, first("line")]);
+    for (reason, Skipped { rows, first }) in &report.skipped {
+        // The message behind the place is English; what it is about, the reason says.
+        let (place, message) = first.split_once(": ").unwrap_or((first, ""));
+        let line = place.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix(':'));
+        let line = line.map(|line| line.trim_start_matches("row "));
+        let place = |word: &str| line.map_or_else(|| place.to_owned(), |line| format!("{word} {line}"));
+        zh.row([format!("已跳过：{}", reason_zh(reason)), rows.to_string(), place("行")]);
+        en.row([format!("skipped: {reason}"), rows.to_string(), format!("{}: {message}", place("line"))]);
     }
     page.table(&zh, &en);
 }
 
-/// A place without the file, where the section is that file's.
-fn place(example: &str, file: &str, line: &str) -> String {
-    match example.strip_prefix(file).and_then(|rest| rest.strip_prefix(':')) {
-        Some(rest) if rest.starts_with(|first: char| first.is_ascii_digit()) => format!("{line} {rest}"),
-        Some(rest) => rest.to_owned(),
-        None => example.to_owned(),
+/// A row that was found.
+fn example(example: &Example, file: &str) -> Text {
+    let Text { zh, en } = place(&example.at, file);
+    match &example.detail {
+        Detail::None => Text { zh, en },
+        Detail::Tokens(tokens) => {
+            Text::new(format!("{zh}：{tokens} 个词元"), format!("{en}: {tokens} tokens"))
+        }
+        Detail::Truncated { tokens, answer_tokens } => Text::new(
+            format!("{zh}：{tokens} 个词元，回答被截去 {answer_tokens} 个"),
+            format!("{en}: {tokens} tokens, {answer_tokens} of the answer cut off"),
+        ),
+        Detail::Split { tokens, samples, left_out } => Text::new(
+            format!("{zh}：{tokens} 个词元，分为 {samples} 个样本，丢弃 {left_out} 轮问答"),
+            format!("{en}: {tokens} tokens, {samples} samples, {left_out} exchanges left out"),
+        ),
+        Detail::As(first) => {
+            let first = place(first, file);
+            Text::new(format!("{zh}：参见{}", first.zh), format!("{en}: as {}", first.en))
+        }
+        Detail::Question(question) => {
+            let question = place(question, file);
+            Text::new(format!("{zh}：{}", question.zh), format!("{en}: {}", question.en))
+        }
     }
+}
+
+/// A place without the file, where the section is that file's.
+fn place(at: &Source, file: &str) -> Text {
+    let Source { path, line } = at;
+    if **path == *Path::new(file) {
+        return Text::new(format!("行 {line}"), format!("line {line}"));
+    }
+    Text::new(format!("{}：行 {line}", path.display()), at.to_string())
+}
+
+/// Why rows were skipped, in Chinese; what stands in backquotes stays.
+fn reason_zh(reason: &str) -> String {
+    const REASONS: [(&str, &str); 24] = [
+        ("invalid UTF-8", "不是有效的 UTF-8"),
+        ("invalid JSON", "不是有效的 JSON"),
+        ("not a JSON object", "不是 JSON 对象"),
+        ("wrong number of fields", "字段数不对"),
+        ("quote without partner", "引号没有闭合"),
+        ("column named twice", "列名重复"),
+        ("missing column `*`", "缺少列 `*`"),
+        ("unknown columns", "列名无法识别"),
+        ("plain text document", "纯文本文档"),
+        ("wrong kind of value", "值的类型不对"),
+        ("unknown role `*`", "未知角色 `*`"),
+        ("missing `*`", "缺少 `*`"),
+        ("wrong `loss_weight`", "`loss_weight` 不对"),
+        ("every `loss_weight` is 0", "所有 `loss_weight` 都为 0"),
+        ("no answer in `*`", "`*` 中没有回答"),
+        ("no answer", "没有回答"),
+        ("text without marks of its turns", "文本没有轮次标记"),
+        ("preference pair", "偏好对"),
+        ("answers to different prompts", "两个回答的提示不同"),
+        ("`*` says whether the answer is wanted", "`*` 表明回答是否合意"),
+        ("a rule cannot be applied", "规则无法应用"),
+        ("refused by the chat template", "被对话模板拒绝"),
+        ("invalid *", "不是有效的 *"),
+        ("no place in *", "目标格式容不下：*"),
+    ];
+    let translated = REASONS.into_iter().find_map(|(en, zh)| match en.split_once('*') {
+        None => (reason == en).then(|| zh.to_owned()),
+        Some((before, after)) => {
+            let shown = reason.strip_prefix(before)?.strip_suffix(after)?;
+            Some(zh.replace('*', shown))
+        }
+    });
+    translated.unwrap_or_else(|| reason.to_owned())
 }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
-use danlu_data::{ColumnNames, Columns, CorpusTokens, DataError, EncodedCorpus, ReadOptions, encode_corpus};
+use danlu_data::{
+    ColumnNames, Columns, CorpusTokens, DataError, EncodedCorpus, ReadOptions, encode_corpus,
+    refuse_output_in,
+};
 use danlu_formats::TokenIndex;
 use danlu_hub::size;
 use danlu_kernels::team;
@@ -14,7 +17,7 @@ use danlu_train::machine;
 use serde_json::json;
 
 use super::texts;
-use crate::failure::wrong_input;
+use crate::failure::{keys_as_flags, wrong_input};
 use crate::printer::Printer;
 use crate::stop::{self, Interrupted};
 
@@ -27,38 +30,38 @@ pub struct CorpusArgs {
     /// Folder for the token files, or with `--headerless` the .bin file; a run that was killed goes on there
     ///
     /// zh: 存放词元文件的文件夹；配合 `--headerless` 时为 .bin 文件；中断后再次运行会接着做
-    #[arg(long, value_name = "PATH", requires = "input")]
+    #[arg(long, value_name = "PATH", conflicts_with = "text")]
     out: Option<PathBuf>,
     /// Column of the text in rows; several, separated by commas, are joined by newlines
     ///
     /// zh: 文本所在的列；多列以逗号分隔，用换行连接
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "text", requires = "input")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "text", conflicts_with = "text")]
     column: Vec<String>,
     /// Encoding of all text files that carry no mark, such as `gb18030`; without it, it is told by their content
     ///
     /// zh: 所有不带标记的文本文件的编码，如 `gb18030`；不设时按内容识别
-    #[arg(long, value_name = "NAME", requires = "input")]
+    #[arg(long, value_name = "NAME", conflicts_with = "text")]
     encoding: Option<String>,
     /// What one document of a .txt file is
     ///
     /// zh: .txt 文件中一篇文档的单位
-    #[arg(long, value_name = "UNIT", default_value = "file", value_parser = ["file", "line", "paragraph"], requires = "input")]
+    #[arg(long, value_name = "UNIT", default_value = "file", value_parser = ["file", "line", "paragraph"], conflicts_with = "text")]
     text_unit: String,
     /// One flat .bin file without an index, as Baby-Llama2 and nanoGPT read it; documents of five ids and fewer are left
     /// out, as Baby-Llama2 does
     ///
     /// zh: 写成不带索引的单个 .bin 文件，与 Baby-Llama2、nanoGPT 的格式相同；同 Baby-Llama2 一样略去不足六个编号的文档
-    #[arg(long, requires = "input")]
+    #[arg(long, conflicts_with = "text")]
     headerless: bool,
     /// Put no EOS behind each document
     ///
     /// zh: 文档之后不加 EOS
-    #[arg(long, requires = "input")]
+    #[arg(long, conflicts_with = "text")]
     no_eos: bool,
     /// Ids of a shard, 1,000 or more: each is a file of its own
     ///
     /// zh: 每个分片的编号数，不少于 1000：每个分片是一个文件
-    #[arg(long, value_name = "N", default_value_t = 100_000_000, requires = "input", value_parser = clap::value_parser!(u64).range(1_000..))]
+    #[arg(long, value_name = "N", default_value_t = 100_000_000, conflicts_with = "text", value_parser = clap::value_parser!(u64).range(1_000..))]
     shard_tokens: u64,
 }
 
@@ -73,7 +76,9 @@ pub fn run(inputs: &[PathBuf], args: &CorpusArgs, tokenizer: &Tokenizer, printer
     let reading = ReadOptions {
         encoding: args.encoding.clone(),
         text_unit: serde_json::from_value(json!(args.text_unit))?,
+        csv_columns: None,
     };
+    refuse_output_in(inputs, output)?;
     let columns = Columns { text: Some(ColumnNames::Many(args.column.clone())), ..Columns::default() };
     let files = texts::open(inputs, &columns, &reading, printer)?.files().to_vec();
     let end = (!args.no_eos).then(|| {
@@ -111,7 +116,7 @@ pub fn run(inputs: &[PathBuf], args: &CorpusArgs, tokenizer: &Tokenizer, printer
         Err(error) => return Err(texts::without_recipe(error)),
         Ok(done) => done,
     };
-    notices.iter().for_each(|notice| printer.note(notice));
+    notices.iter().for_each(|notice| printer.note(keys_as_flags(notice)));
     let seconds = start.elapsed().as_secs_f64();
     report(output, &index, is_new, text, seconds, printer)
 }

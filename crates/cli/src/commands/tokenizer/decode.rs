@@ -14,7 +14,7 @@ pub struct Args {
     /// Token ids, separated by commas
     ///
     /// zh: 词元编号，以逗号分隔
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required = true, value_parser = |id: &str| id.trim().parse::<u32>())]
     ids: Vec<u32>,
     /// Leave special tokens out
     ///

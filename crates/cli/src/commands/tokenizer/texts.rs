@@ -7,7 +7,7 @@ use anyhow::Result;
 use danlu_data::records::split_sheet;
 use danlu_data::{Columns, DataError, Document, Documents, ReadOptions, RowProblem};
 
-use crate::failure::wrong_input;
+use crate::failure::{keys_as_flags, wrong_input};
 use crate::printer::Printer;
 
 /// Bytes of a text that are sent at a time.
@@ -28,7 +28,7 @@ pub fn open(
         return Err(wrong_input(format!("`{input}` does not exist; expected a file or folder of texts")));
     }
     let mut documents = Documents::open(inputs, columns, reading)?;
-    documents.take_notices().iter().for_each(|notice| printer.note(notice));
+    documents.take_notices().iter().for_each(|notice| printer.note(keys_as_flags(notice)));
     Ok(documents)
 }
 
@@ -57,7 +57,7 @@ pub fn send(mut documents: Documents, sender: &SyncSender<String>) -> Result<Vec
             rest = tail;
         }
     }
-    Ok(documents.take_notices())
+    Ok(documents.take_notices().iter().map(|notice| keys_as_flags(notice)).collect())
 }
 
 /// The error of a row without the advice on keys of a recipe.
@@ -69,7 +69,10 @@ pub fn without_recipe(error: DataError) -> anyhow::Error {
                 "{at}: there is no column `{column}` but `{available}`: name one with `--column`"
             ))
         }
-        DataError::Row { at, problem } => wrong_input(format!("{at}: {problem}")),
+        DataError::Row { at, problem } => {
+            wrong_input(format!("{at}: {}", keys_as_flags(&problem.to_string())))
+        }
+        DataError::Option { option, problem } => wrong_input(format!("`--{option}`: {problem}")),
         error => error.into(),
     }
 }

@@ -13,7 +13,7 @@ use crate::stop::{self, Interrupted};
 ///
 /// # Errors
 /// What `work` says, or that the user stopped it.
-pub(in crate::commands) fn watched<T>(
+pub fn watched<T>(
     inspect: Option<Inspect<'_>>,
     printer: &Printer,
     work: impl FnOnce(Watch<'_>) -> danlu_train::Result<T>,
