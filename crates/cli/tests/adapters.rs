@@ -23,12 +23,24 @@ fn methods() -> Vec<(&'static str, Vec<&'static str>, u64)> {
         ("dropout", vec!["lora_dropout=0.3", "neftune_noise_alpha=5"], 2 * LORA),
         ("rslora", vec!["use_rslora=true", "loraplus_lr_ratio=8", "init_lora_weights=gaussian"], 2 * LORA),
         ("orthogonal", vec!["init_lora_weights=orthogonal", "lora_target=q_proj"], 2 * 4 * 64),
-        ("patterns", vec![r#"rank_pattern={"q_proj": 2, "layers.1.mlp.up_proj": 1}"#], 2 * LORA - 2 * 2 * 64 - 3 * 96),
+        (
+            "patterns",
+            vec![r#"rank_pattern={"q_proj": 2, "layers.1.mlp.up_proj": 1}"#],
+            2 * LORA - 2 * 2 * 64 - 3 * 96,
+        ),
         ("pissa", vec!["pissa_init=true", "pissa_iter=4", "additional_target=model.norm"], 2 * LORA + 32),
         ("dora", vec!["use_dora=true", "lora_dropout=0.1"], 2 * (LORA + LENGTHS)),
         ("dora-rows", vec!["use_dora=true", "quantization_bit=8"], 2 * (LORA + LENGTHS)),
-        ("whole", vec!["additional_target=embed_tokens,lm_head,model.norm"], 2 * LORA + 2 * VOCABULARY * 32 + 32),
-        ("rows", vec!["trainable_token_indices=[5, 7, 285]", "lora_target=v_proj"], 2 * 4 * (32 + 16) + 3 * 32),
+        (
+            "whole",
+            vec!["additional_target=embed_tokens,lm_head,model.norm"],
+            2 * LORA + 2 * VOCABULARY * 32 + 32,
+        ),
+        (
+            "rows",
+            vec!["trainable_token_indices=[5, 7, 285]", "lora_target=v_proj"],
+            2 * 4 * (32 + 16) + 3 * 32,
+        ),
         ("last", vec!["finetuning_type=freeze", "freeze_trainable_layers=1"], BLOCK),
         (
             "first",
@@ -88,7 +100,12 @@ fn every_method_trains_what_the_plan_says_and_resumes_and_splits_without_changin
         // Continued from the middle, on other threads and in other micro-batches, with everything computed again.
         let resumed = format!("{name}-resumed");
         let from = format!("resume_from_checkpoint={name}/checkpoint-2");
-        let other = ["threads=1", "per_device_train_batch_size=2", "gradient_accumulation_steps=3", "recompute=block"];
+        let other = [
+            "threads=1",
+            "per_device_train_batch_size=2",
+            "gradient_accumulation_steps=3",
+            "recompute=block",
+        ];
         danlu(folder, "train", &resumed, &[&extra[..], &other, &[from.as_str()]].concat()).json();
         assert!(weights(folder, &resumed) == whole, "{name}: resumed in other parts");
         all.push(losses(folder, name));
@@ -156,7 +173,8 @@ fn an_adapter_says_what_it_is_in_the_words_of_peft() {
     names.sort_unstable();
     let layer = "base_model.model.model.layers.1.self_attn";
     let of = |module: &str| {
-        ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"].map(|part| format!("{layer}.{module}.{part}"))
+        ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"]
+            .map(|part| format!("{layer}.{module}.{part}"))
     };
     let mut expected: Vec<String> = [of("q_proj"), of("v_proj")].concat();
     expected.push("base_model.model.lm_head.weight".into());
@@ -214,7 +232,8 @@ fn of_several_adapters_all_but_the_last_are_merged_first() {
     let folder = folder.path();
     write_recipe(folder);
     danlu(folder, "train", "one", &["max_steps=2", "use_dora=true"]).json();
-    danlu(folder, "train", "two", &["max_steps=2", "adapter_name_or_path=one", "create_new_adapter=true"]).json();
+    danlu(folder, "train", "two", &["max_steps=2", "adapter_name_or_path=one", "create_new_adapter=true"])
+        .json();
     let ran = danlu(folder, "train", "three", &["max_steps=2", "adapter_name_or_path=one,two"]);
     assert!(ran.stderr.contains("merged into the model before training: `one`"), "{}", ran.stderr);
     ran.json();
@@ -222,7 +241,8 @@ fn of_several_adapters_all_but_the_last_are_merged_first() {
     run(folder, &["merge", "--base", "model", "--adapter", "one", "--out", "merged", "--json"]).json();
     let merged = ["max_steps=2", "model_name_or_path=merged"];
     danlu(folder, "train", "two-merged", &merged).json();
-    danlu(folder, "train", "three-merged", &[&merged[..], &["adapter_name_or_path=two-merged"]].concat()).json();
+    danlu(folder, "train", "three-merged", &[&merged[..], &["adapter_name_or_path=two-merged"]].concat())
+        .json();
     for (chained, merged) in [("two", "two-merged"), ("three", "three-merged")] {
         for (one, other) in losses(folder, chained).iter().zip(losses(folder, merged)) {
             assert!((one - other).abs() < 1e-4, "{chained}: {one} against {other}");
@@ -239,18 +259,30 @@ fn what_names_nothing_says_what_there_is() {
     write_recipe(folder);
     for (extra, part) in [
         (vec!["lora_target=c_attn"], "expected one of q_proj, k_proj, v_proj"),
-        (vec!["lora_target=.*c_attn"], "`lora_target`: nothing in this model is called `.*c_attn`; there are q_proj,"),
+        (
+            vec!["lora_target=.*c_attn"],
+            "`lora_target`: nothing in this model is called `.*c_attn`; there are q_proj,",
+        ),
         (vec!["lora_target=q(_proj"], "`lora_target`: `^(?:q(_proj)\\z` is no regular expression"),
         (vec!["lora_target=.*lm_head|.*embed_tokens"], "train it as a whole with `additional_target`"),
-        (vec!["additional_target=embed"], "`additional_target`: nothing in this model is called `embed`; there are embed_tokens,"),
-        (vec!["trainable_token_indices=[286]"], "there is no row 286 in `model.embed_tokens.weight`, which has 286 rows"),
+        (
+            vec!["additional_target=embed"],
+            "`additional_target`: nothing in this model is called `embed`; there are embed_tokens,",
+        ),
+        (
+            vec!["trainable_token_indices=[286]"],
+            "there is no row 286 in `model.embed_tokens.weight`, which has 286 rows",
+        ),
         (vec!["trainable_token_indices=[3, 3]"], "and each once"),
         (vec![r#"trainable_token_indices={"lm_head": [3]}"#], "the head of this model is its embedding"),
         (
             vec!["additional_target=embed_tokens", "trainable_token_indices=[3]"],
             "all rows of `model.embed_tokens.weight` are trained already",
         ),
-        (vec!["init_lora_weights=eva"], "`init_lora_weights`: expected true, false, `gaussian` or `orthogonal`"),
+        (
+            vec!["init_lora_weights=eva"],
+            "`init_lora_weights`: expected true, false, `gaussian` or `orthogonal`",
+        ),
         (vec!["init_lora_weights=orthogonal", "lora_rank=3"], "needs an even rank, found 3"),
         (vec!["pissa_init=true", "use_dora=true"], "`pissa_init`: goes without `use_dora`"),
         (vec!["pissa_init=true", "quantization_bit=4"], "is quantized, and what the adapter takes out of it"),

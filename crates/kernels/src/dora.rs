@@ -109,12 +109,7 @@ pub fn scaled_columns<X: Value, T: Value>(
 }
 
 /// dm [N] += Σ over rows of dy · u / n, where u [T, N] is y before it was scaled.
-pub fn magnitude_gradient<Y: Value>(
-    dy: View<Y>,
-    u: View<f32>,
-    inverse: View<f32>,
-    dmagnitude: ViewMut<f32>,
-) {
+pub fn magnitude_gradient<Y: Value>(dy: View<Y>, u: View<f32>, inverse: View<f32>, dmagnitude: ViewMut<f32>) {
     let _timer = crate::timing::Operation::Adapter.start();
     let width = inverse.0.len();
     assert!(dy.0.len() == u.0.len() && dy.0.len().is_multiple_of(width) && dmagnitude.0.len() == width);
@@ -171,7 +166,9 @@ mod tests {
             let product: f64 = (0..RANK).map(|r| b[row * RANK + r] * a[r * INPUTS + column]).sum();
             w[row * INPUTS + column] + f64::from(SCALE) * product
         };
-        (0..OUTPUTS).map(|row| (0..INPUTS).map(|column| sum(row, column).powi(2)).sum::<f64>().sqrt()).collect()
+        (0..OUTPUTS)
+            .map(|row| (0..INPUTS).map(|column| sum(row, column).powi(2)).sum::<f64>().sqrt())
+            .collect()
     }
 
     #[test]

@@ -175,7 +175,8 @@ mod tests {
         add_noise(&keys(1), 0, &scales, ViewMut(&mut x));
         assert!(x[..N].iter().all(|value| *value == 0.0));
         let last = &x[(T - 1) * N..];
-        let (mean, largest) = (last.iter().sum::<f32>() / N as f32, last.iter().fold(0.0f32, |a, b| a.max(b.abs())));
+        let (mean, largest) =
+            (last.iter().sum::<f32>() / N as f32, last.iter().fold(0.0f32, |a, b| a.max(b.abs())));
         assert!(mean.abs() < 2.0 && (19.0..20.0).contains(&largest), "{mean} {largest}");
     }
 }

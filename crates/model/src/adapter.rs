@@ -273,7 +273,9 @@ fn fill(model: &mut Model, pairs: &Pairs, ids: &[Option<ParameterId>; 3]) -> Res
     let values = model.parameters.values_mut().host_mut();
     let mut before = 0;
     for (folder, change) in pairs {
-        let Change::LowRank { a: stored_a, b: stored_b, rank, scale, magnitude, .. } = change else { continue };
+        let Change::LowRank { a: stored_a, b: stored_b, rank, scale, magnitude, .. } = change else {
+            continue;
+        };
         let factor = if pairs.len() == 1 { 1.0 } else { *scale as f32 };
         let inputs = a.shape[1];
         let rows = a.range.start + before * inputs..a.range.start + (before + rank) * inputs;

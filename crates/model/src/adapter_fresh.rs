@@ -76,7 +76,11 @@ impl Model {
         }
         for name in saved {
             if !base.files.iter().any(|file| path_of(&file.name).ends_with(name.as_str())) {
-                return Err(nothing("additional_target", name, base.files.iter().map(|file| file.name.as_str())));
+                return Err(nothing(
+                    "additional_target",
+                    name,
+                    base.files.iter().map(|file| file.name.as_str()),
+                ));
             }
         }
         if placement.low_ranks.is_empty() {
@@ -108,14 +112,18 @@ impl Model {
             Some(TokenIndices::Embedding(ids)) => Ok(vec![rows(EMBEDDING, names.embedding, ids)?]),
             Some(TokenIndices::Modules(modules)) => {
                 let of_module = |(module, ids): (&String, &Vec<usize>)| {
-                    let is = |table: &str| path_of(table) == module || path_of(table).ends_with(&format!(".{module}"));
+                    let is = |table: &str| {
+                        path_of(table) == module || path_of(table).ends_with(&format!(".{module}"))
+                    };
                     if is(names.embedding) {
                         rows(EMBEDDING, names.embedding, ids)
                     } else if is(names.head) && !self.config.tie_word_embeddings {
                         rows(names::head(&self.config), names.head, ids)
                     } else if is(names.head) {
                         let own = path_of(names.embedding);
-                        Err(error(format!("the head of this model is its embedding; name the rows of `{own}`")))
+                        Err(error(format!(
+                            "the head of this model is its embedding; name the rows of `{own}`"
+                        )))
                     } else {
                         let own = [names.embedding, names.head].map(path_of).join("` and `");
                         Err(error(format!("`{module}` has no rows of tokens; expected `{own}`")))
@@ -173,7 +181,8 @@ impl Model {
             }
             InitLoraWeights::Method(_) if pissa(config).is_some() => {
                 if config.use_dora {
-                    let reason = "`pissa_init`: goes without `use_dora`, whose lengths are those of the whole weight";
+                    let reason =
+                        "`pissa_init`: goes without `use_dora`, whose lengths are those of the whole weight";
                     return Err(Error::Message(reason.into()));
                 }
                 placement.low_ranks.iter().try_for_each(|place| self.check_pissa(place.layer, place.module))
@@ -283,7 +292,10 @@ fn nothing<'a>(key: &str, name: &str, files: impl Iterator<Item = &'a str>) -> E
             there.push(last);
         }
     }
-    Error::Message(format!("`{key}`: nothing in this model is called `{name}`; there are {}", there.join(", ")))
+    Error::Message(format!(
+        "`{key}`: nothing in this model is called `{name}`; there are {}",
+        there.join(", ")
+    ))
 }
 
 fn no_low_rank(path: &str) -> Error {

@@ -100,11 +100,18 @@ impl Model {
     }
 
     /// Rows of a table are given the values of a parameter, so the table has to rest in values.
-    fn place_rows(&mut self, tensor: TensorId, ids: &[u32], id: ParameterId, with_values: bool) -> Result<()> {
+    fn place_rows(
+        &mut self,
+        tensor: TensorId,
+        ids: &[u32],
+        id: ParameterId,
+        with_values: bool,
+    ) -> Result<()> {
         let spec = &self.specs[tensor];
         let (width, elements) = (spec.width(), spec.elements());
         if self.config.normalized_head && tensor == names::head(&self.config) {
-            let reason = "this model uses its head with rows of length one, of which single rows cannot be trained";
+            let reason =
+                "this model uses its head with rows of length one, of which single rows cannot be trained";
             return Err(Error::Message(format!("`trainable_token_indices`: {reason}")));
         }
         if let Some(beyond) = ids.iter().find(|id| **id as usize >= spec.shape[0]) {
@@ -174,7 +181,9 @@ impl Model {
                     Stored::F32(table) => table.host_mut()[place].copy_from_slice(values),
                     Stored::Bf16(table) => {
                         let table = table.host_mut()[place].iter_mut();
-                        table.zip(values).for_each(|(row, value)| *row = danlu_kernels::bf16::from_f32(*value));
+                        table
+                            .zip(values)
+                            .for_each(|(row, value)| *row = danlu_kernels::bf16::from_f32(*value));
                     }
                     Stored::Blocks(..) | Stored::Grouped(_) | Stored::Trained(_) => {}
                 }

@@ -86,7 +86,8 @@ impl Model {
     ) -> Vec<Score> {
         let (width, layers) = (tokens.len() * self.config.hidden_size, self.config.num_hidden_layers);
         let scores = self.head_backward(tokens.len(), targets, coefficients, buffers, gradients);
-        let [embedding, head] = [names::EMBEDDING, names::head(&self.config)].map(|table| self.trained_table(table));
+        let [embedding, head] =
+            [names::EMBEDDING, names::head(&self.config)].map(|table| self.trained_table(table));
         if !self.config.tie_word_embeddings
             && let Some(head) = head
         {
@@ -212,7 +213,8 @@ impl Model {
         let (d, q, f) =
             (count * config.hidden_size, count * config.query_size(), count * config.intermediate_size);
         let kv = count * config.key_value_size();
-        let Scratch { normed, product, feed_forward: shared, adapters, backward: Some(backward), .. } = scratch
+        let Scratch { normed, product, feed_forward: shared, adapters, backward: Some(backward), .. } =
+            scratch
         else {
             unreachable!("a backward needs activations that were kept");
         };

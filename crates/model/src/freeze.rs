@@ -78,7 +78,8 @@ impl Model {
             )));
         }
         if placement.whole.is_empty() {
-            let reason = "0 blocks leave nothing to train; name a number, or modules in `freeze_extra_modules`";
+            let reason =
+                "0 blocks leave nothing to train; name a number, or modules in `freeze_extra_modules`";
             return Err(Error::Message(format!("`freeze_trainable_layers`: {reason}")));
         }
         self.place(&placement, with_values).map(|_| ())

@@ -9,9 +9,9 @@ use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::rms_norm;
 
 use crate::activations::{Keep, Saved, Scratch};
-use crate::projection::AdapterScratch;
 use crate::forward::Rows;
 use crate::names;
+use crate::projection::AdapterScratch;
 use crate::rotary::Rotary;
 use crate::{Error, Model, Result, Sampler, Sampling};
 

@@ -130,7 +130,11 @@ impl Model {
         };
         let start = self.adapters.start.as_ref().map_or(0, |start| start.len() * 4);
         let squares = self.adapters.magnitudes() * 4;
-        self.stored.iter().map(frozen).sum::<usize>() + self.parameters.len() * 4 + unit_head + squares + start
+        self.stored.iter().map(frozen).sum::<usize>()
+            + self.parameters.len() * 4
+            + unit_head
+            + squares
+            + start
     }
 
     /// Names and shapes of the tensors, in the order of the forward.

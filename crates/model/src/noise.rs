@@ -45,7 +45,8 @@ impl Noise {
         let width = x.len() / keys.len();
         let scale = |length: usize| self.embeddings / ((length * width) as f32).sqrt();
         let lengths = tokens.sequences().iter().map(|sequence| sequence.keys.len());
-        let scales: Vec<f32> = lengths.flat_map(|length| std::iter::repeat_n(scale(length), length)).collect();
+        let scales: Vec<f32> =
+            lengths.flat_map(|length| std::iter::repeat_n(scale(length), length)).collect();
         add_noise(keys, EMBEDDINGS, &scales, x);
     }
 }

@@ -223,7 +223,8 @@ fn largest_singular(
         linear_backward_input(Precision::F32, y, weight, Output::Overwrite, x);
         let lengths: Vec<f64> = right.host().chunks_exact(inputs).map(length).collect();
         let largest = lengths.iter().fold(0.0, |largest, length| f64::max(largest, *length));
-        let moved = lengths.iter().zip(&before).any(|(now, before)| (now - before).abs() > CONVERGED * largest);
+        let moved =
+            lengths.iter().zip(&before).any(|(now, before)| (now - before).abs() > CONVERGED * largest);
         before = lengths;
         orthonormalize(right.host_mut(), inputs);
         if iterations.is_none() && !moved {
@@ -254,7 +255,8 @@ fn largest_singular(
         .map(|index| {
             let value = products[index][index].max(0.0).sqrt();
             let inverse = if value > 0.0 { 1.0 / value } else { 0.0 };
-            let (left, right) = (combine(&left, outputs, index, 1.0), combine(&right, inputs, index, inverse));
+            let (left, right) =
+                (combine(&left, outputs, index, 1.0), combine(&right, inputs, index, inverse));
             Singular { value, left, right }
         })
         .collect();
@@ -294,7 +296,8 @@ fn eigenvectors(matrix: &mut [Vec<f64>]) -> Vec<Vec<f64>> {
     let mut vectors: Vec<Vec<f64>> =
         (0..size).map(|row| (0..size).map(|column| f64::from(u8::from(row == column))).collect()).collect();
     for _ in 0..60 {
-        let off: f64 = (0..size).flat_map(|row| (0..row).map(move |column| (row, column)))
+        let off: f64 = (0..size)
+            .flat_map(|row| (0..row).map(move |column| (row, column)))
             .map(|(row, column)| matrix[row][column].powi(2))
             .sum();
         let diagonal: f64 = (0..size).map(|index| matrix[index][index].powi(2)).sum();
@@ -315,8 +318,9 @@ fn eigenvectors(matrix: &mut [Vec<f64>]) -> Vec<Vec<f64>> {
                 for row in matrix.iter_mut().chain(vectors.iter_mut()) {
                     (row[p], row[q]) = turn(row[p], row[q]);
                 }
-                for column in 0..size {
-                    (matrix[p][column], matrix[q][column]) = turn(matrix[p][column], matrix[q][column]);
+                let (before, from) = matrix.split_at_mut(q);
+                for (one, other) in before[p].iter_mut().zip(from[0].iter_mut()) {
+                    (*one, *other) = turn(*one, *other);
                 }
             }
         }

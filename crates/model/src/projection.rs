@@ -79,7 +79,13 @@ impl Model {
         }
     }
 
-    fn around<'a>(&'a self, layer: usize, module: Module, own: Layer<'a>, keys: &[u64]) -> Option<Around<'a>> {
+    fn around<'a>(
+        &'a self,
+        layer: usize,
+        module: Module,
+        own: Layer<'a>,
+        keys: &[u64],
+    ) -> Option<Around<'a>> {
         let adapter = self.adapters.get(layer, module)?;
         let magnitude = adapter.magnitude.as_ref().map(|magnitude| {
             let lengths = self.parameters.view(magnitude.id).part(adapter.rows.clone());
@@ -181,15 +187,14 @@ impl Model {
             let unscaled = unscaled[index].first_mut(tokens * lengths.len());
             scaled_columns(*dy, lengths, inverse, Output::Overwrite, unscaled);
         }
-        let dys: [_; N] = std::array::from_fn(|index| {
-            match around[index].and_then(|around| around.magnitude) {
+        let dys: [_; N] =
+            std::array::from_fn(|index| match around[index].and_then(|around| around.magnitude) {
                 None => OutputGradient::new(self.precision, layers[index], members[index].1),
                 Some((_, lengths, _)) => {
                     let unscaled = unscaled[index].first(tokens * lengths.len());
                     OutputGradient::new(self.precision, layers[index], unscaled)
                 }
-            }
-        });
+            });
         for (index, dy) in dys.iter().enumerate() {
             let module = members[index].0;
             if let Some(weight) = self.trained(block_tensor(&self.config, layer, module.part())) {

@@ -9,8 +9,8 @@ use common::families::*;
 use common::*;
 use danlu_formats::{AdapterConfig, ModuleSelection, SafetensorsFolder};
 use danlu_model::{
-    Activations, Config, Family, Generator, Gradients, Keep, Model, PackedTokens, Precision,
-    Resident, Rest, Target, open, read_adapter, save_adapter, save_folder,
+    Activations, Config, Family, Generator, Gradients, Keep, Model, PackedTokens, Precision, Resident, Rest,
+    Target, open, read_adapter, save_adapter, save_folder,
 };
 use serde_json::{Value, json};
 

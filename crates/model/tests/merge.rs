@@ -10,8 +10,8 @@ use danlu_formats::{
     write_pytorch, write_safetensors,
 };
 use danlu_model::{
-    Config, Error, MergeOptions, Merged, Model, Precision, Rest, apply_adapters, compare_merged,
-    merge, open, save_adapter, save_folder,
+    Config, Error, MergeOptions, Merged, Model, Precision, Rest, apply_adapters, compare_merged, merge, open,
+    save_adapter, save_folder,
 };
 use serde_json::Value;
 

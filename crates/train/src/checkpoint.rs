@@ -115,7 +115,9 @@ fn problem_of(path: &Path, finetuning_type: FinetuningType) -> Option<String> {
         return Some(format!("it has no `{STATE}`; expected a `checkpoint-N` folder of danlu"));
     }
     match (path.join("adapter_config.json").is_file(), finetuning_type) {
-        (true, FinetuningType::Full | FinetuningType::Freeze) => Some("it holds an adapter; expected `finetuning_type: lora`".into()),
+        (true, FinetuningType::Full | FinetuningType::Freeze) => {
+            Some("it holds an adapter; expected `finetuning_type: lora`".into())
+        }
         (false, FinetuningType::Lora) => {
             Some("it holds a whole model; expected `finetuning_type: full`".into())
         }

@@ -11,8 +11,8 @@ use danlu_data::{
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
-    Config, FreezeOptions, GrowthOptions, Model, Precision, Rest, RowInit, check_vocabulary, merge_adapter, open,
-    open_grown, open_shape, open_tokenizer, read_adapter,
+    Config, FreezeOptions, GrowthOptions, Model, Precision, Rest, RowInit, check_vocabulary, merge_adapter,
+    open, open_grown, open_shape, open_tokenizer, read_adapter,
 };
 use danlu_tokenizer::{ChatTemplate, Tokenizer, VocabularyTraining};
 
@@ -448,7 +448,8 @@ fn adapters(
     let named = &recipe.model.adapter_name_or_path.0;
     let kind = recipe.method.finetuning_type;
     if kind != FinetuningType::Lora && !named.is_empty() {
-        let problem = "an adapter goes with `finetuning_type: lora`; merge it first to train weights of the model";
+        let problem =
+            "an adapter goes with `finetuning_type: lora`; merge it first to train weights of the model";
         return Err(TrainError::Option { key: "adapter_name_or_path", problem: problem.into() });
     }
     match kind {
@@ -492,7 +493,12 @@ fn adapters(
     }
     let target = model.config().family.target_modules(&options.lora_target.0);
     let target = target.map_err(|problem| TrainError::Option { key: "lora_target", problem })?;
-    let config = options.adapter_config(target);
+    let mut config = options.adapter_config(target);
+    if recipe.model.resize_vocab && config.modules_to_save.is_none() {
+        let tables = model.config().family.table_modules();
+        notices.push(format!("`additional_target` is `{}`, which have new rows", tables.join(",")));
+        config.modules_to_save = Some(tables);
+    }
     model.add_adapter(&config, (load == Load::Weights).then_some(recipe.training.seed))?;
     Ok(Some(config))
 }

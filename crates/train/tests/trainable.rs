@@ -46,7 +46,13 @@ fn seeds_trainable_counts_are_those_of_the_projects() {
             "trainable_token_indices: {embed_tokens: [3, 7], lm_head: [3]}\n",
             19_988_480 + 3 * 4096,
         ),
-        ("half of the rank for queries", "llama2-7b", None, "rank_pattern: {q_proj: 4}\n", 19_988_480 - 32 * 4 * 8192),
+        (
+            "half of the rank for queries",
+            "llama2-7b",
+            None,
+            "rank_pattern: {q_proj: 4}\n",
+            19_988_480 - 32 * 4 * 8192,
+        ),
     ] {
         assert_eq!(trainable(preset, vocab_size, keys), expected, "{what}");
     }

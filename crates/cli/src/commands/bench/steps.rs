@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use danlu_kernels::blocks::BlockType;
 use danlu_formats::{AdapterConfig, ModuleSelection};
+use danlu_kernels::blocks::BlockType;
 use danlu_model::{Activations, Config, Gradients, Keep, Model, Precision};
 use danlu_train::machine;
 use danlu_train::objective::Objective;
