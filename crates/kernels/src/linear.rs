@@ -272,11 +272,11 @@ mod tests {
             product(&low, inputs[2], RANK).iter().map(|y| y * f64::from(scale)).collect()
         };
         let frozen = vec![0.0; OUTPUTS * INPUTS];
-        let adapter = Some(Lora { a: View(&a), b: View(&b), rank: RANK, scale });
-        let layer = Layer { weight: Weight::new(View(&frozen), OUTPUTS, INPUTS), adapter };
+        let lora = Lora { a: View(&a), b: View(&b), rank: RANK, scale };
+        let layer = Layer { weight: Weight::new(View(&frozen), OUTPUTS, INPUTS), adapter: Some(lora) };
         let (mut low, mut y) = (vec![0.0; T * RANK], vec![0.0; T * OUTPUTS]);
         let input = Input::new(Precision::F32, View(&x), INPUTS);
-        input.low(adapter.unwrap(), ViewMut(&mut low));
+        input.low(lora, ViewMut(&mut low));
         input.forward(layer, View(&low), Output::Overwrite, ViewMut(&mut y));
         close(&y, twin, &[&x, &a, &b], 1e-6);
         let (mut dx, mut da, mut db) = (vec![0.0; x.len()], vec![0.0; a.len()], vec![0.0; b.len()]);
@@ -288,7 +288,7 @@ mod tests {
         input_gradient(Precision::F32, members, Output::Overwrite, ViewMut(&mut dx));
         finite_difference(twin, &[&x, &a, &b], &dy, &[&dx, &da, &db], 1e-5);
         let mut alone = vec![7.0; x.len()];
-        adapter_input_gradient(Precision::F32, adapter.unwrap(), View(&dlow), ViewMut(&mut alone));
+        adapter_input_gradient(Precision::F32, lora, View(&dlow), ViewMut(&mut alone));
         assert!(alone.iter().zip(&dx).all(|(alone, dx)| (alone - dx).abs() < 1e-5), "W is zero here");
     }
 

@@ -115,6 +115,12 @@ impl Family {
         }
     }
 
+    /// What `modules_to_save` calls embedding and head.
+    pub fn table_modules(self) -> Vec<String> {
+        let name = |file: &str| file.rsplit('.').nth(1).unwrap_or(file).to_owned();
+        [self.names().embedding, self.names().head].map(name).to_vec()
+    }
+
     /// What `target_modules` calls these layers, each name once.
     pub(crate) fn target_names(self, modules: &[Module]) -> Vec<&'static str> {
         let mut names: Vec<&str> = modules.iter().map(|module| self.names().target(*module)).collect();

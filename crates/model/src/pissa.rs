@@ -318,8 +318,9 @@ fn eigenvectors(matrix: &mut [Vec<f64>]) -> Vec<Vec<f64>> {
                 for row in matrix.iter_mut().chain(vectors.iter_mut()) {
                     (row[p], row[q]) = turn(row[p], row[q]);
                 }
-                for column in 0..size {
-                    (matrix[p][column], matrix[q][column]) = turn(matrix[p][column], matrix[q][column]);
+                let (before, from) = matrix.split_at_mut(q);
+                for (one, other) in before[p].iter_mut().zip(from[0].iter_mut()) {
+                    (*one, *other) = turn(*one, *other);
                 }
             }
         }

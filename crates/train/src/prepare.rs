@@ -94,9 +94,9 @@ impl Prepared {
         if !self.needs_reference() || self.resume_from.is_some() {
             return 0;
         }
-        let tokens = |samples| {
-            let step = self.steps(samples).whole();
-            (step.slices.tokens() + step.mismatched.tokens()) as u64
+        let tokens = |samples: &SampleSet| -> u64 {
+            let all: Vec<usize> = (0..samples.len()).collect();
+            self.steps(samples).sizes(&all).iter().map(|size| size.tokens as u64).sum()
         };
         tokens(&self.training) + tokens(&self.validation)
     }
@@ -502,7 +502,12 @@ fn adapters(
     }
     let target = model.config().family.target_modules(&options.lora_target.0);
     let target = target.map_err(|problem| TrainError::Option { key: "lora_target", problem })?;
-    let config = options.adapter_config(target);
+    let mut config = options.adapter_config(target);
+    if recipe.model.resize_vocab && config.modules_to_save.is_none() {
+        let tables = model.config().family.table_modules();
+        notices.push(format!("`additional_target` is `{}`, which have new rows", tables.join(",")));
+        config.modules_to_save = Some(tables);
+    }
     model.add_adapter(&config, (load == Load::Weights).then_some(recipe.training.seed))?;
     Ok(Some(config))
 }

@@ -58,7 +58,7 @@ pub enum FinetuningType {
 }
 
 /// Stage, kind of training and chat template.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MethodOptions {
     /// What is learned.
@@ -91,17 +91,6 @@ impl Stage {
             Self::Kto => "kto",
             Self::Orpo => "orpo",
             Self::Simpo => "simpo",
-        }
-    }
-}
-
-impl Default for MethodOptions {
-    fn default() -> Self {
-        Self {
-            stage: Stage::default(),
-            finetuning_type: FinetuningType::default(),
-            template: None,
-            enable_thinking: None,
         }
     }
 }

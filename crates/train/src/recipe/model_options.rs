@@ -33,10 +33,11 @@ pub struct ModelOptions {
     /// zh: 新模型的分词器，或替换模型自带的分词器：文件夹、`tokenizer.json`、`tokenizer.model` 或 GGUF 文件。
     pub tokenizer_name_or_path: Option<String>,
     /// Add rows to the model's embedding and head for the tokens that `tokenizer_name_or_path` has beyond the model's own
-    /// vocabulary, which it must extend. Needs `finetuning_type: full`.
+    /// vocabulary, which it must extend. Beside an adapter both are trained whole then, as `additional_target` says, and lie in
+    /// the adapter.
     ///
-    /// zh: 按 `tokenizer_name_or_path` 中超出模型词表的词元，为词嵌入与输出层增加行；该词表须是模型词表的扩充。须配合
-    /// `finetuning_type: full`。
+    /// zh: 按 `tokenizer_name_or_path` 中超出模型词表的词元，为词嵌入与输出层增加行；该词表须是模型词表的扩充。
+    /// 训练适配器时两者按 `additional_target` 完整训练，并存入适配器。
     pub resize_vocab: bool,
     /// What rows that `resize_vocab` adds start as.
     ///

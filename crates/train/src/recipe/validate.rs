@@ -224,10 +224,10 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
     .or_else(|| {
         problem(
             model.resize_vocab
-                && (model.tokenizer_name_or_path.is_none() || method.finetuning_type != FinetuningType::Full),
+                && (model.tokenizer_name_or_path.is_none() || method.finetuning_type == FinetuningType::Freeze),
             "resize_vocab",
-            "`resize_vocab` needs `tokenizer_name_or_path`, the larger vocabulary, and `finetuning_type: full`: an adapter \
-             could not hold the new rows; grow the model first with `danlu tokenizer extend --model` to adapt it",
+            "`resize_vocab` needs `tokenizer_name_or_path`, the larger vocabulary, and `finetuning_type: full` or `lora`; grow \
+             the model first with `danlu tokenizer extend --model` to train a few layers",
         )
     })
     .or_else(|| {
