@@ -166,8 +166,8 @@ fn a_wrong_type_names_line_key_and_what_was_expected() {
          `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`, found `cosin`; did you mean `cosine`?"
     );
     assert_eq!(
-        error("stage: ppo\n", &[]),
-        "`r.yaml` line 4: `stage` must be one of `pt`, `sft`, `dpo`, `kto`, `orpo`, `simpo`, found `ppo`; did you mean `dpo`?"
+        error("stage: dpoo\n", &[]),
+        "`r.yaml` line 4: `stage` must be one of `pt`, `sft`, `dpo`, `kto`, `orpo`, `simpo`, found `dpoo`; did you mean `dpo`?"
     );
     assert_eq!(
         error("", &["lora_rank=-3"]),
