@@ -206,8 +206,10 @@ fn a_checkpoint_without_its_reference_or_of_other_answers_is_refused() {
     train(folder, "run", &["max_steps=2"]).json();
     let reference = folder.join("run/checkpoint-2/reference.safetensors");
     let resume = ["max_steps=3", "resume_from_checkpoint=true"];
+    let kto = [&resume[..], &["stage=kto"]].concat();
+    train(folder, "run", &kto).is_refused("or the `stage` is another one");
     std::fs::remove_file(&reference).unwrap();
-    train(folder, "run", &resume).is_refused("reference.safetensors");
+    train(folder, "run", &resume).is_refused("it has no `reference.safetensors`");
     std::fs::write(&reference, b"damaged").unwrap();
     train(folder, "run", &resume).is_refused("reference.safetensors");
 }
@@ -224,9 +226,36 @@ fn the_plan_counts_pairs_and_the_pass_for_the_reference() {
     let tokens = dpo["reference_tokens"].as_u64().unwrap();
     assert!(tokens > 20 * ROWS as u64, "{tokens}");
     assert_eq!(plan(&["stage=orpo"])["reference_tokens"], 0);
+    let notices = |extra: &[&str]| plan(&[&["stage=kto"], extra].concat())["notices"].to_string();
+    assert!(!notices(&[]).contains("out of balance"));
+    assert!(notices(&["kto_rejected_weight=3"]).contains("out of balance; set `kto_rejected_weight: 1.00`"));
     // Every prompt has an answer of another row beside its own.
     let judged = plan(&["stage=kto", "dataset=judged.jsonl"]);
     assert!(
         judged["reference_tokens"].as_u64().unwrap() > judged["tokens_per_epoch"].as_u64().unwrap() * 3 / 2
     );
+}
+
+#[test]
+fn a_pair_of_weight_two_counts_as_two_pairs() {
+    let folder = folder();
+    let folder = folder.path();
+    let pair = |question: &str, weight: f64| {
+        json!({"prompt": question, "chosen": "车削", "rejected": "铣刀切削", "loss_weight": weight})
+            .to_string()
+            + "\n"
+    };
+    std::fs::write(folder.join("weighed.jsonl"), pair("一", 2.0) + &pair("二", 1.0)).unwrap();
+    std::fs::write(folder.join("repeated.jsonl"), pair("一", 1.0).repeat(2) + &pair("二", 1.0)).unwrap();
+    // All learn from both pairs at once, whose losses differ from the second step on.
+    let losses = ["weighed", "repeated"].map(|name| {
+        train(folder, name, &[&format!("dataset={name}.jsonl"), "num_train_epochs=4"]).json();
+        history(folder, name, "loss").iter().map(|log| log["loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(losses[0].len(), 4);
+    for (weighed, repeated) in losses[0].iter().zip(&losses[1]) {
+        assert!((weighed - repeated).abs() < 1e-4 * repeated.abs(), "{losses:?}");
+    }
+    std::fs::write(folder.join("wrong.jsonl"), pair("一", -1.0)).unwrap();
+    train(folder, "run", &["dataset=wrong.jsonl"]).is_refused("`loss_weight`");
 }

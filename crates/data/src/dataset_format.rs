@@ -64,6 +64,8 @@ pub struct PreferencePair {
     pub rejected: Vec<Message>,
     /// As [`Conversation::tools`].
     pub tools: Vec<Value>,
+    /// Weight of the loss of the pair.
+    pub loss_weight: f32,
 }
 
 /// A conversation whose last answer is wanted or not.
@@ -119,6 +121,14 @@ pub enum Layout {
     },
 }
 
+impl Conversation {
+    /// With the weights of its answers multiplied.
+    fn weighed(mut self, weight: f32) -> Self {
+        self.loss_weights.iter_mut().for_each(|own| *own *= weight);
+        self
+    }
+}
+
 impl Row {
     /// Characters of prompt and answers; none of a document.
     pub fn lengths(&self) -> Option<RowLengths> {
@@ -167,20 +177,26 @@ impl Layout {
             Content::Text(_) => return Err(RowProblem::PlainText),
             Content::Fields(fields) => fields,
         };
+        let weight = messages::row_weight(&fields)?;
         match self {
             Self::Document(layout) => layout.read(&fields).map(Row::Document),
             Self::Conversation(layout) => {
                 detection::refuse_preferences(layout, &fields)?;
-                layout.read(&fields, default_system, true).map(Row::Conversation)
+                let conversation = layout.read(&fields, default_system, true)?;
+                Ok(Row::Conversation(conversation.weighed(weight)))
             }
             Self::Prompt(layout) => {
                 detection::refuse_preferences(layout, &fields)?;
                 layout.read(&fields, default_system, false).map(Row::Prompt)
             }
-            Self::Pair(layout) => layout.read(&fields, default_system).map(Row::Pair),
+            Self::Pair(layout) => {
+                let pair = layout.read(&fields, default_system)?;
+                Ok(Row::Pair(PreferencePair { loss_weight: weight, ..pair }))
+            }
             Self::Judged { conversation, verdict } => {
                 let is_wanted = fields::truth(fields::required(&fields, verdict)?, verdict)?;
                 let conversation = conversation.read(&fields, default_system, true)?;
+                let conversation = conversation.weighed(weight);
                 Ok(Row::Judged(JudgedAnswer { conversation, is_wanted }))
             }
         }

@@ -310,7 +310,7 @@ pub fn pair_samples(
     source: Source,
 ) -> Result<Outcome> {
     let of = |answer: &[Message]| {
-        let weight = |message: &Message| if message.role == "assistant" { 1.0 } else { 0.0 };
+        let weight = |message: &Message| if message.role == "assistant" { pair.loss_weight } else { 0.0 };
         let prompt = pair.prompt.iter().map(|_| 0.0);
         let conversation = Conversation {
             messages: [&pair.prompt, answer].concat(),

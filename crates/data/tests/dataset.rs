@@ -614,3 +614,51 @@ fn a_real_corpus_is_read_whole() {
     let text = String::from_utf8(bytes).unwrap().replace("\r\n", "\n");
     assert_eq!(model.decode(&ids), format!("<s>{}</s>", text.trim_start_matches('\u{feff}')));
 }
+
+#[test]
+fn unwanted_answers_have_negative_weights_and_only_last_answers_are_learned() {
+    let (folder, model) = (Folder::new(), Model::new("chatml"));
+    let (template, tokens) = (&model.template, &model.tokens);
+    let load = |rows: &str, task: Task<'_>| {
+        let options = options(folder.write("rows.jsonl", rows));
+        Dataset::load(&options, &model.tokenizer, task).unwrap()
+    };
+    // Stretches with weight: text and weight.
+    let learned = |sample: &Sample| -> Vec<(String, f32)> {
+        let mut start = 0;
+        let mut found = Vec::new();
+        for run in sample.loss_weights.chunk_by(|a, b| a == b) {
+            if run[0] != 0.0 {
+                found.push((model.decode(&sample.ids[start..start + run.len()]), run[0]));
+            }
+            start += run.len();
+        }
+        found
+    };
+    let of = |text: &str, weight: f32| vec![(format!("{text}<|im_end|>"), weight)];
+
+    let pairs = r#"{"prompt": "问", "chosen": "好", "rejected": "坏"}
+{"prompt": "问", "chosen": "同", "rejected": "同"}
+{"prompt": "问", "chosen": "甲", "rejected": "乙", "loss_weight": 0.5}
+"#;
+    let loaded = load(pairs, Task::Preference { template, tokens });
+    let samples: Vec<_> = loaded.samples.iter().map(|sample| learned(&sample)).collect();
+    assert_eq!(samples, [of("好", 1.0), of("坏", -1.0), of("甲", 0.5), of("乙", -0.5)]);
+    assert_eq!((loaded.samples_per_row, loaded.report.identical_pairs), (2, 1));
+    assert!(loaded.report.to_string().contains("dropped 1 pairs whose answers are the same"));
+    let split = loaded.split(&DataOptions { val_size: 1.0, ..DataOptions::default() }, 1).unwrap();
+    assert_eq!((split.training.len(), split.validation.len()), (2, 2));
+    let weights =
+        |samples: &SampleSet| samples.iter().map(|sample| learned(&sample)[0].1).collect::<Vec<_>>();
+    assert_eq!(weights(&split.training)[0], -weights(&split.training)[1], "a pair stays together");
+
+    let judged = r#"{"messages": [{"role": "user", "content": "一"}, {"role": "assistant", "content": "甲"}, {"role": "user", "content": "二"}, {"role": "assistant", "content": "乙"}], "label": false}
+{"messages": [{"role": "user", "content": "三"}, {"role": "assistant", "content": "丙"}], "label": true}
+"#;
+    let loaded = load(judged, Task::Judged { template, tokens });
+    let samples: Vec<_> = loaded.samples.iter().map(|sample| learned(&sample)).collect();
+    assert_eq!(samples, [of("乙", -1.0), of("丙", 1.0)]);
+    // A pair is two judged answers.
+    let taken_apart = load(pairs, Task::Judged { template, tokens });
+    assert_eq!((taken_apart.samples.len(), taken_apart.samples_per_row), (4, 1));
+}

@@ -19,6 +19,7 @@ use danlu_tokenizer::{ChatTemplate, Tokenizer, VocabularyTraining};
 use crate::checkpoint;
 use crate::error::{Result, TrainError};
 use crate::machine;
+use crate::objective::kto;
 use crate::objective::reference::SetReference;
 use crate::objective::step::Steps;
 use crate::plan::{choose_recompute, training_bytes};
@@ -91,9 +92,9 @@ impl Prepared {
         if !self.needs_reference() || self.resume_from.is_some() {
             return 0;
         }
-        let tokens = |samples| {
-            let step = self.steps(samples).whole();
-            (step.slices.tokens() + step.mismatched.tokens()) as u64
+        let tokens = |samples: &SampleSet| -> u64 {
+            let all: Vec<usize> = (0..samples.len()).collect();
+            self.steps(samples).sizes(&all).iter().map(|size| size.tokens as u64).sum()
         };
         tokens(&self.training) + tokens(&self.validation)
     }
@@ -172,6 +173,7 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
     if let Some(id) = unknown {
         return Err(danlu_model::Error::TokenOutOfRange { id, vocabulary_size: rows }.into());
     }
+    notices.extend(kto::imbalance(&recipe, &training));
     let mut prepared = Prepared {
         model,
         adapter,

@@ -116,6 +116,17 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         save_steps: output.save_steps,
         plot_loss: output.plot_loss,
     };
+    let start = Instant::now();
+    let mut activations = Activations::new(&prepared.model, capacity(&prepared), prepared.recompute.keep());
+    let objective = Objective::of(&recipe);
+    let reference = match &prepared.resume_from {
+        _ if !prepared.needs_reference() => Reference::default(),
+        Some(checkpoint) => {
+            let samples = [prepared.training.len(), prepared.validation.len()];
+            Reference::read(checkpoint, samples, recipe.preference())?
+        }
+        None => compute_reference(&prepared, &mut activations, observer)?,
+    };
     let (mut run_folder, first_step, mut tokens_seen, mut loss_sum) = match &prepared.resume_from {
         Some(checkpoint) => {
             let state = checkpoint::restore(checkpoint, &prepared, data_fingerprint, &mut optimizer)?;
@@ -137,17 +148,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     if first_step > 0 {
         observer.resumed(first_step);
     }
-    let start = Instant::now();
     let mut gradients = optimizer.gradients(&prepared.model);
-    let mut activations = Activations::new(&prepared.model, capacity(&prepared), prepared.recompute.keep());
-    let objective = Objective::of(&recipe);
-    let reference = match &prepared.resume_from {
-        _ if !prepared.needs_reference() => Reference::default(),
-        Some(checkpoint) => {
-            Reference::read(checkpoint, [prepared.training.len(), prepared.validation.len()])?
-        }
-        None => compute_reference(&prepared, &mut activations, observer)?,
-    };
     let steps_of = |samples, reference: &SetReference| Steps {
         reference: Arc::new(reference.clone()),
         ..prepared.steps(samples)

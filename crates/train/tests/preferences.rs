@@ -8,7 +8,6 @@ use danlu_formats::SafetensorsFolder;
 use danlu_kernels::Buffer;
 use danlu_kernels::elementwise::copy;
 use danlu_model::{Activations, Keep, Model, ParameterId, Precision, Rest, open};
-use danlu_train::Recipe;
 use danlu_train::objective::answers::Answer;
 use danlu_train::objective::reference::SetReference;
 use danlu_train::objective::step::Steps;
@@ -16,6 +15,7 @@ use danlu_train::objective::{Objective, cpo, dpo, orpo, simpo};
 use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::TrainingOptions;
 use danlu_train::trainer::take_step;
+use danlu_train::{Recipe, TrainError};
 use serde_json::Value;
 
 const PARAMETER: &str = "model.layers.0.self_attn.q_proj.weight";
@@ -103,6 +103,23 @@ fn twenty_steps_of_every_loss_follow_trl() {
             }
         }
     }
+}
+
+#[test]
+fn the_pass_for_the_reference_can_be_stopped() {
+    let cases: Value =
+        serde_json::from_slice(&std::fs::read(golden().join("preferences.json")).unwrap()).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden/gqa-untied");
+    let model = open(&folder, Precision::F32, Rest::Frozen).unwrap().model;
+    let mut activations = Activations::new(&model, 256, Keep::Nothing);
+    let (_, steps) = steps(&cases["kto"], &model, &mut activations);
+    let mut tokens = 0;
+    let mut goes_on = |done| {
+        tokens += done;
+        false
+    };
+    let stopped = SetReference::compute(&steps, &model, &mut activations, &mut goes_on).unwrap_err();
+    assert!(matches!(stopped, TrainError::Stopped) && tokens > 0);
 }
 
 fn pair(chosen: f64, rejected: f64) -> [Answer; 2] {

@@ -60,7 +60,11 @@ impl Form {
             },
             Row::Conversation(conversation) => Ok(vec![self.conversation(&conversation, lost)?]),
             Row::Prompt(prompt) => Ok(vec![self.prompt(&prompt)?]),
-            Row::Pair(pair) => self.pair(pair),
+            Row::Pair(pair) => {
+                let mut rows = self.pair(&pair)?;
+                rows.iter_mut().for_each(|row| weigh(row, pair.loss_weight));
+                Ok(rows)
+            }
             Row::Judged(judged) => Ok(vec![self.judged(&judged, lost)?]),
         }
     }
@@ -210,8 +214,8 @@ impl Form {
         }
     }
 
-    fn pair(self, pair: PreferencePair) -> Result<Vec<Object>> {
-        let PreferencePair { prompt, chosen, rejected, tools } = &pair;
+    fn pair(self, pair: &PreferencePair) -> Result<Vec<Object>> {
+        let PreferencePair { prompt, chosen, rejected, tools, .. } = pair;
         let whole = |answer: &[Message]| [prompt, answer].concat();
         let row = match self {
             Self::Trl | Self::Dpo => {
@@ -270,6 +274,9 @@ impl Form {
             _ => return Err(self.no_place("the judgement of an answer")),
         };
         row.insert(name.to_owned(), json!(is_wanted));
+        if let Self::Kto | Self::Trl = self {
+            weigh(&mut row, loss_weights.last().copied().unwrap_or(1.0));
+        }
         Ok(row)
     }
 
@@ -342,7 +349,18 @@ fn chat(messages: &[Message], loss_weights: &[f32], arguments_as_text: bool) -> 
 /// Notes the weight of an answer that is not the usual one.
 fn add_weight(item: &mut Value, message: &Message, weight: Option<&f32>) {
     if let Some(weight) = weight.filter(|weight| message.role == "assistant" && **weight != 1.0) {
-        // By its text: 0.1 stays 0.1.
-        item["loss_weight"] = weight.to_string().parse::<f64>().map_or(Value::Null, Value::from);
+        item["loss_weight"] = number(*weight);
     }
+}
+
+/// Notes the weight of a row that is not the usual one.
+fn weigh(row: &mut Object, weight: f32) {
+    if weight != 1.0 {
+        row.insert("loss_weight".to_owned(), number(weight));
+    }
+}
+
+/// By its text: 0.1 stays 0.1.
+fn number(weight: f32) -> Value {
+    weight.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }

@@ -223,11 +223,20 @@ fn loss_weight(item: &Fields, field: &str) -> Result<f32> {
         (None, Some(Value::Bool(false))) => return Ok(0.0),
         _ => return Ok(1.0),
     };
-    let weight = value.as_f64().map(|weight| weight as f32);
-    weight.filter(|weight| weight.is_finite() && *weight >= 0.0).ok_or_else(|| RowProblem::LossWeight {
-        field: format!("{field}.loss_weight"),
-        found: shortened(&value.to_string()),
-    })
+    weight(value, || format!("{field}.loss_weight"))
+}
+
+/// The weight that a row may give to its loss, by the column `loss_weight`.
+pub(super) fn row_weight(fields: &Fields) -> Result<f32> {
+    let value = present(fields, "loss_weight");
+    value.map_or(Ok(1.0), |value| weight(value, || "loss_weight".to_owned()))
+}
+
+fn weight(value: &Value, field: impl Fn() -> String) -> Result<f32> {
+    // Tables without types hold texts.
+    let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+    let weight = number.map(|weight| weight as f32).filter(|weight| weight.is_finite() && *weight >= 0.0);
+    weight.ok_or_else(|| RowProblem::LossWeight { field: field(), found: shortened(&value.to_string()) })
 }
 
 /// The entry under the given key, or under the first usual one that is there.

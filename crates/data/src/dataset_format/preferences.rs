@@ -63,6 +63,7 @@ impl PairLayout {
             chosen: messages(chosen),
             rejected: messages(rejected),
             tools,
+            loss_weight: 1.0,
         })
     }
 

@@ -4,12 +4,12 @@
 //! one. z, the divergence of the model from its reference, has no gradient: the mean of r over the prompts of the step, each
 //! with the answer of the row before it in the data, and at least 0. The reward of an answer is β r.
 
-use danlu_data::Sample;
+use danlu_data::{Sample, SampleSet};
 
 use super::answers::Answer;
 use super::rewards::Rewards;
 use super::sigmoid;
-use crate::recipe::PreferenceOptions;
+use crate::recipe::{Preference, PreferenceOptions, Recipe};
 
 /// Loss and ∂loss / ∂log p of an answer.
 pub fn term(
@@ -31,6 +31,31 @@ pub fn term(
     }
     rewards.add_judged(is_wanted, beta * ratio, answer.log_probability);
     (loss, slope)
+}
+
+/// What to say of wanted and unwanted answers whose weights together differ by more than a quarter from the range that the
+/// authors advise: of wanted ones 1 to 4/3 times those of the unwanted.
+pub fn imbalance(recipe: &Recipe, samples: &SampleSet) -> Option<String> {
+    if recipe.preference() != Some(Preference::Judged) {
+        return None;
+    }
+    let is_wanted = |sample: &Sample| sample.loss_weights.iter().any(|&weight| weight > 0.0);
+    let wanted = samples.iter().filter(is_wanted).count();
+    let unwanted = samples.len() - wanted;
+    let PreferenceOptions { kto_chosen_weight: chosen, kto_rejected_weight: rejected, .. } =
+        recipe.preference;
+    let ratio = wanted as f64 * chosen / (unwanted as f64 * rejected);
+    let advice = match (wanted, unwanted) {
+        (_, 0) | (0, _) => "KTO needs both".to_owned(),
+        _ if (0.8..=1.67).contains(&ratio) => return None,
+        _ if wanted < unwanted => {
+            format!("set `kto_chosen_weight: {:.2}`", unwanted as f64 * rejected / wanted as f64)
+        }
+        _ => format!("set `kto_rejected_weight: {:.2}`", wanted as f64 * chosen / unwanted as f64),
+    };
+    Some(format!(
+        "{wanted} wanted answers of weight {chosen} and {unwanted} unwanted ones of weight {rejected} are out of balance; {advice}"
+    ))
 }
 
 /// The prompt of a sample with the answer of another, cut to `cutoff_len`.

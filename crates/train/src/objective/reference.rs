@@ -11,9 +11,11 @@ use danlu_model::{Activations, Model};
 use super::answers::answers;
 use super::step::Steps;
 use crate::error::{Result, TrainError};
+use crate::recipe::Preference;
 use crate::trainer::score;
 
 const FILE: &str = "reference";
+const FILE_NAME: &str = "reference.safetensors";
 /// Samples whose slices are made together; even, so that pairs stay whole.
 const AT_ONCE: usize = 64;
 
@@ -98,8 +100,15 @@ impl Reference {
     /// Reads that of a checkpoint; `samples` are the numbers of samples to train on and to validate with.
     ///
     /// # Errors
-    /// A file that is missing or is of other samples.
-    pub fn read(checkpoint: &Path, samples: [usize; 2]) -> Result<Self> {
+    /// A file that is missing, or is of other samples or of another objective.
+    pub fn read(checkpoint: &Path, samples: [usize; 2], preference: Option<Preference>) -> Result<Self> {
+        let error = |problem| TrainError::Resume { path: checkpoint.into(), problem };
+        if !checkpoint.join(FILE_NAME).is_file() {
+            return Err(error(format!(
+                "it has no `{FILE_NAME}`, the log-probabilities that this `stage` and `pref_loss` compare with; restore what the \
+                 run began with, or start a new run"
+            )));
+        }
         let tensors = SafetensorsFolder::open_named(checkpoint, FILE)?;
         let values = |name: &str| -> Vec<f64> {
             let bytes = tensors.tensor(name).map(|tensor| tensor.bytes).unwrap_or_default();
@@ -110,14 +119,15 @@ impl Reference {
             mismatched: values(&format!("{name}_mismatched")),
         };
         let found = Self { training: set("training"), validation: set("validation") };
-        let counts = [found.training.answers.len(), found.validation.answers.len()];
-        if counts != samples {
-            let problem = format!(
-                "`{FILE}.safetensors` holds log-probabilities of {} and {} answers to train on and to validate with, the data \
-                 has {} and {}; restore the data, or start a new run",
-                counts[0], counts[1], samples[0], samples[1]
-            );
-            return Err(TrainError::Resume { path: checkpoint.into(), problem });
+        let mismatched = if preference == Some(Preference::Judged) { samples } else { [0, 0] };
+        let counts = |of: fn(&SetReference) -> usize| [of(&found.training), of(&found.validation)];
+        let (answers, others) = (counts(|set| set.answers.len()), counts(|set| set.mismatched.len()));
+        if answers != samples || others != mismatched {
+            return Err(error(format!(
+                "`{FILE_NAME}` holds the log-probabilities of {} answers to train on and {} to validate with, the data has {} \
+                 and {}, or the `stage` is another one; restore them, or start a new run",
+                answers[0], answers[1], samples[0], samples[1]
+            )));
         }
         Ok(found)
     }
