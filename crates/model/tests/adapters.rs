@@ -278,7 +278,7 @@ fn lengths_are_trained_beside_weights_of_every_type_as_beside_their_values() {
         let mut values = open(folder.path(), Precision::F32, Rest::Frozen).unwrap().model;
         let mut rounded = open(folder.path(), Precision::Bf16, Rest::Frozen).unwrap().model;
         let [(loss, found), (other, expected), (near, about)] =
-            [&mut quantized, &mut values, &mut rounded].map(|model| results(model));
+            [&mut quantized, &mut values, &mut rounded].map(results);
         assert_close(&[loss], &[other], 1e-6, &format!("{kind:?}"));
         assert_close(&found, &expected, 1e-5, &format!("{kind:?}"));
         assert_close(&[near], &[other], 0.02, &format!("{kind:?} in bf16"));
