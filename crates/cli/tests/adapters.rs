@@ -204,12 +204,14 @@ fn an_adapter_of_a_gguf_file_is_that_of_the_folder_with_the_same_values() {
     };
     write_model_of(&folder.join("model"), Some(&vocabulary(false)), shape);
     write_recipe(folder);
-    for kind in ["q8_0", "q4_1", "q4_k_m"] {
+    for (kind, more) in [("q8_0", &["use_dora=true"][..]), ("q4_1", &[]), ("q4_k_m", &["use_rslora=true"])] {
         let (gguf, values) = (format!("{kind}.gguf"), format!("{kind}-values"));
         run(folder, &["convert", "model", gguf.as_str(), "--quant", kind, "--json"]).json();
         run(folder, &["convert", gguf.as_str(), values.as_str(), "--dtype", "f32", "--json"]).json();
         let (model, output) = (format!("model_name_or_path={gguf}"), format!("{kind}-adapter"));
-        danlu(folder, "train", &output, &["max_steps=2", "lora_target=q_proj,k_proj,up_proj", &model]).json();
+        let keys =
+            ["max_steps=2", "lora_target=q_proj,k_proj,up_proj", "trainable_token_indices=[17, 40]", &model];
+        danlu(folder, "train", &output, &[&keys[..], more].concat()).json();
         let top = |model: &str, extra: &[&str]| -> Vec<(u64, f64)> {
             let fixed = ["generate", "--model", model, "--prompt-ids", "5,17,40,9", "--max-new-tokens", "1"];
             let shown = ["--temperature", "0", "--precision", "f32", "--top-logprobs", "5", "--json"];

@@ -2,13 +2,14 @@
 
 use crate::common;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use common::*;
 use danlu_formats::{AdapterConfig, InitLoraWeights, ModuleSelection, SafetensorsFolder};
 use danlu_kernels::blocks::BlockType;
 use danlu_model::{
-    Config, Model, Precision, Rest, apply_adapters, open, read_adapter, save_adapter, save_folder,
+    Config, Generator, Model, Precision, Rest, apply_adapters, open, read_adapter, save_adapter, save_folder,
 };
 use serde_json::{Value, json};
 
@@ -134,6 +135,15 @@ fn an_adapter_that_can_be_trained_is_saved_as_it_was_read() {
             continue;
         }
         check_logits(&model, &recording(name));
+        // As a run shows what it learned so far.
+        let recorded = recording(name);
+        let sequence = &recorded["sequences"][1];
+        let logits = numbers(&sequence["logits"][0]);
+        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+        let generated = Generator::new(&model, 64)
+            .generate(&ids(&sequence["ids"]), &greedy(1, Vec::new()), |_| ControlFlow::Continue(()))
+            .unwrap();
+        assert_eq!(generated.ids, [best as u32], "{name}");
         let folder = tempfile::tempdir().unwrap();
         save_adapter(&model, &read.unwrap(), "../base", folder.path()).unwrap();
         let mut config = AdapterConfig::read(kind(name)).unwrap();
@@ -268,7 +278,7 @@ fn lengths_are_trained_beside_weights_of_every_type_as_beside_their_values() {
         let mut values = open(folder.path(), Precision::F32, Rest::Frozen).unwrap().model;
         let mut rounded = open(folder.path(), Precision::Bf16, Rest::Frozen).unwrap().model;
         let [(loss, found), (other, expected), (near, about)] =
-            [&mut quantized, &mut values, &mut rounded].map(|model| results(model));
+            [&mut quantized, &mut values, &mut rounded].map(results);
         assert_close(&[loss], &[other], 1e-6, &format!("{kind:?}"));
         assert_close(&found, &expected, 1e-5, &format!("{kind:?}"));
         assert_close(&[near], &[other], 0.02, &format!("{kind:?} in bf16"));

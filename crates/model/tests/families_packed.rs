@@ -219,8 +219,8 @@ fn lora(family: Family, targets: &[&str]) -> AdapterConfig {
 }
 
 /// Adapters of rank 3 with values in B too, for which [`SOME_IDS`] have other probabilities.
-fn adapt(model: &mut Model, targets: &[&str]) -> AdapterConfig {
-    let options = lora(model.config().family, targets);
+fn adapt(model: &mut Model, targets: &[&str], use_dora: bool) -> AdapterConfig {
+    let options = AdapterConfig { use_dora, ..lora(model.config().family, targets) };
     model.add_adapter(&options, Some(5)).unwrap();
     let mut parameters = model.parameters_mut();
     let values = parameters.values_mut().host_mut();
@@ -235,7 +235,7 @@ fn an_adapter_of_w_pack_spans_queries_keys_and_values() {
     let folder = tempfile::tempdir().unwrap();
     write_model(folder.path(), &config, &tensors);
     let mut model = open_f32(folder.path(), Rest::Frozen);
-    let options = adapt(&mut model, &["W_pack"]);
+    let options = adapt(&mut model, &["W_pack"], false);
     let saved = tempfile::tempdir().unwrap();
     save_adapter(&model, &options, "base", saved.path()).unwrap();
     assert_eq!(read_json(&saved.path().join("adapter_config.json"))["target_modules"], json!(["W_pack"]));
@@ -306,7 +306,8 @@ fn an_adapter_of_grouped_heads_survives_being_saved() {
         open_f32(folder.path(), Rest::Frozen)
     };
     let mut model = base();
-    let options = adapt(&mut model, &["wqkv", "wo", "w2"]);
+    // With lengths of the rows, which lie in the order of the rows of B.
+    let options = adapt(&mut model, &["wqkv", "wo", "w2"], true);
     let saved = tempfile::tempdir().unwrap();
     save_adapter(&model, &options, "base", saved.path()).unwrap();
     let file = SafetensorsFolder::open_named(saved.path(), "adapter_model").unwrap();
