@@ -82,15 +82,10 @@ pub fn settle(recipe: &mut Recipe, fetch: Fetch, printer: &Printer) -> Result<()
 pub fn settle_models(recipe: &mut Recipe, fetch: Fetch, printer: &Printer) -> Result<()> {
     let model = &recipe.model;
     let mut places = BTreeMap::new();
-    let named = [
-        (&model.model_name_or_path, Want::Model),
-        (&model.adapter_name_or_path, Want::Model),
-        (&model.tokenizer_name_or_path, Want::Tokenizer),
-    ];
-    for (name, want) in named {
-        if let Some(name) = name
-            && id_of(Path::new(name)).is_some()
-        {
+    let models = model.model_name_or_path.iter().chain(&model.adapter_name_or_path.0);
+    let named = models.map(|name| (name, Want::Model));
+    for (name, want) in named.chain(model.tokenizer_name_or_path.iter().map(|name| (name, Want::Tokenizer))) {
+        if id_of(Path::new(name)).is_some() {
             places.insert(name.clone(), place(Path::new(name), want, fetch, printer)?);
         }
     }

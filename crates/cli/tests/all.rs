@@ -3,6 +3,7 @@
 
 mod common;
 
+mod adapters;
 mod bench;
 mod chat;
 mod commands;

@@ -86,7 +86,7 @@ fn rows_of_preference_learning_are_not_imitated() {
         let dataset = format!("dataset={dataset}");
         run(folder.path(), &[&fixed[..], &["val_size=0", &dataset], more].concat())
     };
-    let judged = "says whether the answer is wanted, as KTO learns it: expected wanted answers only";
+    let judged = "says whether the answer is wanted: expected wanted answers only";
     let ask = r#"{"role": "user", "content": "铣？"}"#;
     let answer = r#"{"role": "assistant", "content": "切削"}"#;
     write("kto.jsonl", &format!("{{\"messages\": [{ask}, {answer}], \"label\": false}}\n"));

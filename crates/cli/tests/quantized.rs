@@ -123,10 +123,13 @@ fn the_plan_of_qlora_is_within_a_tenth_of_the_measured_peak() {
     };
     std::fs::write(at.join("long.jsonl"), (0..20).map(row).collect::<Vec<_>>().join("\n")).unwrap();
     let mut weights = Vec::new();
-    for bits in ["quantization_bit=4", "load_in_8bit=true", "load_in_kbits=16"] {
+    let dora = &["use_dora=true", "lora_dropout=0.1"][..];
+    for (bits, more) in
+        [("quantization_bit=4", &[][..]), ("load_in_8bit=true", dora), ("load_in_kbits=16", &[])]
+    {
         let output = format!("output_dir={}", bits.replace('=', "-"));
         let fixed = ["dataset=long.jsonl", "cutoff_len=512", "max_steps=2", "precision=f32"];
-        let extra = [&fixed[..], &[bits, output.as_str()]].concat();
+        let extra = [&fixed[..], &[bits, output.as_str()], more].concat();
         let memory = recipe(at, "plan", &extra)["memory"].clone();
         weights.push(memory["weights"].as_u64().unwrap());
         let planned = memory["peak"].as_f64().unwrap() / 1_048_576.0;

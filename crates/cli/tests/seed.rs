@@ -313,12 +313,17 @@ fn seed_001_embedding_resize() {
         run(folder.path(), &[&fixed[..], &rest, &["cutoff_len=32", "learning_rate=1e-9"], more].concat())
     };
     train(&[]).is_refused("the model's embedding has");
-    train(&["resize_vocab=true", "finetuning_type=lora"]).is_refused("`resize_vocab` needs");
+    train(&["resize_vocab=true", "finetuning_type=freeze"]).is_refused("`resize_vocab` needs");
     let trained = train(&["resize_vocab=true"]);
     assert_eq!(trained.code, 0, "{}", trained.stderr);
     let new = Tokenizer::open(&folder.path().join("out")).unwrap();
     let size = new.vocabulary_size();
     assert_eq!(rows(&folder.path().join("out"), "lm_head.weight").len(), size);
+    // An adapter holds the grown tables, as those of the projects do.
+    let adapted = train(&["resize_vocab=true", "finetuning_type=lora", "output_dir=adapter"]);
+    assert!(adapted.stderr.contains("`additional_target` is `embed_tokens,lm_head`"), "{}", adapted.stderr);
+    let merge = ["merge", "--base", "model", "--adapter", "adapter", "--out", "adapter-merged", "--json"];
+    assert_eq!(run(folder.path(), &merge).json()["vocab_size"], size);
 
     // Without the vocabulary that the model was trained with there are no pieces.
     write_model(&folder.path().join("bare"), None, 64);

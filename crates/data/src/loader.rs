@@ -28,7 +28,7 @@ use crate::token_files;
 
 /// Rows that are tokenized together, and the bytes of text after which fewer do: enough for all cores to share, few enough
 /// to hold whole books.
-const ROWS_AT_ONCE: usize = 2048;
+const ROWS_AT_ONCE: usize = 1024;
 const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// Words in memory before they are written, where samples are kept on disk.
@@ -135,7 +135,7 @@ impl Loader<'_> {
 
     fn run(&self, work: &mut Work<'_>, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<()> {
         let (found, items) = sync_channel(2);
-        let (tokenized, done) = sync_channel(1);
+        let (tokenized, done) = sync_channel(0);
         let place = (work.account.dataset_ends.len(), work.account.read);
         // How many of the data sets need no more rows.
         let enough = &AtomicUsize::new(0);

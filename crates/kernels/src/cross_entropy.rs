@@ -28,6 +28,16 @@ pub struct Score {
     pub argmax: u32,
 }
 
+/// Where the gradient of the head's weight goes.
+pub enum WeightGradient<'a> {
+    /// The weight is frozen.
+    None,
+    /// Added to [V, D].
+    Whole(ViewMut<'a, f32>),
+    /// Those of the rows of these tokens alone, added to [rows, D].
+    Rows(&'a [u32], ViewMut<'a, f32>),
+}
+
 /// Positions whose logits are in memory at a time, for a vocabulary of this size.
 pub fn positions_at_once(vocabulary: usize) -> usize {
     (LOGITS / vocabulary.max(1)).clamp(32, 1024)
@@ -58,7 +68,7 @@ pub fn linear_cross_entropy<T: Value>(
 
 /// The same with the backward: `coefficients[n]` = ∂loss / ∂log p(target n), known before the forward.
 ///
-/// dhidden [N, D] is overwritten; the weight's gradient is added to `dweight` if it is trained.
+/// dhidden [N, D] is overwritten; the weight's gradient is added to `dweight`.
 /// ∂loss/∂logits = coefficient · (one-hot(target) − softmax).
 #[allow(clippy::too_many_arguments)]
 pub fn linear_cross_entropy_backward<T: Value>(
@@ -69,7 +79,7 @@ pub fn linear_cross_entropy_backward<T: Value>(
     coefficients: &[f32],
     scores: &mut [Score],
     dhidden: ViewMut<f32>,
-    mut dweight: Option<ViewMut<f32>>,
+    mut dweight: WeightGradient,
 ) {
     assert!(coefficients.len() == targets.len() && dhidden.0.len() == hidden.0.len());
     let (vocabulary, width) = (weight.outputs(), weight.inputs());
@@ -89,8 +99,17 @@ pub fn linear_cross_entropy_backward<T: Value>(
         let dlogits = View(&*logits);
         let dhidden = ViewMut(&mut dhidden.0[start * width..(start + count) * width]);
         linear_backward_input(precision, dlogits, weight, Output::Overwrite, dhidden);
-        if let Some(dweight) = &mut dweight {
-            linear_backward_weight(precision, dlogits, hidden, [vocabulary, width], dweight.reborrow());
+        match &mut dweight {
+            WeightGradient::None => {}
+            WeightGradient::Whole(dweight) => {
+                linear_backward_weight(precision, dlogits, hidden, [vocabulary, width], dweight.reborrow());
+            }
+            WeightGradient::Rows(ids, drows) => {
+                let rows = dlogits.0.chunks_exact(vocabulary);
+                let columns: Vec<f32> = rows.flat_map(|row| ids.iter().map(|&id| row[id as usize])).collect();
+                let shape = [ids.len(), width];
+                linear_backward_weight(precision, View(&columns), hidden, shape, drows.reborrow());
+            }
         }
     });
 }
@@ -179,7 +198,7 @@ mod tests {
             &coefficients,
             &mut both,
             ViewMut(&mut dhidden),
-            Some(ViewMut(&mut dweight)),
+            WeightGradient::Whole(ViewMut(&mut dweight)),
         );
         assert_eq!(both, scores);
         finite_difference(twin, &[&hidden, &weight], &coefficients, &[&dhidden, &dweight], 1e-4);

@@ -17,8 +17,13 @@ pub fn embedding(ids: &[u32], table: Weight, x: ViewMut<f32>) {
     parallel_chunks(x.0, table.inputs(), |token, row| table.row(ids[token] as usize, row));
 }
 
-/// Adds dx [T, D] to the rows `ids` of dtable [V, D], in token order.
-pub fn embedding_backward(ids: &[u32], dx: View<f32>, dtable: ViewMut<f32>) {
+/// Adds dx [T, D] to the rows of dtable that `row` says for `ids`, in token order; a token whose row is not trained has none.
+pub fn embedding_backward(
+    ids: &[u32],
+    row: impl Fn(u32) -> Option<usize> + Sync,
+    dx: View<f32>,
+    dtable: ViewMut<f32>,
+) {
     let _timer = crate::timing::Operation::Embedding.start();
     if ids.is_empty() {
         return;
@@ -28,8 +33,9 @@ pub fn embedding_backward(ids: &[u32], dx: View<f32>, dtable: ViewMut<f32>) {
     parallel_for(width.div_ceil(COLUMNS), |task| {
         let (start, count) = (task * COLUMNS, COLUMNS.min(width - task * COLUMNS));
         for (token, &id) in ids.iter().enumerate() {
+            let Some(row) = row(id) else { continue };
             // SAFETY: each block of columns belongs to one task.
-            let row = unsafe { dtable.range(id as usize * width + start, count) };
+            let row = unsafe { dtable.range(row * width + start, count) };
             for (sum, dx) in row.iter_mut().zip(&dx.0[token * width + start..]) {
                 *sum += dx;
             }
@@ -49,7 +55,11 @@ mod tests {
         embedding(&ids, Weight::new(View(&table), 3, 2), ViewMut(&mut x));
         assert_eq!(x, [20.0, 21.0, 0.0, 1.0, 20.0, 21.0]);
         let mut dtable = [1.0; 6];
-        embedding_backward(&ids, View(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), ViewMut(&mut dtable));
+        let dx = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        embedding_backward(&ids, |id| Some(id as usize), View(&dx), ViewMut(&mut dtable));
         assert_eq!(dtable, [4.0, 5.0, 1.0, 1.0, 7.0, 9.0]);
+        let mut rows = [1.0; 4];
+        embedding_backward(&ids, |id| (id == 2).then_some(1), View(&dx), ViewMut(&mut rows));
+        assert_eq!(rows, [1.0, 1.0, 7.0, 9.0]);
     }
 }

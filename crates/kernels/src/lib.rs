@@ -20,6 +20,8 @@ pub mod ceiling;
 mod check;
 pub mod cpu;
 pub mod cross_entropy;
+pub mod dora;
+pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod exp;

@@ -144,16 +144,20 @@ impl<'a> Input<'a> {
         Self { precision, left: Left::new(precision, x), right: Right::new(precision, x) }
     }
 
-    /// y [T, outputs] (+)= x · Wᵀ + low · Bᵀ, where low [T, R] = scale · x · Aᵀ is kept for the backward.
-    pub fn forward<Y: Value>(&self, layer: Layer, mut low: ViewMut<f32>, output: Output, y: ViewMut<Y>) {
+    /// low [T, R] = scale · x · Aᵀ, which the forward takes and the backward needs again.
+    pub fn low(&self, lora: Lora, low: ViewMut<f32>) {
+        let _timer = crate::timing::Operation::LinearForward.start();
+        sum_of_products(lora.scale, &[(&self.left, lora.a_operand().transposed())], Output::Overwrite, low);
+    }
+
+    /// y [T, outputs] (+)= x · Wᵀ + low · Bᵀ; `low` is empty without an adapter.
+    pub fn forward<Y: Value>(&self, layer: Layer, low: View<f32>, output: Output, y: ViewMut<Y>) {
         let _timer = crate::timing::Operation::LinearForward.start();
         let weight = layer.weight.operand.transposed();
         let Some(lora) = layer.adapter else {
             return sum_of_products(1.0, &[(&self.left, weight)], output, y);
         };
-        let a = lora.a_operand().transposed();
-        sum_of_products(lora.scale, &[(&self.left, a)], Output::Overwrite, low.reborrow());
-        let low = Left::new(self.precision, Operand::rows_of(low.as_view(), lora.rank));
+        let low = Left::new(self.precision, Operand::rows_of(low, lora.rank));
         sum_of_products(1.0, &[(&self.left, weight), (&low, lora.b_operand().transposed())], output, y);
     }
 
@@ -198,17 +202,24 @@ impl<'a> OutputGradient<'a> {
     }
 }
 
+/// The part of an adapter in the gradient of its input, dx [T, inputs] = dlow · A.
+pub fn adapter_input_gradient(precision: Precision, lora: Lora, dlow: View<f32>, dx: ViewMut<f32>) {
+    let _timer = crate::timing::Operation::Adapter.start();
+    let dlow = Left::new(precision, Operand::rows_of(dlow, lora.rank));
+    sum_of_products(1.0, &[(&dlow, lora.a_operand())], Output::Overwrite, dx);
+}
+
 /// dx [T, inputs] (+)= Σ dy · W + dlow · A over layers with one input; `dlow` is what
-/// [`Input::adapter_gradient`] left, empty without an adapter.
+/// [`Input::adapter_gradient`] left, for adapters that see the same input.
 pub fn input_gradient<X: Value, const N: usize>(
     precision: Precision,
-    members: [(&OutputGradient, View<f32>); N],
+    members: [(&OutputGradient, Option<View<f32>>); N],
     output: Output,
     dx: ViewMut<X>,
 ) {
     let _timer = crate::timing::Operation::LinearInputGradient.start();
     let lows = members.map(|(dy, dlow)| {
-        let lora = dy.layer.adapter?;
+        let (lora, dlow) = (dy.layer.adapter?, dlow?);
         Some((Left::new(precision, Operand::rows_of(dlow, lora.rank)), lora.a_operand()))
     });
     let mut terms = Vec::with_capacity(2 * N);
@@ -261,20 +272,24 @@ mod tests {
             product(&low, inputs[2], RANK).iter().map(|y| y * f64::from(scale)).collect()
         };
         let frozen = vec![0.0; OUTPUTS * INPUTS];
-        let adapter = Some(Lora { a: View(&a), b: View(&b), rank: RANK, scale });
-        let layer = Layer { weight: Weight::new(View(&frozen), OUTPUTS, INPUTS), adapter };
+        let lora = Lora { a: View(&a), b: View(&b), rank: RANK, scale };
+        let layer = Layer { weight: Weight::new(View(&frozen), OUTPUTS, INPUTS), adapter: Some(lora) };
         let (mut low, mut y) = (vec![0.0; T * RANK], vec![0.0; T * OUTPUTS]);
         let input = Input::new(Precision::F32, View(&x), INPUTS);
-        input.forward(layer, ViewMut(&mut low), Output::Overwrite, ViewMut(&mut y));
+        input.low(lora, ViewMut(&mut low));
+        input.forward(layer, View(&low), Output::Overwrite, ViewMut(&mut y));
         close(&y, twin, &[&x, &a, &b], 1e-6);
         let (mut dx, mut da, mut db) = (vec![0.0; x.len()], vec![0.0; a.len()], vec![0.0; b.len()]);
         let mut dlow = vec![0.0; low.len()];
         let dy_of = OutputGradient::new(Precision::F32, layer, View(&dy));
         let (da_view, db_view) = (ViewMut(&mut da), ViewMut(&mut db));
         input.adapter_gradient(&dy_of, View(&low), ViewMut(&mut dlow), da_view, db_view);
-        let members = [(&dy_of, View(dlow.as_slice()))];
+        let members = [(&dy_of, Some(View(dlow.as_slice())))];
         input_gradient(Precision::F32, members, Output::Overwrite, ViewMut(&mut dx));
         finite_difference(twin, &[&x, &a, &b], &dy, &[&dx, &da, &db], 1e-5);
+        let mut alone = vec![7.0; x.len()];
+        adapter_input_gradient(Precision::F32, lora, View(&dlow), ViewMut(&mut alone));
+        assert!(alone.iter().zip(&dx).all(|(alone, dx)| (alone - dx).abs() < 1e-5), "W is zero here");
     }
 
     #[test]
@@ -292,8 +307,7 @@ mod tests {
                 OutputGradient::new(Precision::F32, layer(index, outputs), View(&dys[index]))
             });
             let (mut both, mut one_by_one) = (vec![1.0; x.len()], vec![1.0; x.len()]);
-            let none = View::<f32>(&[]);
-            let members = [(&dy[0], none), (&dy[1], none)];
+            let members = [(&dy[0], None), (&dy[1], None)];
             input_gradient(Precision::F32, members, Output::Add, ViewMut(&mut both));
             for (index, outputs) in [(0, OUTPUTS), (1, 5)] {
                 let weight = layer(index, outputs).weight;

@@ -5,7 +5,8 @@
 use danlu_kernels::{Buffer, Precision, Value, bf16};
 
 use crate::importance::InputSquares;
-use crate::projection::LowRank;
+use crate::names::block_tensor;
+use crate::projection::{AdapterScratch, LowRank};
 use crate::rotary::Rotary;
 use crate::{Model, Module};
 
@@ -102,7 +103,7 @@ pub(crate) struct Saved<T: Value> {
     pub(crate) post_inverse_rms: Buffer<f32>,
     /// Gate and up, unless all blocks share those of the scratch.
     pub(crate) feed_forward: Option<[Buffer<T>; 2]>,
-    /// x · Aᵀ of each module's adapter.
+    /// What adapters keep.
     pub(crate) low: LowRank,
 }
 
@@ -126,6 +127,7 @@ pub(crate) struct Scratch<T: Value> {
     pub(crate) product: Buffer<T>,
     /// [T, F] each: gate and up where blocks keep none.
     pub(crate) feed_forward: Option<[Buffer<T>; 2]>,
+    pub(crate) adapters: AdapterScratch<T>,
     pub(crate) backward: Option<BackwardScratch<T>>,
     /// What every forward adds the inputs of linear layers to, where they are wanted.
     pub(crate) squares: Option<InputSquares>,
@@ -191,6 +193,7 @@ impl<T: Value> Buffers<T> {
                 normed: Buffer::zeros(capacity * d),
                 product: Buffer::zeros(capacity * f),
                 feed_forward: keep.shares_feed_forward().then(|| [f, f].map(|f| Buffer::zeros(capacity * f))),
+                adapters: AdapterScratch::new(model, capacity, keep.has_backward()),
                 backward,
                 squares: None,
             },
@@ -211,7 +214,9 @@ impl<T: Value> Buffers<T> {
         let blocks: usize = blocks.iter().map(BlockActivations::bytes).sum();
         let backward = scratch.backward.as_ref().map_or(0, BackwardScratch::bytes);
         bytes(residual.iter().chain(head_f32))
-            + bytes([&scratch.normed, &scratch.product, &head.hidden])
+            + bytes([&scratch.adapters.part])
+            + bytes([&scratch.normed, &scratch.product, &head.hidden, &scratch.adapters.dropped])
+            + bytes(&scratch.adapters.unscaled)
             + bytes(scratch.feed_forward.iter().flatten())
             + blocks
             + backward
@@ -256,7 +261,8 @@ impl<T: Value> BlockActivations<T> {
             bytes([&norms.queries, &norms.keys]) + bytes([&norms.query_inverse_rms, &norms.key_inverse_rms])
         });
         head_norms
-            + bytes([input_inverse_rms, log_sum_exp, middle, post_inverse_rms].into_iter().chain(low))
+            + bytes([input_inverse_rms, log_sum_exp, middle, post_inverse_rms])
+            + bytes(low.low.iter().chain(&low.inverse))
             + bytes(
                 [queries, attention, &self.keys, &self.values]
                     .into_iter()
@@ -274,6 +280,11 @@ impl<T: Value> Saved<T> {
             false => model.adapters.get(layer, module).map_or(0, |adapter| adapter.rank),
             true => model.adapters.largest_rank(),
         };
+        let scales = model.adapters.has_magnitudes();
+        let lengths = |module: Module| match scales {
+            true => model.specs[block_tensor(config, layer, module.part())].shape[0],
+            false => 0,
+        };
         let f = config.intermediate_size;
         Self {
             input_inverse_rms: zeros(1),
@@ -289,7 +300,10 @@ impl<T: Value> Saved<T> {
             middle: zeros(config.hidden_size),
             post_inverse_rms: zeros(1),
             feed_forward: (!keep.shares_feed_forward()).then(|| [operand(f), operand(f)]),
-            low: Module::ALL.map(|module| zeros(rank(module))),
+            low: LowRank {
+                low: Module::ALL.map(|module| zeros(rank(module))),
+                inverse: Module::ALL.map(|module| Buffer::zeros(lengths(module))),
+            },
         }
     }
 }

@@ -5,20 +5,22 @@
 
 use std::path::Path;
 
-use danlu_formats::{AdapterConfig, Dtype, ModuleSelection, TensorInfo, WriteOptions, write_safetensors};
+use danlu_formats::{AdapterConfig, Dtype, TensorInfo, WriteOptions, write_safetensors};
 use danlu_kernels::elementwise::round_to_bf16;
 use danlu_kernels::unit_rows::unit_rows_in_place;
 use danlu_kernels::{Buffer, Precision};
 
-use crate::adapter_folder::{AdapterFolder, Change, PREFIX};
+use crate::adapter_folder::{AdapterFolder, BaseTensors, Change, PREFIX};
+use crate::adapter_place::{LowRankPlace, Placement};
 use crate::adapter_set::AdapterSet;
 use crate::families::Packing;
-use crate::layout::{FileTensor, file_tensors};
-use crate::lora::stacked_rows;
+use crate::layout::{FileTensor, Piece, file_tensors};
+use crate::lora::{Adapter, stacked_rows};
 use crate::model::Stored;
 use crate::names::{self, EMBEDDING, Role, TensorId};
+use crate::pissa::doubled;
 use crate::save::little_endian;
-use crate::{Error, Family, LoraOptions, Model, Module, ParameterId, Result};
+use crate::{Error, Model, Module, ParameterId, Result};
 
 /// Puts the adapter of `folder` onto a frozen model to train it further, and returns its configuration, for saving it
 /// again with [`save_adapter`].
@@ -29,14 +31,14 @@ use crate::{Error, Family, LoraOptions, Model, Module, ParameterId, Result};
 pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
     let mut set = AdapterSet::open(&[folder], &model.config)?;
     let [adapter] = &set.folders[..] else { unreachable!("one folder was opened") };
-    refuse_untrainable(adapter, |name| set.base.is_table(name))?;
+    refuse_untrainable(adapter, &set.base)?;
     let trains_table = [set.base.names.embedding, set.base.names.head].into_iter().any(|name| {
         let changes = adapter.changes.get(name).into_iter().flatten();
         changes.into_iter().any(|change| matches!(change, Change::Whole { is_trained: true, .. }))
     });
     // They may be equal now and are trained apart.
     set.is_tied &= !trains_table || adapter.config.ensure_weight_tying;
-    put(model, &set, true)?;
+    put(model, &set, Use::Train)?;
     let [adapter] = &set.folders[..] else { unreachable!("one folder was opened") };
     Ok(adapter.config.clone())
 }
@@ -46,50 +48,104 @@ pub fn read_adapter(model: &mut Model, folder: &Path) -> Result<AdapterConfig> {
 /// # Errors
 /// As [`read_adapter`], and adapters that cannot be added to each other.
 pub fn apply_adapters(model: &mut Model, folders: &[&Path]) -> Result<()> {
-    put(model, &AdapterSet::open(folders, &model.config)?, false)
+    put(model, &AdapterSet::open(folders, &model.config)?, Use::Apply)
 }
 
-/// Low-rank matrices that stay beside a layer's weight.
-struct Beside<'a> {
-    layer: usize,
-    module: Module,
-    pairs: Vec<(&'a AdapterFolder, &'a Change)>,
+/// Makes the adapter of `folder` a part of a frozen model's weights, or where weights are not wanted of its shapes alone.
+///
+/// # Errors
+/// As [`read_adapter`], and quantized weights, whose precision would change.
+pub fn merge_adapter(model: &mut Model, folder: &Path, with_values: bool) -> Result<()> {
+    let set = AdapterSet::open(&[folder], &model.config)?;
+    for file in file_tensors(&model.config, &model.specs, model.config.family.names()) {
+        let is_quantized = |piece: &Piece| match &model.stored[piece.tensor] {
+            Stored::Blocks(kind, _) => kind.block_elements() > 1,
+            Stored::Grouped(_) => true,
+            _ => false,
+        };
+        if !set.changes(&file.name).is_empty() && file.pieces.iter().any(is_quantized) {
+            return Err(Error::Message(format!(
+                "`{}` cannot be merged into a quantized model while it is loaded (`{}` would change its precision); make a \
+                 model of both with `danlu merge`, or give one adapter alone",
+                folder.display(),
+                file.name
+            )));
+        }
+    }
+    if !with_values {
+        model.set_tables(set.vocab_size, set.is_tied);
+        return Ok(());
+    }
+    put(model, &set, Use::Merge)
 }
 
-fn put(model: &mut Model, set: &AdapterSet, trains: bool) -> Result<()> {
+/// What adapters are put onto a model for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Low-rank matrices stay beside the weights, everything else becomes a part of them.
+    Apply,
+    /// What was trained becomes parameters.
+    Train,
+    /// Everything becomes a part of the weights.
+    Merge,
+}
+
+/// Low-rank matrices that stay beside a layer's weight, with the adapters that they are of.
+type Pairs<'a> = [(&'a AdapterFolder, &'a Change)];
+
+fn put(model: &mut Model, set: &AdapterSet, purpose: Use) -> Result<()> {
+    let trains = purpose == Use::Train;
     if !model.parameters.is_empty() {
         return Err(Error::Message(FROZEN.into()));
     }
     model.set_tables(set.vocab_size, set.is_tied);
     let family = model.config.family;
     let files = file_tensors(&model.config, &model.specs, family.names());
-    let (mut beside, mut trained, mut carried) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut placement, mut beside, mut carried) = (Placement::default(), Vec::new(), Vec::new());
     for file in &files {
         let changes = set.changes(&file.name);
         if changes.is_empty() {
             continue;
         }
         let place = linear_layer(model, file);
-        let stays_beside =
-            |change: &Change| matches!(change, Change::LowRank { magnitude: None, .. }) && place.is_some();
+        let stays_beside = |change: &Change| match change {
+            Change::LowRank { magnitude, .. } => match purpose {
+                Use::Apply => place.is_some() && magnitude.is_none(),
+                Use::Train => place.is_some(),
+                Use::Merge => false,
+            },
+            _ => false,
+        };
         let pairs: Vec<_> = changes.iter().copied().filter(|(_, change)| stays_beside(change)).collect();
         if let Some((layer, module)) = place
             && !pairs.is_empty()
         {
-            beside.push(Beside { layer, module, pairs });
+            placement.low_ranks.push(low_rank_place(layer, module, &pairs));
+            beside.push(pairs);
         }
         let whole = changes.iter().find_map(|(_, change)| match change {
             Change::Whole { is_trained, .. } => Some(*is_trained),
             _ => None,
         });
         if let (true, Some(is_trained), [piece]) = (trains, whole, &file.pieces[..]) {
-            let list = if is_trained { &mut trained } else { &mut carried };
+            let list = if is_trained { &mut placement.whole } else { &mut carried };
             list.push((piece.tensor, format!("{PREFIX}{}", file.name)));
             if is_trained {
                 continue;
             }
         }
         change_frozen(model, set, file, &stays_beside)?;
+        // The table holds them already, and the parameter starts as they are.
+        if let (true, [piece]) = (trains, &file.pieces[..]) {
+            let rows = changes.iter().filter_map(|(_, change)| match change {
+                Change::Rows { stored, ids } => Some((stored, ids)),
+                _ => None,
+            });
+            placement.rows.extend(rows.map(|(stored, ids)| {
+                let ids = ids.iter().map(|id| *id as u32).collect();
+                (piece.tensor, ids, stored.clone())
+            }));
+        }
     }
     if trains
         && set.is_tied
@@ -100,28 +156,35 @@ fn put(model: &mut Model, set: &AdapterSet, trains: bool) -> Result<()> {
     {
         carried.push((EMBEDDING, format!("{PREFIX}{}", set.base.names.head)));
     }
-    let wanted: Vec<_> = beside.iter().map(|beside| beside.shape()).collect();
-    model.place_adapters(&wanted, &trained)?;
-    model.adapters.carried = carried;
-    for (index, beside) in beside.iter().enumerate() {
-        fill(model, beside, 2 * index)?;
+    if let ([folder], true) = (&set.folders[..], trains) {
+        placement.dropout = folder.config.lora_dropout;
     }
-    for (index, (tensor, name)) in trained.iter().enumerate() {
+    let placed = model.place(&placement, true)?;
+    model.adapters.carried = carried;
+    for (pairs, ids) in beside.iter().zip(&placed.low_ranks) {
+        fill(model, pairs, ids)?;
+    }
+    for ((tensor, name), id) in placement.whole.iter().zip(&placed.whole) {
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
-        let id = ParameterId(2 * beside.len() + index);
         let width = model.specs[*tensor].width();
         let range = model.parameters.list()[id.0].range.clone();
         let values = &mut model.parameters.values_mut().host_mut()[range];
         if let Some(change) = set.load(name, width)? {
             change.apply(0, values)?;
         }
-        model.stored[*tensor] = Stored::Trained(id);
+    }
+    // Rows as the file has them: a table may round them.
+    for ((_, _, stored), id) in placement.rows.iter().zip(&placed.rows) {
+        for folder in &set.folders {
+            let values = folder.values(stored)?;
+            model.set_parameter(*id, &values);
+        }
     }
     Ok(())
 }
 
 /// The linear layer of a block that a tensor of the file is the weight of.
-fn linear_layer(model: &Model, file: &FileTensor) -> Option<(usize, Module)> {
+pub(crate) fn linear_layer(model: &Model, file: &FileTensor) -> Option<(usize, Module)> {
     let Role::Block(layer, part) = model.specs[file.pieces.first()?.tensor].role else { return None };
     Some((layer, Module::ALL.into_iter().find(|module| module.part() == part)?))
 }
@@ -184,13 +247,12 @@ fn change_frozen(
     Ok(())
 }
 
-impl Beside<'_> {
-    /// Layer, module, rank of all together, and the scale where it is that of one.
-    fn shape(&self) -> (usize, Module, usize, f32) {
-        let ranks = self.pairs.iter().map(|(_, change)| rank_and_scale(change).0).sum();
-        let scale = if let [(_, change)] = &self.pairs[..] { rank_and_scale(change).1 } else { 1.0 };
-        (self.layer, self.module, ranks, scale)
-    }
+/// Room for the matrices of a layer: with the rank of all together, and the scale where it is that of one.
+fn low_rank_place(layer: usize, module: Module, pairs: &Pairs) -> LowRankPlace {
+    let rank = pairs.iter().map(|(_, change)| rank_and_scale(change).0).sum();
+    let scale = if let [(_, change)] = pairs { rank_and_scale(change).1 } else { 1.0 };
+    let is_scaled = |(_, change): &(_, &Change)| matches!(change, Change::LowRank { magnitude: Some(_), .. });
+    LowRankPlace { layer, module, rank, scale, has_magnitude: pairs.iter().any(is_scaled) }
 }
 
 fn rank_and_scale(change: &Change) -> (usize, f32) {
@@ -200,22 +262,32 @@ fn rank_and_scale(change: &Change) -> (usize, f32) {
     }
 }
 
-/// Reads A and B of a layer into its parameters: those of several adapters side by side, their scales in B.
-fn fill(model: &mut Model, beside: &Beside, first: usize) -> Result<()> {
-    let [a, b] = [first, first + 1].map(|index| model.parameters.list()[index].clone());
-    let (all, places) = (b.shape[1], row_places(model, ParameterId(first + 1)));
+/// Reads A, B and lengths of a layer into its parameters: A and B of several adapters side by side, their scales in B.
+fn fill(model: &mut Model, pairs: &Pairs, ids: &[Option<ParameterId>; 3]) -> Result<()> {
+    let [Some(a), Some(b), lengths] = *ids else { return Ok(()) };
+    let places = row_places(model, b);
+    let [a, b] = [a, b].map(|id| model.parameters.list()[id.0].clone());
+    let lengths = lengths.map(|id| model.parameters.list()[id.0].range.clone());
+    let all = b.shape[1];
+    let place = |row: usize| places.as_ref().map_or(row, |places| places[row]);
     let values = model.parameters.values_mut().host_mut();
     let mut before = 0;
-    for (folder, change) in &beside.pairs {
-        let Change::LowRank { a: stored_a, b: stored_b, rank, scale, .. } = change else { continue };
-        let factor = if beside.pairs.len() == 1 { 1.0 } else { *scale as f32 };
+    for (folder, change) in pairs {
+        let Change::LowRank { a: stored_a, b: stored_b, rank, scale, magnitude, .. } = change else {
+            continue;
+        };
+        let factor = if pairs.len() == 1 { 1.0 } else { *scale as f32 };
         let inputs = a.shape[1];
         let rows = a.range.start + before * inputs..a.range.start + (before + rank) * inputs;
         folder.read(stored_a, 0, &mut values[rows])?;
         for (row, stored) in folder.values(stored_b)?.chunks_exact(*rank).enumerate() {
-            let row = places.as_ref().map_or(row, |places| places[row]);
-            let columns = &mut values[b.range.start + row * all + before..][..*rank];
+            let columns = &mut values[b.range.start + place(row) * all + before..][..*rank];
             columns.iter_mut().zip(stored).for_each(|(value, stored)| *value = stored * factor);
+        }
+        if let (Some(lengths), Some(stored)) = (&lengths, magnitude) {
+            for (row, stored) in folder.values(stored)?.into_iter().enumerate() {
+                values[lengths.start + place(row)] = stored;
+            }
         }
         before += rank;
     }
@@ -225,7 +297,7 @@ fn fill(model: &mut Model, beside: &Beside, first: usize) -> Result<()> {
 impl Model {
     /// Gives embedding and head so many rows, and the head a weight of its own if it is no longer the embedding; whole
     /// copies then fill what was not there.
-    fn set_tables(&mut self, vocab_size: usize, is_tied: bool) {
+    pub(crate) fn set_tables(&mut self, vocab_size: usize, is_tied: bool) {
         if self.config.tie_word_embeddings && !is_tied {
             let head = self.stored[EMBEDDING].copy();
             self.config.tie_word_embeddings = false;
@@ -236,7 +308,7 @@ impl Model {
     }
 
     /// A frozen tensor of these values as it rests.
-    fn at_rest(&self, tensor: TensorId, values: Buffer<f32>) -> Stored {
+    pub(crate) fn at_rest(&self, tensor: TensorId, values: Buffer<f32>) -> Stored {
         if self.precision == Precision::F32 || self.specs[tensor].kind.is_vector() {
             return Stored::F32(values);
         }
@@ -248,33 +320,33 @@ impl Model {
 
 pub(crate) const FROZEN: &str = "adapters need a model whose weights are frozen";
 
-impl LoraOptions {
-    /// The configuration of a fresh adapter of a model of this family.
-    pub fn adapter_config(&self, family: Family) -> AdapterConfig {
-        let modules = family.target_names(&self.modules).into_iter().map(str::to_owned).collect();
-        AdapterConfig {
-            task_type: Some("CAUSAL_LM".into()),
-            r: self.rank,
-            lora_alpha: self.alpha,
-            target_modules: Some(ModuleSelection::Names(modules)),
-            ..AdapterConfig::default()
-        }
-    }
-}
-
 /// Writes `adapter_config.json` and `adapter_model.safetensors` into the existing `folder`; `base` is the model that a
 /// fresh adapter belongs to. One that was read keeps the name of a model on the hub.
 pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &Path) -> Result<()> {
     let kept = config.base_model_name_or_path.clone().filter(|name| is_hub_id(name));
     let base = kept.unwrap_or_else(|| base.into());
-    AdapterConfig { base_model_name_or_path: Some(base), ..config.clone() }.write(folder)?;
+    let start = model.adapters.start.as_ref();
+    let config = if start.is_some() { doubled(config) } else { config.clone() };
+    AdapterConfig { base_model_name_or_path: Some(base), ..config }.write(folder)?;
     let parameters = model.parameters();
     let carried = &model.adapters.carried;
-    let trained = parameters.list().iter().map(|parameter| (&parameter.name, &parameter.shape));
-    let others = carried.iter().map(|(tensor, name)| (name, &model.specs[*tensor].shape));
+    let half = |name: &str| match start {
+        Some(_) if name.ends_with(".lora_A.weight") => Half::Rows,
+        Some(_) if name.ends_with(".lora_B.weight") => Half::Columns,
+        _ => Half::None,
+    };
+    let trained = parameters.list().iter().map(|parameter| {
+        let shape = match (half(&parameter.name), &parameter.shape[..]) {
+            (Half::Rows, [rank, inputs]) => vec![2 * rank, *inputs],
+            (Half::Columns, [outputs, rank]) => vec![*outputs, 2 * rank],
+            (_, shape) => shape.to_vec(),
+        };
+        (&parameter.name, shape)
+    });
+    let others = carried.iter().map(|(tensor, name)| (name, model.specs[*tensor].shape.clone()));
     let infos: Vec<TensorInfo> = trained
         .chain(others)
-        .map(|(name, shape)| TensorInfo { name: name.clone(), dtype: Dtype::F32, shape: shape.clone() })
+        .map(|(name, shape)| TensorInfo { name: name.clone(), dtype: Dtype::F32, shape })
         .collect();
     let options = WriteOptions { base_name: "adapter_model".into(), ..WriteOptions::default() };
     write_safetensors(folder, &options, &infos, |index, sink| -> Result<()> {
@@ -284,14 +356,36 @@ pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &
             return model.values(*tensor, all, |values| Ok(sink.write(&little_endian(values))?));
         };
         let values = &parameters.values().host()[parameter.range.clone()];
-        let Some(places) = row_places(model, ParameterId(index)) else {
-            return Ok(sink.write(&little_endian(values))?);
-        };
-        let rank = parameter.shape[1];
-        let stored: Vec<f32> =
-            places.into_iter().flat_map(|place| &values[place * rank..][..rank]).copied().collect();
-        Ok(sink.write(&little_endian(&stored))?)
+        let start = start.map_or(&[][..], |start| &start.host()[parameter.range.clone()]);
+        let places = row_places(model, ParameterId(index));
+        match (half(&parameter.name), places) {
+            (Half::Rows, _) => {
+                sink.write(&little_endian(values))?;
+                Ok(sink.write(&little_endian(start))?)
+            }
+            (Half::None, None) => Ok(sink.write(&little_endian(values))?),
+            (half, places) => {
+                let rank = parameter.shape.get(1).copied().unwrap_or(1);
+                let rows = places.unwrap_or_else(|| (0..parameter.shape[0]).collect());
+                let mut stored = Vec::with_capacity(2 * values.len());
+                for row in rows {
+                    stored.extend_from_slice(&values[row * rank..][..rank]);
+                    if let Half::Columns = half {
+                        stored.extend(start[row * rank..][..rank].iter().map(|value| -value));
+                    }
+                }
+                Ok(sink.write(&little_endian(&stored))?)
+            }
+        }
     })
+}
+
+/// Where what an adapter started with stands beside what became of it.
+#[derive(Clone, Copy)]
+enum Half {
+    None,
+    Rows,
+    Columns,
 }
 
 /// `org/name`, and no path that is here.
@@ -305,11 +399,14 @@ pub fn is_hub_id(name: &str) -> bool {
     words.is_some_and(|(owner, model)| is_word(owner) && is_word(model)) && !Path::new(name).exists()
 }
 
-/// For B of layers that files have as one tensor with rows in another order: where each of its rows is here.
+/// For B and lengths of layers that files have as one tensor with rows in another order: where each of its rows is here.
 fn row_places(model: &Model, id: ParameterId) -> Option<Vec<usize>> {
     let packing = model.config.family.names().packing.filter(|packing| *packing != Packing::Stacked)?;
-    let of_layer = |layer| model.adapters.get(layer, Module::Query).map(|adapter| adapter.b);
-    let is_packed = (0..model.config.num_hidden_layers).any(|layer| of_layer(layer) == Some(id));
+    let is_of = |adapter: &Adapter| {
+        adapter.b == id || adapter.magnitude.as_ref().is_some_and(|magnitude| magnitude.id == id)
+    };
+    let mut layers = 0..model.config.num_hidden_layers;
+    let is_packed = layers.any(|layer| model.adapters.get(layer, Module::Query).is_some_and(is_of));
     is_packed.then(|| stacked_rows(&model.config, packing))
 }
 
@@ -319,16 +416,15 @@ pub(crate) fn names(path: &str) -> [String; 2] {
 }
 
 /// Refuses what can be used but not be trained here.
-fn refuse_untrainable(adapter: &AdapterFolder, is_table: impl Fn(&str) -> bool) -> Result<()> {
+fn refuse_untrainable(adapter: &AdapterFolder, base: &BaseTensors) -> Result<()> {
     let merge = "this can be used and merged, but not be trained further here";
     for (name, change) in
         adapter.changes.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)))
     {
         let field = match change {
-            Change::LowRank { magnitude: Some(_), .. } => "use_dora",
             Change::LowRank { is_embedding: true, .. } => "target_modules",
-            Change::LowRank { .. } if is_table(name) => "target_modules",
-            Change::Rows { .. } => "trainable_token_indices",
+            Change::LowRank { .. } if base.is_table(name) => "target_modules",
+            Change::Rows { .. } if base.is_tied && name == base.names.head => "trainable_token_indices",
             Change::Whole { .. } if name.ends_with(".bias") => "bias",
             _ => continue,
         };

@@ -5,7 +5,9 @@
 use std::borrow::Cow;
 
 use danlu_kernels::attention::attention_backward;
-use danlu_kernels::cross_entropy::{Score, linear_cross_entropy, linear_cross_entropy_backward};
+use danlu_kernels::cross_entropy::{
+    Score, WeightGradient, linear_cross_entropy, linear_cross_entropy_backward,
+};
 use danlu_kernels::elementwise::{clear, scale_rows, scatter_rows};
 use danlu_kernels::embedding::embedding_backward;
 use danlu_kernels::matmul::Output;
@@ -84,15 +86,16 @@ impl Model {
     ) -> Vec<Score> {
         let (width, layers) = (tokens.len() * self.config.hidden_size, self.config.num_hidden_layers);
         let scores = self.head_backward(tokens.len(), targets, coefficients, buffers, gradients);
+        let [embedding, head] =
+            [names::EMBEDDING, names::head(&self.config)].map(|table| self.trained_table(table));
         if !self.config.tie_word_embeddings
-            && let Some(head) = self.trained(names::head(&self.config))
+            && let Some(head) = head
         {
             self.complete(head, gradients, sink);
         }
         if let Some(norm) = self.trained(names::final_norm(&self.config)) {
             self.complete(norm, gradients, sink);
         }
-        let embedding = self.trained(names::EMBEDDING);
         let lowest = (0..layers).find(|&layer| embedding.is_some() || self.trains_in(layer));
         let lowest = lowest.unwrap_or(layers);
         let Buffers { keep, residual, blocks, scratch, rotary, .. } = buffers;
@@ -116,7 +119,11 @@ impl Model {
         if let Some(id) = embedding
             && let Some(backward) = &scratch.backward
         {
-            embedding_backward(tokens.ids(), backward.dresidual.first(width), gradients.add_to(id));
+            let (dx, dtable) = (backward.dresidual.first(width), gradients.add_to(id));
+            match self.adapters.rows_of(names::EMBEDDING) {
+                None => embedding_backward(tokens.ids(), |id| Some(id as usize), dx, dtable),
+                Some(rows) => embedding_backward(tokens.ids(), |id| rows.place(id), dx, dtable),
+            }
             self.complete(id, gradients, sink);
         }
         scores
@@ -139,7 +146,8 @@ impl Model {
         let mut scores = vec![Score::default(); ids.len()];
         let width = ids.len() * config.hidden_size;
         let (precision, weight, hidden) = (self.precision, self.head(), head.hidden.first(width));
-        let trained = self.trained(names::head(config));
+        let table = names::head(config);
+        let trained = self.trained_table(table);
         let (known, after_forward) = match coefficients {
             Coefficients::Known(known) => (Cow::Borrowed(known), None),
             // A frozen head is linear in the coefficients: what they scale can wait for them.
@@ -159,7 +167,11 @@ impl Model {
             &known,
             &mut scores,
             head.dhidden.first_mut(width),
-            trained.map(|id| gradients.add_to(id)),
+            match (trained, self.adapters.rows_of(table)) {
+                (Some(id), None) => WeightGradient::Whole(gradients.add_to(id)),
+                (Some(id), Some(rows)) => WeightGradient::Rows(&rows.ids, gradients.add_to(id)),
+                (None, _) => WeightGradient::None,
+            },
         );
         if let Some(function) = after_forward {
             scale_rows(head.dhidden.first_mut(width), &function(&scores));
@@ -201,7 +213,9 @@ impl Model {
         let (d, q, f) =
             (count * config.hidden_size, count * config.query_size(), count * config.intermediate_size);
         let kv = count * config.key_value_size();
-        let Scratch { normed, product, feed_forward: shared, backward: Some(backward), .. } = scratch else {
+        let Scratch { normed, product, feed_forward: shared, adapters, backward: Some(backward), .. } =
+            scratch
+        else {
             unreachable!("a backward needs activations that were kept");
         };
         let saved = &mut block.saved;
@@ -211,7 +225,8 @@ impl Model {
         if let Some([gate, up]) = shared {
             rms_norm_again(middle, self.vector(post_norm), scales, normed.first_mut(d));
             let members = [(Module::Gate, gate.first_mut(f)), (Module::Up, up.first_mut(f))];
-            self.forward_together(layer, normed.first(d), members, &mut saved.low, Output::Overwrite);
+            let low = &mut saved.low;
+            self.forward_together(layer, normed.first(d), members, low, adapters, Output::Overwrite);
         }
         let Some([gate, up]) = saved.feed_forward.as_mut().or(shared.as_mut()) else {
             unreachable!("gate and up are a block's own or shared")
@@ -223,13 +238,14 @@ impl Model {
         let dout = backward.dresidual.first(d);
         swiglu(gate.first(f), up.first(f), product.first_mut(f));
         let dx = Some(backward.dproduct.first_mut(f));
-        self.backward_together(layer, product.first(f), [(Module::Down, dout)], low, dlow, dx, gradients);
+        let member = [(Module::Down, dout)];
+        self.backward_together(layer, product.first(f), member, low, adapters, dlow, dx, gradients);
         self.complete_stage(layer, 0, gradients, sink);
         swiglu_backward(backward.dproduct.first(f), gate.first_mut(f), up.first_mut(f));
         rms_norm_again(middle, self.vector(post_norm), scales, normed.first_mut(d));
         let members = [(Module::Gate, gate.first(f)), (Module::Up, up.first(f))];
         let dx = Some(backward.dnormed.first_mut(d));
-        self.backward_together(layer, normed.first(d), members, low, dlow, dx, gradients);
+        self.backward_together(layer, normed.first(d), members, low, adapters, dlow, dx, gradients);
         rms_norm_backward(
             saved.middle.first(d),
             self.vector(post_norm),
@@ -244,7 +260,8 @@ impl Model {
         let dmiddle = backward.dresidual.first(d);
         let attended = saved.attention.first(q);
         let dx = Some(backward.dattention.first_mut(q));
-        self.backward_together(layer, attended, [(Module::Output, dmiddle)], low, dlow, dx, gradients);
+        let member = [(Module::Output, dmiddle)];
+        self.backward_together(layer, attended, member, low, adapters, dlow, dx, gradients);
         self.complete_stage(layer, 2, gradients, sink);
         let [dqueries, dkeys, dvalues] = &mut backward.dqkv;
         attention_backward(
@@ -285,7 +302,7 @@ impl Model {
             (Module::Value, dvalues.first(kv)),
         ];
         let dx = through.then(|| backward.dnormed.first_mut(d));
-        self.backward_together(layer, normed.first(d), members, low, dlow, dx, gradients);
+        self.backward_together(layer, normed.first(d), members, low, adapters, dlow, dx, gradients);
         if through {
             rms_norm_backward(
                 x,

@@ -376,6 +376,10 @@ impl Checkpoint {
 
     /// The type of one of the model's matrices if it is quantized, and rows of it are whole blocks.
     pub(crate) fn blocks(&self, layout: &[FileTensor], id: TensorId, spec: &TensorSpec) -> Option<BlockType> {
+        // New rows of a table are no blocks of the file.
+        if self.growth.is_some() && matches!(spec.role, Role::Embedding | Role::Head) {
+            return None;
+        }
         let block = |kind: &BlockType| kind.block_elements();
         self.kind(layout, id).filter(|kind| block(kind) > 1 && spec.width().is_multiple_of(block(kind)))
     }

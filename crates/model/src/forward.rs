@@ -55,7 +55,9 @@ impl Model {
         let width = tokens.len() * self.config.hidden_size;
         rotary.place(&self.config, tokens.sequences().iter().map(|own| (0..own.keys.len(), own.keys.len())));
         let rows = Rows { rotary, sequences: tokens.sequences(), first_key: 0 };
+        self.noise.keys_of(tokens, &mut scratch.adapters.keys);
         self.embed(tokens.ids(), residual[0].first_mut(width));
+        self.noise.add_to_embeddings(tokens, &scratch.adapters.keys, residual[0].first_mut(width));
         for layer in 0..self.config.num_hidden_layers {
             source.need(layer);
             let (before, after) = (layer % residual.len(), (layer + 1) % residual.len());
@@ -101,7 +103,7 @@ impl Model {
         add_squares(&mut scratch.squares, layer, Input::Attention, scratch.normed.first(d));
         self.attend(layer, rows, saved, cache, scratch);
         add_squares(&mut scratch.squares, layer, Input::Output, saved.attention.first(q));
-        self.add_attention(layer, x, saved);
+        self.add_attention(layer, x, saved, scratch);
         self.norm_middle(layer, tokens, saved, scratch);
         add_squares(&mut scratch.squares, layer, Input::FeedForward, scratch.normed.first(d));
         self.gate_and_up(layer, tokens, saved, scratch);
@@ -131,7 +133,7 @@ impl Model {
         rows: Rows,
         saved: &mut Saved<T>,
         [keys, values]: [&mut Buffer<T>; 2],
-        scratch: &Scratch<T>,
+        scratch: &mut Scratch<T>,
     ) {
         let config = &self.config;
         let (angles, table) = (&rows.rotary.rows, &rows.rotary.table);
@@ -151,7 +153,8 @@ impl Model {
             (Module::Key, projected_keys),
             (Module::Value, values.view_mut(own_keys.clone())),
         ];
-        self.forward_together(layer, scratch.normed.first(d), members, low, Output::Overwrite);
+        let Scratch { normed, adapters, .. } = scratch;
+        self.forward_together(layer, normed.first(d), members, low, adapters, Output::Overwrite);
         if let Some(norms) = head_norms
             && let [Some(query_norm), Some(key_norm)] =
                 [Extra::QueryNorm, Extra::KeyNorm].map(|extra| self.extra(layer, extra))
@@ -180,12 +183,18 @@ impl Model {
     }
 
     /// The residual stream behind the attention: middle = x + Wo · attention.
-    pub(crate) fn add_attention<T: Value>(&self, layer: usize, x: View<f32>, saved: &mut Saved<T>) {
+    pub(crate) fn add_attention<T: Value>(
+        &self,
+        layer: usize,
+        x: View<f32>,
+        saved: &mut Saved<T>,
+        scratch: &mut Scratch<T>,
+    ) {
         let q = x.len() / self.config.hidden_size * self.config.query_size();
         let Saved { attention: attended, middle, low, .. } = saved;
         copy(x, middle.first_mut(x.len()));
         let member = [(Module::Output, middle.first_mut(x.len()))];
-        self.forward_together(layer, attended.first(q), member, low, Output::Add);
+        self.forward_together(layer, attended.first(q), member, low, &mut scratch.adapters, Output::Add);
     }
 
     /// m of [`block`](Self::block), what gate and up are made of.
@@ -211,13 +220,13 @@ impl Model {
         scratch: &mut Scratch<T>,
     ) {
         let (d, f) = (tokens * self.config.hidden_size, tokens * self.config.intermediate_size);
-        let Scratch { normed, product, feed_forward: shared, .. } = scratch;
+        let Scratch { normed, product, feed_forward: shared, adapters, .. } = scratch;
         let Saved { feed_forward: own, low, .. } = saved;
         let Some([gate, up]) = own.as_mut().or(shared.as_mut()) else {
             unreachable!("gate and up are a block's own or shared")
         };
         let members = [(Module::Gate, gate.first_mut(f)), (Module::Up, up.first_mut(f))];
-        self.forward_together(layer, normed.first(d), members, low, Output::Overwrite);
+        self.forward_together(layer, normed.first(d), members, low, adapters, Output::Overwrite);
         swiglu(gate.first(f), up.first(f), product.first_mut(f));
     }
 
@@ -227,13 +236,14 @@ impl Model {
         layer: usize,
         tokens: usize,
         saved: &mut Saved<T>,
-        scratch: &Scratch<T>,
+        scratch: &mut Scratch<T>,
         mut out: ViewMut<f32>,
     ) {
         let (d, f) = (tokens * self.config.hidden_size, tokens * self.config.intermediate_size);
         let Saved { middle, low, .. } = saved;
         copy(middle.first(d), out.reborrow());
-        self.forward_together(layer, scratch.product.first(f), [(Module::Down, out)], low, Output::Add);
+        let Scratch { product, adapters, .. } = scratch;
+        self.forward_together(layer, product.first(f), [(Module::Down, out)], low, adapters, Output::Add);
     }
 
     /// x [T, D] = the embeddings of `ids`.

@@ -11,6 +11,7 @@ use danlu_kernels::rms_norm::rms_norm;
 use crate::activations::{Keep, Saved, Scratch};
 use crate::forward::Rows;
 use crate::names;
+use crate::projection::AdapterScratch;
 use crate::rotary::Rotary;
 use crate::{Error, Model, Result, Sampler, Sampling};
 
@@ -110,6 +111,7 @@ impl<'m> Generator<'m> {
                 normed: zeros(config.hidden_size),
                 product: zeros(config.intermediate_size),
                 feed_forward: None,
+                adapters: AdapterScratch::new(model, rows, false),
                 backward: None,
                 squares: None,
             },

@@ -107,7 +107,7 @@ impl Model {
     /// backward, everything else is complete at the end of its stage.
     pub fn passing_gradient_elements(&self) -> usize {
         let size = |id: Option<ParameterId>| id.map_or(0, |id| self.parameters.list()[id.0].range.len());
-        let tensor = |tensor: TensorId| size(self.trained(tensor));
+        let tensor = |tensor: TensorId| size(self.trained_table(tensor));
         let config = &self.config;
         let stages = (0..config.num_hidden_layers).flat_map(|layer| {
             let elements = move |stage| self.trained_in_stage(layer, stage).map(|id| size(Some(id))).sum();
@@ -151,6 +151,7 @@ impl Model {
         }
         sink.ready(id, &mut self.parameters, gradients.memory.view(place));
         gradients.release(id);
+        self.renew_token_rows(Some(id));
     }
 
     /// [`complete`](Self::complete) for a stage of a block, whose weights are not used again in this backward.

@@ -1,4 +1,4 @@
-//! Fresh weights: a new model, and new adapters. Every tensor has its own stream of random numbers.
+//! Fresh weights of a new model. Every tensor has its own stream of random numbers.
 
 use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
 use danlu_kernels::random::Random;
@@ -8,9 +8,8 @@ use crate::model::Stored;
 use crate::names::{self, Kind, TensorSpec};
 use crate::{Config, Model, ParameterId, Parameters};
 
-/// Streams of the model's tensors and of adapters differ by this key.
+/// Streams of the model's tensors differ by this key from those of adapters.
 const MODEL: u64 = 1;
-const ADAPTER: u64 = 2;
 
 impl Model {
     /// A trainable model whose weights are zero, until [`Model::initialize`] or a file gives them.
@@ -85,18 +84,6 @@ impl Model {
         let specs = names::tensors(&config);
         let stored = specs.iter().enumerate().map(fresh).collect();
         Self::from_parts(config, precision, stored, Parameters::new([]))
-    }
-}
-
-/// A uniform in ±1/√inputs (Kaiming with a = √5, as PEFT draws it); B stays zero.
-pub(crate) fn adapters(model: &mut Model, seed: u64) {
-    for index in (0..model.parameters.list().len()).step_by(2) {
-        let inputs = model.parameters.list()[index].shape[1];
-        let bound = 1.0 / (inputs as f64).sqrt();
-        let mut random = Random::new(&[seed, ADAPTER, index as u64]);
-        for value in values(model, index) {
-            *value = ((2.0 * random.uniform() - 1.0) * bound) as f32;
-        }
     }
 }
 

@@ -1,9 +1,13 @@
 //! Low-rank adapters on the linear layers of the blocks: which layers, which rank, and where A and B are.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::OnceLock;
 
+use danlu_formats::ModuleSelection;
+use danlu_kernels::dora::row_squares;
 use danlu_kernels::linear::Lora;
-use danlu_kernels::{View, ViewMut};
+use danlu_kernels::{Buffer, View, ViewMut, Weight};
 
 use crate::families::Packing;
 use crate::layout::packed;
@@ -61,24 +65,60 @@ impl Module {
 }
 
 impl Family {
-    /// The layers that a name of `target_modules` means: Llama's name or this family's own, or `all`.
+    /// What `target_modules` says of the layers that a recipe names: Llama's names or this family's own, `all`, the end
+    /// of a path with dots, or alone a regular expression over whole paths.
     ///
     /// # Errors
-    /// A name of no linear layer of the block, in a sentence.
-    pub fn target_modules(self, name: &str) -> Result<Vec<Module>, String> {
-        if name == "all" {
-            return Ok(Module::ALL.to_vec());
+    /// A name of no linear layer of the block, or of a part of layers that are one tensor; in a sentence.
+    pub fn target_modules(self, names: &[String]) -> Result<ModuleSelection, String> {
+        if let [name] = names
+            && name.chars().any(|letter| !letter.is_alphanumeric() && !"_.-".contains(letter))
+        {
+            return Ok(ModuleSelection::Pattern(name.clone()));
         }
-        let own = |module: &Module| self.names().target(*module) == name;
+        let (mut modules, mut paths) = (Vec::new(), Vec::new());
+        for name in names {
+            match self.modules_of(name) {
+                found if !found.is_empty() => modules.extend(found),
+                _ if name.contains('.') => paths.push(name.clone()),
+                _ => {
+                    let names = self.target_names(&Module::ALL).join(", ");
+                    return Err(format!(
+                        "`{name}` is not a linear layer of the block: expected one of {names}, or all"
+                    ));
+                }
+            }
+        }
+        for module in Module::ALL {
+            let span = self.span(module);
+            let wanted = span.iter().filter(|module| modules.contains(module)).count();
+            if wanted != 0 && wanted != span.len() {
+                return Err(format!(
+                    "this model has queries, keys and values as one layer; adapt it as a whole by its name, `{}`",
+                    self.names().target(module)
+                ));
+            }
+        }
+        modules.sort_unstable();
+        modules.dedup();
+        let known = self.target_names(&modules).into_iter().map(str::to_owned);
+        Ok(ModuleSelection::Names(known.chain(paths).collect()))
+    }
+
+    /// The layers of this name: Llama's or this family's own, or `all`.
+    fn modules_of(self, name: &str) -> Vec<Module> {
+        let own = |module: &Module| name == "all" || self.names().target(*module) == name;
         let modules: Vec<Module> = Module::ALL.into_iter().filter(own).collect();
-        if !modules.is_empty() {
-            return Ok(modules);
+        match modules.is_empty() {
+            true => Module::ALL.into_iter().filter(|module| module.name() == name).collect(),
+            false => modules,
         }
-        if let Some(module) = Module::ALL.into_iter().find(|module| module.name() == name) {
-            return Ok(vec![module]);
-        }
-        let names = self.target_names(&Module::ALL).join(", ");
-        Err(format!("`{name}` is not a linear layer of the block: expected one of {names}, or all"))
+    }
+
+    /// What `modules_to_save` calls embedding and head.
+    pub fn table_modules(self) -> Vec<String> {
+        let name = |file: &str| file.rsplit('.').nth(1).unwrap_or(file).to_owned();
+        [self.names().embedding, self.names().head].map(name).to_vec()
     }
 
     /// What `target_modules` calls these layers, each name once.
@@ -86,6 +126,14 @@ impl Family {
         let mut names: Vec<&str> = modules.iter().map(|module| self.names().target(*module)).collect();
         names.dedup();
         names
+    }
+
+    /// The layer that answers for `module`.
+    pub(crate) fn lead(self, module: Module) -> Module {
+        match (self.names().packing, module) {
+            (Some(_), Module::Key | Module::Value) => Module::Query,
+            _ => module,
+        }
     }
 
     /// The layers that `module` answers for: itself, or queries, keys and values where they are one tensor; then none
@@ -108,20 +156,8 @@ pub(crate) fn stacked_rows(config: &Config, packing: Packing) -> Vec<usize> {
     pieces.into_iter().flat_map(|piece| piece.rows.map(move |row| starts[piece.tensor] + row)).collect()
 }
 
-/// What a fresh adapter is like.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraOptions {
-    /// R.
-    pub rank: usize,
-    /// α: the change of a weight is B·A · α / R.
-    pub alpha: f64,
-    /// The layers that carry one.
-    pub modules: Vec<Module>,
-}
-
 /// One adapter of one layer, or its part in an adapter that spans queries, keys and values: they share A, and each has
 /// rows of B.
-#[derive(Clone, Debug)]
 pub(crate) struct Adapter {
     pub(crate) a: ParameterId,
     pub(crate) b: ParameterId,
@@ -129,6 +165,32 @@ pub(crate) struct Adapter {
     pub(crate) rows: Range<usize>,
     pub(crate) rank: usize,
     pub(crate) scale: f32,
+    /// Lengths of the rows of the sum, of DoRA.
+    pub(crate) magnitude: Option<Magnitude>,
+}
+
+/// The trained lengths of the rows of a weight and its adapter together.
+pub(crate) struct Magnitude {
+    /// [rows of B]
+    pub(crate) id: ParameterId,
+    /// ‖W_i‖² of the layer's own rows, taken when they are first needed: the weight is frozen.
+    squares: OnceLock<Buffer<f32>>,
+}
+
+impl Magnitude {
+    pub(crate) fn new(id: ParameterId) -> Self {
+        Self { id, squares: OnceLock::new() }
+    }
+
+    pub(crate) fn squares(&self, weight: Weight) -> View<'_, f32> {
+        let outputs = weight.outputs();
+        let squares = self.squares.get_or_init(|| {
+            let mut squares = Buffer::zeros(outputs);
+            row_squares(weight, squares.first_mut(outputs));
+            squares
+        });
+        squares.first(outputs)
+    }
 }
 
 impl Adapter {
@@ -143,18 +205,47 @@ impl Adapter {
         self.rows.start == 0
     }
 
-    /// This layer's rows of the gradient of B.
-    pub(crate) fn own_rows<'a>(&self, db: ViewMut<'a, f32>) -> ViewMut<'a, f32> {
-        let (_, from_start) = db.split_at(self.rows.start * self.rank);
-        from_start.split_at(self.rows.len() * self.rank).0
+    /// This layer's rows, of `width`, of what has all rows.
+    pub(crate) fn own_rows<'a>(&self, all: ViewMut<'a, f32>, width: usize) -> ViewMut<'a, f32> {
+        let (_, from_start) = all.split_at(self.rows.start * width);
+        from_start.split_at(self.rows.len() * width).0
+    }
+}
+
+/// Trained rows of a table whose other rows are frozen.
+pub(crate) struct TokenRows {
+    /// Embedding or head.
+    pub(crate) tensor: TensorId,
+    /// Which rows, in the order of the parameter.
+    pub(crate) ids: Vec<u32>,
+    places: HashMap<u32, usize>,
+    /// [rows, D]; the table is given their values whenever they change.
+    pub(crate) parameter: ParameterId,
+}
+
+impl TokenRows {
+    pub(crate) fn new(tensor: TensorId, ids: Vec<u32>, parameter: ParameterId) -> Self {
+        let places = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
+        Self { tensor, ids, places, parameter }
+    }
+
+    /// The place of a row of the table among the trained ones.
+    pub(crate) fn place(&self, id: u32) -> Option<usize> {
+        self.places.get(&id).copied()
     }
 }
 
 /// The adapters of all blocks.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Adapters {
     /// [layer][module]
     layers: Vec<[Option<Adapter>; Module::ALL.len()]>,
+    /// Trained rows of tables.
+    pub(crate) rows: Vec<TokenRows>,
+    /// What A and B started with and the weights lack, in the layout of the parameters, of PiSSA.
+    pub(crate) start: Option<Buffer<f32>>,
+    /// The share of the input of A that is dropped in training.
+    pub(crate) dropout: f32,
     /// Frozen tensors that the adapter brought along, and their names in its file.
     pub(crate) carried: Vec<(TensorId, String)>,
 }
@@ -173,6 +264,30 @@ impl Adapters {
 
     /// Highest rank, for the size of the low-rank activations.
     pub(crate) fn largest_rank(&self) -> usize {
-        self.layers.iter().flatten().flatten().map(|adapter| adapter.rank).max().unwrap_or(0)
+        self.all().map(|adapter| adapter.rank).max().unwrap_or(0)
+    }
+
+    /// Whether rows of any layer have trained lengths.
+    pub(crate) fn has_magnitudes(&self) -> bool {
+        self.all().any(|adapter| adapter.magnitude.is_some())
+    }
+
+    /// Rows that have trained lengths, of all layers.
+    pub(crate) fn magnitudes(&self) -> usize {
+        self.all().filter(|adapter| adapter.magnitude.is_some()).map(|adapter| adapter.rows.len()).sum()
+    }
+
+    /// The trained rows of a table.
+    pub(crate) fn rows_of(&self, tensor: TensorId) -> Option<&TokenRows> {
+        self.rows.iter().find(|rows| rows.tensor == tensor)
+    }
+
+    /// Half of the rank of each stays.
+    pub(crate) fn halve_ranks(&mut self) {
+        self.layers.iter_mut().flatten().flatten().for_each(|adapter| adapter.rank /= 2);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Adapter> {
+        self.layers.iter().flatten().flatten()
     }
 }

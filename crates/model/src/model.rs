@@ -4,11 +4,12 @@ use danlu_kernels::attention::Distance;
 use danlu_kernels::blocks::BlockType;
 use danlu_kernels::{Buffer, Grouped, Precision, View, Weight, bf16};
 
-use crate::adapter;
-use crate::lora::{Adapter, Adapters};
+use crate::adapter_place::ParametersMut;
+use crate::lora::Adapters;
 use crate::names::{self, Extra, TensorId, TensorSpec};
+use crate::noise::Noise;
 use crate::unit_head::UnitHead;
-use crate::{Config, Error, LoraOptions, Module, ParameterId, Parameters, Result};
+use crate::{Config, ParameterId, Parameters};
 
 /// A dense decoder of the Llama family.
 pub struct Model {
@@ -18,6 +19,7 @@ pub struct Model {
     pub(crate) stored: Vec<Stored>,
     pub(crate) parameters: Parameters,
     pub(crate) adapters: Adapters,
+    pub(crate) noise: Noise,
     /// The head with rows of length one, if it is trained and used so.
     pub(crate) unit_head: UnitHead,
     /// ALiBi's slopes, one a head, or none.
@@ -78,7 +80,8 @@ impl Model {
         debug_assert_eq!(specs.len(), stored.len());
         let (adapters, unit_head) = (Adapters::default(), UnitHead::default());
         let slopes = config.alibi_slopes();
-        Self { config, precision, specs, stored, parameters, adapters, unit_head, slopes }
+        let noise = Noise::default();
+        Self { config, precision, specs, stored, parameters, adapters, noise, unit_head, slopes }
     }
 
     /// Its shapes and constants.
@@ -97,9 +100,9 @@ impl Model {
     }
 
     /// What is trained, to update.
-    pub fn parameters_mut(&mut self) -> &mut Parameters {
+    pub fn parameters_mut(&mut self) -> ParametersMut<'_> {
         self.unit_head.forget();
-        &mut self.parameters
+        ParametersMut(self)
     }
 
     /// Number of elements of all tensors, tied ones once, adapters included.
@@ -125,73 +128,18 @@ impl Model {
             Some(id) => UnitHead::bytes(self.precision, self.parameters.list()[id.0].range.len()),
             None => 0,
         };
-        self.stored.iter().map(frozen).sum::<usize>() + self.parameters.len() * 4 + unit_head
+        let start = self.adapters.start.as_ref().map_or(0, |start| start.len() * 4);
+        let squares = self.adapters.magnitudes() * 4;
+        self.stored.iter().map(frozen).sum::<usize>()
+            + self.parameters.len() * 4
+            + unit_head
+            + squares
+            + start
     }
 
     /// Names and shapes of the tensors, in the order of the forward.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.specs.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice()))
-    }
-
-    /// Puts fresh adapters on a model whose weights are frozen: A uniform in ±1/√inputs, B zero.
-    ///
-    /// # Errors
-    /// If the rank is zero, something is trained already, or only a part is wanted of layers that are one tensor.
-    pub fn add_adapters(&mut self, options: &LoraOptions, seed: u64) -> Result<()> {
-        if options.rank == 0 {
-            return Err(Error::Message("`lora_rank`: expected at least 1, found 0".into()));
-        }
-        let family = self.config.family;
-        for module in Module::ALL {
-            let span = family.span(module);
-            let wanted = span.iter().filter(|module| options.modules.contains(module)).count();
-            if wanted != 0 && wanted != span.len() {
-                return Err(Error::Message(format!(
-                    "`lora_target`: this model has queries, keys and values as one layer; adapt it as a whole by its \
-                     name, `{}`",
-                    family.names().target(module)
-                )));
-            }
-        }
-        let scale = (options.alpha / options.rank as f64) as f32;
-        let wanted = (0..self.config.num_hidden_layers)
-            .flat_map(|layer| Module::ALL.map(|module| (layer, module)))
-            .filter(|(_, module)| options.modules.contains(module) && !family.span(*module).is_empty())
-            .map(|(layer, module)| (layer, module, options.rank, scale))
-            .collect::<Vec<_>>();
-        self.place_adapters(&wanted, &[])?;
-        crate::initialize::adapters(self, seed);
-        Ok(())
-    }
-
-    /// Makes room for adapters of (layer, module, rank, scale), all zero, each for the whole span of its module, and
-    /// behind them for whole tensors under these names.
-    pub(crate) fn place_adapters(
-        &mut self,
-        wanted: &[(usize, Module, usize, f32)],
-        whole: &[(TensorId, String)],
-    ) -> Result<()> {
-        if !self.parameters.is_empty() {
-            return Err(Error::Message(adapter::FROZEN.into()));
-        }
-        let mut shapes = Vec::new();
-        for (index, &(layer, module, rank, scale)) in wanted.iter().enumerate() {
-            let names = adapter::names(&self.config.family.names().module(layer, module));
-            let (a, b) = (ParameterId(2 * index), ParameterId(2 * index + 1));
-            let (mut inputs, mut end) = (0, 0);
-            for &member in self.config.family.span(module) {
-                let spec = &self.specs[names::block_tensor(&self.config, layer, member.part())];
-                let rows = end..end + spec.shape[0];
-                (inputs, end) = (spec.shape[1], rows.end);
-                self.adapters.set(layer, member, Adapter { a, b, rows, rank, scale });
-            }
-            let [a, b] = names;
-            shapes.push((a, vec![rank, inputs]));
-            shapes.push((b, vec![end, rank]));
-        }
-        shapes.extend(whole.iter().map(|(tensor, name)| (name.clone(), self.specs[*tensor].shape.clone())));
-        self.parameters = Parameters::new(shapes);
-        Ok(())
     }
 
     /// What the distance between a query and a key does.

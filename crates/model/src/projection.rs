@@ -2,24 +2,73 @@
 //! same input run together.
 
 use danlu_kernels::bias::{add_bias, bias_backward};
-use danlu_kernels::linear::{Input, Layer, OutputGradient, input_gradient};
+use danlu_kernels::dora::{inverse_lengths, magnitude_gradient, scale_columns, scaled_columns};
+use danlu_kernels::dropout::{add_dropout, dropout};
+use danlu_kernels::linear::{Input, Layer, Lora, OutputGradient, adapter_input_gradient, input_gradient};
 use danlu_kernels::matmul::Output;
 use danlu_kernels::{Buffer, Value, View, ViewMut};
 
 use crate::names::{Extra, block_tensor};
 use crate::{Gradients, Model, Module, ParameterId};
 
-/// x · Aᵀ of each module's adapter, [T, R] each.
-pub(crate) type LowRank = [Buffer<f32>; Module::ALL.len()];
+/// What the adapter of each module keeps for the backward.
+pub(crate) struct LowRank {
+    /// scale · x · Aᵀ, [T, R] each.
+    pub(crate) low: [Buffer<f32>; Module::ALL.len()],
+    /// 1 / ‖W_i + scale · B_i·A‖ of those with trained lengths, [outputs] each.
+    pub(crate) inverse: [Buffer<f32>; Module::ALL.len()],
+}
+
+/// What adapters use and do not keep.
+pub(crate) struct AdapterScratch<T: Value> {
+    /// The key of each token's random bits; empty where nothing is random.
+    pub(crate) keys: Vec<u64>,
+    /// [T, inputs]: an input, of which elements are dropped.
+    pub(crate) dropped: Buffer<T>,
+    /// [T, inputs or outputs]: one layer's part of a sum.
+    pub(crate) part: Buffer<f32>,
+    /// [T, outputs]: gradients of layers with the same input, before their rows were given a length.
+    pub(crate) unscaled: [Buffer<T>; 3],
+}
+
+impl<T: Value> AdapterScratch<T> {
+    /// For slices of up to `capacity` tokens, with or without a backward.
+    pub(crate) fn new(model: &Model, capacity: usize, has_backward: bool) -> Self {
+        let config = &model.config;
+        let (d, f) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (config.query_size(), config.key_value_size());
+        let (drops, scales) = (model.adapters.dropout > 0.0, model.adapters.has_magnitudes());
+        let when = |used: bool, width: usize| if used { capacity * width } else { 0 };
+        let backward = |width: usize| Buffer::zeros(when(scales && has_backward, width));
+        let widest = d.max(q).max(f);
+        Self {
+            keys: Vec::with_capacity(capacity),
+            dropped: Buffer::zeros(when(drops && has_backward, widest)),
+            part: Buffer::zeros(when(scales || drops && has_backward, widest.max(kv))),
+            unscaled: [backward(widest), backward(f.max(kv)), backward(kv)],
+        }
+    }
+}
+
+/// What an adapter does beside its products.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    lora: Lora<'a>,
+    /// The trained lengths of the layer's rows, and their own squares.
+    magnitude: Option<(ParameterId, View<'a, f32>, View<'a, f32>)>,
+    /// Where its random bits come from, if something is dropped.
+    site: Option<u64>,
+}
 
 impl Model {
-    /// What is trained of a layer: its weight and bias, or A and B of its adapter.
-    pub(crate) fn trained_in(&self, layer: usize, module: Module) -> [Option<ParameterId>; 4] {
+    /// What is trained of a layer: its weight and bias, or A, B and lengths of its adapter.
+    pub(crate) fn trained_in(&self, layer: usize, module: Module) -> [Option<ParameterId>; 5] {
         let adapter = self.adapters.get(layer, module);
         let weight = self.trained(block_tensor(&self.config, layer, module.part()));
         let bias = self.trained_extra(layer, Extra::Bias(module));
         let adapter = adapter.filter(|adapter| adapter.leads());
-        [weight, bias, adapter.map(|adapter| adapter.a), adapter.map(|adapter| adapter.b)]
+        let magnitude = adapter.and_then(|adapter| adapter.magnitude.as_ref()).map(|magnitude| magnitude.id);
+        [weight, bias, adapter.map(|adapter| adapter.a), adapter.map(|adapter| adapter.b), magnitude]
     }
 
     fn layer(&self, layer: usize, module: Module) -> Layer<'_> {
@@ -30,22 +79,74 @@ impl Model {
         }
     }
 
-    /// y (+)= W·x + B·low + bias for each module, with its low [T, R] = scale · A·x kept.
-    pub(crate) fn forward_together<X: Value, Y: Value, const N: usize>(
+    fn around<'a>(
+        &'a self,
+        layer: usize,
+        module: Module,
+        own: Layer<'a>,
+        keys: &[u64],
+    ) -> Option<Around<'a>> {
+        let adapter = self.adapters.get(layer, module)?;
+        let magnitude = adapter.magnitude.as_ref().map(|magnitude| {
+            let lengths = self.parameters.view(magnitude.id).part(adapter.rows.clone());
+            (magnitude.id, lengths, magnitude.squares(own.weight))
+        });
+        let drops = self.adapters.dropout > 0.0 && !keys.is_empty();
+        // Layers that are one tensor drop the same.
+        let lead = self.config.family.lead(module) as usize;
+        let site = drops.then(|| 1 + (layer * Module::ALL.len() + lead) as u64);
+        Some(Around { lora: own.adapter?, magnitude, site })
+    }
+
+    /// y (+)= W·x + B·low + bias for each module, with its low [T, R] = scale · A·x kept; with trained lengths,
+    /// (W·x + B·low) · length / its length.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn forward_together<T: Value, Y: Value, const N: usize>(
         &self,
         layer: usize,
-        x: View<X>,
+        x: View<T>,
         members: [(Module, ViewMut<Y>); N],
-        low: &mut LowRank,
+        kept: &mut LowRank,
+        scratch: &mut AdapterScratch<T>,
         output: Output,
     ) {
         let inputs = self.layer(layer, members[0].0).weight.inputs();
         let tokens = x.len() / inputs;
         let input = Input::new(self.precision, x, inputs);
+        let AdapterScratch { keys, dropped, part, .. } = scratch;
         for (module, mut y) in members {
             let member = self.layer(layer, module);
-            let low = low[module as usize].first_mut(tokens * rank(member));
-            input.forward(member, low, output, y.reborrow());
+            let around = self.around(layer, module, member, keys);
+            let low = &mut kept.low[module as usize];
+            let elements = tokens * rank(member);
+            if let Some(Around { lora, site, .. }) = around {
+                let low = low.first_mut(elements);
+                match site {
+                    None => input.low(lora, low),
+                    Some(site) => {
+                        dropout(x, keys, site, self.adapters.dropout, dropped.first_mut(x.len()));
+                        Input::new(self.precision, dropped.first(x.len()), inputs).low(lora, low);
+                    }
+                }
+            }
+            let low = low.first(elements);
+            match around.and_then(|around| Some((around.lora, around.magnitude?))) {
+                None => input.forward(member, low, output, y.reborrow()),
+                Some((lora, (_, lengths, squares))) => {
+                    let inverse = &mut kept.inverse[module as usize];
+                    let own = inverse.first_mut(lengths.len());
+                    inverse_lengths(self.precision, member.weight, lora, squares, own);
+                    let inverse = inverse.first(lengths.len());
+                    if output == Output::Overwrite {
+                        input.forward(member, low, output, y.reborrow());
+                        scale_columns(lengths, inverse, y.reborrow());
+                    } else {
+                        let mut part = part.first_mut(tokens * lengths.len());
+                        input.forward(member, low, Output::Overwrite, part.reborrow());
+                        scaled_columns(part.as_view(), lengths, inverse, output, y.reborrow());
+                    }
+                }
+            }
             if let Some(bias) = self.extra(layer, Extra::Bias(module)) {
                 add_bias(bias, y);
             }
@@ -55,12 +156,13 @@ impl Model {
     /// Adds the gradients of what is trained in each module, given those of its outputs, to `gradients`, and writes that
     /// of their input x to `dx` if it is wanted; `dlow` is scratch.
     #[allow(clippy::too_many_arguments)]
-    pub(crate) fn backward_together<X: Value, Y: Value, D: Value, const N: usize>(
+    pub(crate) fn backward_together<T: Value, Y: Value, D: Value, const N: usize>(
         &self,
         layer: usize,
-        x: View<X>,
+        x: View<T>,
         members: [(Module, View<Y>); N],
-        low: &LowRank,
+        kept: &LowRank,
+        scratch: &mut AdapterScratch<T>,
         dlow: &mut [Buffer<f32>; 3],
         dx: Option<ViewMut<D>>,
         gradients: &mut Gradients,
@@ -69,8 +171,30 @@ impl Model {
         let inputs = layers[0].weight.inputs();
         let tokens = x.len() / inputs;
         let input = Input::new(self.precision, x, inputs);
+        let AdapterScratch { keys, dropped, part, unscaled } = scratch;
+        let around: [_; N] =
+            std::array::from_fn(|index| self.around(layer, members[index].0, layers[index], keys));
+        for (index, (module, dy)) in members.iter().enumerate() {
+            let Some((id, lengths, _)) = around[index].and_then(|around| around.magnitude) else { continue };
+            let low = kept.low[*module as usize].first(tokens * rank(layers[index]));
+            let inverse = kept.inverse[*module as usize].first(lengths.len());
+            let mut part = part.first_mut(tokens * lengths.len());
+            input.forward(layers[index], low, Output::Overwrite, part.reborrow());
+            if let Some(adapter) = self.adapters.get(layer, *module) {
+                let own = adapter.own_rows(gradients.add_to(id), 1);
+                magnitude_gradient(*dy, part.as_view(), inverse, own);
+            }
+            let unscaled = unscaled[index].first_mut(tokens * lengths.len());
+            scaled_columns(*dy, lengths, inverse, Output::Overwrite, unscaled);
+        }
         let dys: [_; N] =
-            std::array::from_fn(|index| OutputGradient::new(self.precision, layers[index], members[index].1));
+            std::array::from_fn(|index| match around[index].and_then(|around| around.magnitude) {
+                None => OutputGradient::new(self.precision, layers[index], members[index].1),
+                Some((_, lengths, _)) => {
+                    let unscaled = unscaled[index].first(tokens * lengths.len());
+                    OutputGradient::new(self.precision, layers[index], unscaled)
+                }
+            });
         for (index, dy) in dys.iter().enumerate() {
             let module = members[index].0;
             if let Some(weight) = self.trained(block_tensor(&self.config, layer, module.part())) {
@@ -79,18 +203,32 @@ impl Model {
             if let Some(bias) = self.trained_extra(layer, Extra::Bias(module)) {
                 bias_backward(members[index].1, gradients.add_to(bias));
             }
-            if let Some(adapter) = self.adapters.get(layer, module) {
+            if let (Some(adapter), Some(around)) = (self.adapters.get(layer, module), around[index]) {
                 let (da, db) = gradients.add_to_both([adapter.a, adapter.b]);
-                let db = adapter.own_rows(db);
+                let db = adapter.own_rows(db, adapter.rank);
                 let elements = tokens * adapter.rank;
-                let low = low[module as usize].first(elements);
-                input.adapter_gradient(dy, low, dlow[index].first_mut(elements), da, db);
+                let low = kept.low[module as usize].first(elements);
+                let dlow = dlow[index].first_mut(elements);
+                match around.site {
+                    None => input.adapter_gradient(dy, low, dlow, da, db),
+                    Some(site) => {
+                        dropout(x, keys, site, self.adapters.dropout, dropped.first_mut(x.len()));
+                        let input = Input::new(self.precision, dropped.first(x.len()), inputs);
+                        input.adapter_gradient(dy, low, dlow, da, db);
+                    }
+                }
             }
         }
-        if let Some(dx) = dx {
-            let members: [_; N] =
-                std::array::from_fn(|index| (&dys[index], dlow[index].first(tokens * rank(layers[index]))));
-            input_gradient(self.precision, members, Output::Overwrite, dx);
+        let Some(mut dx) = dx else { return };
+        let low = |index: usize| dlow[index].first(tokens * rank(layers[index]));
+        let sees_x = |index: usize| around[index].is_some_and(|around| around.site.is_none());
+        let terms: [_; N] = std::array::from_fn(|index| (&dys[index], sees_x(index).then(|| low(index))));
+        input_gradient(self.precision, terms, Output::Overwrite, dx.reborrow());
+        for (index, around) in around.iter().enumerate() {
+            let Some(Around { lora, site: Some(site), .. }) = *around else { continue };
+            let mut part = part.first_mut(x.len());
+            adapter_input_gradient(self.precision, lora, low(index), part.reborrow());
+            add_dropout(part.as_view(), keys, site, self.adapters.dropout, dx.reborrow());
         }
     }
 }

@@ -8,6 +8,16 @@ pub struct PackedTokens {
     ids: Vec<u32>,
     positions: Vec<u32>,
     sequences: Vec<Sequence>,
+    training: Option<TrainingPlace>,
+}
+
+/// Where packed tokens are in a training: what its randomness is a function of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainingPlace {
+    /// The optimizer step.
+    pub step: u64,
+    /// The number of the first sequence among those of the step.
+    pub first_sequence: u64,
 }
 
 /// A token to predict: the hidden state at `position` (in the packed row) gives the probability of `id`.
@@ -37,6 +47,17 @@ impl PackedTokens {
         self.ids.extend_from_slice(ids);
         self.positions.extend(0..ids.len() as u32);
         self.sequences.push(Sequence { queries: rows.clone(), keys: rows });
+    }
+
+    /// The same as tokens to train on: a forward drops and disturbs what the model's settings say.
+    #[must_use]
+    pub fn in_training(mut self, place: TrainingPlace) -> Self {
+        self.training = Some(place);
+        self
+    }
+
+    pub(crate) fn training_place(&self) -> Option<TrainingPlace> {
+        self.training
     }
 
     /// All tokens.

@@ -5,8 +5,11 @@ use crate::common;
 use std::path::{Path, PathBuf};
 
 use common::*;
-use danlu_formats::{AdapterConfig, SafetensorsFolder};
-use danlu_model::{Model, Precision, Rest, apply_adapters, open, read_adapter, save_adapter};
+use danlu_formats::{AdapterConfig, InitLoraWeights, ModuleSelection, SafetensorsFolder};
+use danlu_kernels::blocks::BlockType;
+use danlu_model::{
+    Config, Model, Precision, Rest, apply_adapters, open, read_adapter, save_adapter, save_folder,
+};
 use serde_json::{Value, json};
 
 const KINDS: [&str; 14] = [
@@ -26,8 +29,9 @@ const KINDS: [&str; 14] = [
     "tokens-untied",
 ];
 /// Those whose training goes on here.
-const TRAINABLE: [&str; 8] = [
+const TRAINABLE: [&str; 11] = [
     "all-linear",
+    "dora",
     "grown",
     "grown-tied",
     "layers",
@@ -35,6 +39,8 @@ const TRAINABLE: [&str; 8] = [
     "saved-head",
     "saved-modules",
     "tied-modules",
+    "tokens",
+    "tokens-untied",
 ];
 
 fn kind(name: &str) -> PathBuf {
@@ -223,6 +229,50 @@ fn adapters_rest_with_a_rounded_or_quantized_model_too() {
         for (exact, rounded) in rows[0].iter().zip(&rows[1]) {
             assert_close(rounded, exact, 0.06, name);
         }
+    }
+}
+
+/// Beside a quantized weight an adapter is trained as beside the values that it is dequantized to, whatever its blocks.
+#[test]
+fn lengths_are_trained_beside_weights_of_every_type_as_beside_their_values() {
+    let config = Config {
+        vocab_size: 40,
+        hidden_size: 256,
+        intermediate_size: 256,
+        num_hidden_layers: 1,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 64,
+        initializer_range: 0.1,
+        ..Config::default()
+    };
+    let adapter = AdapterConfig {
+        r: 4,
+        lora_alpha: 6.0,
+        use_dora: true,
+        target_modules: Some(ModuleSelection::Pattern("all-linear".into())),
+        init_lora_weights: InitLoraWeights::Flag(false),
+        ..AdapterConfig::default()
+    };
+    let sequence = json!([{ "ids": [3, 9, 4, 7, 20, 11], "loss_weights": [0, 1, 1, 0, 1, 1] }]);
+    let (tokens, targets, weights) = batch(&sequence);
+    let results = |model: &mut Model| {
+        model.add_adapter(&adapter, Some(3)).unwrap();
+        let (loss, found) = gradients(model, &tokens, &targets, &weights);
+        (loss, found.host().to_vec())
+    };
+    for kind in [BlockType::Nf4, BlockType::Q4_1, BlockType::Q8_0, BlockType::Q4K] {
+        let mut quantized = Model::random(config.clone(), Precision::F32, Some(kind), 5);
+        let folder = tempfile::tempdir().unwrap();
+        save_folder(&quantized, None, folder.path(), 5_000_000_000).unwrap();
+        let mut values = open(folder.path(), Precision::F32, Rest::Frozen).unwrap().model;
+        let mut rounded = open(folder.path(), Precision::Bf16, Rest::Frozen).unwrap().model;
+        let [(loss, found), (other, expected), (near, about)] =
+            [&mut quantized, &mut values, &mut rounded].map(|model| results(model));
+        assert_close(&[loss], &[other], 1e-6, &format!("{kind:?}"));
+        assert_close(&found, &expected, 1e-5, &format!("{kind:?}"));
+        assert_close(&[near], &[other], 0.02, &format!("{kind:?} in bf16"));
+        assert_close(&about, &expected, 0.05, &format!("{kind:?} in bf16"));
     }
 }
 

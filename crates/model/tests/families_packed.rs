@@ -7,10 +7,10 @@ use std::ops::ControlFlow;
 
 use common::families::*;
 use common::*;
-use danlu_formats::SafetensorsFolder;
+use danlu_formats::{AdapterConfig, ModuleSelection, SafetensorsFolder};
 use danlu_model::{
-    Activations, Config, Family, Generator, Gradients, Keep, LoraOptions, Model, PackedTokens, Precision,
-    Resident, Rest, Target, open, read_adapter, save_adapter, save_folder,
+    Activations, Config, Family, Generator, Gradients, Keep, Model, PackedTokens, Precision, Resident, Rest,
+    Target, open, read_adapter, save_adapter, save_folder,
 };
 use serde_json::{Value, json};
 
@@ -164,8 +164,10 @@ fn internlm2_is_a_llama_whose_heads_are_grouped_in_one_tensor() {
     config["tie_word_embeddings"] = false.into();
     let read = Config { other_fields: Default::default(), ..config_from(&config) };
     let mut llama = Model::zeros(read, Precision::F32).initialize(3);
-    let values = llama.parameters_mut().values_mut().host_mut();
+    let mut parameters = llama.parameters_mut();
+    let values = parameters.values_mut().host_mut();
     values.iter_mut().enumerate().for_each(|(index, value)| *value += 0.1 * (index as f32).sin());
+    drop(parameters);
     let folder = tempfile::tempdir().unwrap();
     save_folder(&llama, None, folder.path(), 5_000_000_000).unwrap();
 
@@ -210,14 +212,20 @@ fn internlm2_is_a_llama_whose_heads_are_grouped_in_one_tensor() {
     }
 }
 
+fn lora(family: Family, targets: &[&str]) -> AdapterConfig {
+    let names: Vec<String> = targets.iter().map(|name| (*name).into()).collect();
+    let target_modules = Some(family.target_modules(&names).unwrap());
+    AdapterConfig { r: 3, lora_alpha: 6.0, target_modules, ..AdapterConfig::default() }
+}
+
 /// Adapters of rank 3 with values in B too, for which [`SOME_IDS`] have other probabilities.
-fn adapt(model: &mut Model, targets: &[&str]) -> LoraOptions {
-    let family = model.config().family;
-    let modules = targets.iter().flat_map(|name| family.target_modules(name).unwrap()).collect();
-    let options = LoraOptions { rank: 3, alpha: 6.0, modules };
-    model.add_adapters(&options, 5).unwrap();
-    let values = model.parameters_mut().values_mut().host_mut();
+fn adapt(model: &mut Model, targets: &[&str]) -> AdapterConfig {
+    let options = lora(model.config().family, targets);
+    model.add_adapter(&options, Some(5)).unwrap();
+    let mut parameters = model.parameters_mut();
+    let values = parameters.values_mut().host_mut();
     values.iter_mut().enumerate().for_each(|(index, value)| *value += 0.1 * (index as f32).cos());
+    drop(parameters);
     options
 }
 
@@ -229,7 +237,7 @@ fn an_adapter_of_w_pack_spans_queries_keys_and_values() {
     let mut model = open_f32(folder.path(), Rest::Frozen);
     let options = adapt(&mut model, &["W_pack"]);
     let saved = tempfile::tempdir().unwrap();
-    save_adapter(&model, &options.adapter_config(Family::Baichuan), "base", saved.path()).unwrap();
+    save_adapter(&model, &options, "base", saved.path()).unwrap();
     assert_eq!(read_json(&saved.path().join("adapter_config.json"))["target_modules"], json!(["W_pack"]));
     let file = SafetensorsFolder::open_named(saved.path(), "adapter_model").unwrap();
     let shape = |which: &str| {
@@ -242,11 +250,11 @@ fn an_adapter_of_w_pack_spans_queries_keys_and_values() {
     assert_eq!(log_probabilities(&again, &SOME_IDS), log_probabilities(&model, &SOME_IDS));
 
     // Three adapters with the same A and the rows of B are the same model, and their gradients of A sum up.
-    let options = LoraOptions { modules: options.modules, ..options };
-    llama.add_adapters(&options, 0).unwrap();
+    llama.add_adapter(&lora(Family::Llama, &["q_proj", "k_proj", "v_proj"]), Some(0)).unwrap();
     let spanning = model.parameters().values().host().to_vec();
     let (a, b) = (3 * 40, 40 * 3);
-    let values = llama.parameters_mut().values_mut().host_mut();
+    let mut parameters = llama.parameters_mut();
+    let values = parameters.values_mut().host_mut();
     for (layer, values) in values.chunks_mut(3 * (a + b)).enumerate() {
         let source = &spanning[layer * (a + 3 * b)..][..a + 3 * b];
         for (index, values) in values.chunks_mut(a + b).enumerate() {
@@ -254,6 +262,7 @@ fn an_adapter_of_w_pack_spans_queries_keys_and_values() {
             values[a..].copy_from_slice(&source[a + index * b..][..b]);
         }
     }
+    drop(parameters);
     assert_same(&model, &llama);
     let tokens = PackedTokens::new([&SOME_IDS[..]]);
     let targets = [Target { position: 4, id: 9 }, Target { position: 10, id: 2 }];
@@ -274,17 +283,13 @@ fn an_adapter_of_w_pack_spans_queries_keys_and_values() {
 
 #[test]
 fn a_part_of_what_is_one_layer_cannot_be_adapted() {
-    let (_, config, tensors) = baichuan();
-    let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path(), &config, &tensors);
-    let mut model = open_f32(folder.path(), Rest::Frozen);
     let family = Family::Baichuan;
-    let options = LoraOptions { rank: 2, alpha: 4.0, modules: family.target_modules("q_proj").unwrap() };
-    let error = model.add_adapters(&options, 1).unwrap_err().to_string();
+    let error = family.target_modules(&["q_proj".into()]).unwrap_err();
     assert!(error.ends_with("adapt it as a whole by its name, `W_pack`"), "{error}");
-    let unknown = family.target_modules("c_attn").unwrap_err();
+    let unknown = family.target_modules(&["c_attn".into()]).unwrap_err();
     assert!(unknown.contains("expected one of W_pack, o_proj, gate_proj"), "{unknown}");
-    assert_eq!(Family::BabyLlama2.target_modules("wq"), Family::Llama.target_modules("q_proj"));
+    let names = |name: &str| Family::BabyLlama2.target_modules(&[name.into()]).unwrap();
+    assert!(names("wq") == names("q_proj") && names("wq") == ModuleSelection::Names(vec!["wq".into()]));
 }
 
 /// For rows in another order than here, and layers under other names.
@@ -303,7 +308,7 @@ fn an_adapter_of_grouped_heads_survives_being_saved() {
     let mut model = base();
     let options = adapt(&mut model, &["wqkv", "wo", "w2"]);
     let saved = tempfile::tempdir().unwrap();
-    save_adapter(&model, &options.adapter_config(Family::InternLm2), "base", saved.path()).unwrap();
+    save_adapter(&model, &options, "base", saved.path()).unwrap();
     let file = SafetensorsFolder::open_named(saved.path(), "adapter_model").unwrap();
     let name = "base_model.model.model.layers.0.attention.wqkv.lora_B.weight";
     let stored = file.tensor(name).unwrap();

@@ -75,6 +75,17 @@ fn an_adapter_of_peft_gives_its_logits_and_gradients() {
     check_gradients(&mut model, "gqa-untied-lora");
 }
 
+#[test]
+fn adapters_of_every_kind_that_is_trained_have_the_gradients_of_peft() {
+    for name in ["dora", "patterns", "saved-modules", "tokens", "tokens-untied"] {
+        let folder = golden("peft").join(name);
+        let base = read_json(&folder.join("golden.json"))["base"].as_str().unwrap().to_owned();
+        let mut model = load(&base, Rest::Frozen);
+        read_adapter(&mut model, &folder).unwrap();
+        check_gradients(&mut model, &format!("peft-{name}"));
+    }
+}
+
 /// What an adapter says of itself changes its arithmetic, so it must survive being saved again.
 #[test]
 fn an_adapter_keeps_its_scale_when_it_is_saved_again() {

@@ -10,8 +10,8 @@ use danlu_formats::{
     write_pytorch, write_safetensors,
 };
 use danlu_model::{
-    Config, Error, LoraOptions, MergeOptions, Merged, Model, Precision, Rest, apply_adapters, compare_merged,
-    merge, open, save_adapter, save_folder,
+    Config, Error, MergeOptions, Merged, Model, Precision, Rest, apply_adapters, compare_merged, merge, open,
+    save_adapter, save_folder,
 };
 use serde_json::Value;
 
@@ -237,13 +237,15 @@ fn layers_that_are_one_tensor_are_merged_and_decomposed_as_one() {
         save_folder(&random, None, base.path(), 5_000_000_000).unwrap();
 
         let mut model = open(base.path(), Precision::F32, Rest::Frozen).unwrap().model;
-        let modules = targets.iter().flat_map(|name| config.family.target_modules(name).unwrap()).collect();
-        let options = LoraOptions { rank: 2, alpha: 3.0, modules };
-        model.add_adapters(&options, 5).unwrap();
-        let values = model.parameters_mut().values_mut().host_mut();
+        let target_modules = config.family.target_modules(&targets.map(String::from)).ok();
+        let adapter_config =
+            AdapterConfig { r: 2, lora_alpha: 3.0, target_modules, ..AdapterConfig::default() };
+        model.add_adapter(&adapter_config, Some(5)).unwrap();
+        let mut parameters = model.parameters_mut();
+        let values = parameters.values_mut().host_mut();
         values.iter_mut().enumerate().for_each(|(index, value)| *value += 0.1 * (index as f32).cos());
+        drop(parameters);
         let adapter = tempfile::tempdir().unwrap();
-        let adapter_config = options.adapter_config(config.family);
         save_adapter(&model, &adapter_config, "base", adapter.path()).unwrap();
         let expected = model.logits(&[1, 5, 9, 30]).unwrap();
         let (folder, _) = merged(base.path(), &[adapter.path()], &KEEP);

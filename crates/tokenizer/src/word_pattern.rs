@@ -6,6 +6,7 @@
 use std::fmt;
 
 use regex_automata::meta::{Cache, Regex};
+use regex_automata::util::syntax::parse;
 use regex_automata::{Anchored, Input, PatternID};
 use tokenizers::utils::SysRegex;
 
@@ -37,7 +38,7 @@ impl WordPattern {
             Some(before) => (before, true),
             None => (pattern, false),
         };
-        let words = before.strip_suffix(SPACES);
+        let words = before.strip_suffix(SPACES).filter(|words| is_plain(words));
         let automaton = words.and_then(|words| Regex::new_many(&[words, r"\s+"]).ok());
         automaton
             .map(|regex| Self::Automaton { regex, any_spaces })
@@ -84,6 +85,14 @@ impl WordPattern {
     }
 }
 
+/// Whether a pattern means the same to an automaton, and matches nothing that is empty.
+fn is_plain(words: &str) -> bool {
+    // Possessive repetition, which an automaton takes for a repetition of a repetition.
+    let is_possessive = ["?+", "*+", "++", "}+"].iter().any(|repetition| words.contains(repetition));
+    let shortest = parse(words).ok().and_then(|pattern| pattern.properties().minimum_len());
+    !is_possessive && shortest.is_some_and(|shortest| shortest > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -103,6 +112,19 @@ mod tests {
                 let theirs: Vec<_> = SysRegex::new(pattern).unwrap().find_iter(&text).collect();
                 prop_assert_eq!(found, theirs);
             }
+        }
+    }
+    #[test]
+    fn patterns_that_an_automaton_would_read_otherwise_stay_as_they_are() {
+        for pattern in
+            [r"'s|\p{L}*|\p{N}|\s+(?!\S)|\s+", r"\p{N}{1,3}+\p{L}|\p{L}++|\s+(?!\S)|\s+", r"a(?=b)|b|\s+"]
+        {
+            let ours = WordPattern::new(pattern).unwrap();
+            assert!(matches!(ours, WordPattern::Backtracking(_)), "{pattern}");
+            let mut found = Vec::new();
+            ours.for_each("ab 12345 c\n数", &mut None, |word| found.push(word));
+            let theirs: Vec<_> = SysRegex::new(pattern).unwrap().find_iter("ab 12345 c\n数").collect();
+            assert_eq!(found, theirs);
         }
     }
 }

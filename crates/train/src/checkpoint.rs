@@ -115,7 +115,9 @@ fn problem_of(path: &Path, finetuning_type: FinetuningType) -> Option<String> {
         return Some(format!("it has no `{STATE}`; expected a `checkpoint-N` folder of danlu"));
     }
     match (path.join("adapter_config.json").is_file(), finetuning_type) {
-        (true, FinetuningType::Full) => Some("it holds an adapter; expected `finetuning_type: lora`".into()),
+        (true, FinetuningType::Full | FinetuningType::Freeze) => {
+            Some("it holds an adapter; expected `finetuning_type: lora`".into())
+        }
         (false, FinetuningType::Lora) => {
             Some("it holds a whole model; expected `finetuning_type: full`".into())
         }
@@ -156,8 +158,7 @@ fn spare_sources(recipe: &Recipe) -> Result<()> {
     let real = |path: &Path| path.canonicalize().ok();
     let Some(output_dir) = real(&recipe.output.output_dir) else { return Ok(()) };
     let model = &recipe.model;
-    let sources =
-        [&model.model_name_or_path, &model.adapter_name_or_path].into_iter().flatten().map(Path::new);
+    let sources = model.model_name_or_path.iter().chain(&model.adapter_name_or_path.0).map(Path::new);
     let within = sources.filter(|source| real(source).is_some_and(|source| source.starts_with(&output_dir)));
     let checkpoint = match &recipe.output.resume_from_checkpoint {
         Some(ResumeFrom::Folder(path)) if real(path).is_some_and(|path| path == output_dir) => {

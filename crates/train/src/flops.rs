@@ -33,7 +33,8 @@ pub fn flops_per_token(model: &Model, sequence_tokens: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use danlu_model::{Config, LoraOptions, Module, Precision};
+    use danlu_formats::{AdapterConfig, ModuleSelection};
+    use danlu_model::{Config, Precision};
 
     use super::*;
 
@@ -63,8 +64,9 @@ mod tests {
 
         let mut lora = Model::frozen_zeros(config(), Precision::F32, None);
         assert_eq!(flops_per_token(&lora, 9), (4 * weights) as f64 + attention);
-        let options = LoraOptions { rank: 3, alpha: 6.0, modules: vec![Module::Query] };
-        lora.add_adapters(&options, 1).unwrap();
+        let target_modules = Some(ModuleSelection::Names(vec!["q_proj".into()]));
+        let options = AdapterConfig { r: 3, target_modules, ..AdapterConfig::default() };
+        lora.add_adapter(&options, None).unwrap();
         let adapters = 2 * 3 * (8 + 8);
         assert_eq!(flops_per_token(&lora, 9), (4 * weights + 6 * adapters) as f64 + attention);
     }

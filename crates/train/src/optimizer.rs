@@ -39,6 +39,8 @@ pub struct Optimizer {
     scratch: Buffer<f32>,
     constants: Constants,
     learning_rate: f32,
+    /// Multiple of the learning rate for each parameter.
+    ratios: Vec<f32>,
     step: u64,
     /// Σ gradient² of each parameter in this step.
     squares: Vec<f64>,
@@ -143,6 +145,7 @@ impl Optimizer {
         let Layout { rules, floats, codes, scratch } = Layout::new(options.optim, model.parameters().list());
         Self {
             squares: vec![0.0; rules.len()],
+            ratios: vec![1.0; rules.len()],
             rules,
             state: State {
                 floats: floats.map(Buffer::zeros),
@@ -162,6 +165,18 @@ impl Optimizer {
             learning_rate: 0.0,
             step: 0,
         }
+    }
+
+    /// The same with a learning rate of B of every adapter, and of vectors, that is so many times that of the others: LoRA+
+    /// (Hayou et al. 2024, arXiv:2402.12354), with the groups of LLaMA-Factory.
+    #[must_use]
+    pub fn with_ratio_of_b(mut self, model: &Model, ratio: f64) -> Self {
+        for (own, parameter) in self.ratios.iter_mut().zip(model.parameters().list()) {
+            if parameter.name.contains(".lora_B.") || parameter.shape.len() == 1 {
+                *own = ratio as f32;
+            }
+        }
+        self
     }
 
     /// Memory for the gradients of `model`: all of them, or with `fused_backward` what is incomplete at a time.
@@ -200,7 +215,7 @@ impl Optimizer {
     /// Updates a parameter with its gradient scaled as `norm` asks; matrices decay, norms do not.
     fn update(&mut self, id: ParameterId, parameters: &mut Parameters, gradient: View<f32>, norm: f64) {
         let Constants { beta1, beta2, epsilon, max_grad_norm, precision, .. } = self.constants;
-        let (learning_rate, step) = (self.learning_rate, self.step);
+        let (learning_rate, step) = (self.learning_rate * self.ratios[id.0], self.step);
         let gradient_scale =
             if max_grad_norm > 0.0 { (max_grad_norm / (norm + 1e-6)).min(1.0) as f32 } else { 1.0 };
         let decays = parameters.list()[id.0].decays();

@@ -11,8 +11,8 @@ use danlu_data::{
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
-    Config, GrowthOptions, LoraOptions, Model, Precision, Rest, RowInit, check_vocabulary, open, open_grown,
-    open_shape, open_tokenizer, read_adapter,
+    Config, FreezeOptions, GrowthOptions, Model, Precision, Rest, RowInit, check_vocabulary, merge_adapter,
+    open, open_grown, open_shape, open_tokenizer, read_adapter,
 };
 use danlu_tokenizer::{ChatTemplate, Tokenizer, VocabularyTraining};
 
@@ -152,7 +152,8 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
     let rows = model.config().vocab_size;
     let named = recipe.model.model_name_or_path.as_deref().unwrap_or_default();
     check_vocabulary(&tokenizer, rows, Path::new(named))?;
-    let adapter = adapters(&recipe, &mut model, resume_from.as_deref(), &mut notices)?;
+    let adapter = adapters(&recipe, &mut model, resume_from.as_deref(), load, &mut notices)?;
+    model.set_noise(recipe.training.seed, recipe.adapter.neftune_noise_alpha.unwrap_or(0.0));
     check_length(&recipe, &model)?;
 
     let day = resume_from.as_deref().and_then(checkpoint::day);
@@ -330,6 +331,7 @@ fn open_model(
     let named = named.as_deref();
     let (path, rest) = match recipe.method.finetuning_type {
         FinetuningType::Full => (resume_from.or(named), Rest::Trained),
+        FinetuningType::Freeze => (resume_from.or(named), Rest::Frozen),
         FinetuningType::Lora => {
             (named, recipe.model.quantization_bit.and_then(Rest::of_bits).unwrap_or(Rest::Stored))
         }
@@ -399,8 +401,8 @@ fn new_model(recipe: &Recipe, tokenizer: &Tokenizer, precision: Precision) -> Re
         let problem = "missing: a new model needs its shape; or name a model with `model_name_or_path`";
         value.ok_or_else(|| TrainError::Option { key, problem: problem.into() })
     };
-    if recipe.method.finetuning_type == FinetuningType::Lora {
-        let problem = "a new model has nothing to adapt; set `finetuning_type: full`, or name a model with \
+    if recipe.method.finetuning_type != FinetuningType::Full {
+        let problem = "a new model has nothing to adapt or to freeze; set `finetuning_type: full`, or name a model with \
                        `model_name_or_path`";
         return Err(TrainError::Option { key: "finetuning_type", problem: problem.into() });
     }
@@ -436,28 +438,54 @@ fn new_model(recipe: &Recipe, tokenizer: &Tokenizer, precision: Precision) -> Re
     Ok(Model::zeros(config, precision))
 }
 
-/// Adapters as the recipe asks: fresh, continued, or those of the checkpoint.
+/// What of a model that exists is trained: adapters, fresh, continued or those of the checkpoint, or a few layers.
 fn adapters(
     recipe: &Recipe,
     model: &mut Model,
     resume_from: Option<&Path>,
+    load: Load,
     notices: &mut Vec<String>,
 ) -> Result<Option<AdapterConfig>> {
-    let method = &recipe.method;
-    let continued = recipe.model.adapter_name_or_path.as_deref().map(|name| recipe.model.place(name));
-    let continued = continued.as_deref();
-    if method.finetuning_type == FinetuningType::Full {
-        return match continued {
-            None => Ok(None),
-            Some(_) => {
-                let problem =
-                    "an adapter goes with `finetuning_type: lora`; merge it first to train all weights";
-                Err(TrainError::Option { key: "adapter_name_or_path", problem: problem.into() })
-            }
-        };
+    let options = &recipe.adapter;
+    let named = &recipe.model.adapter_name_or_path.0;
+    let kind = recipe.method.finetuning_type;
+    if kind != FinetuningType::Lora && !named.is_empty() {
+        let problem =
+            "an adapter goes with `finetuning_type: lora`; merge it first to train weights of the model";
+        return Err(TrainError::Option { key: "adapter_name_or_path", problem: problem.into() });
     }
-    if let Some(folder) = resume_from.or(continued) {
-        let config = read_adapter(model, folder)?;
+    match kind {
+        FinetuningType::Full => return Ok(None),
+        FinetuningType::Freeze => {
+            let layers = FreezeOptions {
+                layers: options.freeze_trainable_layers,
+                modules: options.freeze_trainable_modules.0.clone(),
+                extra: options.freeze_extra_modules.0.clone(),
+            };
+            return Ok(model.train_layers(&layers, load == Load::Weights).map(|()| None)?);
+        }
+        FinetuningType::Lora => {}
+    }
+    let (merged, continued) = match named.split_last() {
+        Some((last, others)) if !options.create_new_adapter => (others, Some(recipe.model.place(last))),
+        _ => (&named[..], None),
+    };
+    for name in merged {
+        merge_adapter(model, &recipe.model.place(name), load == Load::Weights)?;
+    }
+    if !merged.is_empty() {
+        notices.push(format!(
+            "merged into the model before training: {}; use the result together with them, `--adapter {},{}`",
+            merged.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+            merged.join(","),
+            recipe.output.output_dir.display()
+        ));
+    }
+    if let Some(folder) = resume_from.or(continued.as_deref()) {
+        let mut config = read_adapter(model, folder)?;
+        if resume_from.is_some() && options.pissa_init {
+            config = model.continue_pissa(&config, load == Load::Weights)?;
+        }
         let (r, alpha) = (config.r, config.lora_alpha);
         notices.push(format!(
             "the adapter of `{}` keeps its own rank {r}, alpha {alpha} and layers",
@@ -465,21 +493,16 @@ fn adapters(
         ));
         return Ok(Some(config));
     }
-    let family = model.config().family;
-    let mut modules = Vec::new();
-    for name in &method.lora_target.0 {
-        let named = family.target_modules(name);
-        modules.extend(named.map_err(|problem| TrainError::Option { key: "lora_target", problem })?);
+    let target = model.config().family.target_modules(&options.lora_target.0);
+    let target = target.map_err(|problem| TrainError::Option { key: "lora_target", problem })?;
+    let mut config = options.adapter_config(target);
+    if recipe.model.resize_vocab && config.modules_to_save.is_none() {
+        let tables = model.config().family.table_modules();
+        notices.push(format!("`additional_target` is `{}`, which have new rows", tables.join(",")));
+        config.modules_to_save = Some(tables);
     }
-    modules.sort_unstable();
-    modules.dedup();
-    if modules.is_empty() {
-        let problem = "names no layer; expected `all` or a list such as `q_proj,v_proj`";
-        return Err(TrainError::Option { key: "lora_target", problem: problem.into() });
-    }
-    let options = LoraOptions { rank: method.lora_rank, alpha: method.lora_alpha(), modules };
-    model.add_adapters(&options, recipe.training.seed)?;
-    Ok(Some(options.adapter_config(family)))
+    model.add_adapter(&config, (load == Load::Weights).then_some(recipe.training.seed))?;
+    Ok(Some(config))
 }
 
 fn check_length(recipe: &Recipe, model: &Model) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Each group of options is one struct, the only source of its keys, its documentation and its JSON schema.
 //! Nothing here looks at models or datasets: relative paths are kept as they are, relative to the working directory.
 
+mod adapter_options;
 mod embedded;
 mod entries;
 mod error;
@@ -24,6 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::adapter_options::{AdapterOptions, LoraInit, TokenRows};
 pub use self::embedded::{EmbeddedRecipe, embedded};
 pub use self::error::{Place, RecipeError};
 pub use self::method_options::{FinetuningType, MethodOptions, NameList, Stage};
@@ -48,6 +50,9 @@ pub struct Recipe {
     /// What is learned, and by which weights.
     #[serde(flatten)]
     pub method: MethodOptions,
+    /// Adapters and frozen layers.
+    #[serde(flatten)]
+    pub adapter: AdapterOptions,
     /// How preferences are learned.
     #[serde(flatten)]
     pub preference: PreferenceOptions,

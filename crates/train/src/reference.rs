@@ -103,7 +103,9 @@ fn collect_kinds(property: &Value, kinds: &mut Vec<String>) {
             "number" => "a number",
             "boolean" => "`true` or `false`",
             "string" => "text",
-            "array" if property["items"]["type"] == "number" => "a list of numbers",
+            "array" if ["number", "integer"].iter().any(|kind| property["items"]["type"] == **kind) => {
+                "a list of numbers"
+            }
             "array" => "a list of texts",
             "object" => match property["properties"].as_object() {
                 Some(known) => {
@@ -111,7 +113,11 @@ fn collect_kinds(property: &Value, kinds: &mut Vec<String>) {
                     kinds.push(format!("a mapping with {}", names.join(", ")));
                     continue;
                 }
-                None => "a mapping of names to texts",
+                None => match property["additionalProperties"]["type"].as_str() {
+                    Some("integer" | "number") => "a mapping of names to numbers",
+                    Some("array") => "a mapping of names to lists of numbers",
+                    _ => "a mapping of names to texts",
+                },
             },
             _ => continue,
         };

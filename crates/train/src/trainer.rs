@@ -17,6 +17,7 @@ use danlu_kernels::View;
 use danlu_kernels::cross_entropy::Score;
 use danlu_model::{
     Activations, GradientSink, Gradients, Model, PackedTokens, ParameterId, Parameters, Resident, Target,
+    TrainingPlace,
 };
 
 use crate::checkpoint::{self, TrainingState, fingerprint};
@@ -104,7 +105,8 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let total_steps = prepared.total_steps;
     let epoch_at = |step: u64| step as f64 / steps_per_epoch as f64;
     let data_fingerprint = fingerprint(&prepared.training, &prepared.order);
-    let mut optimizer = Optimizer::new(&prepared.model, training);
+    let mut optimizer = Optimizer::new(&prepared.model, training)
+        .with_ratio_of_b(&prepared.model, recipe.adapter.loraplus_lr_ratio.unwrap_or(1.0));
     let facts = RunFacts {
         total_steps,
         num_train_epochs: training.num_train_epochs,
@@ -316,9 +318,12 @@ pub fn take_step(
     let mut tally = Tally::default();
     let divergence = divergence(model, step, activations, &mut tally)?;
     let times = vec![0; model.parameters().list().len()];
+    let mut place = TrainingPlace { step: optimizer.current_step(), first_sequence: 0 };
     let mut sink = LastSlice { is_last: false, times, optimizer };
     for (index, slice) in slices.iter().enumerate() {
         let (tokens, targets) = model_input(slice);
+        let tokens = tokens.in_training(place);
+        place.first_sequence += tokens.sequences().len() as u64;
         model.forward(&tokens, activations, &mut Resident)?;
         sink.is_last = index + 1 == slices.len();
         let (sink, source) = (&mut sink, &mut Resident);
@@ -339,7 +344,7 @@ pub fn take_step(
     if !loss.is_finite() {
         return Err(TrainError::NotFinite { what: "loss", step: optimizer.current_step() });
     }
-    let grad_norm = optimizer.finish(model.parameters_mut(), gradients);
+    let grad_norm = optimizer.finish(&mut model.parameters_mut(), gradients);
     if !grad_norm.is_finite() {
         return Err(TrainError::NotFinite { what: "gradient norm", step: optimizer.current_step() });
     }

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use danlu_data::{Sample, Source, step_slices};
-use danlu_formats::SafetensorsFolder;
-use danlu_model::{Activations, Keep, Model, Precision, Rest, open, read_adapter};
+use danlu_formats::{AdapterConfig, InitLoraWeights, ModuleSelection, SafetensorsFolder};
+use danlu_model::{
+    Activations, Keep, Model, Precision, Rest, apply_adapters, open, pissa_method, read_adapter, save_adapter,
+};
 use danlu_train::objective::Objective;
 use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
@@ -28,7 +30,22 @@ fn samples(batch: &Value) -> Vec<Sample> {
     batch.as_array().unwrap().iter().map(sample).collect()
 }
 
-fn follow(name: &str, mut model: Model) {
+/// Twenty or ten steps have the losses and norms that were recorded, and end at the recorded values.
+fn follow(name: &str, model: Model) {
+    let model = follow_losses(name, model);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adamw");
+    let file = SafetensorsFolder::open(folder.join(format!("{name}.safetensors"))).unwrap();
+    for parameter in model.parameters().list() {
+        let bytes = file.tensor(&parameter.name).unwrap().bytes;
+        let found = &model.parameters().values().host()[parameter.range.clone()];
+        for (found, bytes) in found.iter().zip(bytes.as_chunks().0) {
+            let expected = f32::from_le_bytes(*bytes);
+            assert!((found - expected).abs() < 1e-4, "{name} {}: {found} against {expected}", parameter.name);
+        }
+    }
+}
+
+fn follow_losses(name: &str, mut model: Model) -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adamw");
     let golden: Value =
         serde_json::from_str(&std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap()).unwrap();
@@ -77,15 +94,7 @@ fn follow(name: &str, mut model: Model) {
             );
         }
     }
-    let file = SafetensorsFolder::open(folder.join(format!("{name}.safetensors"))).unwrap();
-    for parameter in model.parameters().list() {
-        let bytes = file.tensor(&parameter.name).unwrap().bytes;
-        let found = &model.parameters().values().host()[parameter.range.clone()];
-        for (found, bytes) in found.iter().zip(bytes.as_chunks().0) {
-            let expected = f32::from_le_bytes(*bytes);
-            assert!((found - expected).abs() < 1e-4, "{name} {}: {found} against {expected}", parameter.name);
-        }
-    }
+    model
 }
 
 #[test]
@@ -100,4 +109,44 @@ fn ten_steps_of_lora_follow_peft() {
     let mut model = open(&model_folder("gqa-untied"), Precision::F32, Rest::Frozen).unwrap().model;
     read_adapter(&mut model, &model_folder("gqa-untied-lora")).unwrap();
     follow("gqa-untied-lora", model);
+}
+
+#[test]
+fn twenty_steps_of_every_kind_of_adapter_follow_peft() {
+    for name in ["dora", "patterns", "saved-modules", "tokens", "tokens-untied"] {
+        let folder = model_folder("peft").join(name);
+        let golden = std::fs::read_to_string(folder.join("golden.json")).unwrap();
+        let base = serde_json::from_str::<Value>(&golden).unwrap()["base"].as_str().unwrap().to_owned();
+        let mut model = open(&model_folder(&base), Precision::F32, Rest::Frozen).unwrap().model;
+        read_adapter(&mut model, &folder).unwrap();
+        follow(&format!("peft-{name}"), model);
+    }
+}
+
+/// The singular values are found up to the signs of their vectors, which change no loss.
+#[test]
+fn twenty_steps_of_pissa_follow_peft() {
+    let mut model = open(&model_folder("gqa-untied"), Precision::F32, Rest::Frozen).unwrap().model;
+    let names = ["q_proj", "v_proj", "down_proj"].map(String::from).to_vec();
+    let config = AdapterConfig {
+        r: 3,
+        lora_alpha: 6.0,
+        target_modules: Some(ModuleSelection::Names(names)),
+        init_lora_weights: InitLoraWeights::Method(pissa_method(-1)),
+        ..AdapterConfig::default()
+    };
+    model.add_adapter(&config, Some(1)).unwrap();
+    let model = follow_losses("pissa", model);
+    // What is saved is a plain adapter of the model as it was.
+    let folder = tempfile::tempdir().unwrap();
+    save_adapter(&model, &config, "base", folder.path()).unwrap();
+    let saved = AdapterConfig::read(folder.path()).unwrap();
+    assert_eq!((saved.r, saved.lora_alpha), (6, 12.0));
+    assert_eq!(saved.init_lora_weights, InitLoraWeights::Flag(true));
+    let mut applied = open(&model_folder("gqa-untied"), Precision::F32, Rest::Frozen).unwrap().model;
+    apply_adapters(&mut applied, &[folder.path()]).unwrap();
+    let [trained, applied] = [&model, &applied].map(|model| model.logits(&[1, 5, 9, 30]).unwrap());
+    for (trained, applied) in trained.host().iter().zip(applied.host()) {
+        assert!((trained - applied).abs() < 1e-4, "{trained} {applied}");
+    }
 }

@@ -6,3 +6,4 @@ mod batches;
 mod optimizers;
 mod preferences;
 mod run;
+mod trainable;

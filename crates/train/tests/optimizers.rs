@@ -49,7 +49,7 @@ fn follow(optim: Optim, recording: &str) {
             let elements = list[id].range.len();
             let values: Vec<f32> = (0..elements as u32).map(|index| gradient(step, tensor, index)).collect();
             let values = Buffer::from_host(&values);
-            optimizer.ready(ParameterId(id), model.parameters_mut(), values.first(elements));
+            optimizer.ready(ParameterId(id), &mut model.parameters_mut(), values.first(elements));
         }
     }
     let file = SafetensorsFolder::open(tests.join("golden/optimizers.safetensors")).unwrap();

@@ -150,7 +150,7 @@ fn lora_trains_only_its_adapter_and_resumes_with_its_own_rank() {
         "{error}"
     );
     let mut again = lora("cut", "resume_from_checkpoint: true\n");
-    again.method.lora_rank = 2;
+    again.adapter.lora_rank = 2;
     let prepared = prepare(again, Load::Weights).unwrap();
     assert!(prepared.notices.iter().any(|notice| notice.contains("keeps its own rank 4, alpha 8")));
     let resumed = train(prepared, &mut Watch::default()).unwrap();

@@ -210,7 +210,7 @@ impl Work<'_> {
             let mut hessian = Hessian::new(d);
             for ((x, batch), attended) in streams.iter_mut().zip(batches).zip(attended) {
                 saved.attention.host_mut()[..attended.len()].copy_from_slice(attended.host());
-                model.add_attention(layer, x.first(x.len()), saved);
+                model.add_attention(layer, x.first(x.len()), saved, scratch);
                 x.host_mut().copy_from_slice(&saved.middle.host()[..batch.len() * d]);
                 model.norm_middle(layer, batch.len(), saved, scratch);
                 hessian.add(scratch.normed.first(batch.len() * d));

@@ -25,7 +25,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "per_device_eval_batch_size", "eval_accumulation_steps", "eval_delay", "prediction_loss_only", "batch_eval_metrics",
     "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
     "quantization_device_map", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
-    "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "freeze_vision_tower",
+    "loraplus_lr_embedding", "pissa_convert", "freeze_vision_tower",
     "freeze_multi_modal_projector", "freeze_language_model", "image_max_pixels", "image_min_pixels", "video_max_pixels",
     "video_min_pixels", "image_resolution", "video_resolution", "media_dir", "tool_format",
     "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams", "do_sample",
@@ -34,13 +34,6 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// Key, the values that change nothing (JSON), and what the program does instead.
 #[rustfmt::skip]
 const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
-    ("lora_dropout", &["0", "0.0"], "adapters are trained without dropout"),
-    ("use_dora", &["false"], "adapters are plain LoRA"),
-    ("use_rslora", &["false"], "the adapter scale is `lora_alpha / lora_rank`"),
-    ("pissa_init", &["false"], "adapters start as PEFT's default does"),
-    ("loraplus_lr_ratio", &[], "all adapter matrices share one learning rate"),
-    ("additional_target", &[], "only adapters are trained beside a frozen model"),
-    ("create_new_adapter", &["false"], "the adapter of `adapter_name_or_path` is continued"),
     ("ref_model", &[], "the reference is the model as the run begins"),
     ("ref_model_adapters", &[], "the reference is the model as the run begins"),
     ("ref_model_quantization_bit", &[], "the reference is the model as the run begins"),
@@ -54,7 +47,6 @@ const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
     ("use_apollo", &["false"], "`optim` names the optimizers that there are"),
     ("use_badam", &["false"], "`optim` names the optimizers that there are"),
     ("use_muon", &["false"], "`optim: muon` is how to ask for it"),
-    ("neftune_noise_alpha", &["0", "0.0"], "no noise is added to the embeddings"),
     ("label_smoothing_factor", &["0", "0.0"], "the loss is plain cross-entropy"),
     ("rope_scaling", &[], "positions are used as the model defines them"),
     ("shift_attn", &["false"], "attention is the model's own"),

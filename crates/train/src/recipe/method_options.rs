@@ -51,10 +51,14 @@ pub enum FinetuningType {
     /// zh: 冻结原权重，只训练低秩适配器。
     #[default]
     Lora,
+    /// A few layers; the others stay as they are.
+    ///
+    /// zh: 只训练少数几层，其余保持不变。
+    Freeze,
 }
 
-/// Stage, kind of training, LoRA and chat template.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Stage, kind of training and chat template.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct MethodOptions {
     /// What is learned.
@@ -65,18 +69,6 @@ pub struct MethodOptions {
     ///
     /// zh: 训练哪些权重。新建的模型须为 `full`。
     pub finetuning_type: FinetuningType,
-    /// Rank of the adapter matrices.
-    ///
-    /// zh: 适配器矩阵的秩。
-    pub lora_rank: usize,
-    /// Scale of the adapter: its output is multiplied by `lora_alpha / lora_rank` (default: twice the rank).
-    ///
-    /// zh: 适配器的缩放：输出乘以 `lora_alpha / lora_rank`（默认为秩的两倍）。
-    pub lora_alpha: Option<f64>,
-    /// Linear layers that get an adapter, such as `q_proj,v_proj`; `all` for every one but the output head.
-    ///
-    /// zh: 带适配器的线性层，如 `q_proj,v_proj`；`all` 表示除输出层外的全部线性层。
-    pub lora_target: NameList,
     /// Chat template: a built-in name or a file (default: the model's own).
     ///
     /// zh: 对话模板：内置名称或文件（默认使用模型自带的模板）。
@@ -100,28 +92,6 @@ impl Stage {
             Self::Orpo => "orpo",
             Self::Simpo => "simpo",
         }
-    }
-}
-
-impl Default for MethodOptions {
-    fn default() -> Self {
-        Self {
-            stage: Stage::default(),
-            finetuning_type: FinetuningType::default(),
-            lora_rank: 8,
-            lora_alpha: None,
-            lora_target: NameList(vec!["all".into()]),
-            template: None,
-            enable_thinking: None,
-        }
-    }
-}
-
-impl MethodOptions {
-    /// `lora_alpha`, or twice the rank.
-    #[must_use]
-    pub fn lora_alpha(&self) -> f64 {
-        self.lora_alpha.unwrap_or(2.0 * self.lora_rank as f64)
     }
 }
 

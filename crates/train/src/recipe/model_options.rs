@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::NameList;
+
 /// The model: one that exists, or the shape of one that starts from random weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -15,10 +17,11 @@ pub struct ModelOptions {
     ///
     /// zh: 起始模型：Hugging Face 文件夹、GGUF 文件，或 `org/name` 形式的模型名。不给出则按下面的尺寸新建模型。
     pub model_name_or_path: Option<String>,
-    /// PEFT adapter folder whose training is continued.
+    /// PEFT adapter folder whose training is continued; of several, separated by commas, all but the last are merged into
+    /// the model first.
     ///
-    /// zh: 要继续训练的 PEFT 适配器文件夹。
-    pub adapter_name_or_path: Option<String>,
+    /// zh: 要继续训练的 PEFT 适配器文件夹；给出多个（以逗号分隔）时，先把除最后一个以外的合并进模型。
+    pub adapter_name_or_path: NameList,
     /// Quantize the frozen layers of a 16- or 32-bit model while it is loaded (QLoRA): `4` is NF4 with double
     /// quantization, `8` is Q8_0. Embedding, head and norms keep their precision. Needs `finetuning_type: lora`.
     ///
@@ -30,10 +33,11 @@ pub struct ModelOptions {
     /// zh: 新模型的分词器，或替换模型自带的分词器：文件夹、`tokenizer.json`、`tokenizer.model` 或 GGUF 文件。
     pub tokenizer_name_or_path: Option<String>,
     /// Add rows to the model's embedding and head for the tokens that `tokenizer_name_or_path` has beyond the model's own
-    /// vocabulary, which it must extend. Needs `finetuning_type: full`.
+    /// vocabulary, which it must extend. Beside an adapter both are trained whole then, as `additional_target` says, and lie in
+    /// the adapter.
     ///
-    /// zh: 按 `tokenizer_name_or_path` 中超出模型词表的词元，为词嵌入与输出层增加行；该词表须是模型词表的扩充。须配合
-    /// `finetuning_type: full`。
+    /// zh: 按 `tokenizer_name_or_path` 中超出模型词表的词元，为词嵌入与输出层增加行；该词表须是模型词表的扩充。
+    /// 训练适配器时两者按 `additional_target` 完整训练，并存入适配器。
     pub resize_vocab: bool,
     /// What rows that `resize_vocab` adds start as.
     ///
@@ -119,7 +123,7 @@ impl Default for ModelOptions {
     fn default() -> Self {
         Self {
             model_name_or_path: None,
-            adapter_name_or_path: None,
+            adapter_name_or_path: NameList::default(),
             quantization_bit: None,
             tokenizer_name_or_path: None,
             resize_vocab: false,

@@ -64,8 +64,8 @@ eval_steps: 500
     let loaded = Recipe::parse("llama3_lora_sft.yaml", text, &NONE).unwrap();
     let recipe = &loaded.recipe;
     assert_eq!(recipe.data.dataset, ["identity", "alpaca_en_demo"]);
-    assert_eq!(recipe.method.lora_target.0, ["q_proj", "v_proj"]);
-    assert_eq!(recipe.method.lora_alpha(), 16.0);
+    assert_eq!(recipe.adapter.lora_target.0, ["q_proj", "v_proj"]);
+    assert_eq!(recipe.adapter.lora_alpha(), 16.0);
     assert_eq!(recipe.method.template.as_deref(), Some("llama3"));
     assert_eq!(recipe.training.precision(), Precision::Bf16);
     assert_eq!(recipe.training.learning_rate, 1e-4);
@@ -178,8 +178,8 @@ fn a_wrong_type_names_line_key_and_what_was_expected() {
 #[test]
 fn a_key_that_would_change_the_result_is_refused() {
     assert_eq!(
-        error("lora_dropout: 0.05\n", &[]),
-        "`r.yaml` line 4: `lora_dropout: 0.05` is not supported: adapters are trained without dropout; remove the line"
+        error("shift_attn: true\n", &[]),
+        "`r.yaml` line 4: `shift_attn: true` is not supported: attention is the model's own; remove the line"
     );
     assert!(error("quantization_type: fp4\n", &[]).contains("not supported: four bits are NF4"));
 }

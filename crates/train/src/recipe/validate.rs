@@ -14,7 +14,7 @@ pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
 }
 
 fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
-    let Recipe { model, method, training, output, .. } = recipe;
+    let Recipe { model, adapter, training, output, .. } = recipe;
     let positive_count = |key, value: Option<u64>| {
         (value == Some(0)).then(|| (key, format!("`{key}` must be at least 1, found `0`")))
     };
@@ -24,7 +24,7 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
     let positive = |key, value: f64| within(key, value, value > 0.0, "above 0");
     let not_negative = |key, value: f64| within(key, value, value >= 0.0, "0 or more");
     let share = |key, value: f64| within(key, value, (0.0..=1.0).contains(&value), "from 0 to 1");
-    let momentum = |key, value: f64| within(key, value, (0.0..1.0).contains(&value), "from 0 to below 1");
+    let below_one = |key, value: f64| within(key, value, (0.0..1.0).contains(&value), "from 0 to below 1");
     let up_to = |key, value: Option<usize>, most: usize| {
         let value = value.filter(|value| !(1..=most).contains(value))?;
         Some((key, format!("`{key}` must be from 1 to {most}, found `{value}`")))
@@ -49,8 +49,13 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
         positive("rope_theta", model.rope_theta),
         positive("rms_norm_eps", model.rms_norm_eps),
         not_negative("initializer_range", model.initializer_range),
-        up_to("lora_rank", Some(method.lora_rank), 1 << 14),
-        positive("lora_alpha", method.lora_alpha()),
+        up_to("lora_rank", Some(adapter.lora_rank), 1 << 14),
+        positive("lora_alpha", adapter.lora_alpha()),
+        below_one("lora_dropout", adapter.lora_dropout),
+        adapter.loraplus_lr_ratio.and_then(|value| positive("loraplus_lr_ratio", value)),
+        adapter.neftune_noise_alpha.and_then(|value| not_negative("neftune_noise_alpha", value)),
+        adapter.rank_pattern.values().find_map(|rank| up_to("rank_pattern", Some(*rank), 1 << 14)),
+        adapter.alpha_pattern.values().find_map(|alpha| positive("alpha_pattern", *alpha)),
         positive_count("per_device_train_batch_size", count(Some(training.per_device_train_batch_size))),
         positive_count("gradient_accumulation_steps", count(Some(training.gradient_accumulation_steps))),
         positive("learning_rate", training.learning_rate),
@@ -59,8 +64,8 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
         training.min_lr.and_then(|value| not_negative("min_lr", value)),
         training.min_lr_rate.and_then(|value| share("min_lr_rate", value)),
         not_negative("weight_decay", training.weight_decay),
-        momentum("adam_beta1", training.adam_beta1),
-        momentum("adam_beta2", training.adam_beta2()),
+        below_one("adam_beta1", training.adam_beta1),
+        below_one("adam_beta2", training.adam_beta2()),
         positive("adam_epsilon", training.adam_epsilon),
         not_negative("max_grad_norm", training.max_grad_norm),
         up_to("threads", training.threads, 1024),
@@ -149,7 +154,7 @@ fn preset(model: &ModelOptions) -> Option<(&'static str, String)> {
 }
 
 fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
-    let Recipe { model, method, data, training, output, .. } = recipe;
+    let Recipe { model, method, adapter, data, training, output, .. } = recipe;
     let has_minimum = training.min_lr.is_some() || training.min_lr_rate.is_some();
     let needs_minimum = training.lr_scheduler_type == LrSchedulerType::CosineWithMinLr;
     let problem = |wrong: bool, key, problem: &str| wrong.then(|| (key, problem.to_owned()));
@@ -167,7 +172,7 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
     })
     .or_else(|| {
         problem(
-            method.lora_target.0.is_empty(),
+            adapter.lora_target.0.is_empty(),
             "lora_target",
             "`lora_target` is empty: set it to `all` or to names such as `q_proj,v_proj`",
         )
@@ -188,7 +193,7 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
         wrong.then(|| ("stage", format!("`stage: {}` {problem}", method.stage.name())))
     })
     .or_else(|| {
-        let wrong = model.adapter_name_or_path.is_some() && model.model_name_or_path.is_none();
+        let wrong = !model.adapter_name_or_path.0.is_empty() && model.model_name_or_path.is_none();
         problem(
             wrong,
             "adapter_name_or_path",
@@ -197,7 +202,14 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
     })
     .or_else(|| {
         problem(
-            model.quantization_bit.is_some() && method.finetuning_type == FinetuningType::Full,
+            adapter.create_new_adapter && model.adapter_name_or_path.0.is_empty(),
+            "create_new_adapter",
+            "`create_new_adapter` needs `adapter_name_or_path`, the adapters that are merged first",
+        )
+    })
+    .or_else(|| {
+        problem(
+            model.quantization_bit.is_some() && method.finetuning_type != FinetuningType::Lora,
             "quantization_bit",
             "`quantization_bit` goes with `finetuning_type: lora`: weights that are trained must keep their precision, \
              because a step changes them by less than quantization rounds away",
@@ -206,10 +218,10 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
     .or_else(|| {
         problem(
             model.resize_vocab
-                && (model.tokenizer_name_or_path.is_none() || method.finetuning_type != FinetuningType::Full),
+                && (model.tokenizer_name_or_path.is_none() || method.finetuning_type == FinetuningType::Freeze),
             "resize_vocab",
-            "`resize_vocab` needs `tokenizer_name_or_path`, the larger vocabulary, and `finetuning_type: full`: an adapter \
-             could not hold the new rows; grow the model first with `danlu tokenizer extend --model` to adapt it",
+            "`resize_vocab` needs `tokenizer_name_or_path`, the larger vocabulary, and `finetuning_type: full` or `lora`; grow \
+             the model first with `danlu tokenizer extend --model` to train a few layers",
         )
     })
     .or_else(|| {

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use danlu_formats::{AdapterConfig, ModuleSelection};
 use danlu_kernels::blocks::BlockType;
-use danlu_model::{Activations, Config, Gradients, Keep, LoraOptions, Model, Module, Precision};
+use danlu_model::{Activations, Config, Gradients, Keep, Model, Precision};
 use danlu_train::machine;
 use danlu_train::objective::Objective;
 use danlu_train::objective::step::Step;
@@ -92,8 +93,10 @@ pub fn with_adapters(mut model: Model, rank: usize) -> Result<Model> {
     if rank == 0 {
         return Err(wrong_input("`--rank`: expected at least 1, found 0"));
     }
-    let options = LoraOptions { rank, alpha: 2.0 * rank as f64, modules: Module::ALL.to_vec() };
-    model.add_adapters(&options, 1)?;
+    let target_modules = Some(ModuleSelection::Pattern("all-linear".into()));
+    let lora_alpha = 2.0 * rank as f64;
+    let config = AdapterConfig { r: rank, lora_alpha, target_modules, ..AdapterConfig::default() };
+    model.add_adapter(&config, Some(1))?;
     Ok(model)
 }
 
