@@ -357,7 +357,7 @@ fn steps_ahead(samples: Steps, mut order: StepOrder, steps: Range<u64>) -> Recei
     thread::spawn(move || {
         for step in steps {
             let indices = order.step(step);
-            let count = indices.len() as u64;
+            let count = (indices.len() / samples.group()) as u64;
             // Nobody takes it when the run has ended before its last step.
             if sender.send((samples.step(indices), count)).is_err() {
                 return;
@@ -518,7 +518,7 @@ fn evaluate(
         eval_loss: tally.loss / whole.units.max(f64::MIN_POSITIVE),
         accuracy: is_of_texts.then(|| right as f64 / count.max(1) as f64),
         rewards: objective.preference.map(|_| tally.rewards),
-        samples: validation.samples.len() as u64,
+        samples: (validation.samples.len() / validation.group()) as u64,
         runtime: start.elapsed(),
         elapsed: start.elapsed(),
     })

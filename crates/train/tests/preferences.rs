@@ -11,7 +11,7 @@ use danlu_model::{Activations, Keep, Model, ParameterId, Precision, Rest, open};
 use danlu_train::objective::answers::Answer;
 use danlu_train::objective::reference::SetReference;
 use danlu_train::objective::step::Steps;
-use danlu_train::objective::{Objective, cpo, dpo, orpo, simpo};
+use danlu_train::objective::{Objective, PairTerm, cpo, dpo, orpo, simpo};
 use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::TrainingOptions;
 use danlu_train::trainer::take_step;
@@ -134,10 +134,12 @@ fn pair(chosen: f64, rejected: f64) -> [Answer; 2] {
     [answer(chosen, 1.0, 5), answer(rejected, -1.0, 3)]
 }
 
+type Term<'a> = &'a dyn Fn(&[Answer; 2]) -> PairTerm;
+
 #[test]
 fn slopes_are_the_derivatives_of_the_losses() {
     let reference = [-7.0, -6.5];
-    let terms: [(&str, &dyn Fn(&[Answer; 2]) -> danlu_train::objective::PairTerm); 6] = [
+    let terms: [(&str, Term); 6] = [
         ("sigmoid", &|pair| dpo::sigmoid(0.3, 0.1, pair, reference)),
         ("ipo", &|pair| dpo::ipo(0.3, pair, reference)),
         ("hinge", &|pair| dpo::hinge(0.3, pair, reference)),

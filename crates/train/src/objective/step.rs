@@ -90,7 +90,7 @@ impl Steps {
     }
 
     /// Samples that stay together.
-    fn group(&self) -> usize {
+    pub fn group(&self) -> usize {
         self.preference.map_or(1, Preference::group)
     }
 
