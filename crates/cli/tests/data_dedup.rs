@@ -167,6 +167,20 @@ fn numbers_come_out_as_they_were_written() {
         std::fs::read_to_string(folder.join("flat.csv")).unwrap(),
         "id,text,price\n18446744073709551616,甲,1.10\n"
     );
+    // As `json.dump(indent=0)` writes it: a nested object begins its line as a row does.
+    let pretty = |text: &str| {
+        format!(
+            "{{\n\"id\":12345678901234567890123,\n\"m\":{{\n\"b\":[\n{{\n\"c\":1.10\n}}\n]\n}},\n\"text\":\"{text}\"\n}}"
+        )
+    };
+    let rows = format!("[\n{},\n{}\n]\n", pretty("甲"), pretty("乙"));
+    std::fs::write(folder.join("pretty.json"), &rows).unwrap();
+    dedup(folder, &["pretty.json", "--out", "pretty.jsonl"]).json();
+    let kept = std::fs::read_to_string(folder.join("pretty.jsonl")).unwrap();
+    assert_eq!(
+        kept.replace('\n', ""),
+        rows.replace('\n', "")[1..].replace("},{\"id", "}{\"id").trim_end_matches(']')
+    );
 }
 
 #[test]

@@ -229,18 +229,24 @@ fn csv_fields(
     names: &[String],
     numbers: &ExactNumbers,
 ) -> Result<Vec<String>, String> {
-    if let Some(name) = row.keys().find(|name| !names.contains(name)) {
-        return Err(format!("column `{name}` is not in the first row; write `.jsonl` instead"));
+    let mut fields = vec![String::new(); names.len()];
+    let mut literals = numbers.literals();
+    for (name, value) in row {
+        let Some(column) = names.iter().position(|column| column == name) else {
+            return Err(format!("column `{name}` is not in the first row; write `.jsonl` instead"));
+        };
+        fields[column] = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            Value::Number(_) | Value::Bool(_) => literals.text(value),
+            Value::Array(_) | Value::Object(_) => {
+                return Err(format!(
+                    "column `{name}` holds a list or an object, which CSV has not; write `.jsonl` instead"
+                ));
+            }
+        };
     }
-    let field = |name: &String| match row.get(name) {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(numbers.text(value)),
-        Some(Value::Array(_) | Value::Object(_)) => Err(format!(
-            "column `{name}` holds a list or an object, which CSV has not; write `.jsonl` instead"
-        )),
-    };
-    names.iter().map(field).collect()
+    Ok(fields)
 }
 
 /// One line of RFC 4180, with LF.
@@ -332,6 +338,40 @@ mod tests {
             ),
             "{message}"
         );
+    }
+
+    #[test]
+    fn parquet_tells_the_kinds_of_a_column_before_the_width_of_its_integers() {
+        let mut writer = parquet::ParquetWriter::new();
+        let mut write = |row: Value| writer.write(row.as_object().unwrap());
+        for _ in 0..50_000 {
+            write(json!({"a": 0.5, "b": "x", "c": 1})).unwrap();
+        }
+        // The columns are settled.
+        write(json!({"a": u64::MAX})).unwrap();
+        assert!(
+            write(json!({"b": u64::MAX}))
+                .unwrap_err()
+                .starts_with("column `b` holds a number, in rows before")
+        );
+        assert!(
+            write(json!({"c": u64::MAX}))
+                .unwrap_err()
+                .starts_with("the number `18446744073709551615` is beyond")
+        );
+    }
+
+    #[test]
+    fn csv_keeps_equal_numbers_apart_whatever_the_order_of_the_columns() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.csv");
+        let mut writer = RecordWriter::create(&path).unwrap();
+        for row in [r#"{"a":1.1,"b":1.10}"#, r#"{"b":2.50,"a":2.5}"#] {
+            let fields: Map<String, Value> = serde_json::from_str(row).unwrap();
+            writer.write_exact(&fields, &ExactNumbers::of(row.as_bytes())).unwrap();
+        }
+        writer.finish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n1.1,1.10\n2.5,2.50\n");
     }
 
     #[test]

@@ -324,3 +324,52 @@ fn a_json_file_of_many_bad_rows_is_read_in_linear_time() {
         assert!(took.as_secs_f64() < 4.0, "{broken}: {took:?}");
     }
 }
+
+/// `json.dump(indent=0)` writes nested objects at the margin too.
+#[test]
+fn a_long_row_with_objects_at_the_margin_is_read_whole() {
+    let folder = Folder::new();
+    let long = "切削".repeat(300_000);
+    let row = |text: &str| format!("{{\n\"m\": [\n{{\n\"a\": 1\n}}\n],\n\"text\": \"{text}\"\n}}");
+    let found = rows(&folder.write("rows.json", format!("[\n{},\n{}\n]\n", row(&long), row("短"))));
+    let expected =
+        [(2, json!({"m": [{"a": 1}], "text": long})), (10, json!({"m": [{"a": 1}], "text": "短"}))];
+    assert!(found == expected, "{:?}", found.iter().map(|row| row.0).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bad_row_beside_chinese_text_is_not_called_invalid_utf8() {
+    let folder = Folder::new();
+    // Whatever piece of the file is looked at, some of these end inside a character.
+    for shift in 0..3 {
+        let text = format!("{}{}", "a".repeat(shift), "切".repeat(3000));
+        let array = format!("[\n{{\"a\": 0}},\n{{\"a\": \"b\", \"m\": [\n{{\"a\": \"{text}\"}}\n]\n");
+        let found = read(&folder.write("rows.json", array));
+        let expected = "invalid JSON at column 1: EOF while parsing a list; expected an array of JSON objects, \
+                        correct the row, or set `on_bad_row: skip`";
+        assert_eq!(found[1], Err(format!("rows.json:4: {expected}")));
+        assert_eq!(found[2], Ok((4, json!({"a": text}))));
+        let stream = format!("{{\n\"a\": 0\n}}\n{{\"a\" 1\n{{\"a\": \"{text}\"}}\n");
+        let found = read(&folder.write("stream.json", stream));
+        assert!(
+            found[1].as_ref().is_err_and(|error| error.contains(":4: invalid JSON at column 6")),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn rows_that_are_never_closed_cost_as_many_times_as_they_are_more() {
+    let folder = Folder::new();
+    let seconds = |rows: usize| {
+        let array = format!("[\n{}", "{\"text\": \"\", \"m\": [\n".repeat(rows));
+        let path = folder.write("rows.json", array);
+        let start = std::time::Instant::now();
+        let found = read(&path);
+        assert_eq!(found.len(), rows);
+        assert!(found.iter().all(Result::is_err));
+        start.elapsed().as_secs_f64()
+    };
+    let (few, many) = (seconds(1500), seconds(6000));
+    assert!(many < 9.0 * few, "{few} s, {many} s");
+}

@@ -253,9 +253,6 @@ impl Kind {
     /// Whether the value of a later row fits.
     fn check(&self, value: &Value, path: &str) -> Result<(), String> {
         match (self, value) {
-            (_, Value::Number(number)) if number.is_u64() && !number.is_i64() => {
-                Err(too_wide(&number.to_string()))
-            }
             (_, Value::Null) | (Self::Truth, Value::Bool(_)) | (Self::Float, Value::Number(_)) => Ok(()),
             (Self::Text | Self::Unknown, Value::String(_)) => Ok(()),
             (Self::Integer, Value::Number(number)) if number.is_i64() => Ok(()),
@@ -263,6 +260,9 @@ impl Kind {
                 items.iter().try_for_each(|value| item.check(value, path))
             }
             (Self::Object(_), Value::Object(fields)) => self.check_fields(fields, path),
+            (Self::Integer | Self::Unknown, Value::Number(number)) if number.is_u64() && !number.is_i64() => {
+                Err(too_wide(&number.to_string()))
+            }
             (Self::Integer, Value::Number(_)) => {
                 Err(different(path, "a number with a fraction", self.words()))
             }

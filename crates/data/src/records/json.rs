@@ -3,8 +3,10 @@
 //! Values are cut out of the stream by their brackets and quotes and parsed one by one, never as one tree. A broken
 //! object whose brackets still match is a bad row like any other. Where they do not, reading goes on at the next line
 //! that opens an object with the indentation of the first one; where there is none, the rest of the file cannot be
-//! read, and that is an error that cannot be skipped. A bad row costs little more than its own length, so that a file of
-//! many is read in linear time.
+//! read, and that is an error that cannot be skipped.
+//!
+//! Such a line may also lie within a good object. What is read beyond it in vain, to see whether the object ends, is
+//! read again, and all of that together is a few times the file, so that any file is read in linear time.
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -17,7 +19,10 @@ use super::{Content, FileText, RawRecord, RawRow, Record, Source, kind_of};
 use crate::error::{DataError, Result, RowProblem};
 
 /// Bytes that are read beyond the next line that could open a value, to find the end of one that is right so far.
-const LONGEST_DOUBT: usize = 1 << 20;
+const LONGEST_DOUBT: usize = 64 << 20;
+/// Bytes that may be read in vain in any file, and for each byte of it.
+const DOUBT: usize = 1 << 20;
+const DOUBT_PER_BYTE: usize = 4;
 /// Bytes that are looked at together: what is read behind a broken value is read again.
 const PIECE: usize = 4 << 10;
 
@@ -140,12 +145,16 @@ pub(super) struct JsonValues {
     /// Bytes taken from the reader in vain, to be read again: what follows a broken value.
     again: Vec<u8>,
     again_from: usize,
+    /// Bytes that may still be read in vain.
+    doubt: usize,
 }
 
 /// A value cut out of the stream.
 struct Cut {
     bytes: Vec<u8>,
     is_whole: bool,
+    /// The bytes that tell what is wrong with it.
+    judged: usize,
     /// Where a line within it opens an object as the first one did.
     next_object: Option<usize>,
 }
@@ -172,6 +181,7 @@ impl JsonValues {
             indentation: None,
             again: Vec::new(),
             again_from: 0,
+            doubt: DOUBT,
         }
     }
 
@@ -191,6 +201,7 @@ impl JsonValues {
         if self.again_from < self.again.len() {
             self.again_from += length;
         } else {
+            self.doubt += DOUBT_PER_BYTE * length;
             self.reader.consume(length);
         }
     }
@@ -239,32 +250,44 @@ impl JsonValues {
     /// Reads a value to its end, or to the end of the file.
     fn cut(&mut self) -> std::io::Result<Cut> {
         let opening = self.indentation.clone().flatten().map(|margin| [&b"\n"[..], &margin, b"{"].concat());
-        let mut cut = Cut { bytes: Vec::new(), is_whole: false, next_object: None };
+        let mut cut = Cut { bytes: Vec::new(), is_whole: false, judged: 0, next_object: None };
         let mut scan = Scan::default();
+        let mut tested = 0;
         loop {
             let available = self.fill()?;
             let available = &available[..available.len().min(PIECE)];
-            if available.is_empty() {
-                return Ok(cut);
-            }
+            let is_last = available.is_empty();
             let end = scan.end(available);
             let length = end.unwrap_or(available.len());
             // Enough of what is there already to see a line's start across two pieces.
             let seen = cut.bytes.len().saturating_sub(opening.as_ref().map_or(0, Vec::len));
             cut.bytes.extend_from_slice(&available[..length]);
             self.consume(length);
+            cut.judged = cut.bytes.len();
             if let (None, Some(opening)) = (cut.next_object, &opening) {
                 cut.next_object = find(&cut.bytes[seen..], opening).map(|at| seen + at + 1);
-                // Up to that line's bracket it may already be wrong; then its end is of no use.
-                if cut.next_object.is_some_and(|next| is_wrong(&cut.bytes[..next + opening.len() - 1])) {
-                    return Ok(cut);
-                }
             }
             if end.is_some() {
                 cut.is_whole = !scan.is_broken;
                 return Ok(cut);
             }
-            if cut.next_object.is_some_and(|next| cut.bytes.len() - next > LONGEST_DOUBT) {
+            if let Some(next) = cut.next_object {
+                // Half of what is left, so that the rows behind have some too.
+                let is_last = is_last || cut.bytes.len() - next > LONGEST_DOUBT.min(self.doubt / 2);
+                if is_last || cut.bytes.len() >= 2 * tested {
+                    tested = cut.bytes.len();
+                    // A piece may end inside a character.
+                    cut.judged = cut.bytes.iter().rposition(u8::is_ascii).map_or(0, |at| at + 1);
+                    if is_wrong(&cut.bytes[..cut.judged]) {
+                        return Ok(cut);
+                    }
+                }
+                if is_last {
+                    cut.judged = next;
+                    return Ok(cut);
+                }
+            }
+            if is_last {
                 return Ok(cut);
             }
         }
@@ -272,9 +295,12 @@ impl JsonValues {
 
     /// Gives bytes that belong to later values back.
     fn give_back(&mut self, bytes: &[u8]) {
-        let rest = self.again.split_off(self.again_from);
-        self.again = [bytes, &rest].concat();
-        self.again_from = 0;
+        if self.again[..self.again_from].ends_with(bytes) {
+            self.again_from -= bytes.len();
+        } else {
+            self.again = [bytes, &self.again[self.again_from..]].concat();
+            self.again_from = 0;
+        }
     }
 
     /// Reads on to the next line that opens an object like the first one; false where there is none.
@@ -359,16 +385,16 @@ impl JsonValues {
         }
         let source = Source { path: self.file.path.clone(), line: self.line };
         let before = self.column;
-        let Cut { mut bytes, is_whole, next_object } = self.cut()?;
+        let Cut { mut bytes, is_whole, judged, next_object } = self.cut()?;
         if is_whole && next_object.is_none() {
             self.pass(&bytes);
             return Ok(Some(RawRecord { row: self.row(bytes, before), source }));
         }
         // Either an object with another one's start inside, or one that does not end where it should.
-        let (lines, problem) = match value(&bytes, before, self.expected(), &self.file) {
-            Ok(Value::Object(fields)) => {
+        let (lines, problem) = match value(&bytes[..judged], before, self.expected(), &self.file) {
+            Ok(Value::Object(_)) => {
                 self.pass(&bytes);
-                return Ok(Some(RawRecord { row: RawRow::Ready(Content::Fields(fields)), source }));
+                return Ok(Some(RawRecord { row: self.row(bytes, before), source }));
             }
             Ok(other) => (0, RowProblem::NotAnObject { found: kind_of(&other) }),
             Err(problem) => problem,
@@ -376,6 +402,7 @@ impl JsonValues {
         if let Some(next_object) = next_object {
             let rest = bytes.split_off(next_object);
             self.give_back(&rest);
+            self.doubt = self.doubt.saturating_sub(rest.len().saturating_sub(PIECE));
         }
         self.pass(&bytes);
         let is_readable = next_object.is_some() || self.find_next_object()?;
