@@ -26,9 +26,9 @@ fn folder() -> tempfile::TempDir {
     write("pairs.json", Value::from((0..ROWS).map(pair).collect::<Vec<_>>()).to_string());
     let judged = |row: usize| {
         let turn = |role: &str, content: &str| json!({"role": role, "content": content});
-        let answer = if row % 2 == 0 { "车削回转表面。" } else { "铣刀切削" };
+        let answer = if row.is_multiple_of(2) { "车削回转表面。" } else { "铣刀切削" };
         let messages = [turn("user", &format!("第{row}问：车床？")), turn("assistant", answer)];
-        json!({"messages": messages, "label": row % 2 == 0}).to_string() + "\n"
+        json!({"messages": messages, "label": row.is_multiple_of(2)}).to_string() + "\n"
     };
     write("judged.jsonl", (0..ROWS).map(judged).collect());
     write(
