@@ -4,7 +4,7 @@ use crate::common;
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{danlu, run, with_model};
 use serde_json::Value;
@@ -319,11 +319,12 @@ fn ctrl_c_stops_tokenizing_and_keeps_what_was_done(verb: &str) {
     }
     std::thread::sleep(Duration::from_millis(300));
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let asked = Instant::now();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    // It did not go on to the end.
+    let rows = said.split("stopped after ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!(rows.parse::<u32>().unwrap() < 20_000, "{said}");
     let sentence = "rows; what was tokenized is kept, and the same command goes on behind it";
     assert!(said.contains("stopped after ") && said.contains(sentence), "{said}");
     assert!(!said.contains("error") && !folder.path().join("out").exists(), "{said}");

@@ -173,6 +173,45 @@ fn trl_1627_identical_answers_of_a_pair_are_found() {
     run(folder.path(), &[&recipe[..], &["output_dir=out"]].concat()).is_refused("set `stage: dpo`");
 }
 
+/// An inverted label, or answers the wrong way round, can only be seen where it is said which answer is wanted.
+#[test]
+fn the_unwanted_answer_is_told_from_the_wanted_one() {
+    let folder = with_model();
+    let write = |name: &str, rows: [Value; 2]| {
+        let rows: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        std::fs::write(folder.path().join(name), rows).unwrap();
+    };
+    let pair = json!({"prompt": "铣削是什么？", "chosen": "切削", "rejected": "旋转"});
+    write("pairs.jsonl", [pair.clone(), pair]);
+    let judged =
+        |answer: &str, label: bool| json!({"prompt": "铣削是什么？", "completion": answer, "label": label});
+    write("judged.jsonl", [judged("切削", true), judged("旋转", false)]);
+    let inspect = |file: &str, more: &[&str]| {
+        let fixed = ["data", "inspect", file, "--model", "model", "cutoff_len=128", "--samples", "2"];
+        run(folder.path(), &[&fixed[..], more].concat())
+    };
+    for (file, lines) in [("pairs.jsonl", [1, 1]), ("judged.jsonl", [1, 2])] {
+        let shown = inspect(file, &["--html", "page.html"]);
+        let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+        for (line, english) in lines.into_iter().zip(["wanted", "unwanted"]) {
+            assert!(shown.stdout.contains(&format!("{file}:{line} · {english} · ")), "{}", shown.stdout);
+            let chinese = if english == "wanted" { "合意" } else { "不合意" };
+            for verdict in [english, chinese] {
+                assert!(page.contains(&format!("{file}:{line} · {verdict} · ")), "{verdict}: {page}");
+            }
+        }
+        assert!(page.contains("<mark>切削") && page.contains("<mark class=\"against\">旋转"), "{page}");
+        let samples = inspect(file, &["--json"]).json()["samples"].take();
+        assert_eq!((&samples[0]["wanted"], &samples[1]["wanted"]), (&true.into(), &false.into()));
+    }
+    std::fs::write(folder.path().join("rows.csv"), rows()).unwrap();
+    let plain = inspect("rows.csv", &["--json"]);
+    assert_eq!(plain.json()["samples"][0]["wanted"], Value::Null);
+    assert!(!inspect("rows.csv", &[]).stdout.contains("wanted"));
+    // Two samples for each pair of a count that no number holds.
+    inspect("pairs.jsonl", &["val_size=1e30"]).is_refused("leaves nothing to train on");
+}
+
 #[test]
 fn a_recipe_that_names_no_model_is_looked_at_with_a_vocabulary() {
     let folder = tempfile::tempdir().unwrap();

@@ -258,7 +258,7 @@ impl Filling<'_> {
     /// # Errors
     /// A full disk.
     pub(crate) fn checkpoint(&mut self, builder: &mut StoreBuilder, account: &mut Account) -> Result<()> {
-        self.words.write_all(bytemuck::cast_slice(&builder.words))?;
+        write(&mut self.words, bytemuck::cast_slice(&builder.words))?;
         builder.written += builder.words.len() as u64;
         builder.words.clear();
         if self.syncing.as_ref().is_none_or(JoinHandle::is_finished)
@@ -268,7 +268,7 @@ impl Filling<'_> {
             self.syncing = Some(thread::spawn(move || _ = words.sync_data()));
         }
         let new = &builder.entries[account.samples as usize..];
-        self.samples.write_all(bytemuck::cast_slice(new))?;
+        write(&mut self.samples, bytemuck::cast_slice(new))?;
         account.words = builder.written;
         account.samples = builder.entries.len() as u64;
         self.note(account)
@@ -291,8 +291,7 @@ impl Filling<'_> {
             remove(&part)?;
             return Err(DataError::Changed { path });
         }
-        self.words.sync_all()?;
-        self.samples.sync_all()?;
+        [&self.words, &self.samples].into_iter().try_for_each(sync)?;
         let Some(store) = self.cache.store(&self.words, builder.entries)? else {
             return Err(std::io::Error::other("the tokenized samples do not fit together").into());
         };
@@ -325,6 +324,17 @@ fn deciding(options: &DataOptions) -> DataOptions {
         overwrite_cache: default.overwrite_cache,
         ..options.clone()
     }
+}
+
+/// A full disk gets the sentence that it has for every file that is written.
+fn write(file: &mut fs::File, bytes: &[u8]) -> Result<()> {
+    let written = file.file_mut().write_all(bytes);
+    Ok(written.map_err(|error| danlu_formats::Error::io(file.path(), error))?)
+}
+
+fn sync(file: &fs::File) -> Result<()> {
+    let synced = file.file().sync_all();
+    Ok(synced.map_err(|error| danlu_formats::Error::io(file.path(), error))?)
 }
 
 fn remove(folder: &Path) -> Result<()> {
@@ -390,6 +400,18 @@ fn trim(root: &Path, keep: &Path, most: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_said() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache { folder: root.path().join("key"), files: Vec::new(), is_automatic: false };
+        let (mut filling, mut builder, mut account) = cache.fill().unwrap().unwrap();
+        // Every write to this device fails as on a full disk.
+        filling.words = fs::File::options().write(true).open("/dev/full").unwrap();
+        builder.words.push(1);
+        let error = filling.checkpoint(&mut builder, &mut account).unwrap_err().to_string();
+        assert!(error.contains("the disk is full") && error.contains("free some space"), "{error}");
+    }
 
     #[test]
     fn the_longest_unused_go_first() {

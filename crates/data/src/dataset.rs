@@ -151,14 +151,12 @@ impl Dataset {
     /// A `val_size` that leaves nothing to train on or to validate with, a choice by rows where blocks hold several.
     pub fn split(&self, options: &DataOptions, seed: u64) -> Result<Split> {
         let (samples, per_row) = (self.samples.len(), self.samples_per_row);
-        let count = per_row
-            * match options.val_size {
-                0.0 => 0,
-                fraction if fraction < 1.0 => {
-                    (((samples / per_row) as f64 * fraction).round() as usize).max(1)
-                }
-                count => count as usize,
-            };
+        let rows = match options.val_size {
+            0.0 => 0,
+            fraction if fraction < 1.0 => (((samples / per_row) as f64 * fraction).round() as usize).max(1),
+            count => count as usize,
+        };
+        let count = rows.saturating_mul(per_row);
         if count >= samples && options.val_split == ValSplit::Random {
             let val_size = options.val_size;
             let rows = samples / per_row;

@@ -12,6 +12,7 @@ mod known;
 mod min_hash;
 mod partitions;
 mod passes;
+mod positioned_read;
 mod random_state;
 pub mod row_text;
 mod rows_out;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use crate::records::Source;
 
+mod reason;
+
 /// Result of this crate.
 pub type Result<T, E = DataError> = std::result::Result<T, E>;
 
@@ -371,6 +373,19 @@ pub enum RowProblem {
         available: Vec<String>,
     },
 
+    /// A question without an answer, or an answer without a question, where one object holds both.
+    #[error(
+        "field `{field}`: found `{found}` without `{missing}`: expected a question and its answer, add `{missing}`"
+    )]
+    HalfExchange {
+        /// The object, with its place inside lists.
+        field: String,
+        /// The key that is there.
+        found: &'static str,
+        /// The key that is not.
+        missing: &'static str,
+    },
+
     /// A weight that the loss of a message cannot have.
     #[error("field `{field}`: expected a number of at least 0, found `{found}`")]
     LossWeight {
@@ -482,36 +497,6 @@ impl RowProblem {
                 | Self::PreferencePair { .. }
                 | Self::JudgedAnswer { .. }
         )
-    }
-
-    /// The reason under which skipped rows are counted.
-    pub fn reason(&self) -> String {
-        match self {
-            Self::InvalidUtf8 { .. } => "invalid UTF-8".to_owned(),
-            Self::Undecodable { encoding, .. } => format!("invalid {encoding}"),
-            Self::InvalidJson { .. } => "invalid JSON".to_owned(),
-            Self::NotAnObject { .. } => "not a JSON object".to_owned(),
-            Self::FieldCount { .. } => "wrong number of fields".to_owned(),
-            Self::UnclosedQuote { .. } => "quote without partner".to_owned(),
-            Self::DuplicateColumn { .. } => "column named twice".to_owned(),
-            Self::MissingColumn { column, .. } => format!("missing column `{column}`"),
-            Self::UnknownColumns { .. } => "unknown columns".to_owned(),
-            Self::PlainText => "plain text document".to_owned(),
-            Self::WrongType { .. } => "wrong kind of value".to_owned(),
-            Self::UnknownRole { role, .. } => format!("unknown role `{role}`"),
-            Self::MissingKey { key, .. } => format!("missing `{key}`"),
-            Self::LossWeight { .. } => "wrong `loss_weight`".to_owned(),
-            Self::NoWeight => "every `loss_weight` is 0".to_owned(),
-            Self::NoAnswer => "no answer".to_owned(),
-            Self::Transcript { .. } => "text without marks of its turns".to_owned(),
-            Self::PreferencePair { .. } => "preference pair".to_owned(),
-            Self::NoPairAnswer { column } => format!("no answer in `{column}`"),
-            Self::DifferentPrompts { .. } => "answers to different prompts".to_owned(),
-            Self::JudgedAnswer { field } => format!("`{field}` says whether the answer is wanted"),
-            Self::Rule { .. } => "a rule cannot be applied".to_owned(),
-            Self::NoPlace { form, what } => format!("no place in `{form}` for {what}"),
-            Self::Template { .. } => "refused by the chat template".to_owned(),
-        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Samples as text in which one sees what is learned: trained spans stand in ⟦…⟧, and in colour where wanted.
+//! Samples as text in which one sees what is learned: trained spans stand in ⟦…⟧, and in colour where wanted. Of an answer
+//! that is preferred or not, the heading says which.
 //! It prints nothing; whether colour is wanted is the caller's to know, [`color_is_wanted`] knows `NO_COLOR`.
 
 use danlu_tokenizer::Tokenizer;
@@ -7,6 +8,7 @@ use crate::error::{DataError, Result};
 use crate::sample::Sample;
 
 const TRAINED: &str = "\x1b[32m";
+const UNWANTED: &str = "\x1b[31m";
 const FRAME: &str = "\x1b[2m";
 const RESET: &str = "\x1b[0m";
 
@@ -15,33 +17,66 @@ pub fn color_is_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A sample as text: a line with its source and counts, then its tokens, special ones spelled out, trained ones
-/// in brackets. Ends with a newline.
-pub fn render(sample: &Sample, tokenizer: &Tokenizer, color: bool) -> Result<String> {
-    let (frame, trained, reset) = if color { (FRAME, TRAINED, RESET) } else { ("", "", "") };
+/// What becomes of a stretch of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// It is context.
+    No,
+    /// It is to become more probable.
+    Wanted,
+    /// It is to become less probable.
+    Unwanted,
+}
+
+impl Learned {
+    fn by(weight: f32) -> Self {
+        match weight {
+            weight if weight > 0.0 => Self::Wanted,
+            weight if weight < 0.0 => Self::Unwanted,
+            _ => Self::No,
+        }
+    }
+}
+
+/// A sample as text: a line with its source, its counts and, where answers are judged, whether its own is wanted; then its
+/// tokens, special ones spelled out, trained ones in brackets. Ends with a newline.
+pub fn render(sample: &Sample, tokenizer: &Tokenizer, is_judged: bool, color: bool) -> Result<String> {
+    let paint = |color_code| if color { color_code } else { "" };
+    let verdict = match sample.is_unwanted() {
+        _ if !is_judged => "",
+        true => " · unwanted",
+        false => " · wanted",
+    };
     let mut text = format!(
-        "{frame}── {} · {} tokens, {} trained ──{reset}\n",
+        "{}── {}{verdict} · {} tokens, {} trained ──{}\n",
+        paint(FRAME),
         sample.source,
         sample.ids.len(),
-        sample.trained_tokens()
+        sample.trained_tokens(),
+        paint(RESET)
     );
-    for (span, is_trained) in stretches(sample, tokenizer)? {
-        match is_trained {
-            true => text.push_str(&format!("{trained}⟦{span}⟧{reset}")),
-            false => text.push_str(&span),
-        }
+    for (span, learned) in stretches(sample, tokenizer)? {
+        let color_code = match learned {
+            Learned::No => {
+                text.push_str(&span);
+                continue;
+            }
+            Learned::Wanted => TRAINED,
+            Learned::Unwanted => UNWANTED,
+        };
+        text.push_str(&format!("{}⟦{span}⟧{}", paint(color_code), paint(RESET)));
     }
     text.push('\n');
     Ok(text)
 }
 
-/// The text of a sample, special tokens spelled out, in stretches that are learned or not.
-pub fn stretches(sample: &Sample, tokenizer: &Tokenizer) -> Result<Vec<(String, bool)>> {
+/// The text of a sample, special tokens spelled out, in stretches with what becomes of each.
+pub fn stretches(sample: &Sample, tokenizer: &Tokenizer) -> Result<Vec<(String, Learned)>> {
     let mut start = 0;
     let mut stretches = Vec::new();
-    for run in sample.loss_weights.chunk_by(|a, b| (*a != 0.0) == (*b != 0.0)) {
+    for run in sample.loss_weights.chunk_by(|a, b| Learned::by(*a) == Learned::by(*b)) {
         let end = start + run.len();
-        stretches.push((span(&sample.ids, start, end, tokenizer)?, run[0] != 0.0));
+        stretches.push((span(&sample.ids, start, end, tokenizer)?, Learned::by(run[0])));
         start = end;
     }
     Ok(stretches)

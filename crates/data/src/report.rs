@@ -16,6 +16,9 @@ use crate::records::Source;
 pub struct Skipped {
     /// How many.
     pub rows: u64,
+    /// The reason in Chinese.
+    #[serde(default)]
+    pub zh: String,
     /// Place and message of the first one.
     pub first: String,
 }
@@ -116,9 +119,9 @@ impl DatasetReport {
     /// Adds what was counted of another data set; lengths do not add up.
     pub(crate) fn join(&mut self, other: &Self) {
         self.rows += other.rows;
-        for (reason, Skipped { rows, first }) in &other.skipped {
-            let first = || Skipped { rows: 0, first: first.clone() };
-            self.skipped.entry(reason.clone()).or_insert_with(first).rows += rows;
+        for (reason, skipped) in &other.skipped {
+            let first = || Skipped { rows: 0, ..skipped.clone() };
+            self.skipped.entry(reason.clone()).or_insert_with(first).rows += skipped.rows;
         }
         self.dropped_overlong += other.dropped_overlong;
         self.dropped_prompt_too_long += other.dropped_prompt_too_long;
@@ -147,7 +150,7 @@ impl DatasetReport {
     }
 
     pub(crate) fn count_skipped(&mut self, at: &Source, problem: &RowProblem) {
-        let first = || Skipped { rows: 0, first: format!("{at}: {problem}") };
+        let first = || Skipped { rows: 0, zh: problem.reason_zh(), first: format!("{at}: {problem}") };
         self.skipped.entry(problem.reason()).or_insert_with(first).rows += 1;
     }
 
@@ -184,7 +187,7 @@ impl fmt::Display for DatasetReport {
             "\nrow length in tokens: half up to {}, 90 % up to {}, 99 % up to {}, longest {}",
             lengths.p50, lengths.p90, lengths.p99, lengths.longest
         )?;
-        for (reason, Skipped { rows, first }) in &self.skipped {
+        for (reason, Skipped { rows, first, .. }) in &self.skipped {
             write!(formatter, "\nskipped {rows} rows: {reason}, first {first}")?;
         }
         if self.dropped_overlong > 0 {

@@ -33,6 +33,11 @@ impl Sample {
     pub fn trained_tokens(&self) -> usize {
         self.loss_weights.iter().filter(|&&weight| weight != 0.0).count()
     }
+
+    /// Whether its answer is to become less probable.
+    pub fn is_unwanted(&self) -> bool {
+        self.loss_weights.iter().any(|&weight| weight < 0.0)
+    }
 }
 
 /// What became of a row.

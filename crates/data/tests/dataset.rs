@@ -486,7 +486,7 @@ fn inspection_brackets_what_is_trained() {
     let dataset = model.load(&options(path.clone()));
     let sample = &dataset.samples.get(1);
     assert_eq!(
-        inspect::render(sample, &model.tokenizer, false).unwrap(),
+        inspect::render(sample, &model.tokenizer, false, false).unwrap(),
         format!(
             "── {path}:2 · {} tokens, {} trained ──\n<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n\
              ⟦您好<|im_end|>⟧\n<|im_start|>user\n挤出机？<|im_end|>\n<|im_start|>assistant\n⟦挤塑。<|im_end|>⟧\n\n",
@@ -494,7 +494,7 @@ fn inspection_brackets_what_is_trained() {
             sample.trained_tokens()
         )
     );
-    let colored = inspect::render(sample, &model.tokenizer, true).unwrap();
+    let colored = inspect::render(sample, &model.tokenizer, false, true).unwrap();
     assert!(colored.contains("\x1b[32m⟦您好<|im_end|>⟧\x1b[0m"));
 }
 

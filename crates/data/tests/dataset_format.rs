@@ -73,8 +73,12 @@ fn firefly_has_question_and_answer_in_one_object() {
     assert_eq!(read.loss_weights, [0.0, 1.0, 0.0, 0.0]);
     let wrong = json!({"conversation": [{"human": "车床？", "assistant": ["一种"]}]});
     assert!(conversation(wrong).unwrap_err().starts_with("field `conversation[0].assistant"));
-    let half = json!({"conversation": [{"human": "车床？"}]});
-    assert!(conversation(half).unwrap_err().contains("`role`"));
+    for (half, missing) in
+        [(json!({"human": "车床？"}), "assistant"), (json!({"assistant": "机床。"}), "human")]
+    {
+        let error = conversation(json!({"conversation": [half]})).unwrap_err();
+        assert!(error.ends_with(&format!("expected a question and its answer, add `{missing}`")), "{error}");
+    }
 }
 
 #[test]

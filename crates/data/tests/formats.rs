@@ -41,7 +41,7 @@ pub(crate) fn shown(options: &DataOptions, template: Option<&str>) -> Vec<String
     let tokenizer = tokenizer();
     let dataset = load(options, template, &tokenizer).unwrap();
     let show = |sample: danlu_data::Sample| {
-        let rendered = inspect::render(&sample, &tokenizer, false).unwrap();
+        let rendered = inspect::render(&sample, &tokenizer, false, false).unwrap();
         let text = rendered.split_once('\n').unwrap().1.strip_suffix('\n').unwrap();
         let plain = text.replace(['⟦', '⟧'], "");
         assert_eq!(tokenizer.encode(&plain, SpecialTokens::Parse).unwrap(), sample.ids, "{text}");
@@ -204,7 +204,7 @@ fn seed_001_text_csv_sft() {
         let text = fields["text"].as_str().unwrap();
         // The row's own text, byte for byte; of it the answers with their end marks are learned.
         assert_eq!(tokenizer.decode(&sample.ids, false).unwrap(), text);
-        let shown = inspect::render(&sample, &tokenizer, false).unwrap();
+        let shown = inspect::render(&sample, &tokenizer, false, false).unwrap();
         let learned: Vec<&str> =
             shown.split('⟦').skip(1).map(|part| part.split('⟧').next().unwrap()).collect();
         let answers: Vec<&str> =

@@ -121,7 +121,7 @@ fn seed_004_ner_jsonl_collate() {
     assert_ids(&samples[0], &prompt, &answer);
     let tokenizer = Tokenizer::open(&shared("tokenizers/baichuan-7b").unwrap()).unwrap();
     // Sentencepiece writes a space where a text begins, so also behind the mark.
-    let shown = danlu_data::inspect::render(&samples[0], &tokenizer, false).unwrap();
+    let shown = danlu_data::inspect::render(&samples[0], &tokenizer, false, false).unwrap();
     let text = shown.split_once('\n').unwrap().1;
     assert_eq!(
         text.trim_end_matches('\n').trim_start(),

@@ -13,5 +13,5 @@ mod table;
 
 pub use error::ReportError;
 pub use line_chart::{LineChart, Series};
-pub use page::{Page, Text};
+pub use page::{Mark, Page, Text};
 pub use table::Table;

@@ -24,6 +24,17 @@ impl Text {
     }
 }
 
+/// How a stretch of a text is marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// Not at all.
+    None,
+    /// As what is meant.
+    For,
+    /// As what is not wanted.
+    Against,
+}
+
 /// Builds the page from top to bottom; every text is escaped.
 ///
 /// ```
@@ -90,13 +101,14 @@ impl Page {
         ))
     }
 
-    /// A sample in which some stretches are marked: what it is, and its text, each stretch with whether it is.
-    pub fn marked(&mut self, caption: &Text, stretches: &[(String, bool)]) -> &mut Self {
+    /// A sample in which some stretches are marked: what it is, and its text, each stretch with its mark.
+    pub fn marked(&mut self, caption: &Text, stretches: &[(String, Mark)]) -> &mut Self {
         let text: String = stretches
             .iter()
-            .map(|(text, is_marked)| match is_marked {
-                true => format!("<mark>{}</mark>", escape(text)),
-                false => escape(text),
+            .map(|(text, mark)| match mark {
+                Mark::None => escape(text),
+                Mark::For => format!("<mark>{}</mark>", escape(text)),
+                Mark::Against => format!("<mark class=\"against\">{}</mark>", escape(text)),
             })
             .collect();
         self.push(&format!("<div class=\"sample\"><b>{}</b><p>{text}</p></div>\n", both("span", caption)))
@@ -175,6 +187,7 @@ pre{background:var(--card);border:1px solid var(--rule);border-radius:10px;paddi
 .bars span{flex:0 0 130px;color:var(--muted);text-align:right}.bars u{flex:1 1 auto;display:flex;align-items:center;gap:8px;text-decoration:none}\
 .bars i{background:var(--accent);height:16px;border-radius:4px;min-width:2px}\
 mark{background:color-mix(in srgb,var(--accent) 24%,transparent);color:inherit;border-radius:3px;padding:1px 0}\
+.against{background:color-mix(in srgb,#dc2626 26%,transparent);text-decoration:line-through}\
 .sample{background:var(--card);border-left:3px solid var(--accent);padding:10px 16px;margin:10px 0}\
 .sample b{color:var(--muted);font-size:14px;font-weight:600}.sample p{margin:2px 0;white-space:pre-wrap;overflow-wrap:anywhere}\
 div[lang]{overflow-x:auto}\
@@ -208,7 +221,10 @@ mod tests {
             .chart(&chart, &chart)
             .table(&table, &table)
             .bars(&[(Text::new("<短>", "short"), 3), (Text::new("长", "long"), 0)])
-            .marked(&Text::new("样本", "sample"), &[("<u>".into(), false), ("<a>".into(), true)])
+            .marked(
+                &Text::new("样本", "sample"),
+                &[("<u>".into(), Mark::None), ("<a>".into(), Mark::For), ("b".into(), Mark::Against)],
+            )
             .sample(&Text::new("用户", "user"), "介绍一下 <script>alert(1)</script>")
             .preformatted("danlu chat & \"more\"");
         page
@@ -220,7 +236,8 @@ mod tests {
         assert!(html.contains("报告 &lt;1&gt; · Report &lt;/title&gt;"));
         assert!(!html.contains("<script>alert") && !html.contains("<b>1</b>"));
         assert!(
-            html.contains("<p>&lt;u&gt;<mark>&lt;a&gt;</mark></p>") && html.contains("&lt;短&gt;"),
+            html.contains("<p>&lt;u&gt;<mark>&lt;a&gt;</mark><mark class=\"against\">b</mark></p>")
+                && html.contains("&lt;短&gt;"),
             "{html}"
         );
         assert_eq!(html.matches("lang=\"zh\"").count(), html.matches("lang=\"en\"").count());

@@ -49,7 +49,7 @@ impl Inputs {
     /// Refuses an output that would be read: as one of the files, or in one of the folders at the next run.
     ///
     /// # Errors
-    /// [`DataError::OutputInInput`]; a folder of the output that is not there.
+    /// [`OutputInInput`](crate::DataError::OutputInInput); a folder of the output that is not there.
     pub fn refuse_output(inputs: &[PathBuf], output: &Path) -> Result<()> {
         folder_is_there(output)?;
         refuse_output_in(inputs, output)

@@ -90,10 +90,16 @@ pub(super) fn messages(value: &Value, field: &str, tags: &Tags) -> Result<Turns>
 
 /// Question and answer in one object (`{"human": …, "assistant": …}`), as Firefly has them.
 fn exchange(item: &Fields, field: &str, tags: &Tags) -> Result<Option<[Turn; 2]>> {
-    let (Some(question), Some(answer)) = (item.get("human"), item.get("assistant")) else { return Ok(None) };
     if tags.role.is_some() || item.contains_key("role") || item.contains_key("from") {
         return Ok(None);
     }
+    let half = |found, missing| RowProblem::HalfExchange { field: field.to_owned(), found, missing };
+    let (question, answer) = match (item.get("human"), item.get("assistant")) {
+        (Some(question), Some(answer)) => (question, answer),
+        (Some(_), None) => return Err(half("human", "assistant")),
+        (None, Some(_)) => return Err(half("assistant", "human")),
+        (None, None) => return Ok(None),
+    };
     let question = message_text(question, &format!("{field}.human"))?;
     let answer = message_text(answer, &format!("{field}.assistant"))?;
     let (answer, usual) = message("assistant", answer);

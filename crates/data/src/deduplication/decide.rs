@@ -136,7 +136,11 @@ impl Memberships {
         let mut gathered = Self { pairs, buckets: 0, members: Vec::new(), rows };
         buckets(keys, 0, tick, &mut |group| {
             group.iter().for_each(|&(_, row)| is_member[row as usize] = true);
-            if crowds.take(group) { Ok(()) } else { gathered.push(group, order, 0) }
+            if crowds.is_crowd(group) {
+                crowds.mark(group);
+                return Ok(());
+            }
+            gathered.push(group, order, 0)
         })?;
         let members = (0..).zip(is_member).filter(|(_, is_member)| *is_member);
         gathered.members = members.map(|(row, _)| row).collect();
@@ -174,7 +178,12 @@ impl Memberships {
             let partition = u64::from(rank) * PARTITIONS as u64 / u64::from(self.rows);
             self.pairs.push(partition as usize, (rank.into(), self.buckets | (key & roles) as u32))?;
         }
-        self.buckets += 2;
+        let many = || {
+            std::io::Error::other(
+                "too many groups of rows that may be alike: raise `--threshold`, or take fewer rows",
+            )
+        };
+        self.buckets = self.buckets.checked_add(2).ok_or_else(many)?;
         Ok(())
     }
 
@@ -227,12 +236,12 @@ impl Crowds {
         Self { most, is_crowded: vec![false; if most == usize::MAX { 0 } else { rows as usize }] }
     }
 
-    fn take(&mut self, group: &[Pair]) -> bool {
-        let is_crowd = group.len() > self.most;
-        if is_crowd {
-            group.iter().for_each(|&(_, row)| self.is_crowded[row as usize] = true);
-        }
-        is_crowd
+    fn is_crowd(&self, group: &[Pair]) -> bool {
+        group.len() > self.most
+    }
+
+    fn mark(&mut self, group: &[Pair]) {
+        group.iter().for_each(|&(_, row)| self.is_crowded[row as usize] = true);
     }
 
     /// Whether a row is in a bucket that is too large.
@@ -250,9 +259,10 @@ pub trait Compare: Sync {
     /// What of a row is compared.
     type Sketch: Send + Sync;
 
-    /// Kept rows of its buckets that are looked at for a row, those of small buckets first, and how many of them it is
-    /// compared with, those first that share most buckets.
-    const MOST: (usize, usize);
+    /// Kept rows of its buckets that are looked at for a row, those of small buckets first.
+    const MOST_SEEN: usize;
+    /// How many of these it is compared with, those first that share most buckets.
+    const MOST_COMPARED: usize;
 
     /// That of one row.
     ///
@@ -294,7 +304,7 @@ impl KeptRows {
     }
 
     /// Ranks in the buckets of a row, ascending.
-    fn beside(&self, row: &Row, (looked_at, compared): (usize, usize)) -> Vec<u32> {
+    fn beside<C: Compare>(&self, row: &Row) -> Vec<u32> {
         let numbers = row.buckets.iter().flat_map(|&bucket| compared_with(bucket));
         let mut numbers: Vec<u32> = numbers.collect();
         // Of about equal ones in the order of the numbers, which is as good as random: parts of one text lie apart.
@@ -302,7 +312,7 @@ impl KeptRows {
         let mut ranks = Vec::new();
         for number in numbers {
             let (length, mut next) = self.lists[number as usize];
-            for _ in 0..(length as usize).min(looked_at - ranks.len()) {
+            for _ in 0..(length as usize).min(C::MOST_SEEN - ranks.len()) {
                 let (rank, before) = self.entries[next as usize];
                 ranks.push(rank);
                 next = before;
@@ -311,9 +321,9 @@ impl KeptRows {
         ranks.sort_unstable();
         let mut shared: Vec<(usize, u32)> =
             ranks.chunk_by(|a, b| a == b).map(|equal| (equal.len(), equal[0])).collect();
-        if shared.len() > compared {
+        if shared.len() > C::MOST_COMPARED {
             shared.sort_unstable_by_key(|&(count, rank)| (Reverse(count), rank));
-            shared.truncate(compared);
+            shared.truncate(C::MOST_COMPARED);
             shared.sort_unstable_by_key(|&(_, rank)| rank);
         }
         shared.into_iter().map(|(_, rank)| rank).collect()
@@ -344,7 +354,7 @@ fn decide_block<C: Compare>(
         })
         .collect();
     let like_kept = |place: usize| -> Result<Option<(u32, f64)>> {
-        for rank in kept.beside(&block[place], C::MOST) {
+        for rank in kept.beside::<C>(&block[place]) {
             let other = compare.sketch(order.row(rank))?;
             if let Some(similarity) = compare.similarity(&sketches[place], &other) {
                 return Ok(Some((rank, similarity)));
@@ -395,7 +405,8 @@ pub struct NearFingerprints {
 impl Compare for NearFingerprints {
     type Sketch = u128;
 
-    const MOST: (usize, usize) = (usize::MAX, usize::MAX);
+    const MOST_SEEN: usize = usize::MAX;
+    const MOST_COMPARED: usize = usize::MAX;
 
     fn sketch(&self, row: u32) -> Result<u128> {
         Ok(self.fingerprints[row as usize])
@@ -404,5 +415,79 @@ impl Compare for NearFingerprints {
     fn similarity(&self, a: &u128, b: &u128) -> Option<f64> {
         let bits = (a ^ b).count_ones();
         (bits <= self.bits).then(|| 1.0 - f64::from(bits) / 128.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::deduplication::row_text::mix;
+
+    fn partitions(folder: &tempfile::TempDir, name: &str) -> Partitions {
+        Partitions::new(folder.path().join(name), 1 << 20)
+    }
+
+    /// Counts what is compared.
+    struct Counted<'a>(&'a ShingleSets, AtomicUsize);
+
+    impl Compare for Counted<'_> {
+        type Sketch = Vec<u32>;
+
+        const MOST_SEEN: usize = ShingleSets::MOST_SEEN;
+        const MOST_COMPARED: usize = ShingleSets::MOST_COMPARED;
+
+        fn sketch(&self, row: u32) -> Result<Vec<u32>> {
+            self.0.sketch(row)
+        }
+
+        fn similarity(&self, a: &Vec<u32>, b: &Vec<u32>) -> Option<f64> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.similarity(a, b)
+        }
+    }
+
+    /// Comparisons of rows of one template, in one bucket, that have three quarters of their text in common, where buckets of
+    /// more than `most` rows are parted.
+    fn compared(rows: u32, most: usize) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sets = ShingleSets::create(&folder.path().join("sets"), (0..rows).collect(), 5, 0.8).unwrap();
+        let mut keys = partitions(&folder, "keys");
+        for row in 0..rows {
+            let own = (0..9).map(|place| mix(u64::from(row) << 4 | place) % 4000);
+            let text: String =
+                (0..64).chain(own).filter_map(|at| char::from_u32(0x4E00 + at as u32)).collect();
+            let set = sets.of(&text);
+            sets.count(&set);
+            sets.push(&set).unwrap();
+            keys.push(0, (7, row)).unwrap();
+        }
+        sets.flush().unwrap();
+        let (mut crowds, mut tick) = (Crowds::new(most, rows), || Ok(()));
+        let pairs = partitions(&folder, "pairs");
+        let mut memberships =
+            Memberships::gather(&mut keys, pairs, rows, &Order::First, &mut crowds, &mut tick).unwrap();
+        let rare = partitions(&folder, "rare");
+        memberships.part_crowds(&sets, crowds, rare, &Order::First, &mut tick).unwrap();
+        let counted = Counted(&sets, AtomicUsize::new(0));
+        memberships.decide(&Order::First, &counted, &mut tick).unwrap();
+        counted.1.into_inner()
+    }
+
+    #[test]
+    fn rows_of_a_template_are_compared_with_few_others() {
+        let (parted, together) = (compared(2000, 100), compared(2000, usize::MAX));
+        assert!(parted < 2000 && together > 50 * 2000, "{parted}, {together}");
+    }
+
+    #[test]
+    fn buckets_beyond_all_numbers_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let pairs = partitions(&folder, "pairs");
+        let mut memberships = Memberships { pairs, buckets: u32::MAX - 3, members: Vec::new(), rows: 1 };
+        memberships.push(&[(0, 0)], &Order::First, 0).unwrap();
+        let error = memberships.push(&[(0, 0)], &Order::First, 0).unwrap_err();
+        assert!(error.to_string().contains("too many"), "{error}");
     }
 }

@@ -4,14 +4,14 @@
 //! Two sets as similar as the threshold must also have one of their rarest shingles in common (the prefix filter of
 //! Bayardo, Ma, Srikant 2007 and Xiao et al. 2008): by these such rows are found.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use fs_err as fs;
 
 use super::decide::Compare;
+use super::positioned_read::read_exact_at;
 use super::row_text::{jaccard, mix, shingle_set};
 use crate::error::Result;
 
@@ -25,7 +25,7 @@ pub struct ShingleSets {
     rows: Vec<u32>,
     /// Where the set of each of the rows ends, in shingles.
     ends: Vec<u64>,
-    file: Mutex<fs::File>,
+    file: fs::File,
     buffer: Vec<u8>,
     /// In how many of the counted rows a shingle is.
     counts: Vec<AtomicU32>,
@@ -45,7 +45,7 @@ impl ShingleSets {
         Ok(Self {
             ends: Vec::with_capacity(rows.len()),
             rows,
-            file: Mutex::new(file),
+            file,
             buffer: Vec::new(),
             counts,
             ngram,
@@ -85,8 +85,7 @@ impl ShingleSets {
     /// # Errors
     /// A full disk.
     pub fn flush(&mut self) -> Result<()> {
-        let file = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(&self.buffer)?;
+        self.file.write_all(&self.buffer)?;
         self.buffer.clear();
         Ok(())
     }
@@ -129,17 +128,14 @@ fn counted(shingle: u32) -> usize {
 impl Compare for ShingleSets {
     type Sketch = Vec<u32>;
 
-    const MOST: (usize, usize) = (1 << 13, 64);
+    const MOST_SEEN: usize = 1 << 13;
+    const MOST_COMPARED: usize = 64;
 
     fn sketch(&self, row: u32) -> Result<Vec<u32>> {
         let place = self.rows.binary_search(&row).unwrap_or_default();
         let start = if place == 0 { 0 } else { self.ends[place - 1] };
         let mut bytes = vec![0; (self.ends[place] - start) as usize * size_of::<u32>()];
-        {
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.seek(SeekFrom::Start(start * size_of::<u32>() as u64))?;
-            file.read_exact(&mut bytes)?;
-        }
+        read_exact_at(self.file.file(), &mut bytes, start * size_of::<u32>() as u64)?;
         Ok(bytes.as_chunks().0.iter().map(|&shingle| u32::from_le_bytes(shingle)).collect())
     }
 

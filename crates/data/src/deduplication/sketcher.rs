@@ -21,8 +21,9 @@ pub enum Sketcher {
 
 impl Sketcher {
     pub fn new(method: &Method) -> Result<Self> {
-        /// Longest shingle, and most values of a signature: beyond these nothing is gained.
-        const MOST: (usize, usize) = (64, 4096);
+        // Beyond these nothing is gained.
+        const LONGEST_NGRAM: usize = 64;
+        const MOST_VALUES: usize = 4096;
         Ok(match *method {
             Method::Nothing => Self::Nothing,
             Method::Exact => Self::Text,
@@ -32,8 +33,11 @@ impl Sketcher {
             }
             Method::MinHash { ngram, threshold, num_perm, verify } => {
                 let wrong = |option, problem: String| Err(DataError::Option { option, problem });
-                if !(1..=MOST.0).contains(&ngram) {
-                    return wrong("ngram", format!("found {ngram}: expected 1 to {} characters", MOST.0));
+                if !(1..=LONGEST_NGRAM).contains(&ngram) {
+                    return wrong(
+                        "ngram",
+                        format!("found {ngram}: expected 1 to {LONGEST_NGRAM} characters"),
+                    );
                 }
                 if !(threshold > 0.0 && threshold <= 1.0) {
                     return wrong(
@@ -41,8 +45,8 @@ impl Sketcher {
                         format!("found {threshold}: expected a similarity above 0 and up to 1, such as 0.8"),
                     );
                 }
-                if !(8..=MOST.1).contains(&num_perm) {
-                    return wrong("num-perm", format!("found {num_perm}: expected 8 to {}", MOST.1));
+                if !(8..=MOST_VALUES).contains(&num_perm) {
+                    return wrong("num-perm", format!("found {num_perm}: expected 8 to {MOST_VALUES}"));
                 }
                 let bands = if verify {
                     Bands::to_verify(threshold, num_perm)

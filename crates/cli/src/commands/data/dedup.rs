@@ -108,9 +108,10 @@ pub struct Args {
     /// zh: 遇到无法读取的行时如何处理
     #[arg(long, value_enum, default_value_t)]
     on_bad_row: BadRow,
-    /// Memory for keys and buckets; beyond it they go to files beside the output. A row takes some 30 bytes besides
+    /// Memory for keys and buckets; beyond it they go to files beside the output. A row takes some 30 bytes besides, one
+    /// like thousands of others up to some 170
     ///
-    /// zh: 键与分桶所用内存；超出部分写到输出旁的文件。此外每行约占 30 字节
+    /// zh: 键与分桶所用内存；超出部分写到输出旁的文件。此外每行约占 30 字节，与成千上万行相似的行最多约占 170 字节
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = memory)]
     max_memory: u64,
 }

@@ -78,18 +78,20 @@ pub(super) struct Seen {
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let seen = look(args.data, printer)?;
     let Samples { tokenizer, training, validation, .. } = &seen.samples;
+    let is_judged = seen.recipe.preference().is_some();
     let mut shown = Vec::new();
     let mut stretches = Vec::new();
     for sample in training.iter().chain(validation.iter()).take(args.samples) {
-        printer.line(inspect::render(&sample, tokenizer, printer.color())?)?;
+        printer.line(inspect::render(&sample, tokenizer, is_judged, printer.color())?)?;
         shown.push(json!({
             "source": sample.source.to_string(),
             "ids": sample.ids,
             "loss_weights": sample.loss_weights,
-            "text": inspect::render(&sample, tokenizer, false)?,
+            "wanted": is_judged.then(|| !sample.is_unwanted()),
+            "text": inspect::render(&sample, tokenizer, is_judged, false)?,
         }));
-        let counts = (sample.ids.len(), sample.trained_tokens());
-        stretches.push((sample.source.to_string(), counts, inspect::stretches(&sample, tokenizer)?));
+        let text = inspect::stretches(&sample, tokenizer)?;
+        stretches.push((sample, text));
     }
     seen.describe(printer)?;
     if let Some(path) = &args.html {

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
+use danlu_data::inspect::Learned;
 use danlu_data::report::Skipped;
-use danlu_data::{DatasetReport, Detail, Example, Finding, Found, Inspection, Source};
-use danlu_report::{Page, Table, Text};
+use danlu_data::{DatasetReport, Detail, Example, Finding, Found, Inspection, Sample, Source};
+use danlu_report::{Mark, Page, Table, Text};
 
 use super::inspect::Seen;
 
-/// A sample to show: where it is from, its tokens and those that are learned, its text.
-type Shown = (String, (usize, usize), Vec<(String, bool)>);
+/// A sample to show, and its text.
+type Shown = (Sample, Vec<(String, Learned)>);
 
 /// What a finding means, and what to do.
 pub(super) fn finding(finding: Finding) -> Text {
@@ -84,18 +85,40 @@ pub(super) fn page(seen: &Seen, samples: &[Shown]) -> Page {
     for inspection in &seen.samples.inspections {
         dataset(&mut page, inspection);
     }
+    let is_judged = seen.recipe.preference().is_some();
     if !samples.is_empty() {
-        page.heading(&Text::new("样本", "Samples")).paragraph(&Text::new(
-            "着色的部分参与学习，其余只是上下文。",
-            "The coloured text is learned, the rest is context.",
-        ));
+        let explanation = match is_judged {
+            true => Text::new(
+                "着色的部分参与学习，其余只是上下文。合意的回答会变得更可能；不合意的回答以红色删除线标出，会变得更不可能。",
+                "The coloured text is learned, the rest is context. Wanted answers become more probable; unwanted ones, red and \
+                 struck through, become less probable.",
+            ),
+            false => Text::new(
+                "着色的部分参与学习，其余只是上下文。",
+                "The coloured text is learned, the rest is context.",
+            ),
+        };
+        page.heading(&Text::new("样本", "Samples")).paragraph(&explanation);
     }
-    for (source, (tokens, trained), stretches) in samples {
+    for (sample, stretches) in samples {
+        let verdict = match sample.is_unwanted() {
+            _ if !is_judged => Text::new("", ""),
+            true => Text::new("不合意 · ", "unwanted · "),
+            false => Text::new("合意 · ", "wanted · "),
+        };
+        let (source, tokens, trained) = (&sample.source, sample.ids.len(), sample.trained_tokens());
         let caption = Text::new(
-            format!("{source} · {tokens} 个词元，学习 {trained} 个"),
-            format!("{source} · {tokens} tokens, {trained} learned"),
+            format!("{source} · {}{tokens} 个词元，学习 {trained} 个", verdict.zh),
+            format!("{source} · {}{tokens} tokens, {trained} learned", verdict.en),
         );
-        page.marked(&caption, stretches);
+        let mark = |learned| match learned {
+            Learned::No => Mark::None,
+            Learned::Wanted => Mark::For,
+            Learned::Unwanted => Mark::Against,
+        };
+        let marked: Vec<(String, Mark)> =
+            stretches.iter().map(|(text, learned)| (text.clone(), mark(*learned))).collect();
+        page.marked(&caption, &marked);
     }
     page
 }
@@ -151,13 +174,13 @@ fn dataset(page: &mut Page, inspection: &Inspection) {
         zh.row([format!("超出 `{option}`，已丢弃"), rows.to_string(), String::new()]);
         en.row([format!("outside of `{option}`, left out"), rows.to_string(), String::new()]);
     }
-    for (reason, Skipped { rows, first }) in &report.skipped {
+    for (reason, Skipped { rows, zh: reason_zh, first }) in &report.skipped {
         // The message behind the place is English; what it is about, the reason says.
         let (place, message) = first.split_once(": ").unwrap_or((first, ""));
         let line = place.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix(':'));
         let line = line.map(|line| line.trim_start_matches("row "));
         let place = |word: &str| line.map_or_else(|| place.to_owned(), |line| format!("{word} {line}"));
-        zh.row([format!("已跳过：{}", reason_zh(reason)), rows.to_string(), place("行")]);
+        zh.row([format!("已跳过：{reason_zh}"), rows.to_string(), place("行")]);
         en.row([format!("skipped: {reason}"), rows.to_string(), format!("{}: {message}", place("line"))]);
     }
     page.table(&zh, &en);
@@ -197,42 +220,4 @@ fn place(at: &Source, file: &str) -> Text {
         return Text::new(format!("行 {line}"), format!("line {line}"));
     }
     Text::new(format!("{}：行 {line}", path.display()), at.to_string())
-}
-
-/// Why rows were skipped, in Chinese; what stands in backquotes stays.
-fn reason_zh(reason: &str) -> String {
-    const REASONS: [(&str, &str); 24] = [
-        ("invalid UTF-8", "不是有效的 UTF-8"),
-        ("invalid JSON", "不是有效的 JSON"),
-        ("not a JSON object", "不是 JSON 对象"),
-        ("wrong number of fields", "字段数不对"),
-        ("quote without partner", "引号没有闭合"),
-        ("column named twice", "列名重复"),
-        ("missing column `*`", "缺少列 `*`"),
-        ("unknown columns", "列名无法识别"),
-        ("plain text document", "纯文本文档"),
-        ("wrong kind of value", "值的类型不对"),
-        ("unknown role `*`", "未知角色 `*`"),
-        ("missing `*`", "缺少 `*`"),
-        ("wrong `loss_weight`", "`loss_weight` 不对"),
-        ("every `loss_weight` is 0", "所有 `loss_weight` 都为 0"),
-        ("no answer in `*`", "`*` 中没有回答"),
-        ("no answer", "没有回答"),
-        ("text without marks of its turns", "文本没有轮次标记"),
-        ("preference pair", "偏好对"),
-        ("answers to different prompts", "两个回答的提示不同"),
-        ("`*` says whether the answer is wanted", "`*` 表明回答是否合意"),
-        ("a rule cannot be applied", "规则无法应用"),
-        ("refused by the chat template", "被对话模板拒绝"),
-        ("invalid *", "不是有效的 *"),
-        ("no place in *", "目标格式容不下：*"),
-    ];
-    let translated = REASONS.into_iter().find_map(|(en, zh)| match en.split_once('*') {
-        None => (reason == en).then(|| zh.to_owned()),
-        Some((before, after)) => {
-            let shown = reason.strip_prefix(before)?.strip_suffix(after)?;
-            Some(zh.replace('*', shown))
-        }
-    });
-    translated.unwrap_or_else(|| reason.to_owned())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
+use danlu_data::records::split_sheet;
 use danlu_data::{
     ColumnNames, Columns, CorpusTokens, DataError, EncodedCorpus, ReadOptions, encode_corpus,
     refuse_output_in,
@@ -65,6 +66,20 @@ pub struct CorpusArgs {
     shard_tokens: u64,
 }
 
+/// A corpus is read twice, by what its token files are known again and for its texts.
+fn refuse_pipes(files: &[PathBuf]) -> Result<()> {
+    for file in files {
+        let path = split_sheet(file).0;
+        if !fs_err::metadata(path)?.is_file() {
+            return Err(wrong_input(format!(
+                "`{}` is a pipe or a device, and a corpus is read twice: write it into a file first",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Writes the token files of the corpus in `inputs`.
 ///
 /// # Errors
@@ -81,6 +96,7 @@ pub fn run(inputs: &[PathBuf], args: &CorpusArgs, tokenizer: &Tokenizer, printer
     refuse_output_in(inputs, output)?;
     let columns = Columns { text: Some(ColumnNames::Many(args.column.clone())), ..Columns::default() };
     let files = texts::open(inputs, &columns, &reading, printer)?.files().to_vec();
+    refuse_pipes(&files)?;
     let end = (!args.no_eos).then(|| {
         let missing =
             || wrong_input("the vocabulary has no EOS to put behind each document: give `--no-eos`");
