@@ -116,6 +116,18 @@ fn every_method_trains_what_the_plan_says_and_resumes_and_splits_without_changin
 }
 
 #[test]
+fn layers_that_are_trained_keep_their_precision_across_a_resume() {
+    let folder = with_model();
+    let folder = folder.path();
+    write_recipe(folder);
+    let freeze = ["finetuning_type=freeze", "freeze_trainable_layers=1", "precision=bf16"];
+    danlu(folder, "train", "whole", &freeze).json();
+    let from = "resume_from_checkpoint=whole/checkpoint-2";
+    danlu(folder, "train", "resumed", &[&freeze[..], &[from]].concat()).json();
+    assert!(weights(folder, "resumed") == weights(folder, "whole"));
+}
+
+#[test]
 fn nothing_is_dropped_or_disturbed_in_evaluation() {
     let folder = with_model();
     let folder = folder.path();

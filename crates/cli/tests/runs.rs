@@ -240,6 +240,10 @@ fn prompts_are_answered_at_each_validation() {
     assert_eq!(samples(), whole);
     train(folder.path(), "silent", &[]).json();
     assert!(weights(&folder.path().join("run")) == weights(&folder.path().join("silent")));
+
+    // What cannot be answered is said before anything is trained.
+    let long = format!("sample_prompts=[{}]", "车床".repeat(4000));
+    train(folder.path(), "long", &[&long]).is_refused("tokens; expected from 1 to ");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Training a few layers of a model whose others stay frozen, chosen as LLaMA-Factory's `freeze` does.
 
+use std::path::Path;
+
 use crate::adapter_place::Placement;
 use crate::layout::file_tensors;
 use crate::names::Role;
+use crate::open::exact_values;
 use crate::{Error, Model, Result};
 
 /// Which layers are trained.
@@ -17,12 +20,12 @@ pub struct FreezeOptions {
 }
 
 impl Model {
-    /// Makes the tensors that `options` chooses of a frozen model trainable, with the values that they have or, for plans,
-    /// with shapes alone.
+    /// Makes the tensors that `options` chooses of a frozen model trainable, with the values that they have in the files of
+    /// the model at `path`, not rounded as frozen ones are; for plans, with shapes alone.
     ///
     /// # Errors
     /// A name that fits nothing, with what there is; nothing to train.
-    pub fn train_layers(&mut self, options: &FreezeOptions, with_values: bool) -> Result<()> {
+    pub fn train_layers(&mut self, options: &FreezeOptions, path: Option<&Path>) -> Result<()> {
         let names = self.config.family.names();
         let files = file_tensors(&self.config, &self.specs, names);
         let blocks = self.config.num_hidden_layers;
@@ -82,6 +85,10 @@ impl Model {
                 "0 blocks leave nothing to train; name a number, or modules in `freeze_extra_modules`";
             return Err(Error::Message(format!("`freeze_trainable_layers`: {reason}")));
         }
-        self.place(&placement, with_values).map(|_| ())
+        let placed = self.place(&placement, path.is_some())?;
+        let Some(path) = path else { return Ok(()) };
+        let tensors: Vec<_> = placement.whole.iter().map(|(tensor, _)| *tensor).collect();
+        let specs = self.specs.clone();
+        exact_values(path, &tensors, &specs, |index, values| self.set_parameter(placed.whole[index], values))
     }
 }

@@ -250,6 +250,26 @@ fn open_with(
     Ok(Opened { model, tokenizer, path: path.into() })
 }
 
+/// Calls `each` with the index and values of those `tensors` of the model at `path` that have the shape of `specs` there: not
+/// of tables that have grown since.
+pub(crate) fn exact_values(
+    path: &Path,
+    tensors: &[TensorId],
+    specs: &[TensorSpec],
+    mut each: impl FnMut(usize, &[f32]),
+) -> Result<()> {
+    let checkpoint = Checkpoint::open(path)?;
+    let Contents { config, specs: stored, layout } = checkpoint.contents()?;
+    for (index, &id) in tensors.iter().enumerate() {
+        let Some(spec) = stored.get(id).filter(|spec| spec.shape == specs[id].shape) else { continue };
+        let mut values = vec![0.0; spec.elements()];
+        checkpoint.read(&layout, id, spec, &config, 0..spec.shape[0], &mut values)?;
+        checkpoint.drop_pages(&layout, id);
+        each(index, &values);
+    }
+    Ok(())
+}
+
 /// Puts `rows` of a matrix, the first values, where they rest; the error is a reason.
 fn put(
     stored: &mut Stored,

@@ -306,7 +306,16 @@ fn what_cannot_be_computed_is_refused_by_field_and_value() {
             json!({ "layer_types": ["full_attention", "sliding_attention"] }),
             "`layer_types`: expected `full_attention` for every layer, found \"sliding_attention\"",
         ),
-        ("qwen3", json!({ "model_type": "gemma" }), "`model_type`: expected `llama`, `mistral`, `qwen2`"),
+        (
+            "qwen3",
+            json!({ "model_type": "unheard_of" }),
+            "`model_type`: expected `llama`, `mistral`, `qwen2`",
+        ),
+        (
+            "qwen3",
+            json!({ "model_type": "gemma" }),
+            "`model_type`: `gemma` is not read (Gemma, Phi, Cohere, OLMo)",
+        ),
         ("qwen3", json!({ "model_type": "minimind", "use_moe": true }), "`use_moe`: expected false"),
     ] {
         let found = refusal(name, changes);

@@ -88,7 +88,10 @@ impl WordPattern {
 /// Whether a pattern means the same to an automaton, and matches nothing that is empty.
 fn is_plain(words: &str) -> bool {
     // Possessive repetition, which an automaton takes for a repetition of a repetition.
-    let is_possessive = ["?+", "*+", "++", "}+"].iter().any(|repetition| words.contains(repetition));
+    let counted =
+        |(at, _): (usize, &str)| words[..at].ends_with(|last: char| last.is_ascii_digit() || last == ',');
+    let is_possessive = ["?+", "*+", "++"].iter().any(|repetition| words.contains(repetition))
+        || words.match_indices("}+").any(counted);
     let shortest = parse(words).ok().and_then(|pattern| pattern.properties().minimum_len());
     !is_possessive && shortest.is_some_and(|shortest| shortest > 0)
 }

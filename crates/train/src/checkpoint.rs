@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::guard;
-use crate::objective::reference::Reference;
+use crate::objective::reference::{self, Reference};
 use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
 use crate::recipe::{FinetuningType, Optim, OutputOptions, Recipe, ResumeFrom, TrainingOptions};
@@ -349,8 +349,8 @@ pub fn copy_weights(output_dir: &Path, step: u64) -> Result<()> {
     for entry in fs::read_dir(&checkpoint)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_state =
-            name.starts_with(OPTIMIZER) || [STATE, RECIPE, "trainer_state.json"].contains(&name.as_str());
+        let is_state = name.starts_with(OPTIMIZER)
+            || [STATE, RECIPE, reference::FILE_NAME, "trainer_state.json"].contains(&name.as_str());
         if is_state || !path.is_file() {
             continue;
         }

@@ -469,7 +469,9 @@ fn adapters(
                 modules: options.freeze_trainable_modules.0.clone(),
                 extra: options.freeze_extra_modules.0.clone(),
             };
-            return Ok(model.train_layers(&layers, load == Load::Weights).map(|()| None)?);
+            let named = recipe.model.model_name_or_path.as_deref().map(|name| recipe.model.place(name));
+            let path = resume_from.or(named.as_deref()).filter(|_| load == Load::Weights);
+            return Ok(model.train_layers(&layers, path).map(|()| None)?);
         }
         FinetuningType::Lora => {}
     }
@@ -490,7 +492,8 @@ fn adapters(
     }
     if let Some(folder) = resume_from.or(continued.as_deref()) {
         let mut config = read_adapter(model, folder)?;
-        if resume_from.is_some() && options.pissa_init {
+        let is_fresh_pissa = continued.is_none() && options.starts_from_singular_values();
+        if resume_from.is_some() && is_fresh_pissa {
             config = model.continue_pissa(&config, load == Load::Weights)?;
         }
         let (r, alpha) = (config.r, config.lora_alpha);

@@ -11,7 +11,7 @@ use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::recipe::{Recipe, Stage};
 
 /// Name of the file.
@@ -40,7 +40,7 @@ impl Prompts {
     /// The prompts of a recipe, in its chat template unless it pretrains.
     ///
     /// # Errors
-    /// What the template refuses.
+    /// What the template refuses; a prompt without tokens, or longer than the model's context.
     pub fn new(recipe: &Recipe, tokenizer: &Tokenizer, model: &Model) -> Result<Self> {
         let mut stop_ids = model.config().eos_token_ids.clone();
         stop_ids.extend(tokenizer.end_of_turn_ids());
@@ -65,6 +65,15 @@ impl Prompts {
                     bos.into_iter().chain(text).collect()
                 }
             };
+            let context = model.config().context_length();
+            if ids.is_empty() || ids.len() >= context {
+                let problem = format!(
+                    "`{prompt}` has {} tokens; expected from 1 to {}, which leave room for an answer in the model's context",
+                    ids.len(),
+                    context.saturating_sub(1)
+                );
+                return Err(TrainError::Option { key: "sample_prompts", problem });
+            }
             Ok((prompt.clone(), ids))
         };
         Ok(Self {

@@ -263,8 +263,10 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         }
         if evaluation_is_due {
             let (model, tokenizer) = (&prepared.model, &prepared.tokenizer);
-            for answer in prompts.answer(model, tokenizer, done, &output.output_dir)? {
-                observer.answered(&answer);
+            match prompts.answer(model, tokenizer, done, &output.output_dir) {
+                Ok(answers) => answers.iter().for_each(|answer| observer.answered(answer)),
+                // The answers are for looking at: a run does not end for them.
+                Err(error) => run_folder.note(&format!("step {done} answered no prompts: {error}"))?,
             }
         }
         if let Some(reason) = &ends_early {
@@ -485,7 +487,9 @@ fn divergence(model: &Model, step: &Step, activations: &mut Activations, tally: 
     if ratios.is_empty() {
         return Ok(0.0);
     }
-    let divergence = (ratios.iter().sum::<f64>() / ratios.len() as f64).max(0.0);
+    let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
+    // What is not a number stays so, for the guard to see.
+    let divergence = if mean < 0.0 { 0.0 } else { mean };
     tally.rewards.add_divergence(divergence);
     Ok(divergence)
 }

@@ -105,10 +105,11 @@ fn train_on(mut prepared: Prepared, observer: &mut Shown) -> anyhow::Result<Outc
             Ok(outcome) => return Ok(outcome),
             Err(error) => error,
         };
-        let newest = checkpoint::list(&recipe.output.output_dir)?.pop().map(|(_, path)| path);
-        let (TrainError::Diverged { step, .. }, true, Some(newest)) =
-            (&error, recipe.training.rollback, newest)
-        else {
+        let TrainError::Diverged { step, .. } = &error else { return Err(error.into()) };
+        // A checkpoint of a later step is that of a run that was given up.
+        let mut earlier = checkpoint::list(&recipe.output.output_dir)?;
+        earlier.retain(|(saved, _)| saved < step);
+        let (true, Some((_, newest))) = (recipe.training.rollback, earlier.pop()) else {
             return Err(error.into());
         };
         times = if last.as_ref() == Some(&newest) { times + 1 } else { 1 };

@@ -2,7 +2,7 @@
 //!
 //! With r = log p − log p of the reference: loss = λ (1 − σ(β (r − z))) of a wanted answer, λ (1 − σ(β (z − r))) of an unwanted
 //! one. z, the divergence of the model from its reference, has no gradient: the mean of r over the prompts of the step, each
-//! with the answer of the row before it in the data, and at least 0. The reward of an answer is β r.
+//! with the answer to the prompt before it in the data, and at least 0. The reward of an answer is β r.
 
 use danlu_data::{Sample, SampleSet};
 
@@ -58,11 +58,19 @@ pub fn imbalance(recipe: &Recipe, samples: &SampleSet) -> Option<String> {
     ))
 }
 
+/// Whether two samples answer the same prompt.
+pub fn is_same_prompt(sample: &Sample, other: &Sample) -> bool {
+    sample.ids[..prompt_length(sample)] == other.ids[..prompt_length(other)]
+}
+
+/// Ids before the answer.
+fn prompt_length(sample: &Sample) -> usize {
+    sample.loss_weights.iter().position(|&weight| weight != 0.0).unwrap_or(sample.ids.len())
+}
+
 /// The prompt of a sample with the answer of another, cut to `cutoff_len`.
 pub fn mismatched(sample: &Sample, other: &Sample, cutoff_len: usize) -> Sample {
-    let answer = |sample: &Sample| sample.loss_weights.iter().position(|&weight| weight != 0.0);
-    let prompt = answer(sample).unwrap_or(sample.ids.len());
-    let start = answer(other).unwrap_or(other.ids.len());
+    let (prompt, start) = (prompt_length(sample), prompt_length(other));
     let length = cutoff_len.max(prompt + 1);
     let joined = |first: &[u32], second: &[u32]| [first, second].concat().into_iter().take(length).collect();
     let weights = vec![0.0; prompt].into_iter().chain(other.loss_weights[start..].iter().copied());

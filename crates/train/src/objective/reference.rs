@@ -15,7 +15,8 @@ use crate::recipe::Preference;
 use crate::trainer::score;
 
 const FILE: &str = "reference";
-const FILE_NAME: &str = "reference.safetensors";
+/// What it is called in a checkpoint.
+pub const FILE_NAME: &str = "reference.safetensors";
 /// Samples whose slices are made together; even, so that pairs stay whole.
 const AT_ONCE: usize = 64;
 

@@ -9,6 +9,9 @@ use super::kto;
 use super::reference::SetReference;
 use crate::recipe::Preference;
 
+/// Answers to one prompt that are passed over for that of another.
+const MOST_ANSWERS: usize = 64;
+
 /// Samples, to take steps of.
 #[derive(Clone)]
 pub struct Steps {
@@ -99,10 +102,14 @@ impl Steps {
         self.step(&(0..self.samples.len()).collect::<Vec<_>>())
     }
 
-    /// The prompt of a sample with the answer of the one before it; the first has that of the last.
+    /// The prompt of a sample with the answer of the nearest one before it that answers another prompt, such as not the other
+    /// answer of a pair; the first goes on from the last.
     fn mismatched(&self, index: usize) -> Sample {
-        let other = (index + self.samples.len() - 1) % self.samples.len();
-        kto::mismatched(&self.samples.get(index), &self.samples.get(other), self.cutoff_len)
+        let (count, sample) = (self.samples.len(), self.samples.get(index));
+        let before = |distance| self.samples.get((index + count - distance % count) % count);
+        let other =
+            (1..count.min(MOST_ANSWERS)).map(before).find(|other| !kto::is_same_prompt(&sample, other));
+        kto::mismatched(&sample, &other.unwrap_or_else(|| before(1)), self.cutoff_len)
     }
 
     /// Tokens of the longest sample, or of all samples that stay together.
@@ -118,5 +125,37 @@ impl Steps {
             }
             _ => together,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use danlu_data::Source;
+
+    use super::*;
+
+    #[test]
+    fn no_prompt_is_mismatched_with_an_answer_of_its_own() {
+        let sample = |ids: [u32; 3], weight| Sample {
+            ids: ids.into(),
+            loss_weights: vec![0.0, 0.0, weight],
+            source: Source { path: Path::new("pairs").into(), line: 1 },
+        };
+        let pairs = [
+            sample([1, 2, 3], 1.0),
+            sample([1, 2, 4], -1.0),
+            sample([5, 6, 7], 1.0),
+            sample([5, 6, 8], -1.0),
+        ];
+        let steps = Steps {
+            samples: pairs.into_iter().collect(),
+            preference: Some(Preference::Judged),
+            cutoff_len: 8,
+            reference: Arc::default(),
+        };
+        let mismatched: Vec<_> = (0..4).map(|index| steps.mismatched(index).ids).collect();
+        assert_eq!(mismatched, [[1, 2, 8], [1, 2, 8], [5, 6, 4], [5, 6, 4]]);
     }
 }

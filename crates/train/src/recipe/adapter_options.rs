@@ -149,6 +149,13 @@ impl AdapterOptions {
         self.lora_alpha.unwrap_or(2.0 * self.lora_rank as f64)
     }
 
+    /// Whether a fresh adapter begins with PiSSA, by either of its keys.
+    #[must_use]
+    pub fn starts_from_singular_values(&self) -> bool {
+        let named = |init: &LoraInit| matches!(init, LoraInit::Method(method) if method.starts_with("pissa"));
+        self.pissa_init || named(&self.init_lora_weights)
+    }
+
     /// PEFT's configuration of a fresh adapter on these modules.
     #[must_use]
     pub fn adapter_config(&self, target_modules: ModuleSelection) -> AdapterConfig {

@@ -2,7 +2,7 @@
 
 use danlu_model::PRESETS;
 
-use super::{Clip, FinetuningType, IntervalStrategy, LrSchedulerType, ModelOptions, Recipe};
+use super::{Clip, FinetuningType, IntervalStrategy, LrSchedulerType, ModelOptions, Preference, Recipe};
 
 /// The first problem: the key to blame, and a sentence.
 pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
@@ -214,6 +214,17 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
         )
     })
     .or_else(|| {
+        let of_adapters = [
+            ("loraplus_lr_ratio", adapter.loraplus_lr_ratio.is_some()),
+            ("pissa_init", adapter.pissa_init),
+            ("use_dora", adapter.use_dora),
+            ("trainable_token_indices", adapter.trainable_token_indices.is_some()),
+        ];
+        let (key, _) = of_adapters.into_iter().find(|(_, is_set)| *is_set)?;
+        let text = format!("`{key}` goes with `finetuning_type: lora`");
+        problem(method.finetuning_type != FinetuningType::Lora, key, &text)
+    })
+    .or_else(|| {
         problem(
             model.quantization_bit.is_some() && method.finetuning_type != FinetuningType::Lora,
             "quantization_bit",
@@ -233,6 +244,8 @@ fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
     .or_else(|| {
         let names: &[&str] = match recipe.preference() {
             None => &["eval_loss", "eval_perplexity", "eval_accuracy"],
+            // Judged answers are not compared.
+            Some(Preference::Judged) => &["eval_loss", "eval_rewards/margins"],
             Some(_) => &["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"],
         };
         let metric = evaluation.metric();
