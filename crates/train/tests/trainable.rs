@@ -62,7 +62,7 @@ fn seeds_trainable_counts_are_those_of_the_projects() {
 fn freezing_all_but_two_blocks_and_the_head_counts_them() {
     let mut model = frozen("llama2-7b", None);
     let options = FreezeOptions { layers: 2, modules: vec!["all".into()], extra: vec!["lm_head".into()] };
-    model.train_layers(&options, false).unwrap();
+    model.train_layers(&options, None).unwrap();
     let block = 4 * 4096 * 4096 + 3 * 4096 * 11_008 + 2 * 4096;
     assert_eq!(model.parameters().len(), 2 * block + 32_000 * 4096);
 }
