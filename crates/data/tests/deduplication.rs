@@ -136,7 +136,7 @@ fn planted_near_duplicates_are_found_and_others_stay() {
 
 /// The same at scale: `cargo test --release -p danlu-data --test all -- --ignored planted_at_scale --nocapture`.
 #[test]
-#[ignore = "takes a minute"]
+#[ignore = "takes half a minute; run with `cargo test --release -p danlu-data --test all -- --ignored planted_at_scale`"]
 fn planted_at_scale() {
     for threshold in [0.5, 0.7, 0.8, 0.9] {
         for lengths in [15..40, 60..200, 400..1500] {
