@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, ArgMatches, Command, CommandFactory};
-use danlu_train::reference::recipe_schema;
+use danlu_train::recipe::schema::recipe_schema;
 
 use crate::commands::Cli;
 use crate::failure::wrong_input;

@@ -17,14 +17,13 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::data_files;
 use crate::dataset::Task;
 use crate::error::{DataError, Result};
 use crate::options::DataOptions;
 use crate::records::split_sheet;
 use crate::report::{CacheReport, DatasetReport};
-use crate::rows::Rows;
 use crate::sample_store::{Entry, Files, SampleStore, StoreBuilder};
-use crate::token_files;
 
 /// Data sets of fewer bytes are kept only where `tokenized_path` says so: they are tokenized in a moment.
 const LEAST_BYTES: u64 = 32 << 20;
@@ -103,14 +102,10 @@ impl Cache {
             hash.update(format!("{tokens:?}\n{variables:?}\n{day:?}\n{}\n", template.source()));
         }
         for name in names {
-            let paths = match token_files::find(name, options)? {
-                Some(path) => token_files::paths(&path)?,
-                None => {
-                    let rows = Rows::open(options, task.purpose(), name, &mut Vec::new())?;
-                    hash.update(format!("{}\n", rows.meaning()));
-                    rows.files().map(Path::to_owned).collect()
-                }
-            };
+            let (paths, meaning) = data_files::paths(options, task.purpose(), name)?;
+            if !meaning.is_empty() {
+                hash.update(format!("{meaning}\n"));
+            }
             for path in paths {
                 let metadata = fs::metadata(split_sheet(&path).0)?;
                 files.push((path, metadata.len(), metadata.modified()?));
@@ -350,7 +345,7 @@ fn default_root() -> Option<PathBuf> {
     Some(base.join("danlu/tokenized"))
 }
 
-fn hash_file(path: &Path, hash: &mut Sha256) -> Result<()> {
+pub(crate) fn hash_file(path: &Path, hash: &mut Sha256) -> Result<()> {
     let mut buffer = vec![0; 1 << 20];
     let mut file = fs::File::open(path)?;
     loop {

@@ -13,6 +13,7 @@ pub mod cleaning;
 pub mod contamination;
 pub mod conversion;
 pub mod corpus_tokens;
+pub mod data_files;
 pub mod dataset;
 pub mod dataset_format;
 pub mod dataset_info;
@@ -38,6 +39,7 @@ pub mod slices;
 pub mod token_files;
 
 pub use corpus_tokens::{CorpusTokens, EncodedCorpus, encode_corpus};
+pub use data_files::{DataFile, data_files};
 pub use dataset::{Dataset, Split, Task, Watch, texts};
 pub use dataset_format::Purpose;
 pub use deduplication::Deduplication;

@@ -419,6 +419,13 @@ impl DataOptions {
             let problem = format!("found {}: expected a fraction below 1 or a count", self.val_size);
             return Err(DataError::Option { option: "val_size", problem });
         }
+        if self.val_size > 0.0 && !self.eval_dataset.is_empty() {
+            let problem = format!(
+                "takes {} of `dataset`, and `eval_dataset` names samples of its own: leave one of the two out",
+                self.val_size
+            );
+            return Err(DataError::Option { option: "val_size", problem });
+        }
         if self.val_split == ValSplit::Hash && self.val_size >= 1.0 {
             let problem = format!(
                 "chooses a share of the rows, found `val_size: {}`: expected a fraction below 1",

@@ -93,7 +93,8 @@ impl Model {
         Ok(placement)
     }
 
-    /// The rows that `trainable_token_indices` names: of the embedding, or of the tables by their names.
+    /// The rows that `trainable_token_indices` names: of the embedding, or of the tables by their names; in the order of the
+    /// tables, which is that of an adapter that is read.
     fn token_rows(&self, config: &AdapterConfig) -> Result<Vec<(usize, Vec<u32>, String)>> {
         let names = self.config.family.names();
         let error = |reason: String| Error::Message(format!("`trainable_token_indices`: {reason}"));
@@ -129,7 +130,17 @@ impl Model {
                         Err(error(format!("`{module}` has no rows of tokens; expected `{own}`")))
                     }
                 };
-                modules.iter().map(of_module).collect()
+                let mut tables: Vec<_> = modules.iter().map(of_module).collect::<Result<_>>()?;
+                tables.sort_by_key(|(tensor, ..)| *tensor);
+                if let Some(twice) = tables.windows(2).find(|tables| tables[0].0 == tables[1].0) {
+                    let names: Vec<String> = modules.keys().map(|name| format!("`{name}`")).collect();
+                    let table = path_of(&self.specs[twice[0].0].name);
+                    return Err(error(format!(
+                        "two of {} name the rows of `{table}`; put them under one name",
+                        names.join(", ")
+                    )));
+                }
+                Ok(tables)
             }
         }
     }

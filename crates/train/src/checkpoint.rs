@@ -2,25 +2,25 @@
 //!
 //! It holds the weights (or the adapter) as any tool loads them, `optimizer.safetensors` with its state, in preference
 //! tuning `reference.safetensors` with the log-probabilities at the beginning of the run,
-//! `trainer_state.json`, and `training_state.json` with what must not change in between. Random numbers and the order of
+//! `trainer_state.json`, and `training_state.json` with the sums of the run so far and with what must not change in between. Random numbers and the order of
 //! the samples are functions of the seed and the step, so the step is all that is kept of them. The folder is written
 //! beside and renamed: a kill or a full disk leaves the checkpoints before it as they were.
 
+mod state;
+
 use std::path::{Path, PathBuf};
 
-use danlu_data::{SampleSet, StepOrder};
 use danlu_formats::{AtomicFolder, Dtype, SafetensorsFolder, TensorInfo, WriteOptions, write_safetensors};
 use danlu_kernels::Buffer;
 use danlu_model::{Family, save_adapter, save_folder, save_pth};
 use fs_err as fs;
-use serde::{Deserialize, Serialize};
 
+pub(crate) use self::state::{Identity, TrainingState};
 use crate::error::{Result, TrainError};
-use crate::guard;
 use crate::objective::reference::{self, Reference};
 use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
-use crate::recipe::{FinetuningType, Optim, OutputOptions, Recipe, ResumeFrom, TrainingOptions};
+use crate::recipe::{FinetuningType, OutputOptions, Recipe, ResumeFrom, TrainingOptions};
 use crate::run_folder::RunFolder;
 use crate::samples::SAMPLES;
 use crate::tensorboard::FILE_PREFIX;
@@ -31,57 +31,6 @@ const RECIPE: &str = "recipe.yaml";
 /// Values that are converted and written at a time.
 const CHUNK: usize = 1 << 16;
 
-/// How far the run was, and what the run was.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainingState {
-    /// Finished optimizer steps.
-    pub step: u64,
-    /// Tokens read so far.
-    pub tokens_seen: u64,
-    /// Sum of the losses of the finished steps.
-    #[serde(default)]
-    pub loss_sum: f64,
-    /// The optimizer whose state it is.
-    #[serde(default)]
-    pub optim: Optim,
-    /// Seed of the order of samples.
-    pub seed: u64,
-    /// Samples of one step.
-    pub samples_per_step: u64,
-    /// Hash of the training samples' tokens and weights.
-    pub data_fingerprint: u64,
-    /// What the guard of the run remembers.
-    #[serde(default)]
-    pub guard: guard::Memory,
-    /// The day that the chat template writes into the samples (`20260131`), where it writes one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub day: Option<u32>,
-}
-
-impl TrainingState {
-    /// The state of this run after `step` steps.
-    pub fn new(
-        prepared: &Prepared,
-        data_fingerprint: u64,
-        step: u64,
-        tokens_seen: u64,
-        loss_sum: f64,
-    ) -> Self {
-        let training = &prepared.recipe.training;
-        Self {
-            step,
-            tokens_seen,
-            loss_sum,
-            optim: training.optim,
-            seed: training.data_seed(),
-            samples_per_step: training.samples_per_step() as u64,
-            data_fingerprint,
-            guard: guard::Memory::default(),
-            day: prepared.day,
-        }
-    }
-}
-
 /// Where the checkpoint of a step is.
 pub fn folder(output_dir: &Path, step: u64) -> PathBuf {
     output_dir.join(format!("checkpoint-{step}"))
@@ -89,7 +38,7 @@ pub fn folder(output_dir: &Path, step: u64) -> PathBuf {
 
 /// The day of the samples that a checkpoint was trained on; what is wrong with the checkpoint is told by [`restore`].
 pub fn day(checkpoint: &Path) -> Option<u32> {
-    serde_json::from_slice::<TrainingState>(&fs::read(checkpoint.join(STATE)).ok()?).ok()?.day
+    serde_json::from_slice::<TrainingState>(&fs::read(checkpoint.join(STATE)).ok()?).ok()?.identity.day
 }
 
 /// The checkpoint that the recipe asks to continue from. `true` means the newest, if there is one.
@@ -279,12 +228,12 @@ pub fn list(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
 }
 
 /// Writes `checkpoint-N` and then removes the oldest beyond `save_total_limit`, but not that of the step `spared`.
-pub fn save(
+pub(crate) fn save(
     prepared: &Prepared,
     optimizer: &Optimizer,
     run_folder: &RunFolder,
     reference: &Reference,
-    state: TrainingState,
+    state: &TrainingState,
     epoch: f64,
     spared: Option<u64>,
 ) -> Result<PathBuf> {
@@ -296,7 +245,7 @@ pub fn save(
     reference.write(folder.path())?;
     run_folder.save_state(folder.path(), state.step, epoch)?;
     save_recipe(&prepared.recipe, folder.path())?;
-    let text = serde_json::to_vec_pretty(&state).map_err(std::io::Error::from)?;
+    let text = serde_json::to_vec_pretty(state).map_err(std::io::Error::from)?;
     danlu_formats::write_file_atomically(folder.path().join(STATE), &text)?;
     folder.commit()?;
     if let Some(limit) = output.save_total_limit {
@@ -415,52 +364,38 @@ pub fn save_epoch(prepared: &Prepared, epoch: u64) -> Result<Option<PathBuf>> {
 /// Reads the state and the optimizer of a checkpoint whose weights are already in the model.
 ///
 /// # Errors
-/// A checkpoint that is damaged, or that other data, another seed, batch size or optimizer made.
-pub fn restore(
+/// A checkpoint that is damaged, or that other data, another seed, batch size, optimizer or other parameters made.
+pub(crate) fn restore(
     checkpoint: &Path,
     prepared: &Prepared,
-    data_fingerprint: u64,
+    now: &Identity,
     optimizer: &mut Optimizer,
 ) -> Result<TrainingState> {
     let error = |problem: String| TrainError::Resume { path: checkpoint.into(), problem };
     let text = fs::read_to_string(checkpoint.join(STATE))?;
     let state: TrainingState =
         serde_json::from_str(&text).map_err(|cause| error(format!("`{STATE}`: {cause}")))?;
-    let now = TrainingState::new(prepared, data_fingerprint, state.step, state.tokens_seen, state.loss_sum);
-    for (what, before, now) in [
-        (
-            "the training samples are not the same: data, tokenizer, template or `cutoff_len`",
-            state.data_fingerprint,
-            now.data_fingerprint,
-        ),
-        ("`data_seed` (or `seed`) is not the same", state.seed, now.seed),
-        (
-            "the samples of a step (batch size times accumulation) are not as many",
-            state.samples_per_step,
-            now.samples_per_step,
-        ),
-    ] {
-        if before != now {
-            return Err(error(format!("{what} ({before} then, {now} now); restore it, or start a new run")));
-        }
-    }
-    if state.optim != now.optim {
-        let (before, now) = (state.optim.name(), now.optim.name());
-        return Err(error(format!(
-            "it holds the state of `optim: {before}`, and the recipe says `optim: {now}`; restore it, or start a new run"
-        )));
+    if let Some(difference) = state.identity.difference(now, prepared.needs_reference()) {
+        return Err(error(format!("{difference}; restore it, or start a new run")));
     }
     if state.step > prepared.total_steps {
         let total = prepared.total_steps;
         return Err(error(format!("it is at step {}, but the run ends at step {total}", state.step)));
     }
+    restore_optimizer(checkpoint, optimizer)?;
+    Ok(state)
+}
+
+/// Reads what [`save_optimizer`] wrote.
+fn restore_optimizer(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<()> {
     if optimizer.state.floats().next().is_none() {
-        return Ok(state);
+        return Ok(());
     }
     let tensors = SafetensorsFolder::open_named(checkpoint, OPTIMIZER)?;
     let bytes = |name: &str| tensors.tensor(name).map(|tensor| tensor.bytes).unwrap_or_default();
     let wrong = |name: &str, expected: usize| {
-        error(format!("`{OPTIMIZER}.safetensors`: `{name}` does not hold {expected} values"))
+        let problem = format!("`{OPTIMIZER}.safetensors`: `{name}` does not hold {expected} values");
+        TrainError::Resume { path: checkpoint.into(), problem }
     };
     for (name, values) in optimizer.state.floats_mut() {
         if !read_f32(bytes(name), values) {
@@ -474,7 +409,7 @@ pub fn restore(
         }
         values.host_mut().copy_from_slice(bytes);
     }
-    Ok(state)
+    Ok(())
 }
 
 fn read_f32(bytes: &[u8], values: &mut Buffer<f32>) -> bool {
@@ -486,16 +421,4 @@ fn read_f32(bytes: &[u8], values: &mut Buffer<f32>) -> bool {
         *value = f32::from_le_bytes(*bytes);
     }
     true
-}
-
-/// A hash of every token and weight, in order: FNV-1a over words of 32 bits.
-pub fn fingerprint(samples: &SampleSet, order: &StepOrder) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);
-    for sample in samples.iter() {
-        add(sample.ids.len() as u32);
-        sample.ids.iter().for_each(|&id| add(id));
-        sample.loss_weights.iter().for_each(|weight| add(weight.to_bits()));
-    }
-    hash ^ order.fingerprint()
 }

@@ -157,7 +157,31 @@ pub struct Memory {
     pub peak: usize,
 }
 
+/// `trainable params: 1,024 || all params: 4,096 || trainable%: 25.0000 (f32)`.
+pub(crate) fn trainable_line(trainable: usize, all: usize, precision: &str) -> String {
+    let share = 100.0 * trainable as f64 / all.max(1) as f64;
+    let [trainable, all] = [trainable, all].map(grouped);
+    format!("trainable params: {trainable} || all params: {all} || trainable%: {share:.4} ({precision})")
+}
+
+/// 1,234,567
+pub fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let first = (digits.len() - 1) % 3 + 1;
+    let mut text = digits[..first].to_owned();
+    for start in (first..digits.len()).step_by(3) {
+        text.push(',');
+        text += &digits[start..start + 3];
+    }
+    text
+}
+
 impl Plan {
+    /// What is trained, in the line that PEFT prints, with the precision.
+    pub fn trainable_line(&self) -> String {
+        trainable_line(self.trainable_parameters, self.parameters, self.precision)
+    }
+
     /// The plan of what was prepared.
     pub fn of(prepared: &Prepared) -> Self {
         let order = &prepared.order;
@@ -166,10 +190,7 @@ impl Plan {
         Self {
             parameters: prepared.model.parameter_count(),
             trainable_parameters: prepared.model.parameters().len(),
-            precision: match prepared.model.precision() {
-                Precision::F32 => "f32",
-                Precision::Bf16 => "bf16",
-            },
+            precision: prepared.precision(),
             unit: if group == 1 { "samples" } else { "pairs" },
             training_samples: prepared.training.len() / group,
             validation_samples: prepared.validation.len() / group,
@@ -318,5 +339,16 @@ impl Memory {
             Self { weights, gradients, optimizer, activations, packed, logits, samples, preparation, peak };
         memory.peak = memory.training();
         memory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn thousands_are_grouped() {
+        let numbers = [0, 12, 123, 1234, 123_456, 1_234_567];
+        assert_eq!(numbers.map(grouped), ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
     }
 }

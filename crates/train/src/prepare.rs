@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use danlu_data::slices::SLICE_TOKENS;
 use danlu_data::{
-    Dataset, DatasetReport, Inspection, Packing, Purpose, SampleSet, StepOrder, Task, Watch, slice_sizes,
+    Dataset, DatasetReport, Inspection, Packing, SampleSet, StepOrder, Task, Watch, slice_sizes,
 };
 use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
@@ -22,7 +22,7 @@ use crate::machine;
 use crate::objective::kto;
 use crate::objective::reference::SetReference;
 use crate::objective::step::Steps;
-use crate::plan::{choose_recompute, training_bytes};
+use crate::plan::{choose_recompute, trainable_line, training_bytes};
 use crate::recipe::{
     self, FinetuningType, Preference, Recipe, Recompute, ResizeVocabInit, ResumeFrom, Stage,
 };
@@ -65,15 +65,37 @@ pub struct Prepared {
     pub recompute: Recompute,
     /// The checkpoint to continue from.
     pub resume_from: Option<PathBuf>,
-    /// The first step to take behind it, where samples are passed over.
-    pub continue_at: Option<u64>,
+    /// Steps behind it that are not taken.
+    pub passed_over: Option<PassedOver>,
     /// As [`Samples::day`].
     pub day: Option<u32>,
     /// What the user should know, one sentence each.
     pub notices: Vec<String>,
 }
 
+/// Steps that a run leaves out because it could not take them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassedOver {
+    /// The last of them.
+    pub until: u64,
+    /// Why, in a sentence.
+    pub told: String,
+}
+
 impl Prepared {
+    /// What is trained, in the line that PEFT prints, with the precision.
+    pub fn trainable_line(&self) -> String {
+        trainable_line(self.model.parameters().len(), self.model.parameter_count(), self.precision())
+    }
+
+    /// How operands of matrix products are rounded: `f32` or `bf16`.
+    pub fn precision(&self) -> &'static str {
+        match self.model.precision() {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
     /// How steps are taken of these samples, as long as their reference is not known.
     pub fn steps(&self, samples: &SampleSet) -> Steps {
         Steps {
@@ -193,7 +215,7 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         schedule: recipe.schedule(1),
         recompute: Recompute::Cheap,
         resume_from,
-        continue_at: None,
+        passed_over: None,
         day,
         notices,
         recipe,
@@ -387,11 +409,7 @@ fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>)
         let problem = format!("`{path}` has no tokenizer.json or tokenizer.model; name one");
         return Err(TrainError::Option { key: "tokenizer_name_or_path", problem });
     }
-    let purpose = match recipe.method.stage {
-        Stage::Pt => Purpose::Pretraining,
-        _ => Purpose::Conversation,
-    };
-    let texts = danlu_data::texts(&recipe.data, purpose)?;
+    let texts = danlu_data::texts(&recipe.data, recipe.purpose())?;
     let options = VocabularyTraining {
         vocabulary_size: recipe.model.vocab_size.unwrap_or(VocabularyTraining::default().vocabulary_size),
         ..VocabularyTraining::default()

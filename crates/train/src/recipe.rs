@@ -16,6 +16,7 @@ mod not_done;
 mod other_names;
 mod output_options;
 mod preference_options;
+pub mod schema;
 #[cfg(test)]
 mod tests;
 mod training_options;
@@ -23,7 +24,7 @@ mod validate;
 
 use std::path::Path;
 
-use danlu_data::DataOptions;
+use danlu_data::{DataOptions, Purpose};
 use fs_err as fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,6 @@ pub use crate::schedule::{LrSchedulerKwargs, LrSchedulerType};
 use self::entries::Entry;
 use self::error::nearest;
 use self::foreign_keys::Foreign;
-use crate::reference;
 use crate::schedule::{Schedule, warmup_steps};
 
 /// A training run, as written in a recipe file.
@@ -125,7 +125,7 @@ impl Recipe {
 
         let mut notices = deepspeed::resolve(&mut entries)?;
 
-        let schema = reference::recipe_schema();
+        let schema = schema::recipe_schema();
         let properties = schema["properties"].as_object().cloned().unwrap_or_default();
         let mut values = Map::new();
         let mut without_effect = Vec::new();
@@ -207,6 +207,17 @@ impl Recipe {
     #[must_use]
     pub fn preference(&self) -> Option<Preference> {
         self.preference.preference(&self.method)
+    }
+
+    /// What the rows of the data are read for.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        match (self.method.stage, self.preference()) {
+            (Stage::Pt, _) => Purpose::Pretraining,
+            (_, None) => Purpose::Conversation,
+            (_, Some(Preference::Pairs(_))) => Purpose::Preference,
+            (_, Some(Preference::Judged)) => Purpose::Judged,
+        }
     }
 
     /// The learning rate schedule of a run of `total_steps` optimizer steps.
@@ -314,8 +325,8 @@ fn typed_value(entry: &Entry, property: &Value) -> Result<Value, RecipeError> {
     Err(RecipeError::Type {
         place: entry.place.clone(),
         key: entry.key.clone(),
-        expected: reference::expected(property).into(),
-        nearest: nearest(&found, reference::choices(property).iter().map(String::as_str)),
+        expected: schema::expected(property).into(),
+        nearest: nearest(&found, schema::choices(property).iter().map(String::as_str)),
         found,
     })
 }

@@ -5,11 +5,14 @@
 
 mod loss_chart;
 mod python_text;
+#[cfg(test)]
+mod tests;
 mod trainer_log;
 mod trainer_state;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -179,19 +182,33 @@ impl RunFolder {
         })
     }
 
-    /// Continues a run from `checkpoint`: log lines after it, and a last line that a kill left torn, are cut off.
+    /// Continues a run from `checkpoint` of the step `steps.start`; the first step that is taken is the one behind `steps.end`.
+    /// Log lines after the checkpoint are cut off, and a last line that a kill left torn; what was noted of steps up to
+    /// `steps.end` stays.
     ///
     /// # Errors
     /// When the checkpoint's `trainer_state.json` cannot be read or a log cannot be written.
-    pub fn resume(path: &Path, checkpoint: &Path, facts: RunFacts) -> Result<Self, RunFolderError> {
+    pub fn resume(
+        path: &Path,
+        checkpoint: &Path,
+        facts: RunFacts,
+        steps: Range<u64>,
+    ) -> Result<Self, RunFolderError> {
         fs::create_dir_all(path)?;
         let state = TrainerState::read(&checkpoint.join(TRAINER_STATE))?;
         let entries = state.log_history.len();
-        let (train_log, _) = keep_entries(&path.join(TRAIN_LOG), entries, python_text::is_log_line)?;
-        let (trainer_log, last) = keep_entries(&path.join(TRAINER_LOG), entries, trainer_log::is_log_line)?;
+        let is_kept = |note: &str| step_of_note(note).is_none_or(|step| step <= steps.end);
+        let (train_log, _) =
+            keep_entries(&path.join(TRAIN_LOG), entries, python_text::is_log_line, &is_kept)?;
+        let (trainer_log, last) =
+            keep_entries(&path.join(TRAINER_LOG), entries, trainer_log::is_log_line, &|_| false)?;
+        let mut events = facts.event_folder.as_deref().map(EventFile::create).transpose()?;
+        if let Some(events) = &mut events {
+            events.replace_from(steps.start + 1)?;
+        }
         Ok(Self {
             path: path.to_owned(),
-            events: facts.event_folder.as_deref().map(EventFile::create).transpose()?,
+            events,
             facts,
             history: state.log_history,
             best: None,
@@ -220,7 +237,8 @@ impl RunFolder {
         self.history.iter().rfind(is_wanted).cloned()
     }
 
-    /// Writes a sentence into `train.log`.
+    /// Writes a sentence into `train.log`. One that is about a step names it, `step 12`, and is cut off where a run goes on
+    /// from an earlier one.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -258,6 +276,25 @@ impl RunFolder {
         };
         self.log(log.step, &values, &line)?;
         Ok(values.into_iter().collect())
+    }
+
+    /// Logs that the run goes on behind `step` from the checkpoint of an earlier one.
+    ///
+    /// # Errors
+    /// When a log cannot be written.
+    pub fn log_rollback(
+        &mut self,
+        step: u64,
+        checkpoint: u64,
+        epoch: f64,
+        elapsed: Duration,
+    ) -> Result<(), RunFolderError> {
+        let values = [("rolled_back_to_step", checkpoint as f64), ("epoch", epoch)];
+        let line = TrainerLogLine {
+            rolled_back_to_step: Some(checkpoint),
+            ..self.trainer_log_line(step, epoch, elapsed)
+        };
+        self.log(step, &values, &line)
     }
 
     /// Writes `trainer_state.json` into `folder` (a checkpoint that is being written) and the run folder, and draws the chart.
@@ -381,12 +418,19 @@ fn append(file: &mut fs::File, line: &str) -> std::io::Result<()> {
     file.write_all(format!("{line}\n").as_bytes())
 }
 
-/// Keeps a log up to its `entries`-th log line and opens it for appending; also returns that line.
-/// A log that is missing starts anew.
+/// The step that a note of `train.log` is about, if it names one.
+fn step_of_note(note: &str) -> Option<u64> {
+    let (_, rest) = note.split_once("step ")?;
+    rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Keeps the first `entries` log lines of a log and those of its other lines that are notes to keep, and opens it for
+/// appending; also returns the last log line. A log that is missing starts anew.
 fn keep_entries(
     path: &Path,
     entries: usize,
     is_log_line: fn(&str) -> bool,
+    is_kept: &dyn Fn(&str) -> bool,
 ) -> Result<(fs::File, Option<String>), RunFolderError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -397,14 +441,14 @@ fn keep_entries(
     let mut kept = String::new();
     let (mut count, mut last) = (0, None);
     for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-        if count == entries {
-            break;
-        }
-        kept.push_str(line);
-        if is_log_line(line) {
+        let is_entry = is_log_line(line);
+        if is_entry && count < entries {
             count += 1;
             last = Some(line.to_owned());
+        } else if is_entry || !is_kept(line) {
+            continue;
         }
+        kept.push_str(line);
     }
     write_whole(path, kept.as_bytes())?;
     Ok((fs::OpenOptions::new().append(true).open(path)?, last))
@@ -417,188 +461,4 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let partial = path.with_file_name(name);
     fs::write(&partial, bytes)?;
     fs::rename(&partial, path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts() -> RunFacts {
-        RunFacts {
-            total_steps: 40,
-            num_train_epochs: 1.5,
-            train_batch_size: 8,
-            logging_steps: 1,
-            eval_steps: 10,
-            save_steps: 10,
-            plot_loss: true,
-            event_folder: None,
-        }
-    }
-
-    fn step_log(step: u64, seconds: u64) -> StepLog {
-        StepLog {
-            step,
-            loss: 2.822_712 / step as f64,
-            learning_rate: 3e-4,
-            grad_norm: 1.25,
-            epoch: step as f64 / 27.0,
-            tokens_seen: step * 512,
-            tokens_per_second: 1234.567,
-            elapsed: Duration::from_secs(seconds),
-            rewards: None,
-        }
-    }
-
-    fn eval_log(step: u64) -> EvalLog {
-        let runtime = Duration::from_secs(2);
-        EvalLog {
-            step,
-            epoch: 1.0,
-            eval_loss: 2.0,
-            accuracy: Some(0.25),
-            rewards: None,
-            samples: 10,
-            runtime,
-            elapsed: runtime,
-        }
-    }
-
-    fn lines(folder: &Path, name: &str) -> Vec<String> {
-        fs::read_to_string(folder.join(name)).unwrap().lines().map(String::from).collect()
-    }
-
-    #[test]
-    fn files_have_the_layouts_of_trainer_and_llama_factory() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut run = RunFolder::create(folder.path(), facts()).unwrap();
-        run.log_step(&step_log(1, 90)).unwrap();
-        run.log_eval(&eval_log(1)).unwrap();
-        let finish = FinishLog {
-            step: 40,
-            epoch: 1.5,
-            train_loss: 1.5,
-            samples: 320,
-            steps: 40,
-            tokens_seen: 20_480,
-            elapsed: Duration::from_secs(100),
-        };
-        run.log_eval(&eval_log(40)).unwrap();
-        run.note_best(Some((40, 2.0)));
-        run.finish(&finish, run.last_evaluation(None)).unwrap();
-
-        let log = lines(folder.path(), "train.log");
-        assert_eq!(log[0], "{'loss': 2.8227, 'grad_norm': 1.25, 'learning_rate': 0.0003, 'epoch': 0.04}");
-        assert_eq!(
-            log[1],
-            "{'eval_loss': 2.0, 'eval_perplexity': 7.3891, 'eval_accuracy': 0.25, 'eval_runtime': 2.0, \
-             'eval_samples_per_second': 5.0, 'epoch': 1.0}"
-        );
-        let json: Value = serde_json::from_str(&lines(folder.path(), "trainer_log.jsonl")[0]).unwrap();
-        let expected = json!({"current_steps": 1, "total_steps": 40, "loss": 2.822_712, "lr": 3e-4, "epoch": 0.04,
-            "percentage": 2.5, "elapsed_time": "0:01:30", "remaining_time": "0:58:30", "throughput": 1234.57,
-            "total_tokens": 512});
-        assert_eq!(json, expected);
-
-        let state: Value =
-            serde_json::from_slice(&fs::read(folder.path().join("trainer_state.json")).unwrap()).unwrap();
-        assert_eq!((&state["global_step"], &state["max_steps"]), (&json!(40), &json!(40)));
-        assert_eq!(
-            (&state["num_train_epochs"], &state["num_input_tokens_seen"]),
-            (&json!(2), &json!(20_480))
-        );
-        assert_eq!(state["log_history"][0]["loss"], json!(2.822_712));
-        let all = fs::read_to_string(folder.path().join("all_results.json")).unwrap();
-        assert_eq!((&state["best_metric"], &state["best_model_checkpoint"]), (&json!(2.0), &Value::Null));
-        assert!(
-            all.starts_with("{\n    \"epoch\": 1.0,\n    \"eval_accuracy\": 0.25,\n    \"eval_loss\": 2.0,"),
-            "{all}"
-        );
-        assert!(
-            all.contains("\"train_steps_per_second\": 0.4") && all.contains("\"perplexity\": 7.38"),
-            "{all}"
-        );
-        for name in ["train_results.json", "eval_results.json", "training_loss.svg", "training_loss.png"] {
-            assert!(folder.path().join(name).is_file(), "{name}");
-        }
-    }
-
-    #[test]
-    fn the_state_has_exactly_the_fields_that_transformers_loads() {
-        let folder = tempfile::tempdir().unwrap();
-        RunFolder::create(folder.path(), facts()).unwrap().save_state(folder.path(), 3, 0.5).unwrap();
-        let state: Value =
-            serde_json::from_slice(&fs::read(folder.path().join("trainer_state.json")).unwrap()).unwrap();
-        let fields: Vec<&str> = state.as_object().unwrap().keys().map(String::as_str).collect();
-        let known = "best_metric best_model_checkpoint epoch eval_steps global_step is_hyper_param_search \
-                     is_local_process_zero is_world_process_zero log_history logging_steps max_steps \
-                     num_input_tokens_seen num_train_epochs save_steps stateful_callbacks total_flos train_batch_size \
-                     trial_name trial_params";
-        assert_eq!(fields.join(" "), known);
-    }
-
-    #[test]
-    fn a_resumed_run_has_one_continuous_history() {
-        let whole = tempfile::tempdir().unwrap();
-        let mut run = RunFolder::create(whole.path(), facts()).unwrap();
-        (1..=6).for_each(|step| run.log_step(&step_log(step, step)).unwrap());
-
-        let folder = tempfile::tempdir().unwrap();
-        let checkpoint = folder.path().join("checkpoint-3");
-        fs::create_dir_all(&checkpoint).unwrap();
-        let mut run = RunFolder::create(folder.path(), facts()).unwrap();
-        for step in 1..=5 {
-            run.log_step(&step_log(step, step)).unwrap();
-            if step == 3 {
-                run.save_state(&checkpoint, step, 0.1).unwrap();
-            }
-        }
-        drop(run);
-        for name in ["train.log", "trainer_log.jsonl"] {
-            let mut file = fs::OpenOptions::new().append(true).open(folder.path().join(name)).unwrap();
-            file.write_all(b"{\"current_steps\": 6, \"lo\xe6\x8d").unwrap();
-        }
-        let mut run = RunFolder::resume(folder.path(), &checkpoint, facts()).unwrap();
-        (4..=6).for_each(|step| run.log_step(&step_log(step, step - 3)).unwrap());
-
-        assert_eq!(run.history.len(), 6);
-        for name in ["train.log", "trainer_log.jsonl"] {
-            assert_eq!(lines(folder.path(), name), lines(whole.path(), name));
-        }
-    }
-
-    #[test]
-    fn a_line_torn_before_the_checkpoint_is_repaired() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut run = RunFolder::create(folder.path(), facts()).unwrap();
-        run.log_step(&step_log(1, 1)).unwrap();
-        run.save_state(folder.path(), 1, 0.1).unwrap();
-        fs::write(folder.path().join("trainer_log.jsonl"), "{\"current_steps\": 1, \"tot").unwrap();
-        fs::remove_file(folder.path().join("train.log")).unwrap();
-        let mut run = RunFolder::resume(folder.path(), folder.path(), facts()).unwrap();
-        run.log_step(&step_log(2, 1)).unwrap();
-        assert_eq!(lines(folder.path(), "trainer_log.jsonl").len(), 1);
-        assert_eq!(lines(folder.path(), "train.log").len(), 1);
-    }
-
-    #[test]
-    fn a_damaged_state_names_its_file() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("trainer_state.json"), "{\"log_history\": [{\"lo").unwrap();
-        let error = RunFolder::resume(folder.path(), folder.path(), facts()).unwrap_err().to_string();
-        assert!(error.contains("trainer_state.json`: not a trainer state"), "{error}");
-        let error =
-            RunFolder::resume(folder.path(), &folder.path().join("absent"), facts()).unwrap_err().to_string();
-        assert!(error.contains("absent"), "{error}");
-    }
-
-    #[test]
-    fn a_loss_that_is_not_a_number_is_logged_and_does_not_break_the_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut run = RunFolder::create(folder.path(), facts()).unwrap();
-        run.log_step(&StepLog { loss: f64::NAN, grad_norm: f64::INFINITY, ..step_log(1, 1) }).unwrap();
-        run.save_state(folder.path(), 1, 0.1).unwrap();
-        assert!(lines(folder.path(), "train.log")[0].starts_with("{'loss': nan, 'grad_norm': inf, "));
-        assert_eq!(RunFolder::resume(folder.path(), folder.path(), facts()).unwrap().history.len(), 1);
-    }
 }

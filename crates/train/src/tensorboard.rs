@@ -1,7 +1,7 @@
 //! TensorBoard event files: scalars over steps, as `tensorboard --logdir` shows them.
 //!
 //! An event file is a row of TFRecords (length, masked CRC-32C of it, bytes, masked CRC-32C of them), each an `Event` in
-//! protobuf's wire form. Nothing but scalars is written.
+//! protobuf's wire form. Nothing but scalars is written, and where a run that goes on replaces what an earlier one wrote.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,15 +12,17 @@ use fs_err as fs;
 /// Begins the name of every event file.
 pub const FILE_PREFIX: &str = "events.out.tfevents.";
 
-/// Field numbers of the messages `Event`, `Summary` and `Summary.Value`.
+/// Field numbers of the messages `Event`, `Summary`, `Summary.Value` and `SessionLog`.
 mod field {
     pub const WALL_TIME: u64 = 1;
     pub const STEP: u64 = 2;
     pub const FILE_VERSION: u64 = 3;
     pub const SUMMARY: u64 = 5;
+    pub const SESSION_LOG: u64 = 7;
     pub const VALUE: u64 = 1;
     pub const TAG: u64 = 1;
     pub const SIMPLE_VALUE: u64 = 2;
+    pub const STATUS: u64 = 1;
 }
 
 /// Protobuf's kinds of fields.
@@ -28,6 +30,9 @@ const VARINT: u64 = 0;
 const EIGHT_BYTES: u64 = 1;
 const LENGTH_DELIMITED: u64 = 2;
 const FOUR_BYTES: u64 = 5;
+
+/// `SessionLog.START`.
+const START: u64 = 1;
 
 /// Appends events to one file.
 #[derive(Debug)]
@@ -53,6 +58,21 @@ impl EventFile {
         put_bytes(&mut event, field::FILE_VERSION, b"brain.Event:2");
         file.append(&event)?;
         Ok(file)
+    }
+
+    /// Says that this file replaces what earlier ones have of `step` and later steps, as PyTorch's `purge_step` does.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn replace_from(&mut self, step: u64) -> std::io::Result<()> {
+        let mut session = Vec::new();
+        put_key(&mut session, field::STATUS, VARINT);
+        put_varint(&mut session, START);
+        let mut event = header();
+        put_key(&mut event, field::STEP, VARINT);
+        put_varint(&mut event, step);
+        put_bytes(&mut event, field::SESSION_LOG, &session);
+        self.append(&event)
     }
 
     /// Writes the values of a step.
@@ -155,6 +175,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut file = EventFile::create(folder.path()).unwrap();
         file.scalars(300, [("loss", 2.5), ("eval_loss", -1.0)]).unwrap();
+        file.replace_from(300).unwrap();
         EventFile::create(folder.path()).unwrap();
         let mut paths: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -171,7 +192,7 @@ mod tests {
             events.push(event);
             rest = &after[8 + count..];
         }
-        assert_eq!(events.len(), 2);
+        assert_eq!(events.len(), 3);
         // Behind the time, which has 9 bytes.
         assert_eq!(&events[0][9..], b"\x1a\x0dbrain.Event:2");
         let mut expected = b"\x10\xac\x02\x2a\x25\x0a\x11\x0a\x0atrain/loss\x15".to_vec();
@@ -179,5 +200,6 @@ mod tests {
         expected.extend(b"\x0a\x10\x0a\x09eval/loss\x15");
         expected.extend((-1.0_f32).to_le_bytes());
         assert_eq!(&events[1][9..], expected);
+        assert_eq!(&events[2][9..], b"\x10\xac\x02\x3a\x02\x08\x01");
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Arg, Command, CommandFactory};
 use danlu_report::Table;
-use danlu_train::reference::{ReferenceRow, recipe_reference, recipe_schema};
+use danlu_train::recipe::schema::{ReferenceRow, recipe_reference, recipe_schema};
 use fs_err as fs;
 use serde_json::json;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use danlu_kernels::{Precision, ceiling};
 use danlu_train::flops::EXPECTED_SHARE;
-use danlu_train::plan::{Choices, DecayGroups, OptimizerChoice, TensorGroup};
+use danlu_train::plan::{Choices, DecayGroups, OptimizerChoice, TensorGroup, grouped};
 use danlu_train::{Load, Plan, Recipe, machine, prepare_watched};
 use serde_json::json;
 
@@ -91,14 +91,8 @@ impl fmt::Display for Time {
 /// The plan in lines.
 pub fn describe(plan: &Plan) -> Vec<String> {
     let memory = &plan.memory;
-    let share = 100.0 * plan.trainable_parameters as f64 / plan.parameters.max(1) as f64;
     let mut lines = plan.notices.clone();
-    lines.push(format!(
-        "trainable params: {} || all params: {} || trainable%: {share:.4} ({})",
-        grouped(plan.trainable_parameters),
-        grouped(plan.parameters),
-        plan.precision
-    ));
+    lines.push(plan.trainable_line());
     lines.extend(plan.data.to_string().lines().map(str::to_owned));
     lines.push(format!(
         "{} {} to train on, {} to validate with",
@@ -166,29 +160,6 @@ fn choices(choices: &Choices) -> ([&'static str; 4], Vec<Vec<String>>) {
     (header, choices.optimizers.iter().map(row).collect())
 }
 
-/// 1,234,567
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let first = (digits.len() - 1) % 3 + 1;
-    let mut text = digits[..first].to_owned();
-    for start in (first..digits.len()).step_by(3) {
-        text.push(',');
-        text += &digits[start..start + 3];
-    }
-    text
-}
-
 fn megabytes(bytes: usize) -> usize {
     bytes.div_ceil(1_000_000)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn thousands_are_grouped() {
-        let numbers = [0, 12, 123, 1234, 123_456, 1_234_567];
-        assert_eq!(numbers.map(grouped), ["0", "12", "123", "1,234", "123,456", "1,234,567"]);
-    }
 }

@@ -3,15 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use danlu_train::guard::Skipped;
-use danlu_train::objective::rewards::Rewards;
-use danlu_train::recipe::{ResumeFrom, embedded};
+use danlu_train::recipe::embedded;
 use danlu_train::run_folder::{EvalLog, StepLog};
 use danlu_train::samples::Answer;
-use danlu_train::{
-    Load, Observer, Outcome, Plan, Prepared, Progress, Recipe, TrainError, checkpoint, machine, prepare,
-    prepare_watched, train,
-};
+use danlu_train::{Load, Observer, Plan, Progress, Recipe, machine, prepare_watched, train};
 use serde_json::json;
 
 use crate::commands::plan;
@@ -19,9 +14,6 @@ use crate::hub::{self, Fetch};
 use crate::printer::{self, Printer};
 use crate::stop;
 use crate::tokenizing::watched;
-
-/// How often a run goes back to the same checkpoint.
-const MOST_ROLLBACKS: u32 = 3;
 
 /// Train as a recipe says: pretraining or fine-tuning, all weights or a LoRA adapter.
 ///
@@ -53,7 +45,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let output_dir = prepared.recipe.output.output_dir.clone();
     let mut observer = Shown { bar: printer.progress("training", prepared.total_steps) };
     stop::answer_with("stopping after this step, with a checkpoint; Ctrl-C again stops at once, without");
-    let outcome = train_on(prepared, &mut observer)?;
+    let outcome = train(prepared, &mut observer)?;
     drop(observer);
     if let Some(checkpoint) = &outcome.interrupted {
         printer.note(format_args!(
@@ -62,10 +54,11 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         ));
         return Err(stop::Interrupted.into());
     }
-    let mut summary = match outcome.train_loss {
-        Some(loss) => format!("trained {} steps, mean loss {loss:.4}", outcome.steps),
-        None => format!("all {} steps were done before", outcome.steps),
+    let begin = match outcome.new_steps {
+        0 => format!("all {} steps were done before", outcome.steps),
+        _ => format!("trained {} steps", outcome.steps),
     };
+    let mut summary = format!("{begin}, mean loss {:.4}", outcome.train_loss);
     if let Some(loss) = outcome.eval_loss {
         summary += &format!(", validation loss {loss:.4}");
         match &outcome.eval_rewards {
@@ -88,42 +81,10 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         "eval_loss": outcome.eval_loss,
         "best_step": outcome.best_step,
         "skipped_steps": outcome.skipped_steps,
-        "eval_rewards": outcome.eval_rewards.map(|rewards| {
-            rewards.named().map(|([name, _], value)| (name, value)).collect::<BTreeMap<_, _>>()
-        }),
+        "eval_rewards": outcome.eval_rewards,
         "peak_rss_mb": machine::peak().map(|bytes| bytes >> 20),
     }))?;
     Ok(())
-}
-
-/// Trains, and where the recipe says so goes back to the last checkpoint when several steps in a row could not be taken.
-fn train_on(mut prepared: Prepared, observer: &mut Shown) -> anyhow::Result<Outcome> {
-    let recipe = prepared.recipe.clone();
-    let (mut last, mut times) = (None, 0);
-    loop {
-        let error = match train(prepared, observer) {
-            Ok(outcome) => return Ok(outcome),
-            Err(error) => error,
-        };
-        let TrainError::Diverged { step, .. } = &error else { return Err(error.into()) };
-        // A checkpoint of a later step is that of a run that was given up.
-        let mut earlier = checkpoint::list(&recipe.output.output_dir)?;
-        earlier.retain(|(saved, _)| saved < step);
-        let (true, Some((_, newest))) = (recipe.training.rollback, earlier.pop()) else {
-            return Err(error.into());
-        };
-        times = if last.as_ref() == Some(&newest) { times + 1 } else { 1 };
-        if times > MOST_ROLLBACKS {
-            return Err(error.into());
-        }
-        let step = *step;
-        observer.bar.note(format_args!("{error}; going on from `{}` behind step {step}", newest.display()));
-        let mut again = recipe.clone();
-        again.output.resume_from_checkpoint = Some(ResumeFrom::Folder(newest.clone()));
-        last = Some(newest);
-        prepared = prepare(again, Load::Weights)?;
-        prepared.continue_at = Some(step);
-    }
 }
 
 /// What `danlu train` without a recipe says.
@@ -141,10 +102,10 @@ fn list(printer: &Printer) -> anyhow::Result<()> {
 }
 
 /// The rewards of preference tuning, behind a loss.
-fn shown_rewards(rewards: &Rewards) -> String {
-    let accuracy = rewards.accuracy().map(|share| format!(", reward accuracy {share:.3}"));
-    let margin = rewards.margin().map(|margin| format!(", reward margin {margin:.3}"));
-    [accuracy, margin].into_iter().flatten().collect()
+fn shown_rewards(rewards: &BTreeMap<&str, f64>) -> String {
+    let value = |name, shown: &str| rewards.get(name).map(|value| format!(", {shown} {value:.3}"));
+    let shown = [value("rewards/accuracies", "reward accuracy"), value("rewards/margins", "reward margin")];
+    shown.into_iter().flatten().collect()
 }
 
 /// Shows a run on standard error.
@@ -174,18 +135,14 @@ impl Observer for Shown {
         self.bar.note(log.line());
     }
 
-    fn skipped(&mut self, step: u64, reason: Skipped) {
-        self.bar.note(format_args!("step {step} changed nothing: {reason}"));
+    fn noted(&mut self, text: &str) {
+        self.bar.note(text);
     }
 
     fn answered(&mut self, answer: &Answer) {
         let on_one_line = |text: &str| text.trim().replace('\n', " ⏎ ");
         let (prompt, text) = (on_one_line(&answer.prompt), on_one_line(&answer.text));
         self.bar.note(format_args!("step {}: {prompt} → {text}", answer.step));
-    }
-
-    fn ends_early(&mut self, step: u64, reason: &str) {
-        self.bar.note(format_args!("the run ends at step {step}: {reason}"));
     }
 
     fn saved(&mut self, path: &Path) {

@@ -11,14 +11,12 @@ use danlu_model::{Activations, Model};
 use super::answers::answers;
 use super::step::Steps;
 use crate::error::{Result, TrainError};
+use crate::optimizer_step::score;
 use crate::recipe::Preference;
-use crate::trainer::score;
 
 const FILE: &str = "reference";
 /// What it is called in a checkpoint.
 pub const FILE_NAME: &str = "reference.safetensors";
-/// Samples whose slices are made together; even, so that pairs stay whole.
-const AT_ONCE: usize = 64;
 
 /// Of the samples of a set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,9 +48,7 @@ impl SetReference {
         goes_on: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Self> {
         let mut found = Self::default();
-        let indices: Vec<usize> = (0..steps.samples.len()).collect();
-        for indices in indices.chunks(AT_ONCE) {
-            let step = steps.step(indices);
+        for step in steps.parts() {
             for (slices, values) in
                 [(&step.slices, &mut found.answers), (&step.mismatched, &mut found.mismatched)]
             {

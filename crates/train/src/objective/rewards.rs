@@ -1,10 +1,29 @@
 //! What is logged of preferences, under trl's names.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
 use super::PairTerm;
 use super::answers::Answer;
+use crate::run_folder::LogEntry;
+
+/// Names in the logs of training and of validation.
+const NAMES: [[&str; 2]; 9] = [
+    ["rewards/chosen", "eval_rewards/chosen"],
+    ["rewards/rejected", "eval_rewards/rejected"],
+    ["rewards/accuracies", "eval_rewards/accuracies"],
+    ["rewards/margins", "eval_rewards/margins"],
+    ["logps/chosen", "eval_logps/chosen"],
+    ["logps/rejected", "eval_logps/rejected"],
+    ["sft_loss", "eval_sft_loss"],
+    ["odds_ratio_loss", "eval_odds_ratio_loss"],
+    ["kl", "eval_kl"],
+];
 
 /// Sums over answers and pairs; means are taken when they are logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Rewards {
     chosen: Mean,
     rejected: Mean,
@@ -16,8 +35,9 @@ pub struct Rewards {
     divergence: Mean,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Mean {
+    #[serde(deserialize_with = "number_or_nan")]
     sum: f64,
     count: u64,
 }
@@ -35,6 +55,11 @@ impl Mean {
     fn value(self) -> Option<f64> {
         (self.count > 0).then(|| self.sum / self.count as f64)
     }
+}
+
+/// JSON has no sign for what is no finite number.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Rewards {
@@ -93,17 +118,25 @@ impl Rewards {
 
     /// Names in the logs of training and of validation, with the means that there are.
     pub fn named(&self) -> impl Iterator<Item = ([&'static str; 2], f64)> {
-        let named = [
-            (["rewards/chosen", "eval_rewards/chosen"], self.chosen.value()),
-            (["rewards/rejected", "eval_rewards/rejected"], self.rejected.value()),
-            (["rewards/accuracies", "eval_rewards/accuracies"], self.accuracy()),
-            (["rewards/margins", "eval_rewards/margins"], self.margin()),
-            (["logps/chosen", "eval_logps/chosen"], self.logps_chosen.value()),
-            (["logps/rejected", "eval_logps/rejected"], self.logps_rejected.value()),
-            (["sft_loss", "eval_sft_loss"], self.sft_loss.value()),
-            (["odds_ratio_loss", "eval_odds_ratio_loss"], self.odds_ratio_loss.value()),
-            (["kl", "eval_kl"], self.divergence.value()),
+        let values = [
+            self.chosen.value(),
+            self.rejected.value(),
+            self.accuracy(),
+            self.margin(),
+            self.logps_chosen.value(),
+            self.logps_rejected.value(),
+            self.sft_loss.value(),
+            self.odds_ratio_loss.value(),
+            self.divergence.value(),
         ];
-        named.into_iter().filter_map(|(names, value)| Some((names, value?)))
+        NAMES.into_iter().zip(values).filter_map(|(names, value)| Some((names, value?)))
     }
+}
+
+/// The means that a logged validation has, under their names in the logs of training.
+pub fn logged(validation: &LogEntry) -> BTreeMap<&'static str, f64> {
+    let values = NAMES.into_iter().filter_map(|[name, of_validation]| {
+        Some((name, validation.get(of_validation)?.as_f64()?))
+    });
+    values.collect()
 }

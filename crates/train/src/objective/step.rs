@@ -9,6 +9,8 @@ use super::kto;
 use super::reference::SetReference;
 use crate::recipe::Preference;
 
+/// Samples of a part; even, so that pairs stay whole.
+const AT_ONCE: usize = 256;
 /// Answers to one prompt that are passed over for that of another.
 const MOST_ANSWERS: usize = 64;
 
@@ -97,9 +99,13 @@ impl Steps {
         self.preference.map_or(1, Preference::group)
     }
 
-    /// The step of all samples.
-    pub fn whole(&self) -> Step {
-        self.step(&(0..self.samples.len()).collect::<Vec<_>>())
+    /// All samples in order, in parts that take little memory; pairs are whole.
+    pub fn parts(&self) -> impl Iterator<Item = Step> {
+        let starts = (0..self.samples.len()).step_by(AT_ONCE);
+        starts.map(|start| {
+            let end = self.samples.len().min(start + AT_ONCE);
+            self.step(&(start..end).collect::<Vec<_>>())
+        })
     }
 
     /// The prompt of a sample with the answer of the nearest one before it that answers another prompt, such as not the other

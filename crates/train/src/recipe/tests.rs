@@ -534,7 +534,7 @@ const TRAINER: &str = "
 
 #[test]
 fn every_key_of_llama_factory_and_the_trainer_is_known() {
-    let schema = reference::recipe_schema();
+    let schema = schema::recipe_schema();
     let is_option = |key: &str| schema["properties"].get(key).is_some();
     for key in LLAMA_FACTORY.split_whitespace().chain(TRAINER.split_whitespace()) {
         let is_elsewhere = ["load_in_4bit", "deepspeed", "batch_size"].contains(&key);
@@ -546,7 +546,7 @@ fn every_key_of_llama_factory_and_the_trainer_is_known() {
 
 #[test]
 fn keys_of_other_programs_lead_to_those_here() {
-    let schema = reference::recipe_schema();
+    let schema = schema::recipe_schema();
     for (other, here) in OTHER_NAMES {
         assert!(schema["properties"].get(here).is_some(), "{here}");
         let told = error(&format!("{other}: 1\n"), &[]);

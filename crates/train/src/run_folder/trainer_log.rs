@@ -28,6 +28,8 @@ pub(super) struct TrainerLogLine {
     pub throughput: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolled_back_to_step: Option<u64>,
 }
 
 impl TrainerLogLine {
@@ -48,6 +50,7 @@ impl TrainerLogLine {
             remaining_time: clock(remaining.max(0.0).round() as u64),
             throughput: None,
             total_tokens: None,
+            rolled_back_to_step: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use danlu_train::objective::Objective;
 use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
 use danlu_train::recipe::TrainingOptions;
-use danlu_train::trainer::take_step;
+use danlu_train::optimizer_step::take_step;
 
 use crate::failure::wrong_input;
 

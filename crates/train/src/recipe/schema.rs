@@ -3,7 +3,7 @@
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-use crate::recipe::Recipe;
+use super::Recipe;
 
 /// One key of the recipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
