@@ -41,6 +41,11 @@ fn methods() -> Vec<(&'static str, Vec<&'static str>, u64)> {
             vec!["trainable_token_indices=[5, 7, 285]", "lora_target=v_proj"],
             2 * 4 * (32 + 16) + 3 * 32,
         ),
+        (
+            "table-and-rows",
+            vec!["additional_target=lm_head", r#"trainable_token_indices={"embed_tokens": [9, 3]}"#],
+            2 * LORA + VOCABULARY * 32 + 2 * 32,
+        ),
         ("last", vec!["finetuning_type=freeze", "freeze_trainable_layers=1"], BLOCK),
         (
             "first",
@@ -125,6 +130,47 @@ fn layers_that_are_trained_keep_their_precision_across_a_resume() {
     let from = "resume_from_checkpoint=whole/checkpoint-2";
     danlu(folder, "train", "resumed", &[&freeze[..], &[from]].concat()).json();
     assert!(weights(folder, "resumed") == weights(folder, "whole"));
+}
+
+#[test]
+fn rows_of_two_tables_keep_their_moments_across_a_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let shape = Config {
+        hidden_size: 32,
+        intermediate_size: 64,
+        num_hidden_layers: 1,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 8,
+        max_position_embeddings: 128,
+        initializer_range: 0.3,
+        ..Config::default()
+    };
+    write_model_of(&folder.join("model"), Some(&vocabulary(false)), shape);
+    write_recipe(folder);
+    // In the order of the names, the head comes first.
+    let rows = r#"trainable_token_indices={"lm_head": [7, 5], "model.embed_tokens": [5, 9]}"#;
+    danlu(folder, "train", "whole", &[rows]).json();
+    danlu(folder, "train", "resumed", &[rows, "resume_from_checkpoint=whole/checkpoint-2"]).json();
+    assert!(weights(folder, "resumed") == weights(folder, "whole"));
+    let twice = r#"trainable_token_indices={"embed_tokens": [7, 5], "model.embed_tokens": [9]}"#;
+    danlu(folder, "train", "twice", &[twice])
+        .is_refused("two of `embed_tokens`, `model.embed_tokens` name the rows of `model.embed_tokens`");
+}
+
+#[test]
+fn other_layers_of_the_same_size_are_not_taken_for_those_of_the_checkpoint() {
+    let folder = with_model();
+    let folder = folder.path();
+    write_recipe(folder);
+    let freeze = |layers| ["finetuning_type=freeze", "freeze_trainable_modules=input_layernorm", layers];
+    danlu(folder, "train", "run", &freeze("freeze_trainable_layers=1")).json();
+    let resume = [&freeze("freeze_trainable_layers=-1")[..], &["resume_from_checkpoint=run/checkpoint-2"]];
+    danlu(folder, "train", "other", &resume.concat()).is_refused(
+        "what is trained is not the same: `model.layers.1.input_layernorm.weight [32]` then alone, \
+         `model.layers.0.input_layernorm.weight [32]` now alone; restore it, or start a new run",
+    );
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod files;
 mod generate;
 mod gptq;
 mod hub;
+mod kills;
 mod luban;
 mod memory;
 mod merge;

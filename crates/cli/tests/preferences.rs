@@ -215,6 +215,36 @@ fn a_checkpoint_without_its_reference_or_of_other_answers_is_refused() {
 }
 
 #[test]
+fn a_resumed_run_says_what_changed_and_shows_rewards() {
+    let folder = folder();
+    let folder = folder.path();
+    let text = std::fs::read_to_string(folder.join("pairs.json")).unwrap();
+    std::fs::write(folder.join("check.json"), &text).unwrap();
+    let settings = ["max_steps=4", "eval_dataset=check.json"];
+    train(folder, "run", &settings).json();
+    let resume = |output: &str, extra: &[&str]| {
+        train(folder, output, &[&settings[..], &["resume_from_checkpoint=run/checkpoint-2"], extra].concat())
+    };
+    let changed = resume("changed", &["pref_beta=0.3", "pref_loss=ipo", "pref_ftx=0.5"]);
+    assert_eq!(changed.code, 0, "{}", changed.stderr);
+    for told in [
+        "`pref_loss` was not set and is `ipo`",
+        "`pref_beta` was `0.1` and is `0.3`",
+        "`pref_ftx` was not set and is `0.5`",
+    ] {
+        assert!(changed.stderr.contains(told), "{}", changed.stderr);
+    }
+    // With no step left too.
+    let again = [&settings[..], &["resume_from_checkpoint=true"]].concat();
+    let done = run(folder, &[&["train", "recipe.yaml", "output_dir=run"], &again[..]].concat());
+    assert!(done.stdout.contains(", reward margin ") && !done.stdout.contains("perplexity"), "{}", done.stdout);
+    assert!(train(folder, "run", &again).json()["eval_rewards"]["rewards/margins"].is_number());
+    // The checkpoint holds what the model as it began says of these answers, and not of others, of which there are as many.
+    std::fs::write(folder.join("check.json"), text.replace("铣刀", "钻头")).unwrap();
+    resume("third", &[]).is_refused("the validation samples are not those whose log-probabilities");
+}
+
+#[test]
 fn the_plan_counts_pairs_and_the_pass_for_the_reference() {
     let folder = folder();
     let plan = |extra: &[&str]| {

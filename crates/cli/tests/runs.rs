@@ -68,6 +68,84 @@ fn validation_reports_loss_perplexity_and_the_accuracy_of_trained_tokens() {
     assert_eq!((&record["seed"], &record["total_steps"]), (&42.into(), &12.into()));
     assert_eq!(record["data"]["fingerprint"].as_str().unwrap().len(), 16);
     assert_eq!(record["tokenizer"].as_str().unwrap().len(), 64);
+    let file = &record["data"]["files"][0];
+    assert_eq!((&file["path"], file["sha256"].as_str().unwrap().len()), (&"corpus.jsonl".into(), 64));
+    assert_eq!(file["bytes"], std::fs::metadata(folder.path().join("corpus.jsonl")).unwrap().len());
+    let log = std::fs::read_to_string(run.join("train.log")).unwrap();
+    assert!(log.starts_with("trainable params: ") && log.contains(" || trainable%: 100"), "{log}");
+    // A run from a model names its files.
+    let text = "model_name_or_path: run\nstage: pt\ndataset: corpus.jsonl\nmax_steps: 1\ncutoff_len: 32\n";
+    std::fs::write(folder.path().join("recipe.yaml"), text).unwrap();
+    train(folder.path(), "next", &[]).json();
+    let record = json(folder.path().join("next/run.json"));
+    let files = record["model"]["files"].as_array().unwrap();
+    let weights = files.iter().find(|file| file["path"] == "run/model.safetensors").unwrap();
+    assert!(weights["bytes"].as_u64() > Some(10_000) && weights["modified"].as_u64() > Some(1_600_000_000));
+}
+
+/// Values without times, which differ between runs.
+fn timeless_history(run: &Path) -> Vec<Value> {
+    let mut history = json(run.join("trainer_state.json"))["log_history"].as_array().unwrap().clone();
+    for entry in &mut history {
+        entry.as_object_mut().unwrap().retain(|key, _| !key.contains("runtime") && !key.contains("per_second"));
+    }
+    history
+}
+
+#[test]
+fn a_run_that_was_done_writes_all_its_results_again() {
+    let folder = folder();
+    let whole = train(folder.path(), "run", &["load_best_model_at_end=true", "learning_rate=0.08"]).json();
+    let run = folder.path().join("run");
+    let (history, before) = (timeless_history(&run), weights(&run));
+    let results = ["train_results.json", "eval_results.json", "all_results.json", "trainer_state.json"];
+    let values = |name: &str| {
+        let mut values = json(run.join(name)).as_object().unwrap().clone();
+        values.retain(|key, _| !key.contains("runtime") && !key.contains("per_second") && key != "log_history");
+        values
+    };
+    let written = results.map(values);
+    for name in results.iter().chain(&["model.safetensors", "config.json"]) {
+        std::fs::remove_file(run.join(name)).unwrap();
+    }
+    let resume = ["load_best_model_at_end=true", "learning_rate=0.08", "resume_from_checkpoint=true"];
+    let again = train(folder.path(), "run", &resume).json();
+    assert_eq!(results.map(values), written);
+    assert!(timeless_history(&run) == history && weights(&run) == before && run.join("config.json").is_file());
+    for key in ["steps", "train_loss", "eval_loss", "best_step"] {
+        assert_eq!(again[key], whole[key], "{key}");
+    }
+}
+
+#[test]
+fn a_resumed_run_logs_what_an_uninterrupted_one_does() {
+    let folder = folder();
+    // The checkpoint lies between two lines of the log.
+    let settings = ["logging_steps=4", "save_steps=5", "eval_steps=3"];
+    train(folder.path(), "run", &settings).json();
+    let resume = [&settings[..], &["resume_from_checkpoint=run/checkpoint-5"]].concat();
+    train(folder.path(), "resumed", &resume).json();
+    let [whole, resumed] = ["run", "resumed"].map(|run| timeless_history(&folder.path().join(run)));
+    assert_eq!(resumed, whole);
+}
+
+#[test]
+fn validation_samples_that_changed_are_noted_and_two_sources_of_them_refused() {
+    let folder = folder();
+    let write = |text: &str| std::fs::write(folder.path().join("check.jsonl"), text).unwrap();
+    write("{\"text\": \"车床加工轴。\"}\n{\"text\": \"铣刀。\"}\n");
+    let own = ["val_size=0", "eval_dataset=check.jsonl"];
+    train(folder.path(), "run", &own).json();
+    let resume = [&own[..], &["resume_from_checkpoint=run/checkpoint-6"]].concat();
+    let told = "the validation samples are not those of the checkpoint";
+    let same = train(folder.path(), "same", &resume);
+    assert!(same.code == 0 && !same.stderr.contains(told), "{}", same.stderr);
+    write("{\"text\": \"车床加工轴。\"}\n{\"text\": \"磨削。\"}\n");
+    let other = train(folder.path(), "other", &resume);
+    assert!(other.code == 0 && other.stderr.contains(told), "{}", other.stderr);
+    assert!(std::fs::read_to_string(folder.path().join("other/train.log")).unwrap().contains(told));
+    train(folder.path(), "both", &["eval_dataset=check.jsonl"])
+        .is_refused("`eval_dataset` names samples of its own: leave one of the two out");
 }
 
 #[test]
@@ -146,7 +224,10 @@ fn a_run_that_no_longer_improves_ends_early_also_behind_a_resume() {
     assert!(resumed.stderr.contains("the run ends at step 6: "), "{}", resumed.stderr);
     // A run that has ended so is over.
     let over = train(folder.path(), "run", &[&options[..], &["resume_from_checkpoint=true"]].concat());
-    assert_eq!((&over.json()["steps"], &over.json()["train_loss"]), (&6.into(), &Value::Null));
+    let again = [&["train", "recipe.yaml", "output_dir=run", "resume_from_checkpoint=true"], &options[..]].concat();
+    let shown = common::run(folder.path(), &again).stdout;
+    assert!(shown.contains("all 6 steps were done before, mean loss "), "{shown}");
+    assert_eq!((&over.json()["steps"], &over.json()["train_loss"]), (&6.into(), &ran.json()["train_loss"]));
 }
 
 #[test]
@@ -175,6 +256,10 @@ fn a_loss_that_jumps_changes_nothing_and_a_row_of_them_ends_the_run() {
     let resume = [&guarded[..], &["resume_from_checkpoint=run/checkpoint-16"]].concat();
     let resumed = train(folder.path(), "resumed", &resume);
     assert_eq!(resumed.json()["skipped_steps"], skipped, "a resumed run judges alike");
+    let again = [&guarded[..], &["resume_from_checkpoint=true"]].concat();
+    train(folder.path(), "run", &again).json();
+    let log = std::fs::read_to_string(folder.path().join("run/train.log")).unwrap();
+    assert_eq!(log.matches("changed nothing").count() as u64, skipped, "nothing noted is lost: {log}");
     assert!(weights(&folder.path().join("run")) == weights(&folder.path().join("resumed")));
 
     let strict = [&guarded[..], &["max_skipped_steps=2"]].concat();
@@ -191,6 +276,12 @@ fn a_loss_that_jumps_changes_nothing_and_a_row_of_them_ends_the_run() {
         "{}",
         ran.stderr
     );
+    let run = folder.path().join("back");
+    let [log, lines] = ["train.log", "trainer_log.jsonl"].map(|name| std::fs::read_to_string(run.join(name)).unwrap());
+    assert!(log.contains("going on from `back/checkpoint-7` behind step "), "{log}");
+    assert!(lines.contains("\"rolled_back_to_step\":7"), "{lines}");
+    let (passed, to) = logged(&run, "rolled_back_to_step")[0];
+    assert!(to == 7.0 && passed > 7 && log.contains(&format!("step {} changed nothing", passed - 1)), "{log}");
     train(folder.path(), "zero", &["learning_rate=0"]).is_refused("`learning_rate` must be above 0");
 }
 
@@ -265,6 +356,12 @@ fn tensorboard_files_hold_what_is_logged() {
     for tag in ["train/loss", "train/learning_rate", "train/grad_norm", "eval/loss", "eval/accuracy"] {
         assert!(bytes.windows(tag.len()).any(|window| window == tag.as_bytes()), "{tag}");
     }
+    // One that goes on says from which step on its file is the one to show.
+    let resume = ["report_to=tensorboard", "resume_from_checkpoint=run/checkpoint-6"];
+    train(folder.path(), "run", &resume).json();
+    let files: Vec<_> = std::fs::read_dir(folder.path().join("run/runs")).unwrap().collect();
+    let starts = |path: PathBuf| std::fs::read(path).unwrap().windows(6).any(|at| at == b"\x10\x07\x3a\x02\x08\x01");
+    assert_eq!(files.into_iter().map(|file| starts(file.unwrap().path())).filter(|starts| *starts).count(), 1);
     train(folder.path(), "other", &["report_to=tensorboard", "logging_dir=boards/one"]).json();
     assert_eq!(std::fs::read_dir(folder.path().join("boards/one")).unwrap().count(), 1);
     train(folder.path(), "none", &["report_to=none"]).json();

@@ -63,7 +63,8 @@ impl AdapterSet {
     }
 
     /// What is done to a tensor, with the adapter that does it. Where the model's head is its embedding, a table that
-    /// an adapter carries without training it is the shared one, and trained rows are those of both.
+    /// an adapter carries without training it is the shared one, and trained rows are those of both, unless the head is
+    /// trained whole.
     pub(crate) fn changes(&self, name: &str) -> Vec<(&AdapterFolder, &Change)> {
         let names = self.base.names;
         let other = match name {
@@ -81,9 +82,10 @@ impl AdapterSet {
             }
             changes.extend(of(name).map(|change| (folder, change)));
             let has_whole = of(name).any(|change| matches!(change, Change::Whole { .. }));
+            let trains_whole = of(name).any(|change| matches!(change, Change::Whole { is_trained: true, .. }));
             let both = |change: &&Change| match change {
                 Change::Whole { is_trained, .. } => !has_whole && !is_trained,
-                Change::Rows { .. } => name == names.head,
+                Change::Rows { .. } => name == names.head && !trains_whole,
                 Change::LowRank { .. } => false,
             };
             if is_shared {
