@@ -20,7 +20,15 @@ const RECIPE: &str = "model_name_or_path: model\nstage: sft\nfinetuning_type: lo
     report_to: tensorboard\nprecision: f32\nthreads: 1\nplot_loss: false\n";
 
 const KINDS: [(&str, &[&str]); 4] = [
-    ("lora", &["lora_dropout=0.2", "load_best_model_at_end=true", "sample_prompts=[车床]", "sample_max_new_tokens=4"]),
+    (
+        "lora",
+        &[
+            "lora_dropout=0.2",
+            "load_best_model_at_end=true",
+            "sample_prompts=[车床]",
+            "sample_max_new_tokens=4",
+        ],
+    ),
     ("qlora", &["quantization_bit=4", "optim=adamw_8bit", "loss_spike_factor=1.05", "max_skipped_steps=99"]),
     ("dpo", &["stage=dpo", "dataset=pairs.json", "pref_ftx=0.1"]),
     ("full", &["finetuning_type=full", "neftune_noise_alpha=5"]),
@@ -42,12 +50,8 @@ fn folder() -> tempfile::TempDir {
         ..Config::default()
     };
     write_model_of(&folder.path().join("model"), Some(&vocabulary(false)), shape);
-    let row = |row: u64| {
-        json!({"instruction": format!("第{row}道工序？"), "output": format!("车削{}，公差{}。", row % 5, row * 7 % 11)})
-    };
-    let pair = |row: u64| {
-        json!({"prompt": format!("第{row}问？"), "chosen": format!("车削{}。", row % 3), "rejected": format!("铣刀{}", row % 4)})
-    };
+    let row = |row: u64| json!({"instruction": format!("第{row}道工序？"), "output": format!("车削{}，公差{}。", row % 5, row * 7 % 11)});
+    let pair = |row: u64| json!({"prompt": format!("第{row}问？"), "chosen": format!("车削{}。", row % 3), "rejected": format!("铣刀{}", row % 4)});
     let write = |name: &str, rows: Vec<Value>| {
         std::fs::write(folder.path().join(name), Value::from(rows).to_string()).unwrap();
     };
@@ -106,7 +110,13 @@ fn newest(output: &Path) -> Option<(u64, PathBuf)> {
 
 /// Kills a run: at a point of chance between its first lines and its end, or while it writes a checkpoint of chance. Says
 /// whether it was writing one; nothing if it had ended before.
-fn kill(folder: &Path, output: &str, extra: &[&str], duration: Duration, chance: &mut Chance) -> Option<bool> {
+fn kill(
+    folder: &Path,
+    output: &str,
+    extra: &[&str],
+    duration: Duration,
+    chance: &mut Chance,
+) -> Option<bool> {
     let path = folder.join(output);
     let mut child = start(folder, output, extra);
     if chance.below(3) == 0 {
@@ -196,9 +206,8 @@ fn kill_all(folder: &Path, kind: &str, extra: &[&str], seed: u64) -> u32 {
         let ran = run(folder, &arguments(&output, extra));
         assert_eq!(ran.code, 0, "{kind}: {}", ran.stderr);
         let found = result(&path);
-        let list = |result: &[(String, Vec<u8>)]| {
-            result.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>()
-        };
+        let list =
+            |result: &[(String, Vec<u8>)]| result.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!(list(&found), list(&expected), "{kind}, killed {point}, resumed at step {from}");
         for ((name, found), (_, expected)) in found.iter().zip(&expected) {
             let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(5000)]).into_owned();
@@ -220,9 +229,10 @@ fn eighty_killed_runs_end_bit_identical() {
     let folder = folder();
     let folder = folder.path();
     let saving = std::thread::scope(|scope| {
-        let kinds = KINDS.iter().zip(1..).map(|((kind, extra), seed)| {
-            scope.spawn(move || kill_all(folder, kind, extra, seed))
-        });
+        let kinds = KINDS
+            .iter()
+            .zip(1..)
+            .map(|((kind, extra), seed)| scope.spawn(move || kill_all(folder, kind, extra, seed)));
         let threads: Vec<_> = kinds.collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use common::run;
 use danlu_model::FOREIGN_MODELS;
-use danlu_train::recipe::{Asks, NOT_DONE, OTHER_NAMES};
 use danlu_train::recipe::schema::recipe_reference;
+use danlu_train::recipe::{Asks, NOT_DONE, OTHER_NAMES};
 
 const LANGUAGES: [&str; 2] = ["en", "zh"];
 

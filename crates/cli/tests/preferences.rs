@@ -237,7 +237,11 @@ fn a_resumed_run_says_what_changed_and_shows_rewards() {
     // With no step left too.
     let again = [&settings[..], &["resume_from_checkpoint=true"]].concat();
     let done = run(folder, &[&["train", "recipe.yaml", "output_dir=run"], &again[..]].concat());
-    assert!(done.stdout.contains(", reward margin ") && !done.stdout.contains("perplexity"), "{}", done.stdout);
+    assert!(
+        done.stdout.contains(", reward margin ") && !done.stdout.contains("perplexity"),
+        "{}",
+        done.stdout
+    );
     assert!(train(folder, "run", &again).json()["eval_rewards"]["rewards/margins"].is_number());
     // The checkpoint holds what the model as it began says of these answers, and not of others, of which there are as many.
     std::fs::write(folder.join("check.json"), text.replace("铣刀", "钻头")).unwrap();

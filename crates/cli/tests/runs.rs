@@ -87,7 +87,10 @@ fn validation_reports_loss_perplexity_and_the_accuracy_of_trained_tokens() {
 fn timeless_history(run: &Path) -> Vec<Value> {
     let mut history = json(run.join("trainer_state.json"))["log_history"].as_array().unwrap().clone();
     for entry in &mut history {
-        entry.as_object_mut().unwrap().retain(|key, _| !key.contains("runtime") && !key.contains("per_second"));
+        entry
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| !key.contains("runtime") && !key.contains("per_second"));
     }
     history
 }
@@ -101,7 +104,8 @@ fn a_run_that_was_done_writes_all_its_results_again() {
     let results = ["train_results.json", "eval_results.json", "all_results.json", "trainer_state.json"];
     let values = |name: &str| {
         let mut values = json(run.join(name)).as_object().unwrap().clone();
-        values.retain(|key, _| !key.contains("runtime") && !key.contains("per_second") && key != "log_history");
+        values
+            .retain(|key, _| !key.contains("runtime") && !key.contains("per_second") && key != "log_history");
         values
     };
     let written = results.map(values);
@@ -111,7 +115,9 @@ fn a_run_that_was_done_writes_all_its_results_again() {
     let resume = ["load_best_model_at_end=true", "learning_rate=0.08", "resume_from_checkpoint=true"];
     let again = train(folder.path(), "run", &resume).json();
     assert_eq!(results.map(values), written);
-    assert!(timeless_history(&run) == history && weights(&run) == before && run.join("config.json").is_file());
+    assert!(
+        timeless_history(&run) == history && weights(&run) == before && run.join("config.json").is_file()
+    );
     for key in ["steps", "train_loss", "eval_loss", "best_step"] {
         assert_eq!(again[key], whole[key], "{key}");
     }
@@ -224,7 +230,8 @@ fn a_run_that_no_longer_improves_ends_early_also_behind_a_resume() {
     assert!(resumed.stderr.contains("the run ends at step 6: "), "{}", resumed.stderr);
     // A run that has ended so is over.
     let over = train(folder.path(), "run", &[&options[..], &["resume_from_checkpoint=true"]].concat());
-    let again = [&["train", "recipe.yaml", "output_dir=run", "resume_from_checkpoint=true"], &options[..]].concat();
+    let again =
+        [&["train", "recipe.yaml", "output_dir=run", "resume_from_checkpoint=true"], &options[..]].concat();
     let shown = common::run(folder.path(), &again).stdout;
     assert!(shown.contains("all 6 steps were done before, mean loss "), "{shown}");
     assert_eq!((&over.json()["steps"], &over.json()["train_loss"]), (&6.into(), &ran.json()["train_loss"]));
@@ -277,11 +284,15 @@ fn a_loss_that_jumps_changes_nothing_and_a_row_of_them_ends_the_run() {
         ran.stderr
     );
     let run = folder.path().join("back");
-    let [log, lines] = ["train.log", "trainer_log.jsonl"].map(|name| std::fs::read_to_string(run.join(name)).unwrap());
+    let [log, lines] =
+        ["train.log", "trainer_log.jsonl"].map(|name| std::fs::read_to_string(run.join(name)).unwrap());
     assert!(log.contains("going on from `back/checkpoint-7` behind step "), "{log}");
     assert!(lines.contains("\"rolled_back_to_step\":7"), "{lines}");
     let (passed, to) = logged(&run, "rolled_back_to_step")[0];
-    assert!(to == 7.0 && passed > 7 && log.contains(&format!("step {} changed nothing", passed - 1)), "{log}");
+    assert!(
+        to == 7.0 && passed > 7 && log.contains(&format!("step {} changed nothing", passed - 1)),
+        "{log}"
+    );
     train(folder.path(), "zero", &["learning_rate=0"]).is_refused("`learning_rate` must be above 0");
 }
 
@@ -360,8 +371,12 @@ fn tensorboard_files_hold_what_is_logged() {
     let resume = ["report_to=tensorboard", "resume_from_checkpoint=run/checkpoint-6"];
     train(folder.path(), "run", &resume).json();
     let files: Vec<_> = std::fs::read_dir(folder.path().join("run/runs")).unwrap().collect();
-    let starts = |path: PathBuf| std::fs::read(path).unwrap().windows(6).any(|at| at == b"\x10\x07\x3a\x02\x08\x01");
-    assert_eq!(files.into_iter().map(|file| starts(file.unwrap().path())).filter(|starts| *starts).count(), 1);
+    let starts =
+        |path: PathBuf| std::fs::read(path).unwrap().windows(6).any(|at| at == b"\x10\x07\x3a\x02\x08\x01");
+    assert_eq!(
+        files.into_iter().map(|file| starts(file.unwrap().path())).filter(|starts| *starts).count(),
+        1
+    );
     train(folder.path(), "other", &["report_to=tensorboard", "logging_dir=boards/one"]).json();
     assert_eq!(std::fs::read_dir(folder.path().join("boards/one")).unwrap().count(), 1);
     train(folder.path(), "none", &["report_to=none"]).json();

@@ -82,7 +82,8 @@ impl AdapterSet {
             }
             changes.extend(of(name).map(|change| (folder, change)));
             let has_whole = of(name).any(|change| matches!(change, Change::Whole { .. }));
-            let trains_whole = of(name).any(|change| matches!(change, Change::Whole { is_trained: true, .. }));
+            let trains_whole =
+                of(name).any(|change| matches!(change, Change::Whole { is_trained: true, .. }));
             let both = |change: &&Change| match change {
                 Change::Whole { is_trained, .. } => !has_whole && !is_trained,
                 Change::Rows { .. } => name == names.head && !trains_whole,

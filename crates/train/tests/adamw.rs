@@ -10,9 +10,9 @@ use danlu_model::{
 use danlu_train::objective::Objective;
 use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
+use danlu_train::optimizer_step::{StepResult, take_step};
 use danlu_train::recipe::{LrSchedulerType, TrainingOptions};
 use danlu_train::schedule::Schedule;
-use danlu_train::optimizer_step::{StepResult, take_step};
 use serde_json::Value;
 
 fn model_folder(name: &str) -> PathBuf {

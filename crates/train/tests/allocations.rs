@@ -11,8 +11,8 @@ use danlu_model::{Activations, AttentionBias, Config, Keep, Model, Precision};
 use danlu_train::objective::Objective;
 use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
-use danlu_train::recipe::TrainingOptions;
 use danlu_train::optimizer_step::take_step;
+use danlu_train::recipe::TrainingOptions;
 
 static BY_WORKERS: AtomicUsize = AtomicUsize::new(0);
 static LARGE_BY_CALLER: AtomicUsize = AtomicUsize::new(0);

@@ -13,8 +13,8 @@ use danlu_train::objective::reference::SetReference;
 use danlu_train::objective::step::Steps;
 use danlu_train::objective::{Objective, PairTerm, cpo, dpo, orpo, simpo};
 use danlu_train::optimizer::Optimizer;
-use danlu_train::recipe::TrainingOptions;
 use danlu_train::optimizer_step::take_step;
+use danlu_train::recipe::TrainingOptions;
 use danlu_train::{Recipe, TrainError};
 use serde_json::Value;
 

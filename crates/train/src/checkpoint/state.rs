@@ -101,7 +101,9 @@ impl Identity {
         }
         if self.optim != now.optim {
             let (before, now) = (self.optim.name(), now.optim.name());
-            return Some(format!("it holds the state of `optim: {before}`, and the recipe says `optim: {now}`"));
+            return Some(format!(
+                "it holds the state of `optim: {before}`, and the recipe says `optim: {now}`"
+            ));
         }
         self.other_parameters(now)
     }

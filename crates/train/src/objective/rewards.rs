@@ -135,8 +135,8 @@ impl Rewards {
 
 /// The means that a logged validation has, under their names in the logs of training.
 pub fn logged(validation: &LogEntry) -> BTreeMap<&'static str, f64> {
-    let values = NAMES.into_iter().filter_map(|[name, of_validation]| {
-        Some((name, validation.get(of_validation)?.as_f64()?))
-    });
+    let values = NAMES
+        .into_iter()
+        .filter_map(|[name, of_validation]| Some((name, validation.get(of_validation)?.as_f64()?)));
     values.collect()
 }

@@ -82,10 +82,7 @@ fn files_have_the_layouts_of_trainer_and_llama_factory() {
     let state: Value =
         serde_json::from_slice(&fs::read(folder.path().join("trainer_state.json")).unwrap()).unwrap();
     assert_eq!((&state["global_step"], &state["max_steps"]), (&json!(40), &json!(40)));
-    assert_eq!(
-        (&state["num_train_epochs"], &state["num_input_tokens_seen"]),
-        (&json!(2), &json!(20_480))
-    );
+    assert_eq!((&state["num_train_epochs"], &state["num_input_tokens_seen"]), (&json!(2), &json!(20_480)));
     assert_eq!(state["log_history"][0]["loss"], json!(2.822_712));
     let all = fs::read_to_string(folder.path().join("all_results.json")).unwrap();
     assert_eq!((&state["best_metric"], &state["best_model_checkpoint"]), (&json!(2.0), &Value::Null));
@@ -93,10 +90,7 @@ fn files_have_the_layouts_of_trainer_and_llama_factory() {
         all.starts_with("{\n    \"epoch\": 1.0,\n    \"eval_accuracy\": 0.25,\n    \"eval_loss\": 2.0,"),
         "{all}"
     );
-    assert!(
-        all.contains("\"train_steps_per_second\": 0.4") && all.contains("\"perplexity\": 7.38"),
-        "{all}"
-    );
+    assert!(all.contains("\"train_steps_per_second\": 0.4") && all.contains("\"perplexity\": 7.38"), "{all}");
     for name in ["train_results.json", "eval_results.json", "training_loss.svg", "training_loss.png"] {
         assert!(folder.path().join(name).is_file(), "{name}");
     }
@@ -166,8 +160,9 @@ fn a_damaged_state_names_its_file() {
     fs::write(folder.path().join("trainer_state.json"), "{\"log_history\": [{\"lo").unwrap();
     let error = RunFolder::resume(folder.path(), folder.path(), facts(), 1..1).unwrap_err().to_string();
     assert!(error.contains("trainer_state.json`: not a trainer state"), "{error}");
-    let error =
-        RunFolder::resume(folder.path(), &folder.path().join("absent"), facts(), 1..1).unwrap_err().to_string();
+    let error = RunFolder::resume(folder.path(), &folder.path().join("absent"), facts(), 1..1)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("absent"), "{error}");
 }
 

@@ -12,8 +12,8 @@ use danlu_train::machine;
 use danlu_train::objective::Objective;
 use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
-use danlu_train::recipe::TrainingOptions;
 use danlu_train::optimizer_step::take_step;
+use danlu_train::recipe::TrainingOptions;
 
 use crate::failure::wrong_input;
 
