@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, TrainError};
 use crate::guard;
 use crate::objective::reference::{self, Reference};
+use crate::objective::teacher;
 use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
 use crate::recipe::{FinetuningType, Optim, OutputOptions, Recipe, ResumeFrom, TrainingOptions};
@@ -171,7 +172,8 @@ fn spare_sources(recipe: &Recipe) -> Result<()> {
     let real = |path: &Path| path.canonicalize().ok();
     let Some(output_dir) = real(&recipe.output.output_dir) else { return Ok(()) };
     let model = &recipe.model;
-    let sources = model.model_name_or_path.iter().chain(&model.adapter_name_or_path.0).map(Path::new);
+    let sources = model.model_name_or_path.iter().chain(&model.adapter_name_or_path.0);
+    let sources = sources.chain(&recipe.distillation.teacher_model_name_or_path).map(Path::new);
     let within = sources.filter(|source| real(source).is_some_and(|source| source.starts_with(&output_dir)));
     let checkpoint = match &recipe.output.resume_from_checkpoint {
         Some(ResumeFrom::Folder(path)) if real(path).is_some_and(|path| path == output_dir) => {
@@ -190,7 +192,7 @@ fn spare_sources(recipe: &Recipe) -> Result<()> {
     }
 }
 
-/// The newest checkpoint of an earlier run, or else the first of whatever lies in the folder.
+/// The newest checkpoint of an earlier run, or else the first of whatever lies in the folder but what a teacher said.
 fn earlier_result(output_dir: &Path) -> Result<Option<PathBuf>> {
     if let Some((_, newest)) = list(output_dir)?.pop() {
         return Ok(Some(newest));
@@ -200,7 +202,7 @@ fn earlier_result(output_dir: &Path) -> Result<Option<PathBuf>> {
     }
     let entries =
         fs::read_dir(output_dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    Ok(entries.into_iter().min())
+    Ok(entries.into_iter().filter(|path| !path.ends_with(teacher::FOLDER)).min())
 }
 
 /// Refuses a place where no folder can be.
@@ -488,8 +490,13 @@ fn read_f32(bytes: &[u8], values: &mut Buffer<f32>) -> bool {
     true
 }
 
-/// A hash of every token and weight, in order: FNV-1a over words of 32 bits.
+/// A hash of every token and weight, and of the order of the samples.
 pub fn fingerprint(samples: &SampleSet, order: &StepOrder) -> u64 {
+    samples_fingerprint(samples) ^ order.fingerprint()
+}
+
+/// A hash of every token and weight: FNV-1a over words of 32 bits.
+pub fn samples_fingerprint(samples: &SampleSet) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);
     for sample in samples.iter() {
@@ -497,5 +504,5 @@ pub fn fingerprint(samples: &SampleSet, order: &StepOrder) -> u64 {
         sample.ids.iter().for_each(|&id| add(id));
         sample.loss_weights.iter().for_each(|weight| add(weight.to_bits()));
     }
-    hash ^ order.fingerprint()
+    hash
 }

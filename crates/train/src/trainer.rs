@@ -25,9 +25,11 @@ use crate::checkpoint::{self, TrainingState, fingerprint};
 use crate::error::{Result, TrainError};
 use crate::guard::{Guard, Skipped};
 use crate::objective::answers::answers;
+use crate::objective::distillation::Parts;
 use crate::objective::reference::{Reference, SetReference};
 use crate::objective::rewards::Rewards;
 use crate::objective::step::{Step, Steps};
+use crate::objective::teacher::TopTokens;
 use crate::objective::{Objective, Tally};
 use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
@@ -44,6 +46,10 @@ pub trait Observer {
     }
     /// Before the first step of preference tuning: the reference of so many of all tokens is computed.
     fn reference(&mut self, tokens: u64, all: u64) {
+        _ = (tokens, all);
+    }
+    /// Before the first step of a distillation: the teacher has read so many of the tokens that it has yet to read.
+    fn teacher(&mut self, tokens: u64, all: u64) {
         _ = (tokens, all);
     }
     /// A step is done.
@@ -124,6 +130,8 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let steps_per_epoch = prepared.order.steps_per_epoch();
     let total_steps = prepared.total_steps;
     let epoch_at = |step: u64| step as f64 / steps_per_epoch as f64;
+    let start = Instant::now();
+    let top_tokens = ask_teacher(&mut prepared, observer)?;
     let data_fingerprint = fingerprint(&prepared.training, &prepared.order);
     let mut optimizer = Optimizer::new(&prepared.model, training)
         .with_ratio_of_b(&prepared.model, recipe.adapter.loraplus_lr_ratio.unwrap_or(1.0));
@@ -137,7 +145,6 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         plot_loss: output.plot_loss,
         event_folder: output.event_folder(),
     };
-    let start = Instant::now();
     let mut activations = Activations::new(&prepared.model, capacity(&prepared), prepared.recompute.keep());
     let objective = Objective::of(&recipe);
     let reference = match &prepared.resume_from {
@@ -191,11 +198,12 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     let (mut samples_seen, mut steps) = (0, 0);
     let mut interrupted = None;
     let (mut last_eval, mut best_eval): (Option<EvalLog>, Option<EvalLog>) = (None, None);
-    let ahead = steps_ahead(training_steps, prepared.order.clone(), first_step..total_steps);
-    for (step, (batch, samples)) in (first_step..total_steps).zip(ahead) {
+    let ahead = steps_ahead(training_steps, top_tokens, prepared.order.clone(), first_step..total_steps);
+    for (step, prefetched) in (first_step..total_steps).zip(ahead) {
         if ends_early.is_some() {
             break;
         }
+        let (batch, samples) = prefetched?;
         let step_start = Instant::now();
         samples_seen += samples;
         let done = step + 1;
@@ -203,7 +211,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         optimizer.begin(learning_rate, done);
         let model = &mut prepared.model;
         let judge = |loss| guard.judge(loss);
-        let StepResult { loss, grad_norm, rewards, skipped } =
+        let StepResult { loss, grad_norm, rewards, parts, skipped } =
             take_step(model, &objective, &batch, &mut activations, &mut gradients, &mut optimizer, &judge)?;
         guard.note(done, loss, skipped)?;
         steps += 1;
@@ -213,7 +221,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         match skipped {
             None => {
                 loss_sum += loss;
-                since_log.add(loss, &rewards, &batch, seconds);
+                since_log.add(loss, &rewards, &parts, &batch, seconds);
             }
             Some(reason) => {
                 run_folder.note(&format!("step {done} changed nothing: {reason}"))?;
@@ -238,6 +246,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
                 step: done,
                 loss: since_log.mean_loss(),
                 rewards: objective.preference.map(|_| since_log.rewards),
+                parts: objective.distillation.map(|_| since_log.parts.mean(since_log.weight)),
                 learning_rate,
                 grad_norm,
                 epoch: epoch_at(done),
@@ -352,16 +361,37 @@ fn compute_reference(
     Ok(Reference { training: compute(&prepared.training)?, validation: compute(&prepared.validation)? })
 }
 
+/// Lets the teacher of a distillation read what it has not read yet, and then loads the weights of the student.
+fn ask_teacher(prepared: &mut Prepared, observer: &mut dyn Observer) -> Result<Option<TopTokens>> {
+    let Some(teacher) = &prepared.teacher else { return Ok(None) };
+    let (mut done, all) = (0, teacher.reading.tokens);
+    let mut goes_on = |tokens: usize| {
+        done += tokens as u64;
+        observer.teacher(done, all);
+        !observer.stops()
+    };
+    let top_tokens = teacher.read(&prepared.steps(&prepared.training), &mut goes_on)?;
+    prepared.load_weights()?;
+    Ok(Some(top_tokens))
+}
+
 /// What each step sees, and how many samples they are of, put together by a thread of its own one step ahead: the
 /// training threads find them ready. What a step holds is a function of its number alone.
-fn steps_ahead(samples: Steps, mut order: StepOrder, steps: Range<u64>) -> Receiver<(Step, u64)> {
+fn steps_ahead(
+    samples: Steps,
+    mut top_tokens: Option<TopTokens>,
+    mut order: StepOrder,
+    steps: Range<u64>,
+) -> Receiver<Result<(Step, u64)>> {
     let (sender, receiver) = sync_channel(1);
     thread::spawn(move || {
         for step in steps {
             let indices = order.step(step);
             let count = (indices.len() / samples.group()) as u64;
+            let mut step = samples.step(indices);
+            let added = top_tokens.as_mut().map_or(Ok(()), |tokens| tokens.add_to(&mut step, indices));
             // Nobody takes it when the run has ended before its last step.
-            if sender.send((samples.step(indices), count)).is_err() {
+            if sender.send(added.map(|()| (step, count)).map_err(TrainError::from)).is_err() {
                 return;
             }
         }
@@ -384,6 +414,8 @@ pub struct StepResult {
     pub grad_norm: f64,
     /// What is logged of preferences, before the update.
     pub rewards: Rewards,
+    /// The parts of the loss of distillation, summed with the weights of their targets.
+    pub parts: Parts,
     /// Why the update was left out, if it was.
     pub skipped: Option<Skipped>,
 }
@@ -416,7 +448,23 @@ pub fn take_step(
         model.forward(&tokens, activations, &mut Resident)?;
         sink.is_last = index + 1 == slices.len();
         let (sink, source) = (&mut sink, &mut Resident);
-        if let Some(known) = objective.known_coefficients(slice, step) {
+        if let (Some(distillation), Some(soft)) = (objective.distillation, step.soft.get(index)) {
+            let known = distillation.coefficients(slice, step.units);
+            let soft = soft.targets(distillation, &known);
+            let scores = model.backward_distilled(
+                &tokens,
+                &targets,
+                &known.hard,
+                soft,
+                activations,
+                gradients,
+                sink,
+                source,
+            );
+            let parts = Parts::of(slice, &scores);
+            tally.loss += distillation.loss(&parts);
+            tally.parts.join(&parts);
+        } else if let Some(known) = objective.known_coefficients(slice, step) {
             let scores = model.backward(&tokens, &targets, &known, activations, gradients, sink, source);
             objective.weigh(step, index, &scores, divergence, &mut tally);
         } else {
@@ -430,13 +478,13 @@ pub fn take_step(
         return Err(TrainError::MissingGradient { name: model.parameters().list()[missing].name.clone() });
     }
     let loss = if step.units > 0.0 { tally.loss / step.units } else { 0.0 };
-    let rewards = tally.rewards;
+    let Tally { rewards, parts, .. } = tally;
     if let Some(skipped) = judge(loss) {
-        return Ok(StepResult { loss, grad_norm: f64::NAN, rewards, skipped: Some(skipped) });
+        return Ok(StepResult { loss, grad_norm: f64::NAN, rewards, parts, skipped: Some(skipped) });
     }
     let grad_norm = optimizer.finish(&mut model.parameters_mut(), gradients);
     let skipped = (!grad_norm.is_finite()).then_some(Skipped::Gradient);
-    Ok(StepResult { loss, grad_norm, rewards, skipped })
+    Ok(StepResult { loss, grad_norm, rewards, parts, skipped })
 }
 
 /// Passes on to the optimizer what is complete with the last slice, and counts it.
@@ -459,7 +507,7 @@ impl GradientSink for LastSlice<'_> {
     }
 }
 
-fn model_input(slice: &Slice) -> (PackedTokens, Vec<Target>) {
+pub(crate) fn model_input(slice: &Slice) -> (PackedTokens, Vec<Target>) {
     let sequences = slice.sequence_starts.windows(2).map(|bounds| &slice.ids[bounds[0]..bounds[1]]);
     let target = |target: &danlu_data::Target| Target { position: target.position as u32, id: target.id };
     (PackedTokens::new(sequences), slice.targets.iter().map(target).collect())
@@ -535,17 +583,19 @@ struct SinceLog {
     weight: f64,
     tokens: usize,
     rewards: Rewards,
+    parts: Parts,
     /// Of the steps alone, without validations and checkpoints.
     seconds: f64,
 }
 
 impl SinceLog {
-    fn add(&mut self, loss: f64, rewards: &Rewards, step: &Step, seconds: f64) {
+    fn add(&mut self, loss: f64, rewards: &Rewards, parts: &Parts, step: &Step, seconds: f64) {
         self.seconds += seconds;
         self.weighted_loss += loss * step.units;
         self.weight += step.units;
         self.tokens += step.slices.tokens();
         self.rewards.join(rewards);
+        self.parts.join(parts);
     }
 
     fn is_empty(&self) -> bool {

@@ -6,9 +6,10 @@ use super::{Clip, FinetuningType, IntervalStrategy, LrSchedulerType, ModelOption
 
 /// The first problem: the key to blame, and a sentence.
 pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
-    let Recipe { method, preference, .. } = recipe;
+    let Recipe { method, preference, distillation, .. } = recipe;
     ranges(recipe)
         .or_else(|| preference.first_problem(method))
+        .or_else(|| distillation.first_problem(method))
         .or_else(|| shape(recipe))
         .or_else(|| combinations(recipe))
 }
