@@ -407,7 +407,7 @@ fn check_memory(recipe: &Recipe, model: &Model) -> Result<()> {
     }
 }
 
-/// The vocabulary: named, the model's own, or learned from the dataset for a new model.
+/// The vocabulary: named, the model's own, or of a new model its teacher's, or learned from the dataset.
 fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>) -> Result<Tokenizer> {
     if let Some(path) = &recipe.model.tokenizer_name_or_path {
         return Ok(open_tokenizer(&recipe.model.place(path))?);
@@ -418,6 +418,10 @@ fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>)
     if let Some(path) = &recipe.model.model_name_or_path {
         let problem = format!("`{path}` has no tokenizer.json or tokenizer.model; name one");
         return Err(TrainError::Option { key: "tokenizer_name_or_path", problem });
+    }
+    if let (Some(teacher), None) = (&recipe.distillation.teacher_model_name_or_path, recipe.model.vocab_size)
+    {
+        return Ok(open_tokenizer(&recipe.model.place(teacher))?);
     }
     let purpose = match recipe.method.stage {
         Stage::Pt => Purpose::Pretraining,

@@ -93,7 +93,7 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
         return None;
     }
     if model.model_preset.is_some() {
-        return preset(model).or_else(|| vocabulary(model));
+        return preset(model).or_else(|| vocabulary(recipe));
     }
     let missing = [
         ("hidden_size", model.hidden_size),
@@ -109,7 +109,7 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
         );
         return Some((key, problem));
     }
-    if let Some(problem) = vocabulary(model) {
+    if let Some(problem) = vocabulary(recipe) {
         return Some(problem);
     }
     let (hidden_size, heads) = (model.hidden_size?, model.num_attention_heads?);
@@ -127,8 +127,10 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
     })
 }
 
-fn vocabulary(model: &ModelOptions) -> Option<(&'static str, String)> {
-    let is_missing = model.tokenizer_name_or_path.is_none() && model.vocab_size.is_none();
+fn vocabulary(recipe: &Recipe) -> Option<(&'static str, String)> {
+    let Recipe { model, distillation, .. } = recipe;
+    let has_own = model.tokenizer_name_or_path.is_some() || model.vocab_size.is_some();
+    let is_missing = !has_own && distillation.teacher_model_name_or_path.is_none();
     let problem =
         "a new model needs `tokenizer_name_or_path`, or `vocab_size` to train a tokenizer on the dataset";
     is_missing.then(|| ("vocab_size", problem.into()))
