@@ -213,9 +213,8 @@ fn mistakes_with_a_teacher_are_named_before_anything_runs() {
 fn the_plan_shows_the_teacher_beside_the_run() {
     let folder = folder();
     let folder = folder.path();
-    let plan = || run(folder, &["plan", "recipe.yaml", "output_dir=run", "--json"]);
-    let before = plan();
-    let found = before.json();
+    let plan = |extra: &[&str]| run(folder, &[&["plan", "recipe.yaml", "output_dir=run"], extra].concat());
+    let found = plan(&["--json"]).json();
     let (teacher, memory) = (&found["teacher"], &found["memory"]);
     let positions = teacher["positions"].as_u64().unwrap();
     assert_eq!(&teacher["positions"], &found["trained_tokens_per_epoch"]);
@@ -223,11 +222,12 @@ fn the_plan_shows_the_teacher_beside_the_run() {
     assert!(teacher["tokens"].as_u64() > Some(positions) && memory["teacher"].as_u64() > Some(1 << 20));
     assert!(memory["peak"].as_u64() >= memory["teacher"].as_u64());
     assert!(found["time"]["teacher_seconds"].as_f64() > Some(0.0));
+    let before = plan(&[]);
     assert!(before.stdout.contains(READS) && before.stdout.contains("for the teacher"), "{}", before.stdout);
     train(folder, "run", &["max_steps=1"]).json();
-    let resume = ["plan", "recipe.yaml", "output_dir=run", "resume_from_checkpoint=true", "--json"];
-    let after = run(folder, &resume);
-    let found = after.json();
+    let resume = "resume_from_checkpoint=true";
+    let found = plan(&[resume, "--json"]).json();
     assert_eq!((&found["teacher"]["tokens"], &found["memory"]["teacher"]), (&0.into(), &0.into()));
+    let after = plan(&[resume]);
     assert!(after.stdout.contains(KEPT), "{}", after.stdout);
 }
