@@ -451,6 +451,7 @@ mod tests {
             tokens_per_second: 1234.567,
             elapsed: Duration::from_secs(seconds),
             rewards: None,
+            parts: None,
         }
     }
 

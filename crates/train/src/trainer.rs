@@ -13,8 +13,8 @@ use std::time::Instant;
 use danlu_data::StepOrder;
 use danlu_data::slices::{SLICE_TOKENS, Slice};
 use danlu_formats::write_file_atomically;
-use danlu_kernels::View;
 use danlu_kernels::cross_entropy::Score;
+use danlu_kernels::{View, heap};
 use danlu_model::{
     Activations, GradientSink, Gradients, Model, PackedTokens, ParameterId, Parameters, Resident, Target,
     TrainingPlace,
@@ -371,6 +371,7 @@ fn ask_teacher(prepared: &mut Prepared, observer: &mut dyn Observer) -> Result<O
         !observer.stops()
     };
     let top_tokens = teacher.read(&prepared.steps(&prepared.training), &mut goes_on)?;
+    heap::give_back_freed();
     prepared.load_weights()?;
     Ok(Some(top_tokens))
 }
