@@ -118,7 +118,7 @@ fn of_train(error: &TrainError) -> Option<u8> {
         TrainError::Option { .. } | TrainError::Resume { .. } | TrainError::Memory { .. } => {
             Some(WRONG_INPUT)
         }
-        TrainError::Stopped => Some(INTERRUPTED),
+        TrainError::Stopped | TrainError::TeacherStopped => Some(INTERRUPTED),
         TrainError::Diverged { .. } | TrainError::MissingGradient { .. } => Some(FAILED),
     }
 }

@@ -83,6 +83,7 @@ pub fn settle_models(recipe: &mut Recipe, fetch: Fetch, printer: &Printer) -> Re
     let model = &recipe.model;
     let mut places = BTreeMap::new();
     let models = model.model_name_or_path.iter().chain(&model.adapter_name_or_path.0);
+    let models = models.chain(&recipe.distillation.teacher_model_name_or_path);
     let named = models.map(|name| (name, Want::Model));
     for (name, want) in named.chain(model.tokenizer_name_or_path.iter().map(|name| (name, Want::Tokenizer))) {
         if id_of(Path::new(name)).is_some() {

@@ -17,6 +17,7 @@ mod data_dedup;
 mod data_formats;
 mod data_inspect;
 mod data_templates;
+mod distillation;
 mod docs;
 mod doctor;
 mod eval_ner;

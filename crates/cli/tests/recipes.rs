@@ -62,6 +62,9 @@ fn every_recipe_plans_and_runs_two_steps_on_a_stand_in() {
         if parsed.model.model_name_or_path.is_none() && parsed.model.tokenizer_name_or_path.is_some() {
             overrides.push("tokenizer_name_or_path=vocabulary");
         }
+        if parsed.distillation.teacher_model_name_or_path.is_some() {
+            overrides.push("teacher_model_name_or_path=llama");
+        }
         let plan = run(folder, &[&["plan", name, "--json"], overrides.as_slice()].concat());
         let plan: Value = if plan.code == 0 { plan.json() } else { panic!("{name}: {}", plan.stderr) };
         assert_eq!((&plan["total_steps"], &plan["ended_by"]), (&2.into(), &"max_steps".into()), "{name}");

@@ -25,6 +25,7 @@ pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod exp;
+pub mod heap;
 pub mod linear;
 pub mod matmul;
 pub mod optimizer;

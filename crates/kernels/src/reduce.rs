@@ -116,6 +116,42 @@ pub(crate) fn exponentials(x: &mut [f32], shift: f32) -> f32 {
     folded(sums, |a, b| a + b)
 }
 
+/// Σ exp(factor · (x − shift)), in lanes.
+#[inline(always)]
+pub(crate) fn sum_of_exponentials(x: &[f32], shift: f32, factor: f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let mut add = |chunk: &[f32; LANES]| {
+        for lane in 0..LANES {
+            sums[lane] += crate::exp::exp(factor * (chunk[lane] - shift));
+        }
+    };
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    chunks.iter().for_each(&mut add);
+    add(&padded(rest));
+    folded(sums, |a, b| a + b)
+}
+
+/// The greatest of x, the greatest first and of equals the one that comes first, into `places` and `values`, which are as long.
+#[inline(always)]
+pub(crate) fn greatest(x: &[f32], places: &mut [u32], values: &mut [f32]) {
+    let last = values.len() - 1;
+    values.fill(f32::NEG_INFINITY);
+    for (number, chunk) in x.chunks(LANES).enumerate() {
+        let least = values[last];
+        if !chunk.iter().fold(false, |found, &x| found | (x > least)) {
+            continue;
+        }
+        for (lane, &x) in chunk.iter().enumerate() {
+            if x > values[last] {
+                let place = values.partition_point(|&value| value >= x);
+                values.copy_within(place..last, place + 1);
+                places.copy_within(place..last, place + 1);
+                (values[place], places[place]) = (x, (number * LANES + lane) as u32);
+            }
+        }
+    }
+}
+
 /// The last values in lanes, and below everything where there are none.
 #[inline(always)]
 fn padded(rest: &[f32]) -> [f32; LANES] {

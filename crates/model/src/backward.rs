@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use danlu_kernels::attention::attention_backward;
 use danlu_kernels::cross_entropy::{
-    Score, WeightGradient, linear_cross_entropy, linear_cross_entropy_backward,
+    Score, SoftTargets, WeightGradient, linear_cross_entropy, linear_cross_entropy_backward,
 };
 use danlu_kernels::elementwise::{clear, scale_rows, scatter_rows};
 use danlu_kernels::embedding::embedding_backward;
@@ -25,8 +25,8 @@ use crate::{GradientSink, Gradients, Model, Module, PackedTokens, ParameterSourc
 
 /// ∂loss / ∂log p of every target.
 enum Coefficients<'a> {
-    /// Known before the forward.
-    Known(&'a [f32]),
+    /// Known before the forward, with what a teacher holds for probable.
+    Known(&'a [f32], Option<SoftTargets<'a>>),
     /// A function of the scores.
     AfterForward(&'a mut dyn FnMut(&[Score]) -> Vec<f32>),
 }
@@ -50,8 +50,28 @@ impl Model {
     ) -> Vec<Score> {
         with_buffers!(&mut activations.0, buffers => {
             self.backward_in(
-                tokens, targets, Coefficients::Known(coefficients), buffers, gradients, sink, source
+                tokens, targets, Coefficients::Known(coefficients, None), buffers, gradients, sink, source
             )
+        })
+    }
+
+    /// As [`backward`](Self::backward), with what a teacher holds for probable at every target; the scores have the divergence
+    /// from it.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward_distilled(
+        &mut self,
+        tokens: &PackedTokens,
+        targets: &[Target],
+        coefficients: &[f32],
+        soft: SoftTargets,
+        activations: &mut Activations,
+        gradients: &mut Gradients,
+        sink: &mut impl GradientSink,
+        source: &mut impl ParameterSource,
+    ) -> Vec<Score> {
+        with_buffers!(&mut activations.0, buffers => {
+            let coefficients = Coefficients::Known(coefficients, Some(soft));
+            self.backward_in(tokens, targets, coefficients, buffers, gradients, sink, source)
         })
     }
 
@@ -148,15 +168,15 @@ impl Model {
         let (precision, weight, hidden) = (self.precision, self.head(), head.hidden.first(width));
         let table = names::head(config);
         let trained = self.trained_table(table);
-        let (known, after_forward) = match coefficients {
-            Coefficients::Known(known) => (Cow::Borrowed(known), None),
+        let (known, soft, after_forward) = match coefficients {
+            Coefficients::Known(known, soft) => (Cow::Borrowed(known), soft, None),
             // A frozen head is linear in the coefficients: what they scale can wait for them.
             Coefficients::AfterForward(function) if trained.is_none() => {
-                (Cow::Owned(vec![1.0; ids.len()]), Some(function))
+                (Cow::Owned(vec![1.0; ids.len()]), None, Some(function))
             }
             Coefficients::AfterForward(function) => {
                 linear_cross_entropy(precision, hidden, weight, &ids, &mut scores);
-                (Cow::Owned(function(&scores)), None)
+                (Cow::Owned(function(&scores)), None, None)
             }
         };
         linear_cross_entropy_backward(
@@ -165,6 +185,7 @@ impl Model {
             weight,
             &ids,
             &known,
+            soft,
             &mut scores,
             head.dhidden.first_mut(width),
             match (trained, self.adapters.rows_of(table)) {

@@ -15,9 +15,10 @@ use danlu_kernels::Buffer;
 use danlu_model::{Family, save_adapter, save_folder, save_pth};
 use fs_err as fs;
 
-pub(crate) use self::state::{Identity, TrainingState};
+pub(crate) use self::state::{Identity, TrainingState, samples_fingerprint};
 use crate::error::{Result, TrainError};
 use crate::objective::reference::{self, Reference};
+use crate::objective::teacher;
 use crate::optimizer::Optimizer;
 use crate::prepare::Prepared;
 use crate::recipe::{FinetuningType, OutputOptions, Recipe, ResumeFrom, TrainingOptions};
@@ -120,7 +121,8 @@ fn spare_sources(recipe: &Recipe) -> Result<()> {
     let real = |path: &Path| path.canonicalize().ok();
     let Some(output_dir) = real(&recipe.output.output_dir) else { return Ok(()) };
     let model = &recipe.model;
-    let sources = model.model_name_or_path.iter().chain(&model.adapter_name_or_path.0).map(Path::new);
+    let sources = model.model_name_or_path.iter().chain(&model.adapter_name_or_path.0);
+    let sources = sources.chain(&recipe.distillation.teacher_model_name_or_path).map(Path::new);
     let within = sources.filter(|source| real(source).is_some_and(|source| source.starts_with(&output_dir)));
     let checkpoint = match &recipe.output.resume_from_checkpoint {
         Some(ResumeFrom::Folder(path)) if real(path).is_some_and(|path| path == output_dir) => {
@@ -139,7 +141,7 @@ fn spare_sources(recipe: &Recipe) -> Result<()> {
     }
 }
 
-/// The newest checkpoint of an earlier run, or else the first of whatever lies in the folder.
+/// The newest checkpoint of an earlier run, or else the first of whatever lies in the folder but what a teacher said.
 fn earlier_result(output_dir: &Path) -> Result<Option<PathBuf>> {
     if let Some((_, newest)) = list(output_dir)?.pop() {
         return Ok(Some(newest));
@@ -149,7 +151,7 @@ fn earlier_result(output_dir: &Path) -> Result<Option<PathBuf>> {
     }
     let entries =
         fs::read_dir(output_dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    Ok(entries.into_iter().min())
+    Ok(entries.into_iter().filter(|path| !path.ends_with(teacher::FOLDER)).min())
 }
 
 /// Refuses a place where no folder can be.

@@ -63,6 +63,11 @@ pub enum TrainError {
     /// Somebody asked to stop before there was anything to keep.
     #[error("stopped before the first step: nothing was saved")]
     Stopped,
+    /// Somebody asked to stop while the teacher of a distillation was reading.
+    #[error(
+        "stopped while the teacher was reading: what it has read is kept, and the same command goes on from there"
+    )]
+    TeacherStopped,
     /// More memory than there is.
     #[error(
         "training this takes at least {needed} GB of memory, and this machine has {memory} GB; choose a smaller model, \

@@ -34,6 +34,15 @@ pub fn flops_per_token(model: &Model, sequence_tokens: usize) -> f64 {
     (own + adapters) as f64 + 7.0 * product * config.num_hidden_layers as f64
 }
 
+/// Operations that the forward alone needs, of a model of which nothing is trained.
+pub fn forward_flops_per_token(model: &Model, sequence_tokens: usize) -> f64 {
+    let config = model.config();
+    let attention = 2.0 * config.query_size() as f64 * (sequence_tokens + 1) as f64 / 2.0
+        * config.num_hidden_layers as f64;
+    // Two products of attention, and half of what linear layers need with the gradients of their inputs.
+    2.0 * attention + (flops_per_token(model, sequence_tokens) - 7.0 * attention) / 2.0
+}
+
 #[cfg(test)]
 mod tests {
     use danlu_formats::{AdapterConfig, ModuleSelection};
@@ -67,6 +76,7 @@ mod tests {
 
         let mut lora = Model::frozen_zeros(config(), Precision::F32, None);
         assert_eq!(flops_per_token(&lora, 9), (4 * weights) as f64 + attention);
+        assert_eq!(forward_flops_per_token(&lora, 9), (2 * weights) as f64 + attention * 2.0 / 7.0);
         let target_modules = Some(ModuleSelection::Names(vec!["q_proj".into()]));
         let options = AdapterConfig { r: 3, target_modules, ..AdapterConfig::default() };
         lora.add_adapter(&options, None).unwrap();

@@ -3,6 +3,7 @@
 //! | objective | coefficients | atomic group | divided by | reference |
 //! |---|---|---|---|---|
 //! | [`language_modelling`] | known before the forward | sequence | weights of the step's tokens | no |
+//! | [`distillation`] | known before the forward | sequence | weights of the step's tokens | no, a [`teacher`] |
 //! | [`dpo`]: sigmoid, IPO, hinge | after the forward | pair | pairs of the step | yes |
 //! | [`orpo`], [`simpo`], [`cpo`] | after the forward | pair | pairs of the step | no |
 //! | [`kto`] | after the forward, with a divergence of the whole step | sequence | answers of the step | yes |
@@ -11,6 +12,7 @@
 
 pub mod answers;
 pub mod cpo;
+pub mod distillation;
 pub mod dpo;
 pub mod kto;
 pub mod language_modelling;
@@ -19,12 +21,14 @@ pub mod reference;
 pub mod rewards;
 pub mod simpo;
 pub mod step;
+pub mod teacher;
 
 use danlu_data::Slice;
 use danlu_kernels::cross_entropy::Score;
 
 use crate::recipe::{PrefLoss, Preference, PreferenceOptions, Recipe};
 use answers::{Answer, answers};
+use distillation::{Distillation, Parts};
 use rewards::Rewards;
 use step::Step;
 
@@ -33,6 +37,8 @@ use step::Step;
 pub struct Objective {
     /// What is compared or judged; none in language modelling.
     pub preference: Option<Preference>,
+    /// How much of a teacher is learned; none without one.
+    pub distillation: Option<Distillation>,
     options: PreferenceOptions,
 }
 
@@ -58,12 +64,18 @@ pub struct Tally {
     pub loss: f64,
     /// What is logged of preferences.
     pub rewards: Rewards,
+    /// The parts of the loss of distillation.
+    pub parts: Parts,
 }
 
 impl Objective {
     /// The objective of a recipe.
     pub fn of(recipe: &Recipe) -> Self {
-        Self { preference: recipe.preference(), options: recipe.preference.clone() }
+        Self {
+            preference: recipe.preference(),
+            distillation: Distillation::of(&recipe.distillation),
+            options: recipe.preference.clone(),
+        }
     }
 
     /// ∂loss / ∂log p of every target of a slice, where that is known before the forward.

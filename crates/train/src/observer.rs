@@ -15,6 +15,10 @@ pub trait Observer {
     fn reference(&mut self, tokens: u64, all: u64) {
         _ = (tokens, all);
     }
+    /// Before the first step of a distillation: the teacher has read so many of the tokens that it has yet to read.
+    fn teacher(&mut self, tokens: u64, all: u64) {
+        _ = (tokens, all);
+    }
     /// A step is done.
     fn step(&mut self, progress: &Progress) {
         _ = progress;

@@ -13,6 +13,7 @@ use danlu_model::{
 use crate::error::{Result, TrainError};
 use crate::guard::Skipped;
 use crate::objective::answers::answers;
+use crate::objective::distillation::Parts;
 use crate::objective::rewards::Rewards;
 use crate::objective::step::Step;
 use crate::objective::{Objective, Tally};
@@ -27,6 +28,8 @@ pub struct StepResult {
     pub grad_norm: f64,
     /// What is logged of preferences, before the update.
     pub rewards: Rewards,
+    /// The parts of the loss of distillation, summed with the weights of their targets.
+    pub parts: Parts,
     /// Why the update was left out, if it was.
     pub skipped: Option<Skipped>,
 }
@@ -59,7 +62,23 @@ pub fn take_step(
         model.forward(&tokens, activations, &mut Resident)?;
         sink.is_last = index + 1 == slices.len();
         let (sink, source) = (&mut sink, &mut Resident);
-        if let Some(known) = objective.known_coefficients(slice, step) {
+        if let (Some(distillation), Some(soft)) = (objective.distillation, step.soft.get(index)) {
+            let known = distillation.coefficients(slice, step.units);
+            let soft = soft.targets(distillation, &known);
+            let scores = model.backward_distilled(
+                &tokens,
+                &targets,
+                &known.hard,
+                soft,
+                activations,
+                gradients,
+                sink,
+                source,
+            );
+            let parts = Parts::of(slice, &scores);
+            tally.loss += distillation.loss(&parts);
+            tally.parts.join(&parts);
+        } else if let Some(known) = objective.known_coefficients(slice, step) {
             let scores = model.backward(&tokens, &targets, &known, activations, gradients, sink, source);
             objective.weigh(step, index, &scores, divergence, &mut tally);
         } else {
@@ -73,13 +92,13 @@ pub fn take_step(
         return Err(TrainError::MissingGradient { name: model.parameters().list()[missing].name.clone() });
     }
     let loss = if step.units > 0.0 { tally.loss / step.units } else { 0.0 };
-    let rewards = tally.rewards;
+    let Tally { rewards, parts, .. } = tally;
     if let Some(skipped) = judge(loss) {
-        return Ok(StepResult { loss, grad_norm: f64::NAN, rewards, skipped: Some(skipped) });
+        return Ok(StepResult { loss, grad_norm: f64::NAN, rewards, parts, skipped: Some(skipped) });
     }
     let grad_norm = optimizer.finish(&mut model.parameters_mut(), gradients);
     let skipped = (!grad_norm.is_finite()).then_some(Skipped::Gradient);
-    Ok(StepResult { loss, grad_norm, rewards, skipped })
+    Ok(StepResult { loss, grad_norm, rewards, parts, skipped })
 }
 
 /// Passes on to the optimizer what is complete with the last slice, and counts it.
@@ -102,7 +121,7 @@ impl GradientSink for LastSlice<'_> {
     }
 }
 
-fn model_input(slice: &Slice) -> (PackedTokens, Vec<Target>) {
+pub(crate) fn model_input(slice: &Slice) -> (PackedTokens, Vec<Target>) {
     let sequences = slice.sequence_starts.windows(2).map(|bounds| &slice.ids[bounds[0]..bounds[1]]);
     let target = |target: &danlu_data::Target| Target { position: target.position as u32, id: target.id };
     (PackedTokens::new(sequences), slice.targets.iter().map(target).collect())

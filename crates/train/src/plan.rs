@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::error::{Result, TrainError};
 use crate::flops::flops_per_token;
 use crate::machine;
+use crate::objective::teacher::Reading;
 use crate::optimizer::optimizer_bytes;
 use crate::prepare::Prepared;
 use crate::recipe::{Optim, Preference, Recompute, TrainingOptions};
@@ -57,6 +58,8 @@ pub struct Plan {
     pub decay_groups: DecayGroups,
     /// Tokens whose log-probabilities preference tuning computes before the first step.
     pub reference_tokens: u64,
+    /// What the teacher of a distillation does before the first step.
+    pub teacher: Option<Reading>,
     /// What the backward computes again: `cheap`, `mlp` or `block`.
     pub recompute: Recompute,
     /// Predicted memory by part, in bytes.
@@ -153,7 +156,9 @@ pub struct Memory {
     pub samples: usize,
     /// What preparing took at most: reading the data, learning a vocabulary. Measured, where the system tells.
     pub preparation: usize,
-    /// All of these but the last, and the program; or the last, if it is more.
+    /// What the teacher of a distillation takes while it reads, before the weights are there.
+    pub teacher: usize,
+    /// All of these but the last two, and the program; or one of the last, if it is more.
     pub peak: usize,
 }
 
@@ -204,6 +209,7 @@ impl Plan {
             warmup_steps: prepared.schedule.warmup_steps,
             decay_groups: DecayGroups::of(&prepared.recipe.training, prepared.model.parameters()),
             reference_tokens: prepared.reference_tokens(),
+            teacher: prepared.teacher.as_ref().map(|teacher| teacher.reading),
             recompute: prepared.recompute,
             memory: Memory::of_run(prepared, slices, prepared.recompute),
             choices: choices(prepared, slices),
@@ -304,13 +310,28 @@ fn packed_bytes(model: &Model, tokens: usize, positions: usize) -> usize {
     (block + positions * (config.vocab_size + d)) * element + PACKED_BLOCK_BYTES
 }
 
+/// Memory of forwards alone, of slices of at most so many tokens and targets, beside so many bytes of samples.
+pub(crate) fn forward_bytes(model: &Model, [tokens, targets]: [usize; 2], samples: usize) -> usize {
+    let vocabulary = model.config().vocab_size;
+    let positions = targets.min(positions_at_once(vocabulary));
+    let activations = Activations::new(model, tokens, Keep::Nothing).bytes();
+    let logits = positions * vocabulary * size_of::<f32>();
+    PROGRAM_BYTES
+        + model.weight_bytes()
+        + activations
+        + packed_bytes(model, tokens, positions)
+        + logits
+        + samples
+}
+
 impl Memory {
     fn of_run(prepared: &Prepared, slices: [usize; 2], recompute: Recompute) -> Self {
         let samples = prepared.training.bytes();
         let (model, options) = (&prepared.model, &prepared.recipe.training);
         let mut memory = Self::of(model, options, recompute.keep(), slices, samples);
         memory.preparation = machine::peak().unwrap_or(0) as usize;
-        memory.peak = memory.peak.max(memory.preparation);
+        memory.teacher = prepared.teacher.as_ref().map_or(0, |teacher| teacher.reading.memory);
+        memory.peak = memory.peak.max(memory.preparation).max(memory.teacher);
         memory
     }
 
@@ -334,9 +355,19 @@ impl Memory {
         let activations = Activations::new(model, tokens, keep).bytes();
         let logits = targets.min(positions_at_once(vocabulary)) * vocabulary * size_of::<f32>();
         let packed = packed_bytes(model, tokens, targets.min(positions_at_once(vocabulary)));
-        let (preparation, peak) = (0, 0);
-        let mut memory =
-            Self { weights, gradients, optimizer, activations, packed, logits, samples, preparation, peak };
+        let (preparation, teacher, peak) = (0, 0, 0);
+        let mut memory = Self {
+            weights,
+            gradients,
+            optimizer,
+            activations,
+            packed,
+            logits,
+            samples,
+            preparation,
+            teacher,
+            peak,
+        };
         memory.peak = memory.training();
         memory
     }

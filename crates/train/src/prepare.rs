@@ -22,6 +22,7 @@ use crate::machine;
 use crate::objective::kto;
 use crate::objective::reference::SetReference;
 use crate::objective::step::Steps;
+use crate::objective::teacher::{self, Teacher};
 use crate::plan::{choose_recompute, trainable_line, training_bytes};
 use crate::recipe::{
     self, FinetuningType, Preference, Recipe, Recompute, ResizeVocabInit, ResumeFrom, Stage,
@@ -71,6 +72,8 @@ pub struct Prepared {
     pub day: Option<u32>,
     /// What the user should know, one sentence each.
     pub notices: Vec<String>,
+    /// Whose most probable tokens are learned too. Until it has read, the model is a shape without weights.
+    pub teacher: Option<Teacher>,
 }
 
 /// Steps that a run leaves out because it could not take them.
@@ -163,7 +166,9 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         notices.push(format!("the recipe is not that of the checkpoint: {}", changes.join(", ")));
     }
     let precision = precision(&recipe);
-    let (model, own_tokenizer) = open_model(&recipe, resume_from.as_deref(), precision, load)?;
+    // The weights come when the teacher has read.
+    let weights = if recipe.distillation.teacher_model_name_or_path.is_some() { Load::Shapes } else { load };
+    let (model, own_tokenizer) = open_model(&recipe, resume_from.as_deref(), precision, weights)?;
     let tokenizer = tokenizer(&recipe, own_tokenizer, &mut notices)?;
     let is_new = model.is_none();
     let mut model = match model {
@@ -174,13 +179,14 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         (Err(error), Load::Shapes) => notices.push(format!("a run would stop: {error}")),
         (checked, _) => checked?,
     }
-    if is_new && load == Load::Weights {
-        model = model.initialize(recipe.training.seed);
-    }
     let rows = model.config().vocab_size;
     let named = recipe.model.model_name_or_path.as_deref().unwrap_or_default();
     check_vocabulary(&tokenizer, rows, Path::new(named))?;
-    let adapter = adapters(&recipe, &mut model, resume_from.as_deref(), load, &mut notices)?;
+    let teacher = teacher::shape(&recipe, &tokenizer, precision)?;
+    if is_new && weights == Load::Weights {
+        model = model.initialize(recipe.training.seed);
+    }
+    let adapter = adapters(&recipe, &mut model, resume_from.as_deref(), weights, &mut notices)?;
     model.set_noise(recipe.training.seed, recipe.adapter.neftune_noise_alpha.unwrap_or(0.0));
     check_length(&recipe, &model)?;
 
@@ -218,8 +224,13 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         passed_over: None,
         day,
         notices,
+        teacher: None,
         recipe,
     };
+    if let Some(shape) = teacher {
+        let steps = prepared.steps(&prepared.training);
+        prepared.teacher = Some(Teacher::new(&prepared.recipe, &shape, &steps, rows)?);
+    }
     prepared.total_steps = total_steps(&prepared.recipe, &prepared.order);
     prepared.schedule = prepared.recipe.schedule(prepared.total_steps);
     match (choose_recompute(&prepared), load) {
@@ -235,6 +246,27 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         (checked, _) => checked?,
     }
     Ok(prepared)
+}
+
+impl Prepared {
+    /// Reads the weights that were left out for the teacher's sake.
+    ///
+    /// # Errors
+    /// As [`prepare`], of the model.
+    pub(crate) fn load_weights(&mut self) -> Result<()> {
+        let (recipe, resume_from) = (&self.recipe, self.resume_from.as_deref());
+        let precision = self.model.precision();
+        let (model, _) = open_model(recipe, resume_from, precision, Load::Weights)?;
+        let mut model = match model {
+            Some(model) => model,
+            None => new_model(recipe, &self.tokenizer, precision)?.initialize(recipe.training.seed),
+        };
+        // What there is to say was said of the shape.
+        self.adapter = adapters(recipe, &mut model, resume_from, Load::Weights, &mut Vec::new())?;
+        model.set_noise(recipe.training.seed, recipe.adapter.neftune_noise_alpha.unwrap_or(0.0));
+        self.model = model;
+        Ok(())
+    }
 }
 
 /// Optimizer steps of a run that takes its samples in this order.
@@ -397,7 +429,7 @@ fn check_memory(recipe: &Recipe, model: &Model) -> Result<()> {
     }
 }
 
-/// The vocabulary: named, the model's own, or learned from the dataset for a new model.
+/// The vocabulary: named, the model's own, or of a new model its teacher's, or learned from the dataset.
 fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>) -> Result<Tokenizer> {
     if let Some(path) = &recipe.model.tokenizer_name_or_path {
         return Ok(open_tokenizer(&recipe.model.place(path))?);
@@ -408,6 +440,10 @@ fn tokenizer(recipe: &Recipe, own: Option<Tokenizer>, notices: &mut Vec<String>)
     if let Some(path) = &recipe.model.model_name_or_path {
         let problem = format!("`{path}` has no tokenizer.json or tokenizer.model; name one");
         return Err(TrainError::Option { key: "tokenizer_name_or_path", problem });
+    }
+    if let (Some(teacher), None) = (&recipe.distillation.teacher_model_name_or_path, recipe.model.vocab_size)
+    {
+        return Ok(open_tokenizer(&recipe.model.place(teacher))?);
     }
     let texts = danlu_data::texts(&recipe.data, recipe.purpose())?;
     let options = VocabularyTraining {

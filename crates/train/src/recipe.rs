@@ -5,6 +5,7 @@
 
 mod adapter_options;
 mod deepspeed;
+mod distillation_options;
 mod embedded;
 mod entries;
 mod error;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::adapter_options::{AdapterOptions, LoraInit, TokenRows};
+pub use self::distillation_options::DistillationOptions;
 pub use self::embedded::{EmbeddedRecipe, embedded};
 pub use self::error::{Place, RecipeError};
 pub use self::evaluation_options::EvaluationOptions;
@@ -63,6 +65,9 @@ pub struct Recipe {
     /// How preferences are learned.
     #[serde(flatten)]
     pub preference: PreferenceOptions,
+    /// What is learned of a larger model.
+    #[serde(flatten)]
+    pub distillation: DistillationOptions,
     /// What is read, and how rows become samples.
     #[serde(flatten)]
     pub data: DataOptions,

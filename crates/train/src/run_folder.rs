@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use self::python_text::log_line;
 use self::trainer_log::TrainerLogLine;
 pub use self::trainer_state::{LogEntry, TrainerState};
+use crate::objective::distillation::Parts;
 use crate::objective::rewards::Rewards;
 use crate::tensorboard::EventFile;
 
@@ -72,6 +73,8 @@ pub struct StepLog {
     pub elapsed: Duration,
     /// Of preference tuning, since the last log line.
     pub rewards: Option<Rewards>,
+    /// Of distillation, since the last log line.
+    pub parts: Option<Parts>,
 }
 
 /// One validation.
@@ -386,6 +389,7 @@ fn step_values(log: &StepLog) -> Vec<(&'static str, f64)> {
         vec![("loss", log.loss), ("grad_norm", log.grad_norm), ("learning_rate", log.learning_rate)];
     let rewards = log.rewards.iter().flat_map(Rewards::named);
     values.extend(rewards.map(|([name, _], value)| (name, value)));
+    values.extend(log.parts.iter().flat_map(Parts::named));
     values.push(("epoch", log.epoch));
     values
 }

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::objective::distillation::Parts;
 use crate::objective::rewards::Rewards;
 use crate::objective::step::Step;
 
@@ -12,20 +13,22 @@ use crate::objective::step::Step;
 #[serde(default)]
 pub(crate) struct SinceLog {
     weighted_loss: f64,
-    weight: f64,
+    pub(crate) weight: f64,
     tokens: usize,
     pub(crate) rewards: Rewards,
+    pub(crate) parts: Parts,
     /// Of the steps alone, without validations and checkpoints.
     seconds: f64,
 }
 
 impl SinceLog {
-    pub(crate) fn add(&mut self, loss: f64, rewards: &Rewards, step: &Step, seconds: f64) {
+    pub(crate) fn add(&mut self, loss: f64, rewards: &Rewards, parts: &Parts, step: &Step, seconds: f64) {
         self.seconds += seconds;
         self.weighted_loss += loss * step.units;
         self.weight += step.units;
         self.tokens += step.slices.tokens();
         self.rewards.join(rewards);
+        self.parts.join(parts);
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -14,16 +14,18 @@ use std::time::Instant;
 
 use danlu_data::StepOrder;
 use danlu_data::slices::SLICE_TOKENS;
+use danlu_kernels::heap;
 use danlu_model::{Activations, Gradients};
 
 use crate::best::Best;
 use crate::checkpoint::{self, Identity, TrainingState};
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::guard::Guard;
 use crate::objective::Objective;
 use crate::objective::reference::{Reference, SetReference};
 use crate::objective::rewards;
 use crate::objective::step::{Step, Steps};
+use crate::objective::teacher::TopTokens;
 use crate::observer::{Observer, Progress};
 use crate::optimizer::Optimizer;
 use crate::optimizer_step::{StepResult, take_step};
@@ -63,10 +65,11 @@ pub struct Outcome {
 /// A disk that is full, a loss that is not a number, a checkpoint that does not fit. Checkpoints before it are unharmed.
 pub(crate) fn run(prepared: Prepared, observer: &mut dyn Observer) -> Result<Outcome> {
     let mut run = Run::begin(prepared, observer)?;
-    for (batch, samples) in run.steps_to_take() {
+    for step in run.steps_to_take() {
         if run.ends_early.is_some() || run.interrupted.is_some() {
             break;
         }
+        let (batch, samples) = step?;
         run.take(&batch, samples)?;
         run.log_if_due()?;
         run.validate_if_due()?;
@@ -84,6 +87,7 @@ struct Run<'o> {
     gradients: Gradients,
     activations: Activations,
     reference: Reference,
+    top_tokens: Option<TopTokens>,
     validation: Steps,
     prompts: Prompts,
     run_folder: RunFolder,
@@ -104,8 +108,9 @@ struct Run<'o> {
 
 impl<'o> Run<'o> {
     /// Begins in the output folder, or restores what the checkpoint keeps.
-    fn begin(prepared: Prepared, observer: &'o mut dyn Observer) -> Result<Self> {
+    fn begin(mut prepared: Prepared, observer: &'o mut dyn Observer) -> Result<Self> {
         let started = Instant::now();
+        let top_tokens = ask_teacher(&mut prepared, observer)?;
         let recipe = &prepared.recipe;
         let (output, output_dir) = (&recipe.output, &recipe.output.output_dir);
         let identity = Identity::of(&prepared);
@@ -181,6 +186,7 @@ impl<'o> Run<'o> {
             optimizer,
             activations,
             reference,
+            top_tokens,
             validation,
             run_folder,
             guard,
@@ -196,11 +202,11 @@ impl<'o> Run<'o> {
     }
 
     /// What each step that is left sees, and of how many samples it is.
-    fn steps_to_take(&self) -> Receiver<(Step, u64)> {
-        let prepared = &self.prepared;
+    fn steps_to_take(&mut self) -> Receiver<Result<(Step, u64)>> {
+        let (prepared, top_tokens) = (&self.prepared, self.top_tokens.take());
         let reference = Arc::new(self.reference.training.clone());
         let steps = Steps { reference, ..prepared.steps(&prepared.training) };
-        steps_ahead(steps, prepared.order.clone(), self.first_step..prepared.total_steps)
+        steps_ahead(steps, top_tokens, prepared.order.clone(), self.first_step..prepared.total_steps)
     }
 
     /// Takes the next step.
@@ -212,7 +218,7 @@ impl<'o> Run<'o> {
         optimizer.begin(learning_rate, state.step);
         let judge = |loss| guard.judge(loss);
         let model = &mut prepared.model;
-        let StepResult { loss, grad_norm, rewards, skipped } =
+        let StepResult { loss, grad_norm, rewards, parts, skipped } =
             take_step(model, &self.objective, batch, activations, gradients, optimizer, &judge)?;
         guard.note(state.step, loss, skipped)?;
         let (tokens, seconds) = (batch.slices.tokens(), start.elapsed().as_secs_f64());
@@ -224,7 +230,7 @@ impl<'o> Run<'o> {
             self.note(format!("step {step} changed nothing: {reason}"))?;
         } else {
             state.loss_sum += loss;
-            state.since_log.add(loss, &rewards, batch, seconds);
+            state.since_log.add(loss, &rewards, &parts, batch, seconds);
         }
         let (total_steps, tokens_per_second) = (self.prepared.total_steps, tokens as f64 / seconds.max(1e-9));
         self.observer.step(&Progress { step, total_steps, loss, tokens_per_second });
@@ -243,6 +249,7 @@ impl<'o> Run<'o> {
             step: state.step,
             loss: since_log.mean_loss(),
             rewards: self.objective.preference.map(|_| since_log.rewards),
+            parts: self.objective.distillation.map(|_| since_log.parts.mean(since_log.weight)),
             learning_rate: self.last_step.0,
             grad_norm: self.last_step.1,
             epoch: epoch_at(&self.prepared, state.step),
@@ -428,16 +435,38 @@ fn reference(
     Ok(Reference { training: compute(&prepared.training)?, validation: compute(&prepared.validation)? })
 }
 
+/// Lets the teacher of a distillation read what it has not read yet, and then loads the weights of the student.
+fn ask_teacher(prepared: &mut Prepared, observer: &mut dyn Observer) -> Result<Option<TopTokens>> {
+    let Some(teacher) = &prepared.teacher else { return Ok(None) };
+    let (mut done, all) = (0, teacher.reading.tokens);
+    let mut goes_on = |tokens: usize| {
+        done += tokens as u64;
+        observer.teacher(done, all);
+        !observer.stops()
+    };
+    let top_tokens = teacher.read(&prepared.steps(&prepared.training), &mut goes_on)?;
+    heap::give_back_freed();
+    prepared.load_weights()?;
+    Ok(Some(top_tokens))
+}
+
 /// What each step sees, and how many samples they are of, put together by a thread of its own one step ahead: the
 /// training threads find them ready. What a step holds is a function of its number alone.
-fn steps_ahead(samples: Steps, mut order: StepOrder, steps: Range<u64>) -> Receiver<(Step, u64)> {
+fn steps_ahead(
+    samples: Steps,
+    mut top_tokens: Option<TopTokens>,
+    mut order: StepOrder,
+    steps: Range<u64>,
+) -> Receiver<Result<(Step, u64)>> {
     let (sender, receiver) = sync_channel(1);
     thread::spawn(move || {
         for step in steps {
             let indices = order.step(step);
             let count = (indices.len() / samples.group()) as u64;
+            let mut step = samples.step(indices);
+            let added = top_tokens.as_mut().map_or(Ok(()), |tokens| tokens.add_to(&mut step, indices));
             // Nobody takes it when the run has ended before its last step.
-            if sender.send((samples.step(indices), count)).is_err() {
+            if sender.send(added.map(|()| (step, count)).map_err(TrainError::from)).is_err() {
                 return;
             }
         }

@@ -3,6 +3,7 @@
 
 mod adamw;
 mod batches;
+mod distillation;
 mod optimizers;
 mod preferences;
 mod run;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use danlu_kernels::{Precision, ceiling};
 use danlu_train::flops::EXPECTED_SHARE;
+use danlu_train::objective::teacher::Reading;
 use danlu_train::plan::{Choices, DecayGroups, OptimizerChoice, TensorGroup, grouped};
 use danlu_train::{Load, Plan, Recipe, machine, prepare_watched};
 use serde_json::json;
@@ -45,7 +46,11 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     printer.line("")?;
     printer.table(&header, &rows)?;
     let mut result = serde_json::to_value(&plan)?;
-    result["time"] = json!({ "seconds": time.seconds, "tokens_per_s": time.tokens_per_second });
+    result["time"] = json!({
+        "seconds": time.seconds,
+        "tokens_per_s": time.tokens_per_second,
+        "teacher_seconds": time.teacher_seconds,
+    });
     printer.json(&result)?;
     Ok(())
 }
@@ -55,6 +60,8 @@ struct Time {
     tokens: u64,
     tokens_per_second: f64,
     seconds: f64,
+    /// Of the teacher, before the first step.
+    teacher_seconds: Option<f64>,
     ceiling: f64,
 }
 
@@ -64,28 +71,63 @@ impl Time {
         let ceiling = ceiling::flops_per_second(precision, SECONDS);
         let tokens_per_second = EXPECTED_SHARE * ceiling / plan.flops_per_token.max(1.0);
         let seconds = plan.tokens as f64 / tokens_per_second.max(f64::MIN_POSITIVE);
-        Self { tokens: plan.tokens, tokens_per_second, seconds, ceiling }
+        let teacher_seconds = plan.teacher.filter(|teacher| teacher.tokens > 0).map(|teacher| {
+            teacher.tokens as f64 * teacher.flops_per_token
+                / (EXPECTED_SHARE * ceiling).max(f64::MIN_POSITIVE)
+        });
+        Self { tokens: plan.tokens, tokens_per_second, seconds, teacher_seconds, ceiling }
     }
 }
 
 impl fmt::Display for Time {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = match self.seconds {
-            seconds if seconds < 120.0 => format!("{seconds:.0} seconds"),
-            seconds if seconds < 7200.0 => format!("{:.0} minutes", seconds / 60.0),
-            seconds if seconds < 172_800.0 => format!("{:.1} hours", seconds / 3600.0),
-            seconds => format!("{:.1} days", seconds / 86_400.0),
-        };
+        let teacher = self
+            .teacher_seconds
+            .map(|seconds| format!(", before it about {} for the teacher", duration(seconds)));
         write!(
             formatter,
-            "time: about {time} for {} tokens, {:.0} tokens/s, at {:.0} % of the {:.0} GFLOP/s just measured; validations and \
+            "time: about {} for {} tokens, {:.0} tokens/s{}, at {:.0} % of the {:.0} GFLOP/s just measured; validations and \
              checkpoints come on top",
+            duration(self.seconds),
             grouped(self.tokens as usize),
             self.tokens_per_second,
+            teacher.unwrap_or_default(),
             100.0 * EXPECTED_SHARE,
             self.ceiling / 1e9,
         )
     }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 120.0 => format!("{seconds:.0} seconds"),
+        seconds if seconds < 7200.0 => format!("{:.0} minutes", seconds / 60.0),
+        seconds if seconds < 172_800.0 => format!("{:.1} hours", seconds / 3600.0),
+        seconds => format!("{:.1} days", seconds / 86_400.0),
+    }
+}
+
+/// What the teacher of a distillation does before the first step.
+fn describe_teacher(teacher: &Reading) -> String {
+    let Reading { top_k, positions, kept, tokens, bytes, memory, .. } = *teacher;
+    let what = format!(
+        "the teacher's {top_k} most probable tokens at {} positions ({} MB on disk)",
+        grouped(positions as usize),
+        megabytes(bytes as usize)
+    );
+    if tokens == 0 {
+        return format!("{what} are there from before: the teacher is not asked again");
+    }
+    let before = if kept > 0 {
+        format!(", {} of them are there from before", grouped(kept as usize))
+    } else {
+        String::new()
+    };
+    format!(
+        "before the first step: {what}{before}; it reads {} tokens, forward alone, in about {} MB of memory, without the student",
+        grouped(tokens as usize),
+        megabytes(memory)
+    )
 }
 
 /// The plan in lines.
@@ -106,6 +148,7 @@ pub fn describe(plan: &Plan) -> Vec<String> {
             grouped(plan.reference_tokens as usize)
         ));
     }
+    lines.extend(plan.teacher.as_ref().map(describe_teacher));
     let passes = plan.total_steps as f64 / plan.steps_per_epoch.max(1) as f64;
     lines.push(format!(
         "{} steps ({} a pass), {} of them warmup; `{}` ends the run, after {passes:.2} passes",
@@ -117,9 +160,13 @@ pub fn describe(plan: &Plan) -> Vec<String> {
     let DecayGroups { decay, no_decay, weight_decay } = &plan.decay_groups;
     let group = |group: &TensorGroup| format!("{} tensors ({})", group.tensors, grouped(group.parameters));
     lines.push(format!("weight decay {weight_decay} on {}, none on {}", group(decay), group(no_decay)));
+    let teacher = match memory.teacher {
+        0 => String::new(),
+        bytes => format!("; the teacher before that {}", megabytes(bytes)),
+    };
     lines.push(format!(
         "memory: about {} MB (weights {}, gradients {}, optimizer {}, activations {}, packed {}, logits {}, \
-         samples {}; preparing the data {})",
+         samples {}; preparing the data {}{teacher})",
         megabytes(memory.peak),
         megabytes(memory.weights),
         megabytes(memory.gradients),

@@ -122,6 +122,10 @@ impl Observer for Shown {
         self.bar.set(0, format!("reference: {tokens} of {all} tokens"));
     }
 
+    fn teacher(&mut self, tokens: u64, all: u64) {
+        self.bar.set(0, format!("teacher: {tokens} of {all} tokens"));
+    }
+
     fn step(&mut self, progress: &Progress) {
         let message = format!("loss {:.4}, {:.0} tokens/s", progress.loss, progress.tokens_per_second);
         self.bar.set(progress.step, message);

@@ -68,8 +68,9 @@ impl Identity {
             optim: training.optim,
             seed: training.data_seed(),
             samples_per_step: training.samples_per_step() as u64,
-            data_fingerprint: fingerprint(&prepared.training) ^ StepOrder::fingerprint(&prepared.order),
-            validation_fingerprint: Some(fingerprint(&prepared.validation)),
+            data_fingerprint: samples_fingerprint(&prepared.training)
+                ^ StepOrder::fingerprint(&prepared.order),
+            validation_fingerprint: Some(samples_fingerprint(&prepared.validation)),
             parameters: parameters.map(|one| format!("{} {:?}", one.name, one.shape)).collect(),
             day: prepared.day,
         }
@@ -134,7 +135,7 @@ impl Identity {
 }
 
 /// A hash of every token and weight, in order: FNV-1a over words of 32 bits.
-fn fingerprint(samples: &SampleSet) -> u64 {
+pub(crate) fn samples_fingerprint(samples: &SampleSet) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);
     for sample in samples.iter() {

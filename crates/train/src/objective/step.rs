@@ -5,6 +5,7 @@ use std::sync::Arc;
 use danlu_data::slices::StepSlices;
 use danlu_data::{Sample, SampleSet, SliceSize, grouped_slices, slice_sizes};
 
+use super::distillation::SoftSlice;
 use super::kto;
 use super::reference::SetReference;
 use crate::recipe::Preference;
@@ -40,6 +41,8 @@ pub struct Step {
     pub mismatched: StepSlices,
     /// Their reference.
     pub mismatched_reference: Vec<f64>,
+    /// What the teacher says of each slice, of distillation.
+    pub soft: Vec<SoftSlice>,
 }
 
 impl Step {
@@ -78,6 +81,7 @@ impl Steps {
                 Preference::Pairs(_) => StepSlices::default(),
             },
             mismatched_reference: of(&self.reference.mismatched),
+            soft: Vec::new(),
         }
     }
 

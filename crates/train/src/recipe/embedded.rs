@@ -52,6 +52,7 @@ pub fn embedded() -> &'static [EmbeddedRecipe] {
         "dpo",
         "orpo",
         "kto",
+        "distillation",
         "gguf-qlora",
         "minimind-26m",
         "minimind-64m",

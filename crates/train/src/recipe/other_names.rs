@@ -30,6 +30,8 @@ pub const OTHER_NAMES: &[(&str, &str)] = &[
     ("lr_scheduler", "lr_scheduler_type"), ("cosine_min_lr_ratio", "min_lr_rate"), ("train_on_inputs", "train_on_prompt"),
     ("chat_template", "template"), ("saves_per_epoch", "save_steps"), ("evals_per_epoch", "eval_steps"), ("loss_watchdog_threshold", "loss_spike_factor"),
     ("loss_watchdog_patience", "max_skipped_steps"), ("rl", "stage"), ("auto_resume_from_checkpoints", "resume_from_checkpoint"),
+    ("kd_trainer", "teacher_model_name_or_path"), ("kd_alpha", "distillation_alpha"), ("kd_ce_alpha", "distillation_alpha"),
+    ("kd_temperature", "distillation_temperature"), ("kd_online_topk", "distillation_top_k"),
     // MiniMind
     ("epochs", "num_train_epochs"), ("batch_size", "per_device_train_batch_size"), ("accumulation_steps", "gradient_accumulation_steps"),
     ("grad_clip", "max_grad_norm"), ("log_interval", "logging_steps"), ("save_interval", "save_steps"), ("save_dir", "output_dir"),

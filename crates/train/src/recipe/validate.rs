@@ -6,9 +6,10 @@ use super::{Clip, FinetuningType, IntervalStrategy, LrSchedulerType, ModelOption
 
 /// The first problem: the key to blame, and a sentence.
 pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
-    let Recipe { method, preference, .. } = recipe;
+    let Recipe { method, preference, distillation, .. } = recipe;
     ranges(recipe)
         .or_else(|| preference.first_problem(method))
+        .or_else(|| distillation.first_problem(method))
         .or_else(|| shape(recipe))
         .or_else(|| combinations(recipe))
 }
@@ -92,7 +93,7 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
         return None;
     }
     if model.model_preset.is_some() {
-        return preset(model).or_else(|| vocabulary(model));
+        return preset(model).or_else(|| vocabulary(recipe));
     }
     let missing = [
         ("hidden_size", model.hidden_size),
@@ -108,7 +109,7 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
         );
         return Some((key, problem));
     }
-    if let Some(problem) = vocabulary(model) {
+    if let Some(problem) = vocabulary(recipe) {
         return Some(problem);
     }
     let (hidden_size, heads) = (model.hidden_size?, model.num_attention_heads?);
@@ -126,8 +127,10 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
     })
 }
 
-fn vocabulary(model: &ModelOptions) -> Option<(&'static str, String)> {
-    let is_missing = model.tokenizer_name_or_path.is_none() && model.vocab_size.is_none();
+fn vocabulary(recipe: &Recipe) -> Option<(&'static str, String)> {
+    let Recipe { model, distillation, .. } = recipe;
+    let has_own = model.tokenizer_name_or_path.is_some() || model.vocab_size.is_some();
+    let is_missing = !has_own && distillation.teacher_model_name_or_path.is_none();
     let problem =
         "a new model needs `tokenizer_name_or_path`, or `vocab_size` to train a tokenizer on the dataset";
     is_missing.then(|| ("vocab_size", problem.into()))

@@ -26,6 +26,7 @@ fn step_log(step: u64, seconds: u64) -> StepLog {
         tokens_per_second: 1234.567,
         elapsed: Duration::from_secs(seconds),
         rewards: None,
+        parts: None,
     }
 }
 
