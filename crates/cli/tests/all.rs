@@ -34,6 +34,7 @@ mod quantized;
 mod quickstart;
 mod recipes;
 mod runs;
+mod samples;
 mod seed;
 mod tokenizer;
 mod training;

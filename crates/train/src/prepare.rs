@@ -26,6 +26,7 @@ use crate::plan::{choose_recompute, training_bytes};
 use crate::recipe::{
     self, FinetuningType, Preference, Recipe, Recompute, ResizeVocabInit, ResumeFrom, Stage,
 };
+use crate::samples::Prompts;
 use crate::schedule::Schedule;
 
 /// Whether weights are read, or only their shapes.
@@ -57,6 +58,8 @@ pub struct Prepared {
     pub report: DatasetReport,
     /// What is in each data set, where that was asked for.
     pub inspections: Vec<Inspection>,
+    /// What the model answers at each validation.
+    pub(crate) prompts: Prompts,
     /// Optimizer steps of the run.
     pub total_steps: u64,
     /// Learning rates of the run.
@@ -180,6 +183,8 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         return Err(danlu_model::Error::TokenOutOfRange { id, vocabulary_size: rows }.into());
     }
     notices.extend(kto::imbalance(&recipe, &training));
+    let template = template(&recipe, &tokenizer, day)?;
+    let prompts = Prompts::new(&recipe, &tokenizer, template.as_ref(), &model)?;
     let mut prepared = Prepared {
         model,
         adapter,
@@ -189,6 +194,7 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         order,
         report,
         inspections,
+        prompts,
         total_steps: 0,
         schedule: recipe.schedule(1),
         recompute: Recompute::Cheap,
@@ -271,12 +277,15 @@ pub struct Samples {
 /// # Errors
 /// No chat template for conversations, or data that cannot be used.
 pub fn samples(recipe: &Recipe, tokenizer: Tokenizer, day: Option<u32>, watch: Watch<'_>) -> Result<Samples> {
-    let (template, tokenizer) = chat_template(recipe, tokenizer)?;
-    let day = template.as_ref().and_then(ChatTemplate::day).map(|today| day.unwrap_or(today));
-    let template = template.map(|template| match day {
-        Some(day) => template.on_day(day),
-        None => template,
-    });
+    let template = template(recipe, &tokenizer, day)?;
+    let tokenizer = match &template {
+        // The vocabulary will carry it.
+        Some(template) if tokenizer.chat_template() != Some(template.source()) => {
+            tokenizer.with_chat_template(template.source().to_owned())
+        }
+        _ => tokenizer,
+    };
+    let day = template.as_ref().and_then(ChatTemplate::day);
     let tokens = tokenizer.template_tokens();
     let Watch { progress, inspect } = watch;
     let tokens = &tokens;
@@ -526,8 +535,8 @@ fn check_length(recipe: &Recipe, model: &Model) -> Result<()> {
     Err(TrainError::Option { key: "cutoff_len", problem })
 }
 
-/// The template that conversations are rendered with; none for documents.
-fn template(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+/// The template that conversations are rendered with, none for documents; where it writes the date, that of `day`, or today's.
+fn template(recipe: &Recipe, tokenizer: &Tokenizer, day: Option<u32>) -> Result<Option<ChatTemplate>> {
     if recipe.method.stage == Stage::Pt {
         return Ok(None);
     }
@@ -541,18 +550,12 @@ fn template(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<ChatTemplat
             return Err(TrainError::Option { key: "template", problem });
         }
     };
-    Ok(Some(match recipe.method.enable_thinking {
+    let template = match recipe.method.enable_thinking {
         Some(thinks) => template.with_thinking(thinks),
         None => template,
-    }))
-}
-
-/// The template that conversations are rendered with, and the vocabulary that will carry it.
-fn chat_template(recipe: &Recipe, tokenizer: Tokenizer) -> Result<(Option<ChatTemplate>, Tokenizer)> {
-    let Some(template) = template(recipe, &tokenizer)? else { return Ok((None, tokenizer)) };
-    let tokenizer = match tokenizer.chat_template() {
-        Some(own) if own == template.source() => tokenizer,
-        _ => tokenizer.with_chat_template(template.source().to_owned()),
     };
-    Ok((Some(template), tokenizer))
+    Ok(Some(match template.day() {
+        Some(today) => template.on_day(day.unwrap_or(today)),
+        None => template,
+    }))
 }

@@ -34,7 +34,7 @@ use crate::prepare::Prepared;
 use crate::recipe::IntervalStrategy;
 use crate::run_folder::{EvalLog, FinishLog, RunFacts, RunFolder, StepLog};
 use crate::run_record::RunRecord;
-use crate::samples::{self, Answer, Prompts};
+use crate::samples::{self, Answer};
 
 /// Watches a run.
 pub trait Observer {
@@ -168,7 +168,6 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
     checkpoint::save_recipe(&recipe, &output.output_dir)?;
     let record = serde_json::to_vec_pretty(&RunRecord::new(&prepared, data_fingerprint, first_step));
     write_file_atomically(output.output_dir.join("run.json"), &record.map_err(std::io::Error::from)?)?;
-    let prompts = Prompts::new(&recipe, &prepared.tokenizer, &prepared.model)?;
     let mut guard = Guard::new(training, state.guard);
     if prepared.continue_at.is_some() {
         guard.pass_over(first_step - state.step);
@@ -263,7 +262,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         }
         if evaluation_is_due {
             let (model, tokenizer) = (&prepared.model, &prepared.tokenizer);
-            match prompts.answer(model, tokenizer, done, &output.output_dir) {
+            match prepared.prompts.answer(model, tokenizer, done, &output.output_dir) {
                 Ok(answers) => answers.iter().for_each(|answer| observer.answered(answer)),
                 // The answers are for looking at: a run does not end for them.
                 Err(error) => run_folder.note(&format!("step {done} answered no prompts: {error}"))?,

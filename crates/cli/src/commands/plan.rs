@@ -125,7 +125,7 @@ pub fn describe(plan: &Plan) -> Vec<String> {
     lines.push(format!("weight decay {weight_decay} on {}, none on {}", group(decay), group(no_decay)));
     lines.push(format!(
         "memory: about {} MB (weights {}, gradients {}, optimizer {}, activations {}, packed {}, logits {}, \
-         samples {}; preparing the data {})",
+         samples {}, answers {}; preparing the data {})",
         megabytes(memory.peak),
         megabytes(memory.weights),
         megabytes(memory.gradients),
@@ -134,6 +134,7 @@ pub fn describe(plan: &Plan) -> Vec<String> {
         megabytes(memory.packed),
         megabytes(memory.logits),
         megabytes(memory.samples),
+        megabytes(memory.answers),
         megabytes(memory.preparation)
     ));
     let activations = plan.choices.activations.iter();
