@@ -36,5 +36,6 @@ mod recipes;
 mod runs;
 mod samples;
 mod seed;
+mod seed_training;
 mod tokenizer;
 mod training;

@@ -99,6 +99,12 @@ fn keys_and_models_of_other_kinds_are_refused_by_name() {
         .is_refused("asks for uploading to a hub, which danlu does not do: nothing leaves");
     train("stage=ppo")
         .is_refused("`stage: ppo` asks for reward models, PPO and other reinforcement learning");
+    let planned = run(folder, &["plan", "recipe.yaml", "device=cuda:1", "cutoff_len=128"]);
+    assert!(
+        planned.code == 0 && planned.stderr.contains("danlu computes on the processor"),
+        "{}",
+        planned.stderr
+    );
     train("base_model=model")
         .is_refused("there is no option `base_model`; did you mean `model_name_or_path`?");
 

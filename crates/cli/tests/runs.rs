@@ -71,6 +71,23 @@ fn validation_reports_loss_perplexity_and_the_accuracy_of_trained_tokens() {
 }
 
 #[test]
+fn no_validation_comes_before_eval_delay_but_the_last_step_has_one() {
+    let folder = folder();
+    let steps = |output: &str, extra: &[&str]| -> Vec<u64> {
+        train(folder.path(), output, extra).json();
+        logged(&folder.path().join(output), "eval_loss").into_iter().map(|(step, _)| step).collect()
+    };
+    assert_eq!(steps("six", &["eval_delay=6"]), [6, 9, 12]);
+    assert_eq!(steps("ever", &["eval_delay=99"]), [12]);
+    // 54 samples make 14 steps of an epoch.
+    let epochs = ["eval_strategy=epoch", "max_steps=28", "num_train_epochs=9"];
+    assert_eq!(steps("epochs", &epochs), [14, 28]);
+    assert_eq!(steps("second", &[&epochs[..], &["max_steps=42", "eval_delay=2"]].concat()), [28, 42]);
+    train(folder.path(), "below", &["eval_delay=-1"])
+        .is_refused("`eval_delay` must be 0 or more, found `-1`");
+}
+
+#[test]
 fn seed_001_accuracy_ignores_what_has_no_loss() {
     // One word is the answer to everything, behind questions that nothing can predict: only the answers count.
     let folder = common::with_model();
@@ -288,6 +305,14 @@ fn a_resume_says_what_of_the_recipe_is_not_as_it_was() {
     let refused = train(folder.path(), "third", &refused);
     assert!(refused.stderr.contains("`cutoff_len` was `32` and is `8`"), "{}", refused.stderr);
     refused.is_refused("the training samples are not the same");
+    let other = train(
+        folder.path(),
+        "fourth",
+        &["resume_from_checkpoint=run/checkpoint-6", "finetuning_type=freeze"],
+    );
+    other.is_refused(
+        "cannot resume from `run/checkpoint-6`: `finetuning_type` was `full` and is `freeze`; restore it",
+    );
 }
 
 #[test]

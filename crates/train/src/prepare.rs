@@ -139,9 +139,16 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
             recipe.output.output_dir.display()
         ));
     }
-    let changes = resume_from.as_deref().map(|checkpoint| checkpoint::changes(checkpoint, &recipe));
-    if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
-        notices.push(format!("the recipe is not that of the checkpoint: {}", changes.join(", ")));
+    if let Some(checkpoint) = &resume_from {
+        let changes = checkpoint::changes(checkpoint, &recipe);
+        // What a checkpoint holds is read as what it was.
+        if let Some(change) = changes.iter().find(|change| change.starts_with("`finetuning_type` ")) {
+            let problem = format!("{change}; restore it, or start a new run from the result of the other");
+            return Err(TrainError::Resume { path: checkpoint.clone(), problem });
+        }
+        if !changes.is_empty() {
+            notices.push(format!("the recipe is not that of the checkpoint: {}", changes.join(", ")));
+        }
     }
     let precision = precision(&recipe);
     let (model, own_tokenizer) = open_model(&recipe, resume_from.as_deref(), precision, load)?;

@@ -248,7 +248,10 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             observer.log(&log);
             since_log = SinceLog::default();
         }
-        let evaluation_is_due = last || due(output.eval_strategy, output.eval_steps());
+        let passed =
+            if output.eval_strategy == IntervalStrategy::Epoch { epoch_at(done) } else { done as f64 };
+        let evaluation_is_due =
+            last || passed >= output.eval_delay && due(output.eval_strategy, output.eval_steps());
         if evaluation_is_due && !prepared.validation.is_empty() {
             let log = evaluate(&prepared.model, &objective, &validation, &mut activations, done)?;
             let log = EvalLog { epoch: epoch_at(done), elapsed: start.elapsed(), ..log };
