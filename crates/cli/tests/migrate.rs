@@ -117,3 +117,71 @@ fn keys_and_models_of_other_kinds_are_refused_by_name() {
         refused.is_refused(&format!("`{model_type}` is not read ({}): {}", models.topic, models.reason));
     }
 }
+
+/// Keys and values as the examples of LLaMA-Factory have them.
+const LLAMA_FACTORY: &str = "### model
+model_name_or_path: model
+trust_remote_code: true
+### method
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+deepspeed: ds_z2.json
+### dataset
+dataset: identity,demo
+dataset_dir: data
+template: qwen3_nothink
+cutoff_len: 256
+max_samples: 1000
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+### output
+output_dir: saves/lora/sft
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+overwrite_output_dir: true
+save_only_model: false
+report_to: none  # choices: [none, wandb, tensorboard, swanlab, mlflow]
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+resume_from_checkpoint: null
+";
+
+#[test]
+fn a_recipe_of_llama_factory_with_its_data_and_deepspeed_file_runs_unchanged() {
+    let folder = common::with_model();
+    let folder = folder.path();
+    std::fs::create_dir(folder.join("data")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    write(
+        "data/dataset_info.json",
+        r#"{"identity": {"file_name": "one.json"}, "demo": {"file_name": "two.json"}}"#,
+    );
+    for (name, answer) in [("data/one.json", "车削"), ("data/two.json", "铣削")] {
+        let row = format!(r#"{{"instruction": "问", "input": "", "output": "{answer}"}}"#);
+        write(name, &format!("[{}]", [row.as_str(); 8].join(",")));
+    }
+    write(
+        "ds_z2.json",
+        r#"{"train_batch_size": "auto", "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 2}}"#,
+    );
+    write("sft.yaml", LLAMA_FACTORY);
+    let ran = run(folder, &["train", "sft.yaml", "--json"]);
+    assert_eq!(ran.json()["steps"], 6, "{}", ran.stderr);
+    assert!(folder.join("saves/lora/sft/adapter_model.safetensors").is_file());
+    for told in
+        ["`trust_remote_code`", "keys of `ds_z2.json` have no effect here: `zero_optimization` (stage 2)"]
+    {
+        assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
+    }
+}

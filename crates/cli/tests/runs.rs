@@ -5,6 +5,7 @@ use crate::common;
 use std::path::{Path, PathBuf};
 
 use common::{Ran, run};
+use danlu_train::Recipe;
 use serde_json::Value;
 
 const RECIPE: &str = "stage: pt\npacking: false\nfinetuning_type: full\nhidden_size: 32\nintermediate_size: 64\n\
@@ -313,6 +314,42 @@ fn a_resume_says_what_of_the_recipe_is_not_as_it_was() {
     other.is_refused(
         "cannot resume from `run/checkpoint-6`: `finetuning_type` was `full` and is `freeze`; restore it",
     );
+}
+
+#[test]
+fn every_schedule_trains_with_its_rates() {
+    let folder = folder();
+    for (name, more) in [
+        ("constant", "seed=1"),
+        ("constant_with_warmup", "warmup_steps=2"),
+        ("linear", "warmup_ratio=0.3"),
+        ("cosine", "warmup_steps=0.3"),
+        ("cosine_with_min_lr", "min_lr_rate=0.1"),
+        ("cosine_with_restarts", "lr_scheduler_kwargs={num_cycles: 2}"),
+        ("polynomial", "lr_scheduler_kwargs={power: 2}"),
+        ("inverse_sqrt", "warmup_steps=2"),
+        ("warmup_stable_decay", "lr_scheduler_kwargs={num_decay_steps: 2}"),
+        ("WarmupLR", "warmup_steps=3"),
+        ("WarmupDecayLR", "warmup_steps=3"),
+        ("WarmupCosineLR", "warmup_steps=3"),
+    ] {
+        let kind = format!("lr_scheduler_type={name}");
+        let fixed = ["max_steps=6", "logging_steps=1", "val_size=0", "eval_strategy=no", "save_strategy=no"];
+        let extra = [&fixed[..], &[kind.as_str(), more]].concat();
+        train(folder.path(), name, &extra).json();
+        let recipe = folder.path().join("recipe.yaml");
+        let schedule =
+            Recipe::load(recipe, &[&extra[..], &["output_dir=o"]].concat()).unwrap().recipe.schedule(6);
+        let rates = logged(&folder.path().join(name), "learning_rate");
+        assert_eq!(rates.len(), 6, "{name}");
+        for (step, rate) in rates {
+            let expected = schedule.learning_rate(step - 1);
+            assert!(
+                (rate - expected).abs() <= 1e-12 * expected,
+                "{name}, step {step}: {rate} for {expected}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -112,6 +112,16 @@ pub fn open_shape(path: &Path, precision: Precision, rest: Rest) -> Result<Opene
     open_with(path, precision, rest, false, None)
 }
 
+/// How the matrices of the model at `path` are quantized, if they are.
+///
+/// # Errors
+/// As [`open`], of files and configuration.
+pub fn quantization(path: &Path) -> Result<Option<String>> {
+    let checkpoint = Checkpoint::open(path)?;
+    let Contents { specs, layout, .. } = checkpoint.contents()?;
+    Ok(checkpoint.quantization(&layout, &specs))
+}
+
 /// The vocabulary of a folder, a `tokenizer.json` or `tokenizer.model`, tiktoken's ranks, llama2.c's `tokenizer.bin`, or a
 /// GGUF file, which may hold nothing else.
 ///

@@ -12,7 +12,7 @@ use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
     Config, FreezeOptions, GrowthOptions, Model, Precision, Rest, RowInit, check_vocabulary, merge_adapter,
-    open, open_grown, open_shape, open_tokenizer, read_adapter,
+    open, open_grown, open_shape, open_tokenizer, quantization, read_adapter,
 };
 use danlu_tokenizer::{ChatTemplate, Tokenizer, VocabularyTraining};
 
@@ -360,6 +360,9 @@ fn open_model(
         }
     };
     let Some(path) = path else { return Ok((None, None)) };
+    if rest == Rest::Trained || rest == Rest::Frozen {
+        refuse_quantized(path)?;
+    }
     let growth = recipe.model.tokenizer_name_or_path.as_deref().filter(|_| recipe.model.resize_vocab);
     let opened = match load {
         _ if growth.is_some() => {
@@ -376,6 +379,17 @@ fn open_model(
         Load::Shapes => open_shape(path, precision, rest)?,
     };
     Ok((Some(opened.model), opened.tokenizer))
+}
+
+/// Refuses to train the weights of a quantized model themselves.
+fn refuse_quantized(path: &Path) -> Result<()> {
+    let Some(kind) = quantization(path)? else { return Ok(()) };
+    let problem = format!(
+        "`{path}` is quantized ({kind}), and its weights have lost what a step would change; `finetuning_type: lora` trains \
+         beside them, and `danlu convert {path} FOLDER --dtype bf16` makes a model whose weights can be trained",
+        path = path.display()
+    );
+    Err(TrainError::Option { key: "finetuning_type", problem })
 }
 
 /// Refuses a training whose weights, gradients and optimizer alone are more than the machine's memory.
