@@ -367,6 +367,12 @@ fn seed_001_the_plan_says_what_ends_the_run() {
     );
     assert!(steps.stdout.contains("weight decay 0 on 15 tensors (27,872), none on 5 tensors (160)"));
     assert!(steps.stdout.contains("time: about 0 seconds for 455 tokens, "), "{}", steps.stdout);
+    let short = plan(&["warmup_steps=1000"]);
+    assert!(
+        short.stdout.contains("12 steps (14 a pass), all within the warmup of 1,000; "),
+        "{}",
+        short.stdout
+    );
     let passes = plan(&["max_steps=", "num_train_epochs=2"]);
     assert!(
         passes.stdout.contains("28 steps (14 a pass), 0 of them warmup; `num_train_epochs` ends"),

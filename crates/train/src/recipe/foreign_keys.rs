@@ -34,7 +34,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "dataloader_multiprocessing_context", "dataloader_in_order", "dispatch_batches", "split_batches", "enable_jit_checkpoint",
     "restore_callback_states_from_checkpoint", "adapter_folder", "init_special_tokens", "hyper_parallel_args", "hyper_parallel_cp_size",
     "asft_alpha", "eaft_alpha", "module_dropout", "oft_target", "image_*", "video_*", "audio_*", "crop_to_patches", "max_length", "length_penalty",
-    "skip_special_tokens", "task", "task_dir", "lang", "n_shot", "download_mode", "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
+    "skip_special_tokens", "lang", "download_mode", "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
     "quantization_device_map", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
     "loraplus_lr_embedding", "pissa_convert", "freeze_vision_tower",
     "freeze_multi_modal_projector", "freeze_language_model", "media_dir", "tool_format",

@@ -108,9 +108,13 @@ pub const NOT_DONE: &[NotDone] = &[
         keys: &[("vllm_*", Asks::IfSet), ("sglang_*", Asks::IfSet), ("docker_image", Asks::IfSet)],
     },
     NotDone {
-        topic: "merging and predicting by a training recipe",
-        reason: "each has a command: `danlu merge --base MODEL --adapter ADAPTER --out FOLDER`, `danlu convert --quant gptq4`, `danlu generate`",
-        keys: &[("export_*", Asks::IfSet), ("do_predict", Asks::IfSet), ("predict_with_generate", Asks::IfSet)],
+        topic: "merging, predicting and scoring by a training recipe",
+        reason: "each has a command: `danlu merge --base MODEL --adapter ADAPTER --out FOLDER`, `danlu convert --quant gptq-4bit`, `danlu generate`, \
+                 `danlu eval ceval`",
+        keys: &[
+            ("export_*", Asks::IfSet), ("do_predict", Asks::IfSet), ("predict_with_generate", Asks::IfSet), ("task", Asks::IfSet), ("task_dir", Asks::IfSet),
+            ("n_shot", Asks::IfSet),
+        ],
     },
     NotDone {
         topic: "random weights in the place of a model's own",
