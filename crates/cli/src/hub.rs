@@ -59,9 +59,13 @@ pub fn downloaded(id: &str) -> Option<PathBuf> {
     Hub::new(Settings::from_environment()).find(&repository, Want::Model).map(model_entry)
 }
 
+/// How files of models end, and no id.
+const FILES: [&str; 6] = ["bin", "gguf", "json", "model", "pth", "safetensors"];
+
 /// The id that stands where a path could stand; none if the path is there, or its first folder is.
 fn id_of(path: &Path) -> Option<Repository> {
-    if path.exists() {
+    let is_file_name = path.extension().is_some_and(|end| FILES.iter().any(|file| end == *file));
+    if path.exists() || is_file_name {
         return None;
     }
     let repository = Repository::parse(Kind::Model, path.to_str()?).ok()?;

@@ -1,10 +1,8 @@
-//! Text → the ids that a model is given: raw, or through a chat template.
-//!
-//! What somebody typed never becomes a control token: only the template's own text does.
+//! The chat template of an opened model, and the ids of a text that it continues.
 
 use anyhow::Result;
 use danlu_model::Opened;
-use danlu_tokenizer::{ChatTemplate, Guarded, Message, SpecialTokens, Tokenizer};
+use danlu_tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::failure::wrong_input;
 
@@ -31,22 +29,5 @@ pub fn raw_ids(opened: &Opened, text: &str) -> Result<Vec<u32>> {
         let message = "the prompt is empty and the model has no token to begin with: give it a text";
         return Ok(vec![bos.ok_or_else(|| wrong_input(message))?]);
     }
-    let tokenizer = opened.tokenizer()?;
-    let mut ids: Vec<u32> = tokenizer.bos_id().filter(|_| tokenizer.adds_bos()).into_iter().collect();
-    ids.extend(tokenizer.encode(text, SpecialTokens::AsText)?);
-    Ok(ids)
-}
-
-/// The ids of a conversation up to where the answer begins.
-///
-/// # Errors
-/// What the template refuses.
-pub fn chat_ids(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
-    let tokens = tokenizer.template_tokens();
-    Ok(match tokenizer.guard(messages) {
-        Some(Guarded { messages, guard }) => {
-            tokenizer.encode(&template.render(&messages, true, &tokens)?, SpecialTokens::Guarded(guard))?
-        }
-        None => tokenizer.encode(&template.render(messages, true, &tokens)?, SpecialTokens::Parse)?,
-    })
+    Ok(opened.tokenizer()?.prompt_ids(text)?)
 }

@@ -347,6 +347,7 @@ fn what_names_nothing_says_what_there_is() {
         (vec!["pissa_init=true", "use_dora=true"], "`pissa_init`: goes without `use_dora`"),
         (vec!["pissa_init=true", "quantization_bit=4"], "is quantized, and what the adapter takes out of it"),
         (vec!["lora_dropout=1"], "`lora_dropout` must be from 0 to below 1"),
+        (vec!["adapter_name_or_path=nowhere"], "`nowhere` does not exist; expected an adapter folder"),
         (vec!["create_new_adapter=true"], "`create_new_adapter` needs `adapter_name_or_path`"),
         (vec!["finetuning_type=freeze", "quantization_bit=4"], "goes with `finetuning_type: lora`"),
         (

@@ -36,6 +36,8 @@ mod quantized;
 mod quickstart;
 mod recipes;
 mod runs;
+mod samples;
 mod seed;
+mod seed_training;
 mod tokenizer;
 mod training;

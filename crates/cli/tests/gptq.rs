@@ -98,6 +98,10 @@ fn a_model_is_quantized_trained_on_and_its_mistakes_are_named() {
         "max_steps=3",
         "--json",
     ];
+    for kind in ["finetuning_type=full", "finetuning_type=freeze"] {
+        let refused = run(folder, &[&train[..], &[kind]].concat());
+        refused.is_refused("`finetuning_type`: `q` is quantized (GPTQ, 4 bits), and its weights have lost");
+    }
     let trained = run(folder, &train).json();
     let log = std::fs::read_to_string(folder.join("adapter/trainer_log.jsonl")).unwrap_or_default();
     assert!(folder.join("adapter/adapter_config.json").is_file(), "{trained} {log}");

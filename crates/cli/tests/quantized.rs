@@ -179,6 +179,11 @@ fn quantizing_while_loading_is_refused_where_it_cannot_be() {
     run(at, &["convert", "base", "base4", "--quant", "nf4", "--json"]).json();
     let again = train(&["model_name_or_path=base4", "load_in_kbits=8"]);
     again.is_refused("is quantized already (bitsandbytes NF4, double quantization)");
+    train(&["model_name_or_path=base4", "finetuning_type=full"])
+        .is_refused("`base4` is quantized (bitsandbytes NF4");
+    run(at, &["convert", "base", "base.gguf", "--quant", "q8_0", "--json"]).json();
+    train(&["model_name_or_path=base.gguf", "finetuning_type=full"])
+        .is_refused("`base.gguf` is quantized (Q8_0)");
     // As it is, it is trained on.
     assert_eq!(train(&["model_name_or_path=base4", "max_steps=2", "load_in_kbits=16"]).code, 0);
 }

@@ -5,6 +5,7 @@ use crate::common;
 use std::path::{Path, PathBuf};
 
 use common::{Ran, run};
+use danlu_train::Recipe;
 use serde_json::Value;
 
 const RECIPE: &str = "stage: pt\npacking: false\nfinetuning_type: full\nhidden_size: 32\nintermediate_size: 64\n\
@@ -152,6 +153,23 @@ fn validation_samples_that_changed_are_noted_and_two_sources_of_them_refused() {
     assert!(std::fs::read_to_string(folder.path().join("other/train.log")).unwrap().contains(told));
     train(folder.path(), "both", &["eval_dataset=check.jsonl"])
         .is_refused("`eval_dataset` names samples of its own: leave one of the two out");
+}
+
+#[test]
+fn no_validation_comes_before_eval_delay_but_the_last_step_has_one() {
+    let folder = folder();
+    let steps = |output: &str, extra: &[&str]| -> Vec<u64> {
+        train(folder.path(), output, extra).json();
+        logged(&folder.path().join(output), "eval_loss").into_iter().map(|(step, _)| step).collect()
+    };
+    assert_eq!(steps("six", &["eval_delay=6"]), [6, 9, 12]);
+    assert_eq!(steps("ever", &["eval_delay=99"]), [12]);
+    // 54 samples make 14 steps of an epoch.
+    let epochs = ["eval_strategy=epoch", "max_steps=28", "num_train_epochs=9"];
+    assert_eq!(steps("epochs", &epochs), [14, 28]);
+    assert_eq!(steps("second", &[&epochs[..], &["max_steps=42", "eval_delay=2"]].concat()), [28, 42]);
+    train(folder.path(), "below", &["eval_delay=-1"])
+        .is_refused("`eval_delay` must be 0 or more, found `-1`");
 }
 
 #[test]
@@ -400,6 +418,50 @@ fn a_resume_says_what_of_the_recipe_is_not_as_it_was() {
     let refused = train(folder.path(), "third", &refused);
     assert!(refused.stderr.contains("`cutoff_len` was `32` and is `8`"), "{}", refused.stderr);
     refused.is_refused("the training samples are not the same");
+    let other = train(
+        folder.path(),
+        "fourth",
+        &["resume_from_checkpoint=run/checkpoint-6", "finetuning_type=freeze"],
+    );
+    other.is_refused(
+        "cannot resume from `run/checkpoint-6`: `finetuning_type` was `full` and is `freeze`; restore it",
+    );
+}
+
+#[test]
+fn every_schedule_trains_with_its_rates() {
+    let folder = folder();
+    for (name, more) in [
+        ("constant", "seed=1"),
+        ("constant_with_warmup", "warmup_steps=2"),
+        ("linear", "warmup_ratio=0.3"),
+        ("cosine", "warmup_steps=0.3"),
+        ("cosine_with_min_lr", "min_lr_rate=0.1"),
+        ("cosine_with_restarts", "lr_scheduler_kwargs={num_cycles: 2}"),
+        ("polynomial", "lr_scheduler_kwargs={power: 2}"),
+        ("inverse_sqrt", "warmup_steps=2"),
+        ("warmup_stable_decay", "lr_scheduler_kwargs={num_decay_steps: 2}"),
+        ("WarmupLR", "warmup_steps=3"),
+        ("WarmupDecayLR", "warmup_steps=3"),
+        ("WarmupCosineLR", "warmup_steps=3"),
+    ] {
+        let kind = format!("lr_scheduler_type={name}");
+        let fixed = ["max_steps=6", "logging_steps=1", "val_size=0", "eval_strategy=no", "save_strategy=no"];
+        let extra = [&fixed[..], &[kind.as_str(), more]].concat();
+        train(folder.path(), name, &extra).json();
+        let recipe = folder.path().join("recipe.yaml");
+        let schedule =
+            Recipe::load(recipe, &[&extra[..], &["output_dir=o"]].concat()).unwrap().recipe.schedule(6);
+        let rates = logged(&folder.path().join(name), "learning_rate");
+        assert_eq!(rates.len(), 6, "{name}");
+        for (step, rate) in rates {
+            let expected = schedule.learning_rate(step - 1);
+            assert!(
+                (rate - expected).abs() <= 1e-12 * expected,
+                "{name}, step {step}: {rate} for {expected}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -417,6 +479,12 @@ fn seed_001_the_plan_says_what_ends_the_run() {
     );
     assert!(steps.stdout.contains("weight decay 0 on 15 tensors (27,872), none on 5 tensors (160)"));
     assert!(steps.stdout.contains("time: about 0 seconds for 455 tokens, "), "{}", steps.stdout);
+    let short = plan(&["warmup_steps=1000"]);
+    assert!(
+        short.stdout.contains("12 steps (14 a pass), all within the warmup of 1,000; "),
+        "{}",
+        short.stdout
+    );
     let passes = plan(&["max_steps=", "num_train_epochs=2"]);
     assert!(
         passes.stdout.contains("28 steps (14 a pass), 0 of them warmup; `num_train_epochs` ends"),

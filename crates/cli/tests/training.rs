@@ -314,8 +314,20 @@ fn mistakes_are_named_before_anything_runs() {
         .is_refused("must be a multiple of `num_key_value_heads`");
     train(folder, "run", &["finetuning_type=lora"]).is_refused("a new model has nothing to adapt");
     train(folder, "run", &["model_name_or_path=nowhere"]).is_refused("`nowhere` does not exist");
+    train(folder, "run", &["model_name_or_path=a/Luban.pth"]).is_refused("`a/Luban.pth` does not exist");
+    for (rate, told) in [
+        ("0", "`learning_rate` must be above 0, found `0`"),
+        ("nan", "`learning_rate` must be a number, found `nan`"),
+        (".nan", "non-finite float `.nan`, where a finite number is expected"),
+    ] {
+        train(folder, "run", &[&format!("learning_rate={rate}")]).is_refused(told);
+    }
     train(folder, ".", &[]).is_refused("`.` is not empty (`corpus.jsonl`)");
     train(folder, "corpus.jsonl/run", &[]).is_refused("`corpus.jsonl` is a file; expected a folder");
+    std::fs::create_dir(folder.join("adapter")).unwrap();
+    std::fs::write(folder.join("adapter/adapter_config.json"), "{}").unwrap();
+    train(folder, "run", &["model_name_or_path=adapter"])
+        .is_refused("it is an adapter, which goes beside its model");
     train(folder, "run", &["resume_from_checkpoint=nowhere"]).is_refused("there is no such folder");
     let vast = ["hidden_size=16384", "intermediate_size=65536", "num_hidden_layers=200"];
     train(folder, "run", &vast).is_refused("GB of memory, and this machine has");

@@ -223,7 +223,8 @@ impl<T: Value> Buffers<T> {
     }
 }
 
-fn bytes<'b, T: Value>(buffers: impl IntoIterator<Item = &'b Buffer<T>>) -> usize {
+/// Bytes of buffers.
+pub(crate) fn bytes<'b, T: Value>(buffers: impl IntoIterator<Item = &'b Buffer<T>>) -> usize {
     buffers.into_iter().map(|buffer| buffer.len() * size_of::<T>()).sum()
 }
 
@@ -246,7 +247,13 @@ impl<T: Value> BlockActivations<T> {
     }
 
     fn bytes(&self) -> usize {
-        let Saved {
+        self.saved.bytes() + bytes([&self.keys, &self.values])
+    }
+}
+
+impl<T: Value> Saved<T> {
+    pub(crate) fn bytes(&self) -> usize {
+        let Self {
             input_inverse_rms,
             queries,
             head_norms,
@@ -256,22 +263,16 @@ impl<T: Value> BlockActivations<T> {
             post_inverse_rms,
             feed_forward,
             low,
-        } = &self.saved;
+        } = self;
         let head_norms = head_norms.as_ref().map_or(0, |norms| {
             bytes([&norms.queries, &norms.keys]) + bytes([&norms.query_inverse_rms, &norms.key_inverse_rms])
         });
         head_norms
             + bytes([input_inverse_rms, log_sum_exp, middle, post_inverse_rms])
             + bytes(low.low.iter().chain(&low.inverse))
-            + bytes(
-                [queries, attention, &self.keys, &self.values]
-                    .into_iter()
-                    .chain(feed_forward.iter().flatten()),
-            )
+            + bytes([queries, attention].into_iter().chain(feed_forward.iter().flatten()))
     }
-}
 
-impl<T: Value> Saved<T> {
     pub(crate) fn new(model: &Model, layer: usize, capacity: usize, keep: Keep) -> Self {
         let config = &model.config;
         let zeros = |width: usize| Buffer::zeros(capacity * width);

@@ -391,6 +391,9 @@ fn not_of_this_model(path: &Path, config: &AdapterConfig, unknown: Vec<String>) 
 
 /// A folder without an adapter may hold folders with one.
 fn wrong_folder(path: &Path, error: danlu_formats::Error) -> Error {
+    if !path.exists() {
+        return Error::Message(format!("`{}` does not exist; expected an adapter folder", path.display()));
+    }
     let is_missing = matches!(error, danlu_formats::Error::Missing { .. });
     let entries = fs_err::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut inside: Vec<PathBuf> = match is_missing {

@@ -8,7 +8,7 @@ use danlu_kernels::linear::linear;
 use danlu_kernels::matmul::Output;
 use danlu_kernels::rms_norm::rms_norm;
 
-use crate::activations::{Keep, Saved, Scratch};
+use crate::activations::{Keep, Saved, Scratch, bytes};
 use crate::forward::Rows;
 use crate::names;
 use crate::projection::AdapterScratch;
@@ -121,6 +121,15 @@ impl<'m> Generator<'m> {
             rotated_for: None,
             context,
         }
+    }
+
+    /// Bytes of the cache and of everything beside it.
+    pub fn bytes(&self) -> usize {
+        let Self { cache, saved, scratch, residual, logits, .. } = self;
+        bytes(cache.iter().flatten())
+            + saved.bytes()
+            + bytes(residual)
+            + bytes([logits, &scratch.normed, &scratch.product])
     }
 
     /// Makes `prompt` the cached tokens, running only what follows the longest common beginning, and then generates.

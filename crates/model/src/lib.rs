@@ -80,7 +80,7 @@ pub use merge::{MergeOptions, Merged, merge};
 pub use mixture::Mixture;
 pub use model::Model;
 pub use modelfile::{adapter_modelfile, modelfile, modelfile_path};
-pub use open::{Opened, Rest, check_vocabulary, open, open_grown, open_shape, open_tokenizer};
+pub use open::{Opened, Rest, check_vocabulary, open, open_grown, open_shape, open_tokenizer, quantization};
 pub use parameters::{Parameter, ParameterId, Parameters};
 pub use pissa::pissa_method;
 pub use presets::PRESETS;

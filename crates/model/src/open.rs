@@ -112,6 +112,16 @@ pub fn open_shape(path: &Path, precision: Precision, rest: Rest) -> Result<Opene
     open_with(path, precision, rest, false, None)
 }
 
+/// How the matrices of the model at `path` are quantized, if they are.
+///
+/// # Errors
+/// As [`open`], of files and configuration.
+pub fn quantization(path: &Path) -> Result<Option<String>> {
+    let checkpoint = checkpoint(path)?;
+    let Contents { specs, layout, .. } = checkpoint.contents()?;
+    Ok(checkpoint.quantization(&layout, &specs))
+}
+
 /// The vocabulary of a folder, a `tokenizer.json` or `tokenizer.model`, tiktoken's ranks, llama2.c's `tokenizer.bin`, or a
 /// GGUF file, which may hold nothing else.
 ///
@@ -155,13 +165,7 @@ fn open_with(
     read_weights: bool,
     growth: Option<(&Tokenizer, GrowthOptions)>,
 ) -> Result<Opened> {
-    if !path.exists() {
-        return Err(Error::Message(format!(
-            "`{}` does not exist; expected a model folder or file",
-            path.display()
-        )));
-    }
-    let mut checkpoint = Checkpoint::open(path)?;
+    let mut checkpoint = checkpoint(path)?;
     if let Some((tokenizer, options)) = growth {
         checkpoint.grow(tokenizer, options)?;
     }
@@ -248,6 +252,15 @@ fn open_with(
         }
     };
     Ok(Opened { model, tokenizer, path: path.into() })
+}
+
+/// The files of a model that is there.
+fn checkpoint(path: &Path) -> Result<Checkpoint> {
+    if !path.exists() {
+        let path = path.display();
+        return Err(Error::Message(format!("`{path}` does not exist; expected a model folder or file")));
+    }
+    Checkpoint::open(path)
 }
 
 /// Calls `each` with the index and values of those `tensors` of the model at `path` that have the shape of `specs` there: not

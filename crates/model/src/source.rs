@@ -268,6 +268,9 @@ fn no_model(folder: &Path) -> Result<Error> {
     }
     files.sort();
     let hint = match files.first() {
+        _ if folder.join("adapter_config.json").is_file() => {
+            "; it is an adapter, which goes beside its model, or into it by `danlu merge`".into()
+        }
         None => String::new(),
         Some(first) => format!("; give the file itself: `{first}`"),
     };

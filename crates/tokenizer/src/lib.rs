@@ -21,6 +21,7 @@ mod long_text;
 mod model_file;
 mod named;
 mod pair_table;
+mod prompt;
 mod segments;
 mod sentencepiece;
 mod template;

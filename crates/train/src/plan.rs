@@ -154,6 +154,8 @@ pub struct Memory {
     pub logits: usize,
     /// Samples.
     pub samples: usize,
+    /// Keys and values of the texts that are answered at each validation, and what answering takes beside them.
+    pub answers: usize,
     /// What preparing took at most: reading the data, learning a vocabulary. Measured, where the system tells.
     pub preparation: usize,
     /// What the teacher of a distillation takes while it reads, before the weights are there.
@@ -329,16 +331,17 @@ impl Memory {
         let samples = prepared.training.bytes();
         let (model, options) = (&prepared.model, &prepared.recipe.training);
         let mut memory = Self::of(model, options, recompute.keep(), slices, samples);
+        memory.answers = prepared.prompts.bytes(model);
         memory.preparation = machine::peak().unwrap_or(0) as usize;
         memory.teacher = prepared.teacher.as_ref().map_or(0, |teacher| teacher.reading.memory);
-        memory.peak = memory.peak.max(memory.preparation).max(memory.teacher);
+        memory.peak = memory.training().max(memory.preparation).max(memory.teacher);
         memory
     }
 
     /// Without the preparation.
     fn training(&self) -> usize {
-        let Self { weights, gradients, optimizer, activations, packed, logits, samples, .. } = self;
-        PROGRAM_BYTES + weights + gradients + optimizer + activations + packed + logits + samples
+        let Self { weights, gradients, optimizer, activations, packed, logits, samples, answers, .. } = self;
+        PROGRAM_BYTES + weights + gradients + optimizer + activations + packed + logits + samples + answers
     }
 
     /// Memory to train `model` on slices of at most so many tokens and targets, beside so many bytes of samples.
@@ -355,7 +358,6 @@ impl Memory {
         let activations = Activations::new(model, tokens, keep).bytes();
         let logits = targets.min(positions_at_once(vocabulary)) * vocabulary * size_of::<f32>();
         let packed = packed_bytes(model, tokens, targets.min(positions_at_once(vocabulary)));
-        let (preparation, teacher, peak) = (0, 0, 0);
         let mut memory = Self {
             weights,
             gradients,
@@ -364,9 +366,10 @@ impl Memory {
             packed,
             logits,
             samples,
-            preparation,
-            teacher,
-            peak,
+            answers: 0,
+            preparation: 0,
+            teacher: 0,
+            peak: 0,
         };
         memory.peak = memory.training();
         memory

@@ -12,7 +12,7 @@ use danlu_formats::AdapterConfig;
 use danlu_kernels::{cpu, team};
 use danlu_model::{
     Config, FreezeOptions, GrowthOptions, Model, Precision, Rest, RowInit, check_vocabulary, merge_adapter,
-    open, open_grown, open_shape, open_tokenizer, read_adapter,
+    open, open_grown, open_shape, open_tokenizer, quantization, read_adapter,
 };
 use danlu_tokenizer::{ChatTemplate, Tokenizer, VocabularyTraining};
 
@@ -27,6 +27,7 @@ use crate::plan::{choose_recompute, trainable_line, training_bytes};
 use crate::recipe::{
     self, FinetuningType, Preference, Recipe, Recompute, ResizeVocabInit, ResumeFrom, Stage,
 };
+use crate::samples::Prompts;
 use crate::schedule::Schedule;
 
 /// Whether weights are read, or only their shapes.
@@ -58,6 +59,8 @@ pub struct Prepared {
     pub report: DatasetReport,
     /// What is in each data set, where that was asked for.
     pub inspections: Vec<Inspection>,
+    /// What the model answers at each validation.
+    pub(crate) prompts: Prompts,
     /// Optimizer steps of the run.
     pub total_steps: u64,
     /// Learning rates of the run.
@@ -161,9 +164,16 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
             recipe.output.output_dir.display()
         ));
     }
-    let changes = resume_from.as_deref().map(|checkpoint| checkpoint::changes(checkpoint, &recipe));
-    if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
-        notices.push(format!("the recipe is not that of the checkpoint: {}", changes.join(", ")));
+    if let Some(checkpoint) = &resume_from {
+        let changes = checkpoint::changes(checkpoint, &recipe);
+        // What a checkpoint holds is read as what it was.
+        if let Some(change) = changes.iter().find(|change| change.starts_with("`finetuning_type` ")) {
+            let problem = format!("{change}; restore it, or start a new run from the result of the other");
+            return Err(TrainError::Resume { path: checkpoint.clone(), problem });
+        }
+        if !changes.is_empty() {
+            notices.push(format!("the recipe is not that of the checkpoint: {}", changes.join(", ")));
+        }
     }
     let precision = precision(&recipe);
     // The weights come when the teacher has read.
@@ -208,6 +218,8 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         return Err(danlu_model::Error::TokenOutOfRange { id, vocabulary_size: rows }.into());
     }
     notices.extend(kto::imbalance(&recipe, &training));
+    let template = template(&recipe, &tokenizer, day)?;
+    let prompts = Prompts::new(&recipe, &tokenizer, template.as_ref(), &model)?;
     let mut prepared = Prepared {
         model,
         adapter,
@@ -217,6 +229,7 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         order,
         report,
         inspections,
+        prompts,
         total_steps: 0,
         schedule: recipe.schedule(1),
         recompute: Recompute::Cheap,
@@ -325,12 +338,15 @@ pub struct Samples {
 /// # Errors
 /// No chat template for conversations, or data that cannot be used.
 pub fn samples(recipe: &Recipe, tokenizer: Tokenizer, day: Option<u32>, watch: Watch<'_>) -> Result<Samples> {
-    let (template, tokenizer) = chat_template(recipe, tokenizer)?;
-    let day = template.as_ref().and_then(ChatTemplate::day).map(|today| day.unwrap_or(today));
-    let template = template.map(|template| match day {
-        Some(day) => template.on_day(day),
-        None => template,
-    });
+    let template = template(recipe, &tokenizer, day)?;
+    let tokenizer = match &template {
+        // The vocabulary will carry it.
+        Some(template) if tokenizer.chat_template() != Some(template.source()) => {
+            tokenizer.with_chat_template(template.source().to_owned())
+        }
+        _ => tokenizer,
+    };
+    let day = template.as_ref().and_then(ChatTemplate::day);
     let tokens = tokenizer.template_tokens();
     let Watch { progress, inspect } = watch;
     let tokens = &tokens;
@@ -398,6 +414,9 @@ fn open_model(
         }
     };
     let Some(path) = path else { return Ok((None, None)) };
+    if rest == Rest::Trained || rest == Rest::Frozen {
+        refuse_quantized(path)?;
+    }
     let growth = recipe.model.tokenizer_name_or_path.as_deref().filter(|_| recipe.model.resize_vocab);
     let opened = match load {
         _ if growth.is_some() => {
@@ -414,6 +433,17 @@ fn open_model(
         Load::Shapes => open_shape(path, precision, rest)?,
     };
     Ok((Some(opened.model), opened.tokenizer))
+}
+
+/// Refuses to train the weights of a quantized model themselves.
+fn refuse_quantized(path: &Path) -> Result<()> {
+    let Some(kind) = quantization(path)? else { return Ok(()) };
+    let problem = format!(
+        "`{path}` is quantized ({kind}), and its weights have lost what a step would change; `finetuning_type: lora` trains \
+         beside them, and `danlu convert {path} FOLDER --dtype bf16` makes a model whose weights can be trained",
+        path = path.display()
+    );
+    Err(TrainError::Option { key: "finetuning_type", problem })
 }
 
 /// Refuses a training whose weights, gradients and optimizer alone are more than the machine's memory.
@@ -580,8 +610,8 @@ fn check_length(recipe: &Recipe, model: &Model) -> Result<()> {
     Err(TrainError::Option { key: "cutoff_len", problem })
 }
 
-/// The template that conversations are rendered with; none for documents.
-fn template(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+/// The template that conversations are rendered with, none for documents; where it writes the date, that of `day`, or today's.
+fn template(recipe: &Recipe, tokenizer: &Tokenizer, day: Option<u32>) -> Result<Option<ChatTemplate>> {
     if recipe.method.stage == Stage::Pt {
         return Ok(None);
     }
@@ -595,18 +625,12 @@ fn template(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<ChatTemplat
             return Err(TrainError::Option { key: "template", problem });
         }
     };
-    Ok(Some(match recipe.method.enable_thinking {
+    let template = match recipe.method.enable_thinking {
         Some(thinks) => template.with_thinking(thinks),
         None => template,
-    }))
-}
-
-/// The template that conversations are rendered with, and the vocabulary that will carry it.
-fn chat_template(recipe: &Recipe, tokenizer: Tokenizer) -> Result<(Option<ChatTemplate>, Tokenizer)> {
-    let Some(template) = template(recipe, &tokenizer)? else { return Ok((None, tokenizer)) };
-    let tokenizer = match tokenizer.chat_template() {
-        Some(own) if own == template.source() => tokenizer,
-        _ => tokenizer.with_chat_template(template.source().to_owned()),
     };
-    Ok((Some(template), tokenizer))
+    Ok(Some(match template.day() {
+        Some(today) => template.on_day(day.unwrap_or(today)),
+        None => template,
+    }))
 }

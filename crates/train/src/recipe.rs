@@ -4,6 +4,7 @@
 //! Nothing here looks at models or datasets: relative paths are kept as they are, relative to the working directory.
 
 mod adapter_options;
+mod combinations;
 mod deepspeed;
 mod distillation_options;
 mod embedded;
@@ -291,6 +292,12 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
         ("load_in_8bit", Value::Bool(true)) => vec![quantization_bit(entry, 8)],
         ("load_in_kbits" | "load_in_bits", Value::Number(_)) => {
             vec![Entry { key: "quantization_bit".into(), ..entry }]
+        }
+        // A share of the run, as newer versions of the Trainer have it.
+        ("warmup_steps", Value::Number(share))
+            if !share.is_u64() && share.as_f64().is_some_and(|share| (0.0..1.0).contains(&share)) =>
+        {
+            vec![Entry { key: "warmup_ratio".into(), ..entry }]
         }
         // Where a schedule ends is a key of its own.
         ("lr_scheduler_kwargs", Value::Object(arguments)) => {

@@ -7,12 +7,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use danlu_model::{GenerationOptions, Generator, Model, Sampling};
-use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
+use danlu_tokenizer::{ChatTemplate, Message, Tokenizer};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::Recipe;
 
 /// Name of the file.
 pub const SAMPLES: &str = "samples.jsonl";
@@ -31,39 +31,35 @@ pub struct Answer {
 }
 
 /// Prompts, cut into ids.
-pub struct Prompts {
+pub(crate) struct Prompts {
     prompts: Vec<(String, Vec<u32>)>,
     options: GenerationOptions,
 }
 
 impl Prompts {
-    /// The prompts of a recipe, in its chat template unless it pretrains.
+    /// The prompts of a recipe, in the `template` of its samples if they have one.
     ///
     /// # Errors
     /// What the template refuses; a prompt without tokens, or longer than the model's context.
-    pub fn new(recipe: &Recipe, tokenizer: &Tokenizer, model: &Model) -> Result<Self> {
+    pub fn new(
+        recipe: &Recipe,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        model: &Model,
+    ) -> Result<Self> {
         let mut stop_ids = model.config().eos_token_ids.clone();
         stop_ids.extend(tokenizer.end_of_turn_ids());
         let evaluation = &recipe.evaluation;
-        let template = match (recipe.method.stage, tokenizer.chat_template()) {
-            (Stage::Pt, _) | (_, None) => None,
-            (_, Some(source)) => Some(ChatTemplate::from_source(source)?),
-        };
         let ids = |prompt: &String| -> Result<(String, Vec<u32>)> {
-            let ids = match &template {
+            let ids = match template {
                 Some(template) => {
                     let system = recipe.data.default_system.as_deref();
                     let system = system.map(|system| Message::new("system", system));
                     let messages: Vec<Message> =
                         system.into_iter().chain([Message::new("user", prompt)]).collect();
-                    let text = template.render(&messages, true, &tokenizer.template_tokens())?;
-                    tokenizer.encode(&text, SpecialTokens::Parse)?
+                    tokenizer.chat_ids(template, &messages)?
                 }
-                None => {
-                    let bos = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
-                    let text = tokenizer.encode(prompt, SpecialTokens::AsText)?;
-                    bos.into_iter().chain(text).collect()
-                }
+                None => tokenizer.prompt_ids(prompt)?,
             };
             let context = model.config().context_length();
             if ids.is_empty() || ids.len() >= context {
@@ -87,6 +83,17 @@ impl Prompts {
         })
     }
 
+    /// What answers the prompts, with room for the longest of them; none without prompts.
+    fn generator<'m>(&self, model: &'m Model) -> Option<Generator<'m>> {
+        let longest = self.prompts.iter().map(|(_, ids)| ids.len()).max()?;
+        Some(Generator::new(model, longest.saturating_add(self.options.max_new_tokens)))
+    }
+
+    /// Bytes that answering takes.
+    pub fn bytes(&self, model: &Model) -> usize {
+        self.generator(model).map_or(0, |generator| generator.bytes())
+    }
+
     /// Answers every prompt and appends the answers to the file in `folder`.
     ///
     /// # Errors
@@ -98,11 +105,7 @@ impl Prompts {
         step: u64,
         folder: &Path,
     ) -> Result<Vec<Answer>> {
-        let longest = self.prompts.iter().map(|(_, ids)| ids.len()).max().unwrap_or(0);
-        if longest == 0 {
-            return Ok(Vec::new());
-        }
-        let mut generator = Generator::new(model, longest + self.options.max_new_tokens);
+        let Some(mut generator) = self.generator(model) else { return Ok(Vec::new()) };
         let mut answers = Vec::new();
         for (prompt, ids) in &self.prompts {
             let generated = generator.generate(ids, &self.options, |_| ControlFlow::Continue(()))?;

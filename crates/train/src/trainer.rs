@@ -33,7 +33,7 @@ use crate::prepare::Prepared;
 use crate::recipe::IntervalStrategy;
 use crate::run_folder::{EvalLog, FinishLog, RunFacts, RunFolder, StepLog};
 use crate::run_record;
-use crate::samples::{self, Prompts};
+use crate::samples;
 use crate::validation::validate;
 
 /// How a run ended.
@@ -89,7 +89,6 @@ struct Run<'o> {
     reference: Reference,
     top_tokens: Option<TopTokens>,
     validation: Steps,
-    prompts: Prompts,
     run_folder: RunFolder,
     guard: Guard,
     best: Best,
@@ -179,7 +178,6 @@ impl<'o> Run<'o> {
         Ok(Self {
             objective: Objective::of(recipe),
             gradients: optimizer.gradients(&prepared.model),
-            prompts: Prompts::new(recipe, &prepared.tokenizer, &prepared.model)?,
             ends_early: best.ends().filter(|_| first_step > 0),
             prepared,
             observer,
@@ -264,11 +262,15 @@ impl<'o> Run<'o> {
 
     /// Validates and answers prompts, and finds out whether the run still improves.
     fn validate_if_due(&mut self) -> Result<()> {
-        let output = &self.prepared.recipe.output;
-        if !self.is_last() && !self.is_due(output.eval_strategy, output.eval_steps()) {
+        let (output, step) = (&self.prepared.recipe.output, self.state.step);
+        let passed = match output.eval_strategy {
+            IntervalStrategy::Epoch => epoch_at(&self.prepared, step),
+            _ => step as f64,
+        };
+        let is_due = passed >= output.eval_delay && self.is_due(output.eval_strategy, output.eval_steps());
+        if !self.is_last() && !is_due {
             return Ok(());
         }
-        let step = self.state.step;
         if !self.prepared.validation.is_empty() {
             let Self { prepared, objective, validation, activations, .. } = self;
             let found = validate(&prepared.model, objective, validation, activations)?;
@@ -290,8 +292,8 @@ impl<'o> Run<'o> {
             self.run_folder.note_best(self.best.found);
             self.ends_early = self.best.ends().filter(|_| !self.is_last());
         }
-        let Prepared { model, tokenizer, recipe, .. } = &self.prepared;
-        match self.prompts.answer(model, tokenizer, step, &recipe.output.output_dir) {
+        let Prepared { model, tokenizer, recipe, prompts, .. } = &self.prepared;
+        match prompts.answer(model, tokenizer, step, &recipe.output.output_dir) {
             Ok(answers) => answers.iter().for_each(|answer| self.observer.answered(answer)),
             // The answers are for looking at: a run does not end for them.
             Err(error) => self.run_folder.note(&format!("step {step} answered no prompts: {error}"))?,

@@ -16,7 +16,6 @@ use crate::commands::generate::{SamplingArgs, TemplateArgs, report_speed};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
-use crate::prompts::chat_ids;
 use crate::stop;
 use crate::text_stream::TextStream;
 
@@ -146,7 +145,7 @@ impl Conversation<'_> {
         let room = self.options.max_new_tokens.min(self.context / 4);
         let mut dropped = 0;
         loop {
-            let ids = chat_ids(self.tokenizer, &self.template, &self.messages)?;
+            let ids = self.tokenizer.chat_ids(&self.template, &self.messages)?;
             let first = usize::from(self.messages[0].role == "system");
             if ids.len() + room <= self.context
                 || (self.messages.len() == first + 1 && ids.len() <= self.context)

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
-use crate::prompts::{chat_ids, raw_ids, template_of};
+use crate::prompts::{raw_ids, template_of};
 use crate::stop;
 use crate::text_stream::TextStream;
 
@@ -235,7 +235,7 @@ impl Args {
         };
         let system = self.template.system.iter().map(|text| Message::new("system", text));
         let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
-        chat_ids(opened.tokenizer()?, &template, &messages)
+        Ok(opened.tokenizer()?.chat_ids(&template, &messages)?)
     }
 }
 

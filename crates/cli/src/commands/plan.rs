@@ -150,11 +150,14 @@ pub fn describe(plan: &Plan) -> Vec<String> {
     }
     lines.extend(plan.teacher.as_ref().map(describe_teacher));
     let passes = plan.total_steps as f64 / plan.steps_per_epoch.max(1) as f64;
+    let warmup = match plan.warmup_steps {
+        steps if steps > plan.total_steps => format!("all within the warmup of {}", grouped(steps as usize)),
+        steps => format!("{steps} of them warmup"),
+    };
     lines.push(format!(
-        "{} steps ({} a pass), {} of them warmup; `{}` ends the run, after {passes:.2} passes",
+        "{} steps ({} a pass), {warmup}; `{}` ends the run, after {passes:.2} passes",
         grouped(plan.total_steps as usize),
         grouped(plan.steps_per_epoch as usize),
-        plan.warmup_steps,
         plan.ended_by
     ));
     let DecayGroups { decay, no_decay, weight_decay } = &plan.decay_groups;
@@ -166,7 +169,7 @@ pub fn describe(plan: &Plan) -> Vec<String> {
     };
     lines.push(format!(
         "memory: about {} MB (weights {}, gradients {}, optimizer {}, activations {}, packed {}, logits {}, \
-         samples {}; preparing the data {}{teacher})",
+         samples {}, answers {}; preparing the data {}{teacher})",
         megabytes(memory.peak),
         megabytes(memory.weights),
         megabytes(memory.gradients),
@@ -175,6 +178,7 @@ pub fn describe(plan: &Plan) -> Vec<String> {
         megabytes(memory.packed),
         megabytes(memory.logits),
         megabytes(memory.samples),
+        megabytes(memory.answers),
         megabytes(memory.preparation)
     ));
     let activations = plan.choices.activations.iter();

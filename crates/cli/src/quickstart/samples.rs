@@ -9,7 +9,7 @@ use danlu_model::{GenerationOptions, Generator, Opened, Rest, Sampling, open};
 use danlu_tokenizer::Message;
 
 use crate::models::PrecisionChoice;
-use crate::prompts::{chat_ids, raw_ids, template_of};
+use crate::prompts::{raw_ids, template_of};
 
 const PROMPTS: [&str; 2] = ["用挤出机挤塑生产塑料制品是", "介绍一下数控加工："];
 const MAX_NEW_TOKENS: usize = 96;
@@ -42,7 +42,7 @@ pub fn samples(pretrained: &Path, fine_tuned: &Path, questions: &Questions) -> R
             let before = generate(&pretrained, &raw_ids(&pretrained, &prompt)?)?;
             let ids = match template_of(&fine_tuned, None)? {
                 Some(template) => {
-                    chat_ids(fine_tuned.tokenizer()?, &template, &[Message::new("user", &prompt)])?
+                    fine_tuned.tokenizer()?.chat_ids(&template, &[Message::new("user", &prompt)])?
                 }
                 None => raw_ids(&fine_tuned, &prompt)?,
             };

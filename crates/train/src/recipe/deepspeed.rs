@@ -19,6 +19,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "csv_monitor", "comms_logger", "communication_data_type", "prescale_gradients", "gradient_predivide_factor", "sparse_gradients",
     "activation_checkpointing", "aio", "elasticity", "autotuning", "checkpoint", "data_efficiency", "compile", "nebula", "pipeline",
     "seq_parallel_communication_data_type", "disable_allgather", "dataloader_drop_last", "use_node_local_storage", "tensor_parallel",
+    "monitor_config", "comms_config", "fp8",
 ];
 
 /// DeepSpeed's optimizers and those that compute the same here.
@@ -62,6 +63,8 @@ pub(super) fn resolve(entries: &mut Vec<Entry>) -> Result<Vec<String>, RecipeErr
                 file.set("bf16.enabled", "bf16", &value["enabled"], entries)?;
             }
             "bf16" | "train_batch_size" => {}
+            // A comment.
+            key if key.starts_with('_') => {}
             key if WITHOUT_EFFECT.contains(&key) => without_effect.push(with_parts(key, value)),
             key => without_effect.push(format!("`{key}` (not a key of DeepSpeed)")),
         }

@@ -75,7 +75,10 @@ fn one_line(error: &serde_saphyr::Error) -> String {
     let message = error.without_snippet().to_string();
     let line = message.lines().next().unwrap_or_default();
     let problem = line.split(" at line ").next().unwrap_or(line);
-    problem.split(", set DuplicateKeyPolicy").next().unwrap_or(problem).to_owned()
+    let problem = problem.split(", set DuplicateKeyPolicy").next().unwrap_or(problem);
+    problem
+        .replace("expected mapping start", "expected lines of the form `key: value`")
+        .replace(" rejected by the configured policy", ", where a finite number is expected")
 }
 
 /// A mapping in the order of the file, with the line of each key.

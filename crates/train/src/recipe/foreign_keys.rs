@@ -27,14 +27,14 @@ const WITHOUT_EFFECT: &[&str] = &[
     "upcast_layernorm", "upcast_lmhead_output", "bf16_full_eval", "fp16_full_eval", "full_determinism", "use_cpu",
     "no_cuda", "use_mps_device", "use_ipex", "jit_mode_eval", "fp16_backend", "fp16_opt_level", "mp_parameters", "infer_dtype", "infer_backend", "offload_folder", "print_param_status",
     "ignore_pad_token_for_loss", "pad_to_multiple_of",
-    "per_device_eval_batch_size", "eval_accumulation_steps", "eval_delay", "prediction_loss_only", "batch_eval_metrics",
+    "per_device_eval_batch_size", "eval_accumulation_steps", "prediction_loss_only", "batch_eval_metrics",
     "eval_do_concat_batches", "eval_use_gather_object", "eval_num_beams", "include_for_metrics", "include_inputs_for_metrics", "label_names",
     "include_effective_tokens_per_second", "generation_max_length", "generation_num_beams", "generation_config", "past_index",
     "log_on_each_node", "log_level_replica", "logging_nan_inf_filter", "debug", "skip_memory_metrics", "average_tokens_across_devices",
     "dataloader_multiprocessing_context", "dataloader_in_order", "dispatch_batches", "split_batches", "enable_jit_checkpoint",
     "restore_callback_states_from_checkpoint", "adapter_folder", "init_special_tokens", "hyper_parallel_args", "hyper_parallel_cp_size",
     "asft_alpha", "eaft_alpha", "module_dropout", "oft_target", "image_*", "video_*", "audio_*", "crop_to_patches", "max_length", "length_penalty",
-    "skip_special_tokens", "task", "task_dir", "lang", "n_shot", "download_mode", "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
+    "skip_special_tokens", "lang", "download_mode", "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
     "quantization_device_map", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
     "loraplus_lr_embedding", "pissa_convert", "freeze_vision_tower",
     "freeze_multi_modal_projector", "freeze_language_model", "media_dir", "tool_format",
@@ -73,10 +73,26 @@ const ONLY_NEUTRAL: &[(&str, &[&str], &str)] = &[
     ("eval_on_start", &["false"], "the first validation is behind the first `eval_steps` steps; `danlu eval ppl` scores a model before"),
     ("eval_on_each_dataset", &["false"], "validation is over all of `eval_dataset`; a run for each gives each its own figure"),
     ("disable_shuffling", &["false"], "samples are shuffled by `seed`"),
+    ("ld_alpha", &["1", "1.0"], "every token of an answer counts alike; `pref_loss: simpo` and `ipo` are fair to short answers"),
 ];
 
 /// How tokens are added.
 const GROW_FIRST: &str = "the vocabulary stays as it is in training; `danlu tokenizer extend --model MODEL --new words.txt` adds tokens first";
+
+/// Keys that choose a device.
+const DEVICES: &[&str] = &[
+    "device",
+    "gpus",
+    "n_gpu",
+    "gpu_memory_limit",
+    "cuda_visible_devices",
+    "CUDA_VISIBLE_DEVICES",
+    "ASCEND_RT_VISIBLE_DEVICES",
+];
+
+/// Why they are not needed.
+const ON_THE_PROCESSOR: &str =
+    "danlu computes on the processor, with `threads` threads, and takes up to `max_memory`";
 
 /// Why `streaming: true` is not needed.
 const STREAMING: &str = "data sets are read as streams and tokenized once, the ids of large ones stay on disk, and the order is a shuffle \
@@ -98,6 +114,9 @@ pub(super) fn judge(key: &str, value: &Value) -> Foreign {
     let is_it = |name: &&&str| name.strip_suffix('*').map_or(**name == key, |start| key.starts_with(start));
     if WITHOUT_EFFECT.iter().any(|name| is_it(&name)) || not_done::mentions(key) {
         return Foreign::WithoutEffect;
+    }
+    if DEVICES.contains(&key) {
+        return Foreign::NotNeeded(ON_THE_PROCESSOR);
     }
     if key == "streaming" {
         return if value == &Value::Bool(false) {

@@ -34,27 +34,27 @@ pub const NOT_DONE: &[NotDone] = &[
         keys: &[("tpu_num_cores", Asks::IfSet), ("tpu_metrics_debug", Asks::IfSet)],
     },
     NotDone {
-        topic: "graphics cards, chosen devices, 8-bit floats",
-        reason: "danlu computes on the processor, with `threads` threads; 8-bit floats are arithmetic of graphics cards: `precision: bf16` is the \
-                 nearest, `quantization_bit` saves more memory",
-        keys: &[
-            ("gpus", Asks::IfSet), ("n_gpu", Asks::IfSet), ("device", Asks::By(&["cuda", "cuda:0", "mps", "npu", "xpu"])), ("fp8", Asks::IfSet),
-            ("fp8_backend", Asks::IfSet), ("fp8_enable_fsdp_float8_all_gather", Asks::IfSet),
-        ],
+        topic: "8-bit floats",
+        reason: "they are arithmetic of graphics cards, and danlu computes on the processor: `precision: bf16` is the nearest, `quantization_bit` \
+                 saves more memory",
+        keys: &[("fp8", Asks::IfSet), ("fp8_backend", Asks::IfSet), ("fp8_enable_fsdp_float8_all_gather", Asks::IfSet)],
     },
     NotDone {
         topic: "model parallelism within other engines",
         reason: "one process has the whole model; quantize it with `quantization_bit`, or choose a smaller one",
         keys: &[
             ("use_mca", Asks::IfSet), ("use_megatron_bridge", Asks::IfSet), ("use_hyper_parallel", Asks::IfSet), ("tp_size", Asks::IfSet),
-            ("parallelism_config", Asks::IfSet), ("tensor_parallel_size", Asks::IfSet),
+            ("parallelism_config", Asks::IfSet), ("tensor_parallel_size", Asks::IfSet), ("context_parallel_size", Asks::IfSet),
         ],
     },
     NotDone {
         topic: "offloading weights to memory or disk",
         reason: "all memory is the processor's already, and a page that waits for the disk would make a step take minutes; `quantization_bit: 4`, \
                  `recompute: block` or `optim: adafactor` need less of it (`danlu plan` says how much)",
-        keys: &[("use_kt", Asks::IfSet), ("kt_*", Asks::IfSet), ("offload_optimizer", Asks::IfSet), ("offload_param", Asks::IfSet), ("cpu_offload", Asks::IfSet)],
+        keys: &[
+            ("use_kt", Asks::IfSet), ("kt_*", Asks::IfSet), ("cpu_infer", Asks::IfSet), ("chunk_size", Asks::IfSet), ("mode", Asks::By(&["long_context"])),
+            ("offload_optimizer", Asks::IfSet), ("offload_param", Asks::IfSet), ("cpu_offload", Asks::IfSet),
+        ],
     },
     NotDone {
         topic: "reward models, PPO and other reinforcement learning",
@@ -108,9 +108,13 @@ pub const NOT_DONE: &[NotDone] = &[
         keys: &[("vllm_*", Asks::IfSet), ("sglang_*", Asks::IfSet), ("docker_image", Asks::IfSet)],
     },
     NotDone {
-        topic: "merging and predicting by a training recipe",
-        reason: "each has a command: `danlu merge --base MODEL --adapter ADAPTER --out FOLDER`, `danlu convert --quant gptq4`, `danlu generate`",
-        keys: &[("export_*", Asks::IfSet), ("do_predict", Asks::IfSet), ("predict_with_generate", Asks::IfSet)],
+        topic: "merging, predicting and scoring by a training recipe",
+        reason: "each has a command: `danlu merge --base MODEL --adapter ADAPTER --out FOLDER`, `danlu convert --quant gptq-4bit`, `danlu generate`, \
+                 `danlu eval ceval`",
+        keys: &[
+            ("export_*", Asks::IfSet), ("do_predict", Asks::IfSet), ("predict_with_generate", Asks::IfSet), ("task", Asks::IfSet), ("task_dir", Asks::IfSet),
+            ("n_shot", Asks::IfSet),
+        ],
     },
     NotDone {
         topic: "random weights in the place of a model's own",

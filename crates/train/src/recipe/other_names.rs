@@ -13,7 +13,7 @@ pub const OTHER_NAMES: &[(&str, &str)] = &[
     // literary-alpaca2, Llama2-Chinese, Chinese-LLaMA-Alpaca-3
     ("pretrained_model_name", "model_name_or_path"), ("tokenizer_name", "tokenizer_name_or_path"), ("train_files", "dataset"),
     ("validation_files", "eval_dataset"), ("train_file", "dataset"), ("validation_file", "eval_dataset"), ("dataset_name", "dataset"),
-    ("block_size", "cutoff_len"), ("max_seq_length", "cutoff_len"), ("max_train_samples", "max_samples"), ("max_eval_samples", "max_samples"),
+    ("block_size", "cutoff_len"), ("max_seq_length", "cutoff_len"), ("max_train_samples", "max_samples"), ("max_eval_samples", "val_size"),
     ("data_cache_dir", "tokenized_path"), ("validation_split_percentage", "val_size"), ("peft_path", "adapter_name_or_path"),
     ("trainable", "lora_target"), ("target_modules", "lora_target"), ("modules_to_save", "additional_target"), ("lora_r", "lora_rank"),
     ("full_finetuning", "finetuning_type"), ("config_name", "model_preset"), ("config_overrides", "model_preset"), ("model_type", "model_preset"),
@@ -21,6 +21,9 @@ pub const OTHER_NAMES: &[(&str, &str)] = &[
     // baichuan-Qlora-Tuning: class Args
     ("model_path", "model_name_or_path"), ("train_path", "dataset"), ("eval_path", "eval_dataset"), ("instruct_column", "columns"),
     ("query_column", "columns"), ("response_column", "columns"),
+    // Firefly
+    ("template_name", "template"), ("train_mode", "finetuning_type"), ("task_type", "stage"), ("beta", "pref_beta"), ("max_prompt_length", "cutoff_len"),
+    ("tokenize_num_workers", "threads"),
     // axolotl
     ("base_model", "model_name_or_path"), ("tokenizer_config", "tokenizer_name_or_path"), ("lora_model_dir", "adapter_name_or_path"),
     ("adapter", "finetuning_type"), ("datasets", "dataset"), ("test_datasets", "eval_dataset"), ("dataset_prepared_path", "tokenized_path"),

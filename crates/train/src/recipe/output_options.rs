@@ -67,6 +67,10 @@ pub struct OutputOptions {
     ///
     /// zh: 两次评估间隔的步数（默认同 `logging_steps`）。
     pub eval_steps: Option<u64>,
+    /// Steps before the first scoring; with `eval_strategy: epoch`, epochs. The last step is scored all the same.
+    ///
+    /// zh: 首次评估之前的步数；`eval_strategy: epoch` 时为轮数。最后一步总会评估。
+    pub eval_delay: f64,
     /// When a checkpoint is written.
     ///
     /// zh: 何时保存检查点。
@@ -106,6 +110,7 @@ impl Default for OutputOptions {
             logging_steps: 10,
             eval_strategy: IntervalStrategy::No,
             eval_steps: None,
+            eval_delay: 0.0,
             save_strategy: IntervalStrategy::Steps,
             save_steps: 500,
             save_total_limit: None,

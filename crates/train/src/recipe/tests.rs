@@ -100,6 +100,33 @@ fn hugging_face_spellings() {
 }
 
 #[test]
+fn warmup_steps_below_one_are_a_share_of_the_run_as_in_newer_trainers() {
+    let warmup = |text: &str| recipe(text, &[]).schedule(100).warmup_steps;
+    assert_eq!(warmup("warmup_steps: 0.1\n"), 10);
+    assert_eq!(
+        (warmup("warmup_steps: 7\n"), warmup("warmup_steps: 0\n"), warmup("warmup_steps: 0.0\n")),
+        (7, 0, 0)
+    );
+    assert!(error("warmup_steps: 1.5\n", &[]).contains("`warmup_steps` must be a whole number"));
+}
+
+#[test]
+fn a_key_that_chooses_a_device_gets_a_note() {
+    let values = [
+        ("device", "cuda"),
+        ("device", "cuda:1"),
+        ("n_gpu", "2"),
+        ("gpus", "0,1"),
+        ("CUDA_VISIBLE_DEVICES", "0"),
+    ];
+    for (key, value) in values {
+        let loaded = Recipe::parse("r.yaml", &format!("{MINIMAL}{key}: {value}\n"), &NONE).unwrap();
+        let start = format!("`r.yaml` line 4: `{key}` is not needed: danlu computes on the processor, ");
+        assert!(loaded.notices.len() == 1 && loaded.notices[0].starts_with(&start), "{:?}", loaded.notices);
+    }
+}
+
+#[test]
 fn optimizers_have_the_names_of_the_trainer_too() {
     let optim = |text: &str| recipe(text, &[]).training.optim;
     assert_eq!(optim(""), Optim::Adamw);
@@ -438,6 +465,18 @@ fn seed_001_deepspeed_json_gives_schedule_optimizer_and_clipping() {
 }
 
 #[test]
+fn the_deepspeed_files_of_llama_factory_say_nothing_but_devices() {
+    let file = r#"{_comment: "models", train_batch_size: auto, train_micro_batch_size_per_gpu: auto, gradient_accumulation_steps: auto,
+        gradient_clipping: auto, zero_allow_untested_optimizer: true, bf16: {enabled: auto}, fp16: {enabled: auto, loss_scale: 0},
+        fp8: {enabled: true}, zero_optimization: {stage: 2}, comms_config: {verbose: false}, monitor_config: {enabled: true},
+        tensor_parallel: {autotp_size: 2}}"#;
+    let lines = format!("{MINIMAL}deepspeed: {}\n", file.replace('\n', " "));
+    let loaded = Recipe::parse("r.yaml", &lines, &NONE).unwrap();
+    assert_eq!(loaded.recipe, recipe("", &[]));
+    assert!(loaded.notices.len() == 1 && !loaded.notices[0].contains("not a key"), "{:?}", loaded.notices);
+}
+
+#[test]
 fn what_deepspeed_has_and_danlu_has_not_is_refused() {
     for (configuration, expected) in [
         ("{optimizer: {type: OneBitAdam}}", "`optimizer.type` must be one of `Adam`, `AdamW`,"),
@@ -493,18 +532,18 @@ const LLAMA_FACTORY: &str = "
     image_resolution video_resolution export_dir export_size export_device export_quantization_bit export_quantization_dataset
     export_quantization_nsamples export_quantization_maxlen export_legacy_format export_hub_model_id vllm_maxlen vllm_gpu_util
     vllm_enforce_eager vllm_max_lora_rank vllm_config sglang_maxlen sglang_mem_fraction sglang_tp_size sglang_config use_kt kt_optimize_rule
-    kt_maxlen template dataset eval_dataset dataset_dir media_dir cutoff_len train_on_prompt mask_history streaming buffer_size mix_strategy
+    kt_maxlen kt_use_cuda_graph kt_mode kt_force_think cpu_infer chunk_size mode context_parallel_size template dataset eval_dataset dataset_dir media_dir cutoff_len train_on_prompt mask_history streaming buffer_size mix_strategy
     interleave_probs overwrite_cache preprocessing_batch_size preprocessing_num_workers max_samples eval_num_beams
     ignore_pad_token_for_loss val_size eval_on_each_dataset packing neat_packing tool_format default_system enable_thinking tokenized_path
     data_shared_file_system freeze_trainable_layers freeze_trainable_modules freeze_extra_modules additional_target lora_alpha lora_dropout
     lora_rank lora_target loraplus_lr_ratio loraplus_lr_embedding use_rslora use_dora pissa_init pissa_iter pissa_convert create_new_adapter
-    oft_block_size oft_rank oft_target pref_beta pref_ftx pref_loss dpo_label_smoothing kto_chosen_weight kto_rejected_weight simpo_gamma
+    oft_block_size oft_rank oft_target pref_beta pref_ftx pref_loss dpo_label_smoothing kto_chosen_weight kto_rejected_weight simpo_gamma ld_alpha
     ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards ref_model ref_model_adapters ref_model_quantization_bit
     reward_model reward_model_adapters reward_model_quantization_bit reward_model_type use_galore galore_target galore_rank
     galore_update_interval galore_scale galore_proj_type galore_layerwise use_apollo apollo_target apollo_rank apollo_update_interval
     apollo_scale apollo_proj apollo_proj_type apollo_scale_type apollo_layerwise apollo_scale_front use_badam badam_mode badam_start_block
     badam_switch_mode badam_switch_interval badam_update_ratio badam_mask_mode badam_verbose use_swanlab swanlab_project swanlab_workspace
-    swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir pure_bf16 stage finetuning_type use_llama_pro use_adam_mini use_mca
+    swanlab_run_name swanlab_mode swanlab_api_key swanlab_logdir swanlab_lark_webhook_url swanlab_lark_secret pure_bf16 stage finetuning_type use_llama_pro use_adam_mini use_mca
     use_megatron_bridge use_hyper_parallel hyper_parallel_args hyper_parallel_cp_size use_muon use_dft_loss use_asft_loss asft_alpha
     use_eaft_loss eaft_alpha freeze_vision_tower freeze_multi_modal_projector freeze_language_model train_mm_proj_only num_mtp_layers
     mtp_loss_weight compute_accuracy disable_shuffling early_stopping_steps plot_loss include_effective_tokens_per_second ray_run_name

@@ -1,11 +1,16 @@
-//! Ranges of values, and values that must fit each other.
+//! Ranges of values, and the shape of a new model. Values of several groups that must fit each other are in
+//! [`combinations`](super::combinations).
 
 use danlu_model::PRESETS;
 
-use super::{Clip, FinetuningType, IntervalStrategy, LrSchedulerType, ModelOptions, Preference, Recipe};
+use super::combinations::combinations;
+use super::{ModelOptions, Recipe};
 
-/// The first problem: the key to blame, and a sentence.
-pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
+/// The key to blame, and a sentence.
+pub(super) type Problem = (&'static str, String);
+
+/// The first problem of a recipe.
+pub(super) fn first_problem(recipe: &Recipe) -> Option<Problem> {
     let Recipe { method, preference, distillation, .. } = recipe;
     ranges(recipe)
         .or_else(|| preference.first_problem(method))
@@ -14,7 +19,7 @@ pub(super) fn first_problem(recipe: &Recipe) -> Option<(&'static str, String)> {
         .or_else(|| combinations(recipe))
 }
 
-fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
+fn ranges(recipe: &Recipe) -> Option<Problem> {
     let Recipe { model, adapter, training, evaluation, output, .. } = recipe;
     let positive_count = |key, value: Option<u64>| {
         (value == Some(0)).then(|| (key, format!("`{key}` must be at least 1, found `0`")))
@@ -78,6 +83,7 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
         positive_count("sample_max_new_tokens", count(Some(evaluation.sample_max_new_tokens))),
         positive_count("logging_steps", Some(output.logging_steps)),
         positive_count("eval_steps", output.eval_steps),
+        not_negative("eval_delay", output.eval_delay),
         positive_count("save_steps", Some(output.save_steps)),
         positive_count("save_total_limit", count(output.save_total_limit)),
     ]
@@ -87,7 +93,7 @@ fn ranges(recipe: &Recipe) -> Option<(&'static str, String)> {
 }
 
 /// A new model needs its sizes, and they must divide.
-fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
+fn shape(recipe: &Recipe) -> Option<Problem> {
     let model = &recipe.model;
     if model.model_name_or_path.is_some() {
         return None;
@@ -127,7 +133,7 @@ fn shape(recipe: &Recipe) -> Option<(&'static str, String)> {
     })
 }
 
-fn vocabulary(recipe: &Recipe) -> Option<(&'static str, String)> {
+fn vocabulary(recipe: &Recipe) -> Option<Problem> {
     let Recipe { model, distillation, .. } = recipe;
     let has_own = model.tokenizer_name_or_path.is_some() || model.vocab_size.is_some();
     let is_missing = !has_own && distillation.teacher_model_name_or_path.is_none();
@@ -137,7 +143,7 @@ fn vocabulary(recipe: &Recipe) -> Option<(&'static str, String)> {
 }
 
 /// A preset is known, and nothing beside it says what it says.
-fn preset(model: &ModelOptions) -> Option<(&'static str, String)> {
+fn preset(model: &ModelOptions) -> Option<Problem> {
     let name = model.model_preset.as_deref()?;
     if !PRESETS.contains(&name) {
         let problem = format!("`model_preset` must be one of {}, found `{name}`", PRESETS.join(", "));
@@ -160,156 +166,4 @@ fn preset(model: &ModelOptions) -> Option<(&'static str, String)> {
     .into_iter()
     .find(|(_, given)| *given)?;
     Some((key, format!("`{key}` is part of `model_preset: {name}`; leave one of the two out")))
-}
-
-fn combinations(recipe: &Recipe) -> Option<(&'static str, String)> {
-    let Recipe { model, method, adapter, data, training, evaluation, output, .. } = recipe;
-    let has_minimum = training.min_lr.is_some() || training.min_lr_rate.is_some();
-    let needs_minimum = training.lr_scheduler_type == LrSchedulerType::CosineWithMinLr;
-    let problem = |wrong: bool, key, problem: &str| wrong.then(|| (key, problem.to_owned()));
-    problem(
-        data.dataset.is_empty(),
-        "dataset",
-        "`dataset` is missing: set it to a file, a folder or a name in `dataset_info.json`",
-    )
-    .or_else(|| {
-        problem(
-            output.output_dir.as_os_str().is_empty(),
-            "output_dir",
-            "`output_dir` is missing: set it to the folder for the results",
-        )
-    })
-    .or_else(|| {
-        problem(
-            adapter.lora_target.0.is_empty(),
-            "lora_target",
-            "`lora_target` is empty: set it to `all` or to names such as `q_proj,v_proj`",
-        )
-    })
-    .or_else(|| {
-        let problem = "compares answers to blocks of tokens: `packing` goes with `stage: pt` and `sft`";
-        let wrong = recipe.preference().is_some() && data.packing == Some(true);
-        wrong.then(|| ("packing", format!("`stage: {}` {problem}", method.stage.name())))
-    })
-    .or_else(|| {
-        let problem = "weighs the prompt, which is the same for both answers: leave `train_on_prompt` out";
-        let wrong = recipe.preference().is_some() && data.train_on_prompt;
-        wrong.then(|| ("train_on_prompt", format!("`stage: {}` {problem}", method.stage.name())))
-    })
-    .or_else(|| {
-        let problem = "starts from a model that answers: set `model_name_or_path`";
-        let wrong = recipe.preference().is_some() && model.model_name_or_path.is_none();
-        wrong.then(|| ("stage", format!("`stage: {}` {problem}", method.stage.name())))
-    })
-    .or_else(|| {
-        let wrong = !model.adapter_name_or_path.0.is_empty() && model.model_name_or_path.is_none();
-        problem(
-            wrong,
-            "adapter_name_or_path",
-            "`adapter_name_or_path` needs `model_name_or_path`, the model that the adapter belongs to",
-        )
-    })
-    .or_else(|| {
-        problem(
-            adapter.create_new_adapter && model.adapter_name_or_path.0.is_empty(),
-            "create_new_adapter",
-            "`create_new_adapter` needs `adapter_name_or_path`, the adapters that are merged first",
-        )
-    })
-    .or_else(|| {
-        let of_adapters = [
-            ("loraplus_lr_ratio", adapter.loraplus_lr_ratio.is_some()),
-            ("pissa_init", adapter.pissa_init),
-            ("use_dora", adapter.use_dora),
-            ("trainable_token_indices", adapter.trainable_token_indices.is_some()),
-        ];
-        let (key, _) = of_adapters.into_iter().find(|(_, is_set)| *is_set)?;
-        let text = format!("`{key}` goes with `finetuning_type: lora`");
-        problem(method.finetuning_type != FinetuningType::Lora, key, &text)
-    })
-    .or_else(|| {
-        problem(
-            model.quantization_bit.is_some() && method.finetuning_type != FinetuningType::Lora,
-            "quantization_bit",
-            "`quantization_bit` goes with `finetuning_type: lora`: weights that are trained must keep their precision, \
-             because a step changes them by less than quantization rounds away",
-        )
-    })
-    .or_else(|| {
-        problem(
-            model.resize_vocab
-                && (model.tokenizer_name_or_path.is_none() || method.finetuning_type == FinetuningType::Freeze),
-            "resize_vocab",
-            "`resize_vocab` needs `tokenizer_name_or_path`, the larger vocabulary, and `finetuning_type: full` or `lora`; grow \
-             the model first with `danlu tokenizer extend --model` to train a few layers",
-        )
-    })
-    .or_else(|| {
-        let names: &[&str] = match recipe.preference() {
-            None => &["eval_loss", "eval_perplexity", "eval_accuracy"],
-            // Judged answers are not compared.
-            Some(Preference::Judged) => &["eval_loss", "eval_rewards/margins"],
-            Some(_) => &["eval_loss", "eval_rewards/accuracies", "eval_rewards/margins"],
-        };
-        let metric = evaluation.metric();
-        let short: Vec<String> = names.iter().map(|name| name.replace("eval_", "`") + "`").collect();
-        let text = format!("`metric_for_best_model` must be one of {}, found `{metric}`", short.join(", "));
-        problem(!names.contains(&metric.as_str()), "metric_for_best_model", &text)
-    })
-    .or_else(|| {
-        let key = if evaluation.load_best_model_at_end { "load_best_model_at_end" } else { "early_stopping_steps" };
-        let has_none = output.eval_strategy == IntervalStrategy::No || data.val_size == 0.0 && data.eval_dataset.is_empty();
-        let text = format!(
-            "`{key}` goes by validations: set `eval_strategy` to `steps` or `epoch`, and `val_size` or `eval_dataset`"
-        );
-        problem(evaluation.needs_validation() && has_none, key, &text)
-    })
-    .or_else(|| {
-        problem(
-            training.loss_spike_factor.is_some() && training.fused_backward,
-            "loss_spike_factor",
-            "`loss_spike_factor` cannot leave out an update that `fused_backward` has made before the loss is known; leave \
-             one of the two out",
-        )
-    })
-    .or_else(|| {
-        problem(
-            needs_minimum && !has_minimum,
-            "lr_scheduler_type",
-            "`cosine_with_min_lr` needs `min_lr` or `min_lr_rate`",
-        )
-    })
-    .or_else(|| {
-        let key = if training.min_lr.is_some() { "min_lr" } else { "min_lr_rate" };
-        let kind = training.lr_scheduler_type.name();
-        let text = format!("`{key}` is the end of `cosine_with_min_lr`, and `lr_scheduler_type: {kind}` has none");
-        problem(has_minimum && !needs_minimum, key, &text)
-    })
-    .or_else(|| {
-        let (kind, rate) = (training.lr_scheduler_type, training.learning_rate);
-        let text = training.lr_scheduler_kwargs.problem(kind, rate)?;
-        Some(("lr_scheduler_kwargs", format!("`lr_scheduler_kwargs`: {text}")))
-    })
-    .or_else(|| {
-        problem(
-            training.min_lr.is_some() && training.min_lr_rate.is_some(),
-            "min_lr",
-            "set `min_lr` or `min_lr_rate`, not both",
-        )
-    })
-    .or_else(|| {
-        problem(
-            training.min_lr.is_some_and(|min| min > training.learning_rate),
-            "min_lr",
-            "`min_lr` is above `learning_rate`",
-        )
-    })
-    .or_else(|| {
-        problem(
-            training.fused_backward && training.clip == Clip::Global && training.max_grad_norm > 0.0,
-            "fused_backward",
-            "`fused_backward` updates parameters before the norm of the whole gradient is known: set \
-             `clip: per_tensor` or `max_grad_norm: 0`",
-        )
-    })
 }

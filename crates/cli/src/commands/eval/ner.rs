@@ -15,7 +15,7 @@ use crate::commands::generate::TemplateArgs;
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
-use crate::prompts::{chat_ids, raw_ids};
+use crate::prompts::raw_ids;
 use crate::stop;
 
 /// Which rows, and who answers.
@@ -100,7 +100,7 @@ fn answered(args: &Args, rows: &[Row], printer: &Printer) -> Result<Vec<String>>
         Some(template) => {
             let system = args.template.system.iter().map(|text| Message::new("system", text));
             let messages: Vec<Message> = system.chain([Message::new("user", &row.question)]).collect();
-            chat_ids(tokenizer, template, &messages)
+            Ok(tokenizer.chat_ids(template, &messages)?)
         }
         None => raw_ids(&opened, &row.question),
     });
