@@ -282,7 +282,8 @@ unsafe fn interleaving<W: WordKind<T>, T: Value, const WIDTH: usize>(
                 let row = panel * WIDTH + group;
                 let width = (WIDTH - group).min(16);
                 let count = rows.saturating_sub(row).min(width);
-                let (first, second) = (first.wrapping_add(row), second.map(|second| second.wrapping_add(row)));
+                let (first, second) =
+                    (first.wrapping_add(row), second.map(|second| second.wrapping_add(row)));
                 // SAFETY: as above.
                 unsafe {
                     let line = match count {
