@@ -440,7 +440,7 @@ by_cpu_level! {
             scores[end..].fill(0.0);
             let scores = &mut scores[first..end];
             let largest = maximum(scores);
-            *sum = exponentials(scores, largest);
+            *sum = exponentials::<FUSED>(scores, largest);
             *kept = largest + sum.ln();
         }
     }
@@ -469,7 +469,7 @@ by_cpu_level! {
             // Whole vectors where there is room: what stands beyond the visible is cleared afterwards.
             let computed = seen.next_multiple_of(16).min(keys);
             for (p, ds) in p[..computed].iter_mut().zip(&mut ds[..computed]) {
-                *p = crate::exp::exp(*p - log_sum_exp);
+                *p = crate::exp::exp::<FUSED>(*p - log_sum_exp);
                 *ds = *p * (*ds - delta) * scale;
             }
             for row in [p, ds] {

@@ -145,7 +145,7 @@ by_cpu_level! {
         let largest = maximum(logits);
         let argmax = position(logits, largest) as u32;
         let target_logit = logits[target as usize];
-        let sum = exponentials(logits, largest);
+        let sum = exponentials::<FUSED>(logits, largest);
         (Score { log_probability: target_logit - largest - sum.ln(), argmax }, sum)
     }
 }

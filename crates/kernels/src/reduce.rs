@@ -83,9 +83,11 @@ pub(crate) fn maximum(x: &[f32]) -> f32 {
             lanes[lane] = greater(lanes[lane], chunk[lane]);
         }
     }
-    let rest = padded(rest);
-    for lane in 0..LANES {
-        lanes[lane] = greater(lanes[lane], rest[lane]);
+    if !rest.is_empty() {
+        let rest = padded(rest);
+        for lane in 0..LANES {
+            lanes[lane] = greater(lanes[lane], rest[lane]);
+        }
     }
     folded(lanes, greater)
 }
@@ -100,19 +102,21 @@ pub(crate) fn position(x: &[f32], value: f32) -> usize {
 
 /// Replaces x by exp(x − shift) and returns the sum, in lanes.
 #[inline(always)]
-pub(crate) fn exponentials(x: &mut [f32], shift: f32) -> f32 {
+pub(crate) fn exponentials<const FUSED: bool>(x: &mut [f32], shift: f32) -> f32 {
     let mut sums = [0.0f32; LANES];
     let mut replace = |chunk: &mut [f32; LANES]| {
         for lane in 0..LANES {
-            chunk[lane] = crate::exp::exp(chunk[lane] - shift);
+            chunk[lane] = crate::exp::exp::<FUSED>(chunk[lane] - shift);
             sums[lane] += chunk[lane];
         }
     };
     let (chunks, rest) = x.as_chunks_mut::<LANES>();
     chunks.iter_mut().for_each(&mut replace);
-    let mut last = padded(rest);
-    replace(&mut last);
-    rest.copy_from_slice(&last[..rest.len()]);
+    if !rest.is_empty() {
+        let mut last = padded(rest);
+        replace(&mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
     folded(sums, |a, b| a + b)
 }
 
