@@ -10,13 +10,16 @@ use std::ops::Range;
 
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::linear::Precision;
-use crate::matmul::{Method, Output, Strided};
+use crate::matmul::{Method, Output, Seen, Strided};
 use crate::reduce::{dot, exponentials, maximum};
 use crate::team::{SharedSlice, parallel_chunks, parallel_for};
 use crate::value::Value;
 
 /// Queries of one tile: four panels of the AVX-512 BF16 product.
 const TILE: usize = 56;
+
+/// Rows of one task of the backward's δ.
+const DELTA_ROWS: usize = 32;
 
 /// Fewer tasks than this are cut further.
 const FEW_TASKS: usize = 16;
@@ -145,16 +148,29 @@ pub fn attention<T: Value>(
                 let row = sequence.queries.start + tile.start;
                 let (scores, result) = (&mut scores[..rows * keys], &mut result[..rows * head_dim]);
                 let q = Strided::rows(&q.0[row * q_width + head * head_dim..], q_width);
-                k.product([rows, keys, head_dim], scale, q, Output::Overwrite, scores, left);
+                let before = sequence.past() + tile.start;
+                k.product(
+                    [rows, keys, head_dim],
+                    scale,
+                    q,
+                    Seen::Columns(before),
+                    Output::Overwrite,
+                    scores,
+                    left,
+                );
                 // SAFETY: row `head` of the log-sum-exp, tokens of this tile: this task's own.
                 let kept = unsafe { log_sum_exp.range(head * tokens + row, rows) };
-                for (index, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                    let seen = sequence.past() + tile.start + index + 1;
-                    let visible = distance.first(seen)..seen;
-                    (kept[index], sums[index]) = exponentials_of_row(scores, visible, distance.slope(head));
-                }
+                exponentials_of_rows(scores, keys, before, distance, distance.slope(head), kept, sums);
                 let p = Strided::rows(scores, keys);
-                v.product([rows, head_dim, keys], 1.0, p, Output::Overwrite, result, left);
+                v.product(
+                    [rows, head_dim, keys],
+                    1.0,
+                    p,
+                    Seen::Depth(before),
+                    Output::Overwrite,
+                    result,
+                    left,
+                );
                 for (index, result) in result.chunks_exact(head_dim).enumerate() {
                     // SAFETY: this head's columns of this tile's rows belong to this task.
                     let target = unsafe { output.range((row + index) * q_width + head * head_dim, head_dim) };
@@ -168,8 +184,8 @@ pub fn attention<T: Value>(
 /// Gradients of q, k and v, overwritten, for sequences whose queries and keys are the same rows and which cover all.
 ///
 /// With P the probabilities and δ = Σ dO · O per row: dV = Pᵀ·dO, dS = P · (dO·Vᵀ − δ) / √E, dQ = dS·K, dK = dSᵀ·Q.
-/// Where a task holds only a part of a group's heads, each head's dK and dV go to `scratch` [2, T, H · E]
-/// ([`Heads::backward_scratch`]), and are added in order.
+/// `scratch` ([`Heads::backward_scratch`]) takes δ [T, H] and, where a task holds only a part of a group's heads, each
+/// head's dK and dV, [2, T, H · E], which are added in order.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_backward<T: Value>(
     precision: Precision,
@@ -197,7 +213,14 @@ pub fn attention_backward<T: Value>(
     let group = query_heads / key_value_heads;
     let share = heads.share(sequences.len());
     let parts = query_heads / share;
-    let (dk_heads, dv_heads) = scratch.0.split_at_mut(scratch.0.len() / 2);
+    let (deltas, of_heads) = scratch.0.split_at_mut(tokens * query_heads);
+    let (dk_heads, dv_heads) = of_heads.split_at_mut(of_heads.len() / 2);
+    // All heads of a token at once, in the order of the memory.
+    parallel_chunks(deltas, DELTA_ROWS * query_heads, |task, deltas| {
+        let range = task * DELTA_ROWS * q_width..task * DELTA_ROWS * q_width + deltas.len() * head_dim;
+        row_dots(&doutput.0[range.clone()], &output.0[range], head_dim, deltas);
+    });
+    let deltas = &*deltas;
     {
         let (dk_heads, dv_heads) = (SharedSlice::new(&mut *dk_heads), SharedSlice::new(&mut *dv_heads));
         let (dq, dk, dv) =
@@ -215,6 +238,8 @@ pub fn attention_backward<T: Value>(
             let method = Method::new(precision, length);
             let (across, along, most) = ([head_dim, length], [length, head_dim], TILE.min(length));
             let left = [[most, length], [length, most], [most, head_dim]];
+            // Sums of a whole group go to scratch, those of one head to its place among the heads.
+            let own_sums = if share < group { 0 } else { length * head_dim };
             let lengths = [
                 method.right_scratch(across),
                 method.right_scratch(across),
@@ -224,15 +249,21 @@ pub fn attention_backward<T: Value>(
                 most * length,
                 most * length,
                 most * head_dim,
-                length * head_dim,
-                length * head_dim,
+                own_sums,
+                own_sums,
             ];
             with_scratch(
                 lengths,
-                |[k_across, v_across, k_along, tile_scratch, left, p, ds, result, dk_sum, dv_sum]| {
+                |[k_across, v_across, k_along, tile_scratch, left, p, ds, result, mut dk_sum, mut dv_sum]| {
                     let k_across = method.right(k.transposed(), across, k_across);
                     let v_across = method.right(v.transposed(), across, v_across);
                     let k_along = method.right(k, along, k_along);
+                    if share < group {
+                        let start = (first_head * tokens + sequence.keys.start) * head_dim;
+                        // SAFETY: the rows of this sequence in the block of this head belong to this task.
+                        [dk_sum, dv_sum] = [&dk_heads, &dv_heads]
+                            .map(|heads| unsafe { heads.range(start, length * head_dim) });
+                    }
                     dk_sum.fill(0.0);
                     dv_sum.fill(0.0);
                     for (head, tile) in tiles_of(sequence, first_head..first_head + share) {
@@ -242,46 +273,45 @@ pub fn attention_backward<T: Value>(
                         let (q, d_o) =
                             (Strided::rows(&q.0[at..], q_width), Strided::rows(&doutput.0[at..], q_width));
                         let (p, ds) = (&mut p[..rows * keys], &mut ds[..rows * keys]);
-                        k_across.product([rows, keys, head_dim], scale, q, Output::Overwrite, p, left);
-                        v_across.product([rows, keys, head_dim], 1.0, d_o, Output::Overwrite, ds, left);
-                        for index in 0..rows {
-                            let at = at + index * q_width;
-                            let delta = row_dot(&doutput.0[at..at + head_dim], &output.0[at..at + head_dim]);
-                            let kept = log_sum_exp.0[head * tokens + row + index];
-                            let range = index * keys..(index + 1) * keys;
-                            let seen = tile.start + index + 1;
-                            let (visible, slope) = (distance.first(seen)..seen, distance.slope(head));
-                            backward_row(
-                                &mut p[range.clone()],
-                                &mut ds[range],
-                                visible,
-                                slope,
-                                kept,
-                                delta,
-                                scale,
-                            );
-                        }
+                        let shape = [rows, keys, head_dim];
+                        let seen = Seen::Columns(tile.start);
+                        k_across.product(shape, scale, q, seen, Output::Overwrite, p, left);
+                        v_across.product(shape, 1.0, d_o, seen, Output::Overwrite, ds, left);
+                        let deltas = &deltas[row * query_heads + head..];
+                        let kept = &log_sum_exp.0[head * tokens + row..][..rows];
+                        let slope = distance.slope(head);
+                        backward_rows(
+                            p,
+                            ds,
+                            keys,
+                            tile.start,
+                            distance,
+                            slope,
+                            kept,
+                            deltas,
+                            query_heads,
+                            scale,
+                        );
                         let (p, ds) = (Strided::rows(p, keys), Strided::rows(ds, keys));
                         for (right, left_matrix, sum) in [(d_o, p, &mut *dv_sum), (q, ds, &mut *dk_sum)] {
                             let right = method.right(right, [rows, head_dim], tile_scratch);
                             let (shape, sum) = ([keys, head_dim, rows], &mut sum[..keys * head_dim]);
-                            right.product(shape, 1.0, left_matrix.transposed(), Output::Add, sum, left);
+                            let (left_matrix, seen) = (left_matrix.transposed(), Seen::ByColumns(tile.start));
+                            right.product(shape, 1.0, left_matrix, seen, Output::Add, sum, left);
                         }
                         let result = &mut result[..rows * head_dim];
-                        k_along.product([rows, head_dim, keys], 1.0, ds, Output::Overwrite, result, left);
+                        let (shape, seen) = ([rows, head_dim, keys], Seen::Depth(tile.start));
+                        k_along.product(shape, 1.0, ds, seen, Output::Overwrite, result, left);
                         for (index, result) in result.chunks_exact(head_dim).enumerate() {
                             // SAFETY: this head's columns of this tile's rows belong to this task.
                             let target = unsafe { dq.range(at + index * q_width, head_dim) };
                             narrow(result, 1.0, target);
                         }
                     }
-                    for (sum, gradient, of_heads) in [(dk_sum, &dk, &dk_heads), (dv_sum, &dv, &dv_heads)] {
-                        if share < group {
-                            let start = (first_head * tokens + sequence.keys.start) * head_dim;
-                            // SAFETY: the rows of this sequence in the block of this head belong to this task.
-                            unsafe { of_heads.range(start, sum.len()) }.copy_from_slice(sum);
-                            continue;
-                        }
+                    if share < group {
+                        return;
+                    }
+                    for (sum, gradient) in [(dk_sum, &dk), (dv_sum, &dv)] {
                         for (index, sum) in sum.chunks_exact(head_dim).enumerate() {
                             // SAFETY: these heads' columns of this sequence's rows belong to this task.
                             narrow(sum, 1.0, unsafe {
@@ -310,7 +340,7 @@ impl Heads {
     /// Elements of scratch that a token takes in [`attention_backward`].
     pub fn backward_scratch(self) -> usize {
         let shared = self.query_heads > self.key_value_heads;
-        if shared { 2 * self.query_heads * self.head_dim } else { 0 }
+        self.query_heads + if shared { 2 * self.query_heads * self.head_dim } else { 0 }
     }
 
     /// Query heads of one task: all that share a key head, so that keys are packed once, or one where tasks are few.
@@ -378,47 +408,74 @@ by_cpu_level! {
 }
 
 by_cpu_level! {
-    /// Σ x · y of a head's row.
-    fn row_dot<[T: Value]>(x: &[T], y: &[T]) -> f32 {
-        dot(x, y)
+    /// Σ x · y of each head of each row.
+    fn row_dots<[T: Value]>(x: &[T], y: &[T], head_dim: usize, sums: &mut [f32]) {
+        for ((x, y), sum) in x.chunks_exact(head_dim).zip(y.chunks_exact(head_dim)).zip(sums) {
+            *sum = dot(x, y);
+        }
     }
 }
 
 by_cpu_level! {
-    /// The visible scores, weakened by their distance, to exp(score − the largest), zero elsewhere; returns log Σ exp of
-    /// the scores, and the sum.
-    fn exponentials_of_row(scores: &mut [f32], visible: Range<usize>, slope: f32) -> (f32, f32) {
-        scores[..visible.start].fill(0.0);
-        scores[visible.end..].fill(0.0);
-        let scores = &mut scores[visible];
-        weaken(scores, slope);
-        let largest = maximum(scores);
-        let sum = exponentials(scores, largest);
-        (largest + sum.ln(), sum)
+    /// The scores of a tile, whose first query sees one key more than those `before`: where they are visible, weakened by
+    /// their distance, exp(score − the row's largest), zero elsewhere. Keeps log Σ exp of each row's scores, and its sum.
+    fn exponentials_of_rows(
+        scores: &mut [f32],
+        keys: usize,
+        before: usize,
+        distance: Distance,
+        slope: f32,
+        kept: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let rows = scores.chunks_exact_mut(keys).zip(kept).zip(sums);
+        for (index, ((scores, kept), sum)) in rows.enumerate() {
+            let seen = before + index + 1;
+            let first = distance.first(seen);
+            weaken(&mut scores[first..seen], slope);
+            // Whole vectors where there is room: exp(−∞) is 0.
+            let end = (first + (seen - first).next_multiple_of(16)).min(keys);
+            scores[seen..end].fill(f32::NEG_INFINITY);
+            scores[..first].fill(0.0);
+            scores[end..].fill(0.0);
+            let scores = &mut scores[first..end];
+            let largest = maximum(scores);
+            *sum = exponentials::<FUSED>(scores, largest);
+            *kept = largest + sum.ln();
+        }
     }
 }
 
 by_cpu_level! {
-    /// Scores to probabilities and dP to dS, zero where the keys are not visible.
-    fn backward_row(
+    /// Scores of a tile to probabilities and dP to dS, zero where the keys are not visible.
+    fn backward_rows(
         p: &mut [f32],
         ds: &mut [f32],
-        visible: Range<usize>,
+        keys: usize,
+        before: usize,
+        distance: Distance,
         slope: f32,
-        log_sum_exp: f32,
-        delta: f32,
+        log_sum_exp: &[f32],
+        deltas: &[f32],
+        delta_stride: usize,
         scale: f32,
     ) {
-        weaken(&mut p[visible.clone()], slope);
-        // Whole vectors where there is room: what stands beyond the visible is cleared afterwards.
-        let computed = visible.end.next_multiple_of(16).min(p.len());
-        for (p, ds) in p[..computed].iter_mut().zip(&mut ds[..computed]) {
-            *p = crate::exp::exp(*p - log_sum_exp);
-            *ds = *p * (*ds - delta) * scale;
-        }
-        for row in [p, ds] {
-            row[..visible.start].fill(0.0);
-            row[visible.end..].fill(0.0);
+        let deltas = deltas.iter().step_by(delta_stride);
+        let rows = p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).zip(log_sum_exp).zip(deltas);
+        for (index, (((p, ds), &log_sum_exp), &delta)) in rows.enumerate() {
+            let seen = before + index + 1;
+            let visible = distance.first(seen)..seen;
+            weaken(&mut p[visible.clone()], slope);
+            // Whole vectors where there is room: what stands beyond the visible is cleared afterwards.
+            let computed = seen.next_multiple_of(16).min(keys);
+            for (p, ds) in p[..computed].iter_mut().zip(&mut ds[..computed]) {
+                *p = crate::exp::exp::<FUSED>(*p - log_sum_exp);
+                *ds = *p * (*ds - delta) * scale;
+            }
+            for row in [p, ds] {
+                row[..visible.start].fill(0.0);
+                row[visible.end..].fill(0.0);
+            }
         }
     }
 }

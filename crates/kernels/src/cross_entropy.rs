@@ -224,7 +224,7 @@ by_cpu_level! {
         let largest = maximum(logits);
         let argmax = position(logits, largest) as u32;
         let target_logit = logits[target as usize];
-        let sum = exponentials(logits, largest);
+        let sum = exponentials::<FUSED>(logits, largest);
         (Score { log_probability: target_logit - largest - sum.ln(), argmax, divergence: 0.0 }, sum)
     }
 }
@@ -233,7 +233,7 @@ by_cpu_level! {
     /// The log-probabilities of the most probable of the first `among` tokens.
     fn top_log_probabilities(logits: &[f32], among: usize, ids: &mut [u32], values: &mut [f32]) {
         let largest = maximum(logits);
-        let shift = largest + sum_of_exponentials(logits, largest, 1.0).ln();
+        let shift = largest + sum_of_exponentials::<FUSED>(logits, largest, 1.0).ln();
         greatest(&logits[..among], ids, values);
         for value in values {
             *value -= shift;
@@ -246,12 +246,12 @@ by_cpu_level! {
     fn soft_gradient(logits: &mut [f32], target: u32, coefficient: f32, soft: SoftTarget) -> Score {
         let cold = 1.0 / soft.temperature;
         let largest = maximum(logits);
-        let sum = sum_of_exponentials(logits, largest, 1.0);
-        let soft_sum = if cold == 1.0 { sum } else { sum_of_exponentials(logits, largest, cold) };
+        let sum = sum_of_exponentials::<FUSED>(logits, largest, 1.0);
+        let soft_sum = if cold == 1.0 { sum } else { sum_of_exponentials::<FUSED>(logits, largest, cold) };
         // q = exp(cold · ℓ − shift)
         let most = maximum(soft.log_probabilities);
-        let shift = cold * most + sum_of_exponentials(soft.log_probabilities, most, cold).ln();
-        let q = |log_probability: f32| exp(cold * log_probability - shift);
+        let shift = cold * most + sum_of_exponentials::<FUSED>(soft.log_probabilities, most, cold).ln();
+        let q = |log_probability: f32| exp::<FUSED>(cold * log_probability - shift);
         let mut divergence = soft_sum.ln();
         for (&id, &log_probability) in soft.ids.iter().zip(soft.log_probabilities) {
             let log_q = cold * log_probability - shift;
@@ -266,12 +266,12 @@ by_cpu_level! {
         let (hard, softened) = (-coefficient / sum, slope / soft_sum);
         if cold == 1.0 {
             for logit in logits.iter_mut() {
-                *logit = (hard + softened) * exp(*logit - largest);
+                *logit = (hard + softened) * exp::<FUSED>(*logit - largest);
             }
         } else {
             for logit in logits.iter_mut() {
                 let below = *logit - largest;
-                *logit = hard * exp(below) + softened * exp(cold * below);
+                *logit = hard * exp::<FUSED>(below) + softened * exp::<FUSED>(cold * below);
             }
         }
         logits[target as usize] += coefficient;

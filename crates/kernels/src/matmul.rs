@@ -17,7 +17,7 @@ use std::cell::RefCell;
 
 use self::kernel::Source;
 pub use self::packed::{Left, Right, sum_of_products};
-pub(crate) use self::prepared::{Method, Strided};
+pub(crate) use self::prepared::{Method, Seen, Strided};
 use crate::blocks::grouped::Grouped;
 use crate::blocks::{BlockType, dequantize};
 use crate::buffer::{View, ViewMut};

@@ -83,9 +83,11 @@ pub(crate) fn maximum(x: &[f32]) -> f32 {
             lanes[lane] = greater(lanes[lane], chunk[lane]);
         }
     }
-    let rest = padded(rest);
-    for lane in 0..LANES {
-        lanes[lane] = greater(lanes[lane], rest[lane]);
+    if !rest.is_empty() {
+        let rest = padded(rest);
+        for lane in 0..LANES {
+            lanes[lane] = greater(lanes[lane], rest[lane]);
+        }
     }
     folded(lanes, greater)
 }
@@ -100,29 +102,31 @@ pub(crate) fn position(x: &[f32], value: f32) -> usize {
 
 /// Replaces x by exp(x − shift) and returns the sum, in lanes.
 #[inline(always)]
-pub(crate) fn exponentials(x: &mut [f32], shift: f32) -> f32 {
+pub(crate) fn exponentials<const FUSED: bool>(x: &mut [f32], shift: f32) -> f32 {
     let mut sums = [0.0f32; LANES];
     let mut replace = |chunk: &mut [f32; LANES]| {
         for lane in 0..LANES {
-            chunk[lane] = crate::exp::exp(chunk[lane] - shift);
+            chunk[lane] = crate::exp::exp::<FUSED>(chunk[lane] - shift);
             sums[lane] += chunk[lane];
         }
     };
     let (chunks, rest) = x.as_chunks_mut::<LANES>();
     chunks.iter_mut().for_each(&mut replace);
-    let mut last = padded(rest);
-    replace(&mut last);
-    rest.copy_from_slice(&last[..rest.len()]);
+    if !rest.is_empty() {
+        let mut last = padded(rest);
+        replace(&mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
     folded(sums, |a, b| a + b)
 }
 
 /// Σ exp(factor · (x − shift)), in lanes.
 #[inline(always)]
-pub(crate) fn sum_of_exponentials(x: &[f32], shift: f32, factor: f32) -> f32 {
+pub(crate) fn sum_of_exponentials<const FUSED: bool>(x: &[f32], shift: f32, factor: f32) -> f32 {
     let mut sums = [0.0f32; LANES];
     let mut add = |chunk: &[f32; LANES]| {
         for lane in 0..LANES {
-            sums[lane] += crate::exp::exp(factor * (chunk[lane] - shift));
+            sums[lane] += crate::exp::exp::<FUSED>(factor * (chunk[lane] - shift));
         }
     };
     let (chunks, rest) = x.as_chunks::<LANES>();
@@ -162,13 +166,10 @@ fn padded(rest: &[f32]) -> [f32; LANES] {
 
 /// The lanes joined in a fixed tree.
 #[inline(always)]
-fn folded(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] = join(lanes[lane], lanes[lane + width]);
-        }
-    }
-    lanes[0]
+fn folded(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|lane| join(lanes[lane], lanes[lane + 8]));
+    let four: [f32; 4] = std::array::from_fn(|lane| join(eight[lane], eight[lane + 4]));
+    join(join(four[0], four[2]), join(four[1], four[3]))
 }
 
 #[cfg(test)]

@@ -127,6 +127,25 @@ fn weight_gradient<T: Value>(
     });
 }
 
+/// Σ xᵢ wᵢ yᵢ in lanes, whole vectors at a time.
+#[inline(always)]
+fn weighted_dot<T: Value>(x: &[T], weight: &[f32], y: &[T]) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f32; LANES];
+    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
+    let (weight_chunks, weight_rest) = weight.as_chunks::<LANES>();
+    let (y_chunks, y_rest) = y.as_chunks::<LANES>();
+    for ((x, weight), y) in x_chunks.iter().zip(weight_chunks).zip(y_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane].to_f32() * weight[lane] * y[lane].to_f32();
+        }
+    }
+    for (((sum, x), weight), y) in sums.iter_mut().zip(x_rest).zip(weight_rest).zip(y_rest) {
+        *sum += x.to_f32() * weight * y.to_f32();
+    }
+    sums.iter().sum()
+}
+
 by_cpu_level! {
     fn forward_row<[X: Value, T: Value]>(x: &[X], weight: &[f32], epsilon: f32, y: &mut [T]) -> f32 {
         let scale = 1.0 / (dot(x, x) / x.len() as f32 + epsilon).sqrt();
@@ -147,12 +166,7 @@ by_cpu_level! {
 
 by_cpu_level! {
     fn backward_row(x: &[f32], weight: &[f32], scale: f32, dy: &[f32], dx: &mut [f32]) {
-        const LANES: usize = 16;
-        let mut sums = [0.0f32; LANES];
-        for (index, ((x, weight), dy)) in x.iter().zip(weight).zip(dy).enumerate() {
-            sums[index % LANES] += x * weight * dy;
-        }
-        let mean = sums.iter().sum::<f32>() / x.len() as f32;
+        let mean = weighted_dot(x, weight, dy) / x.len() as f32;
         let correction = scale * scale * scale * mean;
         for (((dx, x), weight), dy) in dx.iter_mut().zip(x).zip(weight).zip(dy) {
             *dx += scale * weight * dy - correction * x;
@@ -162,12 +176,7 @@ by_cpu_level! {
 
 by_cpu_level! {
     fn backward_row_in_place<[T: Value]>(x: &[T], weight: &[f32], scale: f32, gradient: &mut [T]) {
-        const LANES: usize = 16;
-        let mut sums = [0.0f32; LANES];
-        for (index, ((x, weight), dy)) in x.iter().zip(weight).zip(gradient.iter()).enumerate() {
-            sums[index % LANES] += x.to_f32() * weight * dy.to_f32();
-        }
-        let mean = sums.iter().sum::<f32>() / x.len() as f32;
+        let mean = weighted_dot(x, weight, gradient) / x.len() as f32;
         let correction = scale * scale * scale * mean;
         for ((gradient, x), weight) in gradient.iter_mut().zip(x).zip(weight) {
             *gradient = T::from_f32(scale * weight * gradient.to_f32() - correction * x.to_f32());

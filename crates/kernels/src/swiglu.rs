@@ -38,7 +38,7 @@ by_cpu_level! {
     fn forward<[T: Value]>(gate: &[T], up: &[T], y: &mut [T]) {
         for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
             let gate = gate.to_f32();
-            *y = T::from_f32(gate / (1.0 + exp(-gate)) * up.to_f32());
+            *y = T::from_f32(gate / (1.0 + exp::<FUSED>(-gate)) * up.to_f32());
         }
     }
 }
@@ -47,7 +47,7 @@ by_cpu_level! {
     fn backward<[T: Value]>(dy: &[T], gate: &mut [T], up: &mut [T]) {
         for ((dy, gate), up) in dy.iter().zip(gate).zip(up) {
             let (dy, g) = (dy.to_f32(), gate.to_f32());
-            let sigmoid = 1.0 / (1.0 + exp(-g));
+            let sigmoid = 1.0 / (1.0 + exp::<FUSED>(-g));
             *gate = T::from_f32(dy * up.to_f32() * sigmoid * (1.0 + g * (1.0 - sigmoid)));
             *up = T::from_f32(dy * g * sigmoid);
         }

@@ -2,6 +2,16 @@
 //!
 //! One step of a tile multiplies 14 broadcast words of A with two vectors of 16 words of B.
 
+/// Runs the block for each index, which is a constant.
+macro_rules! each_row {
+    ($row:ident in [$($index:literal)*] => $body:block) => {
+        $({
+            const $row: usize = $index;
+            $body
+        })*
+    };
+}
+
 mod pack;
 
 use std::arch::x86_64::*;
@@ -168,15 +178,6 @@ unsafe fn store<const HALVES: usize>(sums: &[[__m512; HALVES]; ROWS], tile: Tile
             (Place::Bf16(c), true) => rows::<bf16, true, HALVES>(sums, tile, c),
         }
     }
-}
-
-macro_rules! each_row {
-    ($row:ident in [$($index:literal)*] => $body:block) => {
-        $({
-            const $row: usize = $index;
-            $body
-        })*
-    };
 }
 
 #[inline(always)]

@@ -86,6 +86,17 @@ impl Method {
     }
 }
 
+/// What of a product counts where queries see the keys up to their own. Whole tiles that do not are left out.
+#[derive(Clone, Copy)]
+pub(crate) enum Seen {
+    /// Of row i of C the first `n + i + 1` columns; the others are unspecified.
+    Columns(usize),
+    /// Of row i of A the first `n + i + 1` columns; the others are zero.
+    Depth(usize),
+    /// Of column j of A the first `n + j + 1` rows; the others are zero.
+    ByColumns(usize),
+}
+
 /// A prepared B.
 #[derive(Clone, Copy)]
 pub(crate) enum Prepared<'a> {
@@ -94,18 +105,21 @@ pub(crate) enum Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    /// C [m, n] (+)= alpha · A [m, k] · the first k rows and n columns of B; C is contiguous.
+    /// C [m, n] (+)= alpha · A [m, k] · the first k rows and n columns of B, as far as it is `seen`; C is contiguous.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn product(
         &self,
         [m, n, k]: [usize; 3],
         alpha: f32,
         a: Strided,
+        seen: Seen,
         output: Output,
         c: &mut [f32],
         scratch: &mut [f32],
     ) {
         assert!(c.len() == m * n && m > 0 && k > 0);
         match *self {
+            // A few rows: nothing is left out.
             Self::Strided(b) => match (a.data, b.data) {
                 (Data::F32(x), Data::F32(y)) => direct([n, k], alpha, x, a.strides, y, b.strides, output, c),
                 (Data::F32(x), Data::Bf16(y)) => direct([n, k], alpha, x, a.strides, y, b.strides, output, c),
@@ -126,6 +140,13 @@ impl Prepared<'_> {
                     unsafe { K::pack_a(source, scratch.as_mut_ptr(), words) };
                     for (b_panel, column) in (0..n).step_by(K::B_WIDTH).enumerate() {
                         for (a_panel, row) in (0..m).step_by(K::A_WIDTH).enumerate() {
+                            let end = row + K::A_WIDTH;
+                            let steps = match seen {
+                                Seen::Columns(before) if column >= before + end => continue,
+                                Seen::Columns(_) => 0..words,
+                                Seen::Depth(before) => 0..words.min((before + end).div_ceil(K::DEPTH)),
+                                Seen::ByColumns(before) => words.min(row.saturating_sub(before) / K::DEPTH)..words,
+                            };
                             let tile = Tile {
                                 c: Place::F32(c[row * n + column..].as_mut_ptr()),
                                 rows: K::A_WIDTH.min(m - row),
@@ -135,9 +156,9 @@ impl Prepared<'_> {
                                 add: output == Output::Add,
                             };
                             let segment = Segment {
-                                a: scratch[a_panel * words * K::A_WIDTH..].as_ptr(),
-                                b: b[b_panel * b_words * K::B_WIDTH..].as_ptr(),
-                                words,
+                                a: scratch[(a_panel * words + steps.start) * K::A_WIDTH..].as_ptr(),
+                                b: b[(b_panel * b_words + steps.start) * K::B_WIDTH..].as_ptr(),
+                                words: steps.len(),
                             };
                             // SAFETY: both panels have at least `words` steps, and the tile lies inside C.
                             unsafe { K::tile(&[segment], tile) };
@@ -209,7 +230,8 @@ mod tests {
                     let a = normals(2, m * k);
                     let mut c = vec![1.0; m * n];
                     let mut left = vec![7.0; method.left_scratch([m, k])];
-                    right.product([m, n, k], 0.5, Strided::rows(&a, k), Output::Add, &mut c, &mut left);
+                    let (a_rows, all) = (Strided::rows(&a, k), Seen::Depth(k));
+                    right.product([m, n, k], 0.5, a_rows, all, Output::Add, &mut c, &mut left);
                     for (index, c) in c.iter().enumerate() {
                         let (row, column) = (index / n, index % n);
                         let at = |i: usize| b[i * strided.strides[0] + column * strided.strides[1]];
