@@ -66,7 +66,8 @@ impl Model {
     pub fn random(config: Config, precision: Precision, kind: Option<BlockType>, seed: u64) -> Self {
         let specs = names::tensors(&config);
         let deviation = config.initializer_range as f32;
-        let mut scratch = Buffer::zeros(specs.iter().map(TensorSpec::elements).max().unwrap_or(0).min(STRETCH));
+        let mut scratch =
+            Buffer::zeros(specs.iter().map(TensorSpec::elements).max().unwrap_or(0).min(STRETCH));
         let fresh = |(index, spec): (usize, &TensorSpec)| {
             let mut stored = zeros(spec, precision, kind);
             if let (Kind::Norm, Stored::F32(ones)) = (spec.kind, &mut stored) {

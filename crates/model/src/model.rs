@@ -128,6 +128,7 @@ impl Model {
     /// What is trained, to update.
     pub fn parameters_mut(&mut self) -> ParametersMut<'_> {
         self.unit_head.forget();
+        self.adapters.forget_lengths(None);
         ParametersMut(self)
     }
 
@@ -155,11 +156,12 @@ impl Model {
             None => 0,
         };
         let start = self.adapters.start.as_ref().map_or(0, |start| start.len() * 4);
-        let squares = self.adapters.magnitudes() * 4;
+        // Of each row its square, and what gives it length one.
+        let lengths = self.adapters.magnitudes() * 8;
         self.stored.iter().map(frozen).sum::<usize>()
             + self.parameters.len() * 4
             + unit_head
-            + squares
+            + lengths
             + start
     }
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::Container;
-use danlu_kernels::blocks::nf4::double_quantize;
 use danlu_kernels::blocks::BlockType;
+use danlu_kernels::blocks::nf4::double_quantize;
 use danlu_kernels::unit_rows::unit_rows_in_place;
 use danlu_kernels::{Buffer, Precision};
 use danlu_tokenizer::Tokenizer;

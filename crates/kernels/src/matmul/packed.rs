@@ -8,7 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 
 use super::kernel::{Kernel, Place, Segment, Tile, with_kernel};
-use super::{Data, DataMut, Operand, Output, few_rows};
+use super::{Data, DataMut, Operand, Output, Storage, few_rows};
 use crate::buffer::{Buffer, ViewMut};
 use crate::linear::Precision;
 use crate::team::{SharedSlice, parallel_for};
@@ -26,6 +26,8 @@ const EVEN_TASKS: usize = 4;
 /// Panels, and words, of one packing task where rows of memory are taken as they are.
 const PACK_PANELS: usize = 8;
 const PACK_WORDS: usize = 32;
+/// Words of rows that are dequantized at a time, so that they are still in the cache when they are packed.
+const DEQUANTIZED_WORDS: usize = 256;
 /// Products in one sum.
 const MOST_TERMS: usize = 8;
 
@@ -328,8 +330,11 @@ fn pack<K: Kernel, const IS_A: bool>(matrix: Operand, packed: &mut [u32]) {
     let (panels, words) = (matrix.rows.div_ceil(width), matrix.columns.div_ceil(K::DEPTH));
     assert!(packed.len() >= panels * words * width);
     let packed = SharedSlice::new(packed);
-    let (task_panels, task_words) =
-        if matrix.column_stride == 1 { (1, words.max(1)) } else { (PACK_PANELS, PACK_WORDS) };
+    let (task_panels, task_words) = match (matrix.column_stride, matrix.storage) {
+        (1, Storage::Values(_)) => (1, words.max(1)),
+        (1, _) => (1, DEQUANTIZED_WORDS),
+        _ => (PACK_PANELS, PACK_WORDS),
+    };
     let word_tasks = words.div_ceil(task_words);
     parallel_for(panels.div_ceil(task_panels) * word_tasks, |task| {
         let (panel, word) = (task / word_tasks * task_panels, task % word_tasks * task_words);
@@ -339,7 +344,7 @@ fn pack<K: Kernel, const IS_A: bool>(matrix: Operand, packed: &mut [u32]) {
         let part = matrix.block(row, rows, column, columns);
         let place = packed.pointer((panel * words + word) * width);
         // SAFETY: the kernel is this processor's, the panels fit by the assertion, parts of different tasks are disjoint.
-        part.with_values(|source| unsafe {
+        part.with_values(K::TAKES_BF16, |source| unsafe {
             match IS_A {
                 true => K::pack_a(source, place, words),
                 false => K::pack_b(source, place, words),
