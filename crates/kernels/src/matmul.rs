@@ -20,7 +20,7 @@ pub use self::packed::{Left, Right, sum_of_products};
 pub(crate) use self::prepared::{Method, Strided};
 use crate::blocks::grouped::Grouped;
 #[cfg(target_arch = "x86_64")]
-use crate::blocks::nf4::nf4_to_bf16;
+use crate::blocks::nf4::{self, nf4_to_bf16};
 use crate::blocks::{BlockType, dequantize};
 use crate::buffer::{View, ViewMut};
 use crate::linear::Precision;
@@ -127,18 +127,26 @@ impl<'a> Operand<'a> {
         let (first_line, first) = (start / width, start % width);
         let (begin, end) = (first / block * block, (first + length).next_multiple_of(block));
         let strides = if along { [end - begin, 1] } else { [1, end - begin] };
+        // Of blocks: where those of a line lie, the ones of a line soon to come being asked for.
+        let ahead = (AHEAD / (end - begin).max(1)).clamp(1, MOST_LINES_AHEAD);
+        let of_line = |kind: BlockType, bytes: &'a [u8], line: usize| {
+            let [at, later] =
+                [line, line + ahead].map(|line| (line * width + begin) / block * kind.block_bytes());
+            let count = (end - begin) / block * kind.block_bytes();
+            prefetch(bytes, later, count);
+            &bytes[at..at + count]
+        };
         #[cfg(target_arch = "x86_64")]
         if let Storage::Blocks { kind: BlockType::Nf4, bytes, .. } = storage
             && may_round
             && crate::cpu::level() == crate::cpu::Level::Avx512Bf16
         {
-            let blocks = crate::blocks::nf4::blocks(bytes);
             return ROUNDED.with_borrow_mut(|values| {
                 values.resize(lines * (end - begin), half::bf16::ZERO);
                 for (line, values) in values.chunks_exact_mut((end - begin).max(1)).enumerate() {
-                    let at = ((first_line + line) * width + begin) / block;
+                    let bytes = of_line(BlockType::Nf4, bytes, first_line + line);
                     // SAFETY: the processor has the level.
-                    unsafe { nf4_to_bf16(&blocks[at..at + (end - begin) / block], values) };
+                    unsafe { nf4_to_bf16(nf4::blocks(bytes), values) };
                 }
                 work(Source::new(Data::Bf16(values).from(first - begin), [rows, columns], strides))
             });
@@ -150,9 +158,7 @@ impl<'a> Operand<'a> {
                 match storage {
                     Storage::Values(_) => unreachable!("values were taken as they are"),
                     Storage::Blocks { kind, bytes, .. } => {
-                        let at = (line * width + begin) / block * kind.block_bytes();
-                        let bytes = &bytes[at..at + (end - begin) / block * kind.block_bytes()];
-                        let done = dequantize(kind, bytes, values);
+                        let done = dequantize(kind, of_line(kind, bytes, line), values);
                         assert!(done.is_ok(), "lines are whole blocks");
                     }
                     Storage::Grouped(grouped) => grouped.dequantize(line, begin, values),
@@ -177,6 +183,23 @@ impl<'a> Operand<'a> {
         Self { column_stride: 1, ..self.block(row, 1, column, 1) }.row(0, &mut value);
         value[0]
     }
+}
+
+/// Values of lines of blocks that are asked for ahead, and lines at most: they lie too far from each other for the
+/// processor to guess that they follow.
+const AHEAD: usize = 2048;
+const MOST_LINES_AHEAD: usize = 16;
+
+/// Asks for the cache lines of `count` bytes from `offset` on, which may lie beyond the end.
+fn prefetch(bytes: &[u8], offset: usize, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..count).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction, and it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(offset + line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, offset, count);
 }
 
 by_cpu_level! {

@@ -20,6 +20,8 @@ const PASS: usize = 1152;
 const TASK_WORDS: usize = 112 << 10;
 /// Panels of one task at most.
 const TASK_PANELS: usize = 3;
+/// The same where a task takes whole blocks.
+const MOST_PANELS_OF_BLOCKS: usize = 4;
 /// Tasks come in multiples of this, so that a few threads have equally many. Where there are fewer panels, tasks share them
 /// and each has a part of the other operand's.
 const EVEN_TASKS: usize = 4;
@@ -128,6 +130,16 @@ struct Term<'a> {
 impl Term<'_> {
     const NONE: Self = Self { packed: &[], own: Operand::NONE };
 
+    /// Panels of `width` that blocks span which lie across them; not more than fit into the cache.
+    fn panels_of_blocks(&self, width: usize) -> usize {
+        match self.own.storage {
+            Storage::Blocks { kind, .. } if self.own.column_stride != 1 => {
+                (kind.block_elements() / width).clamp(1, MOST_PANELS_OF_BLOCKS)
+            }
+            _ => 1,
+        }
+    }
+
     fn words<K: Kernel>(&self) -> usize {
         self.own.columns.div_ceil(K::DEPTH)
     }
@@ -146,16 +158,18 @@ fn multiply<K: Kernel, const OWN_A: bool>(
     let depth = terms.iter().map(Term::words::<K>).sum();
     let passes = passes(depth, c);
     let longest = depth.div_ceil(passes);
-    let panels = own_length.div_ceil(own_width);
-    let at_once = (TASK_WORDS / longest.max(1) / own_width).clamp(1, TASK_PANELS);
-    let tasks = panels.div_ceil(at_once).next_multiple_of(EVEN_TASKS).min(panels);
+    // Panels in which whole blocks lie, so that no two tasks dequantize the same.
+    let unit = terms.iter().map(|term| term.panels_of_blocks(own_width)).max().unwrap_or(1);
+    let units = own_length.div_ceil(unit * own_width);
+    let at_once = (TASK_WORDS / longest.max(1) / own_width).clamp(1, TASK_PANELS).div_ceil(unit);
+    let tasks = units.div_ceil(at_once).next_multiple_of(EVEN_TASKS).min(units);
     let others = other_length.div_ceil(other_width);
     let parts = EVEN_TASKS.div_ceil(tasks).min(others);
     parallel_for(tasks * parts, |index| {
         let (task, part) = (index / parts, index % parts);
         let others = others * part / parts..others * (part + 1) / parts;
         // The larger tasks come first, so that threads end together.
-        let start = |task: usize| (panels / tasks * task + task.min(panels % tasks)) * own_width;
+        let start = |task: usize| (units / tasks * task + task.min(units % tasks)) * unit * own_width;
         let (first, end) = (start(task), start(task + 1).min(own_length));
         let length = end - first;
         let block = match OWN_A {
