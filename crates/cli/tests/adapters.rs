@@ -313,6 +313,26 @@ fn of_several_adapters_all_but_the_last_are_merged_first() {
 }
 
 #[test]
+fn what_a_continued_adapter_decides_is_said_where_the_recipe_says_something_else() {
+    let folder = with_model();
+    let folder = folder.path();
+    write_recipe(folder);
+    danlu(folder, "train", "one", &["max_steps=1", "lora_target=q_proj,v_proj"]).json();
+    let again = ["max_steps=1", "adapter_name_or_path=one"];
+    let ran = danlu(folder, "train", "same", &[&again[..], &["lora_target=v_proj,q_proj"]].concat());
+    assert!(ran.stderr.contains("keeps its own rank 4, alpha 8, dropout 0 and layers\n"), "{}", ran.stderr);
+    let other =
+        ["lora_rank=16", "lora_dropout=0.3", "use_dora=true", "lora_target=k_proj", "pissa_init=true"];
+    let ran = danlu(folder, "train", "other", &[&again[..], &other, &["use_dora=true"]].concat());
+    let unused = "and layers; its `adapter_config.json` decides, and not the recipe's `lora_rank`, `lora_dropout`, \
+                  `lora_target`, `use_dora`, `pissa_init`\n";
+    assert!(ran.stderr.contains(unused), "{}", ran.stderr);
+    assert!(weights(folder, "same") == weights(folder, "other"));
+    let config = AdapterConfig::read(folder.join("other")).unwrap();
+    assert_eq!((config.r, config.lora_dropout, config.use_dora), (4, 0.0, false));
+}
+
+#[test]
 fn what_names_nothing_says_what_there_is() {
     let folder = with_model();
     let folder = folder.path();
@@ -323,6 +343,15 @@ fn what_names_nothing_says_what_there_is() {
             vec!["lora_target=.*c_attn"],
             "`lora_target`: nothing in this model is called `.*c_attn`; there are q_proj,",
         ),
+        (
+            vec!["lora_target=q_proj,layers.9.mlp.up_proj"],
+            "`lora_target`: nothing in this model is called `layers.9.mlp.up_proj`; there are q_proj,",
+        ),
+        (
+            vec!["lora_target=q_proj", r#"rank_pattern={"q_proj": 2, "v_proj": 3}"#],
+            "`rank_pattern`: no layer with an adapter is called `v_proj`; there are q_proj, in blocks 0 to 1",
+        ),
+        (vec![r#"alpha_pattern={"layers.2": 3}"#], "`alpha_pattern`: no layer with an adapter is called"),
         (vec!["lora_target=q(_proj"], "`lora_target`: `^(?:q(_proj)\\z` is no regular expression"),
         (vec!["lora_target=.*lm_head|.*embed_tokens"], "train it as a whole with `additional_target`"),
         (
@@ -332,6 +361,10 @@ fn what_names_nothing_says_what_there_is() {
         (
             vec!["trainable_token_indices=[286]"],
             "there is no row 286 in `model.embed_tokens.weight`, which has 286 rows",
+        ),
+        (
+            vec!["trainable_token_indices=[4294967299]"],
+            "there is no row 4294967299 in `model.embed_tokens.weight`",
         ),
         (vec!["trainable_token_indices=[3, 3]"], "and each once"),
         (vec![r#"trainable_token_indices={"lm_head": [3]}"#], "the head of this model is its embedding"),

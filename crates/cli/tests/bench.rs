@@ -52,15 +52,18 @@ fn training_steps_are_measured_for_all_weights_and_for_adapters() {
 
 #[test]
 fn four_bit_weights_take_less_memory_than_bf16_and_train_alike() {
-    let shape = "bench train --hidden 256 --layers 4 --heads 4 --kv-heads 2 --intermediate 1024 --vocab 8192 --batch 1 \
+    let shape = "bench train --hidden 256 --layers 8 --heads 4 --kv-heads 2 --intermediate 1024 --vocab 1024 --batch 1 \
                  --seq 16 --steps 2 --rank 2 --json --mode";
-    let [lora, qlora] = ["lora", "qlora"].map(|mode| {
-        let arguments: Vec<&str> = shape.split_whitespace().chain([mode]).collect();
+    let [lora, qlora, eight_bits] = ["lora", "qlora", "qlora --base q8_0"].map(|mode| {
+        let arguments: Vec<&str> = shape.split_whitespace().chain(mode.split_whitespace()).collect();
         run(Path::new("."), &arguments).json()
     });
     let number = |result: &serde_json::Value, key: &str| result[key].as_f64().unwrap();
     assert!((number(&lora, "loss") - number(&qlora, "loss")).abs() < 0.05, "{lora} {qlora}");
-    assert!(number(&qlora, "train_peak_mb") < number(&lora, "train_peak_mb") - 5.0, "{lora} {qlora}");
+    let peaks = [&qlora, &eight_bits, &lora].map(|result| number(result, "train_peak_mb"));
+    assert!(peaks[0] + 2.0 < peaks[1] && peaks[1] + 4.0 < peaks[2], "{peaks:?}");
+    let unknown: Vec<&str> = shape.split_whitespace().chain(["qlora", "--base", "nf3"]).collect();
+    run(Path::new("."), &unknown).is_refused("nf4");
 }
 
 #[test]

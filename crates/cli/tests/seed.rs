@@ -324,6 +324,14 @@ fn seed_001_embedding_resize() {
     assert!(adapted.stderr.contains("`additional_target` is `embed_tokens,lm_head`"), "{}", adapted.stderr);
     let merge = ["merge", "--base", "model", "--adapter", "adapter", "--out", "adapter-merged", "--json"];
     assert_eq!(run(folder.path(), &merge).json()["vocab_size"], size);
+    let lora = ["resize_vocab=true", "finetuning_type=lora", "output_dir=again", "overwrite_output_dir=true"];
+    let again = |more: &[&str]| train(&[&lora[..], more].concat());
+    // It is continued with the same rows; one that lacks them cannot take them up, nor can one table alone.
+    assert_eq!(again(&["adapter_name_or_path=adapter"]).code, 0);
+    again(&["additional_target=lm_head"]).is_refused("`embed_tokens` has new rows by `resize_vocab`");
+    let narrow = ["tokenizer_name_or_path=null", "finetuning_type=lora", "output_dir=narrow"];
+    assert_eq!(train(&narrow).code, 0);
+    again(&["adapter_name_or_path=narrow"]).is_refused("does not hold `embed_tokens` and `lm_head` whole");
 
     // Without the vocabulary that the model was trained with there are no pieces.
     write_model(&folder.path().join("bare"), None, 64);

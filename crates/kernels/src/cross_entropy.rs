@@ -19,6 +19,8 @@ const LOGITS: usize = 1 << 24;
 
 thread_local! {
     static CHUNK: RefCell<Buffer<f32>> = RefCell::new(Buffer::zeros(0));
+    /// Gradients of the logits of trained rows.
+    static COLUMNS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What the head says of one position.
@@ -184,10 +186,13 @@ pub fn linear_cross_entropy_backward<T: Value>(
                 linear_backward_weight(precision, dlogits, hidden, [vocabulary, width], dweight.reborrow());
             }
             WeightGradient::Rows(ids, drows) => {
-                let rows = dlogits.0.chunks_exact(vocabulary);
-                let columns: Vec<f32> = rows.flat_map(|row| ids.iter().map(|&id| row[id as usize])).collect();
-                let shape = [ids.len(), width];
-                linear_backward_weight(precision, View(&columns), hidden, shape, drows.reborrow());
+                COLUMNS.with_borrow_mut(|columns| {
+                    columns.clear();
+                    let rows = dlogits.0.chunks_exact(vocabulary);
+                    columns.extend(rows.flat_map(|row| ids.iter().map(|&id| row[id as usize])));
+                    let shape = [ids.len(), width];
+                    linear_backward_weight(precision, View(columns), hidden, shape, drows.reborrow());
+                });
             }
         }
     });

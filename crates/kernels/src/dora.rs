@@ -17,7 +17,7 @@ const ROWS: usize = 16;
 /// Columns of one task of the gradient.
 const COLUMNS: usize = 64;
 /// A row of zeros gets this length, so that nothing is divided by 0.
-const SHORTEST: f32 = 1e-30;
+pub const SHORTEST: f32 = 1e-30;
 
 thread_local! {
     /// A·Wᵀ [R, outputs] and A·Aᵀ [R, R].

@@ -48,15 +48,14 @@ pub fn add_dropout<T: Value>(x: View<f32>, keys: &[u64], site: u64, rate: f32, y
     });
 }
 
-/// x [T, N] += uniform noise in ± `scales`[t].
-pub fn add_noise(keys: &[u64], site: u64, scales: &[f32], x: ViewMut<f32>) {
+/// x [T, N] += uniform noise in ± `scale`(t).
+pub fn add_noise(keys: &[u64], site: u64, scale: impl Fn(usize) -> f32 + Sync, x: ViewMut<f32>) {
     let _timer = crate::timing::Operation::Embedding.start();
     let width = width(x.0.len(), keys);
-    assert_eq!(keys.len(), scales.len());
     parallel_chunks(x.0, ROWS * width, |task, x| {
         for (row, x) in x.chunks_exact_mut(width).enumerate() {
             let row = task * ROWS + row;
-            noise_row(mix(keys[row] ^ mix(site)), scales[row], x);
+            noise_row(mix(keys[row] ^ mix(site)), scale(row), x);
         }
     });
 }
@@ -170,9 +169,8 @@ mod tests {
 
     #[test]
     fn noise_is_uniform_and_as_large_as_its_row_asks() {
-        let scales: Vec<f32> = (0..T).map(|row| row as f32).collect();
         let mut x = vec![0.0; T * N];
-        add_noise(&keys(1), 0, &scales, ViewMut(&mut x));
+        add_noise(&keys(1), 0, |row| row as f32, ViewMut(&mut x));
         assert!(x[..N].iter().all(|value| *value == 0.0));
         let last = &x[(T - 1) * N..];
         let (mean, largest) =

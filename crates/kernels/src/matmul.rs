@@ -19,6 +19,8 @@ use self::kernel::Source;
 pub use self::packed::{Left, Right, sum_of_products};
 pub(crate) use self::prepared::{Method, Seen, Strided};
 use crate::blocks::grouped::Grouped;
+#[cfg(target_arch = "x86_64")]
+use crate::blocks::nf4::{self, nf4_to_bf16};
 use crate::blocks::{BlockType, dequantize};
 use crate::buffer::{View, ViewMut};
 use crate::linear::Precision;
@@ -108,8 +110,9 @@ impl<'a> Operand<'a> {
         Self { start, rows, columns, ..self }
     }
 
-    /// Calls `work` with the matrix as plain values, dequantized to f32 if need be.
-    fn with_values<R>(self, work: impl FnOnce(Source) -> R) -> R {
+    /// Calls `work` with the matrix as plain values, dequantized to f32 if need be, or where that is faster and
+    /// `may_round` to bf16.
+    fn with_values<R>(self, may_round: bool, work: impl FnOnce(Source) -> R) -> R {
         let Self { storage, start, rows, columns, row_stride, column_stride } = self;
         let (width, block) = match storage {
             Storage::Values(data) => {
@@ -123,6 +126,31 @@ impl<'a> Operand<'a> {
         let (lines, length) = if along { (rows, columns) } else { (columns, rows) };
         let (first_line, first) = (start / width, start % width);
         let (begin, end) = (first / block * block, (first + length).next_multiple_of(block));
+        let strides = if along { [end - begin, 1] } else { [1, end - begin] };
+        // Of blocks: where those of a line lie, the ones of a line soon to come being asked for.
+        let ahead = (AHEAD / (end - begin).max(1)).clamp(1, MOST_LINES_AHEAD);
+        let of_line = |kind: BlockType, bytes: &'a [u8], line: usize| {
+            let [at, later] =
+                [line, line + ahead].map(|line| (line * width + begin) / block * kind.block_bytes());
+            let count = (end - begin) / block * kind.block_bytes();
+            prefetch(bytes, later, count);
+            &bytes[at..at + count]
+        };
+        #[cfg(target_arch = "x86_64")]
+        if let Storage::Blocks { kind: BlockType::Nf4, bytes, .. } = storage
+            && may_round
+            && crate::cpu::level() == crate::cpu::Level::Avx512Bf16
+        {
+            return ROUNDED.with_borrow_mut(|values| {
+                values.resize(lines * (end - begin), half::bf16::ZERO);
+                for (line, values) in values.chunks_exact_mut((end - begin).max(1)).enumerate() {
+                    let bytes = of_line(BlockType::Nf4, bytes, first_line + line);
+                    // SAFETY: the processor has the level.
+                    unsafe { nf4_to_bf16(nf4::blocks(bytes), values) };
+                }
+                work(Source::new(Data::Bf16(values).from(first - begin), [rows, columns], strides))
+            });
+        }
         DEQUANTIZED.with_borrow_mut(|values| {
             values.resize(lines * (end - begin), 0.0);
             for (line, values) in values.chunks_exact_mut((end - begin).max(1)).enumerate() {
@@ -130,15 +158,12 @@ impl<'a> Operand<'a> {
                 match storage {
                     Storage::Values(_) => unreachable!("values were taken as they are"),
                     Storage::Blocks { kind, bytes, .. } => {
-                        let at = (line * width + begin) / block * kind.block_bytes();
-                        let bytes = &bytes[at..at + (end - begin) / block * kind.block_bytes()];
-                        let done = dequantize(kind, bytes, values);
+                        let done = dequantize(kind, of_line(kind, bytes, line), values);
                         assert!(done.is_ok(), "lines are whole blocks");
                     }
                     Storage::Grouped(grouped) => grouped.dequantize(line, begin, values),
                 }
             }
-            let strides = if along { [end - begin, 1] } else { [1, end - begin] };
             work(Source::new(Data::F32(values).from(first - begin), [rows, columns], strides))
         })
     }
@@ -146,7 +171,7 @@ impl<'a> Operand<'a> {
     /// A row of contiguous values, as f32.
     pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
         assert!(self.column_stride == 1);
-        self.block(index, 1, 0, out.len()).with_values(|source| match source.data {
+        self.block(index, 1, 0, out.len()).with_values(false, |source| match source.data {
             Data::F32(values) => widen(values, out),
             Data::Bf16(values) => widen(values, out),
         });
@@ -160,6 +185,23 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// Values of lines of blocks that are asked for ahead, and lines at most: they lie too far from each other for the
+/// processor to guess that they follow.
+const AHEAD: usize = 2048;
+const MOST_LINES_AHEAD: usize = 16;
+
+/// Asks for the cache lines of `count` bytes from `offset` on, which may lie beyond the end.
+fn prefetch(bytes: &[u8], offset: usize, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..count).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction, and it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(offset + line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, offset, count);
+}
+
 by_cpu_level! {
     fn widen<[T: Value]>(values: &[T], out: &mut [f32]) {
         for (out, value) in out.iter_mut().zip(values) {
@@ -171,6 +213,8 @@ by_cpu_level! {
 thread_local! {
     /// What one task packs of a matrix of blocks.
     static DEQUANTIZED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// The same where it may be rounded.
+    static ROUNDED: RefCell<Vec<half::bf16>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What happens with C's previous values.
@@ -340,9 +384,13 @@ mod tests {
     #[test]
     fn blocks_multiply_as_their_values() {
         let mut random = Random::new(&[11]);
-        for (kind, outputs, inputs) in
-            [(BlockType::F16, 70, 45), (BlockType::Q8_0, 70, 96), (BlockType::Q4_1, 33, 2 * 2304 + 64)]
-        {
+        for (kind, outputs, inputs) in [
+            (BlockType::F16, 70, 45),
+            (BlockType::Q8_0, 70, 96),
+            (BlockType::Q4_1, 33, 2 * 2304 + 64),
+            (BlockType::Nf4, 70, 2 * 2304 + 64),
+            (BlockType::Nf4, 300, 192),
+        ] {
             let blocks = outputs * inputs / kind.block_elements();
             let mut bytes = Vec::new();
             for _ in 0..blocks {

@@ -5,7 +5,6 @@
 use danlu_kernels::{Buffer, Precision, Value, bf16};
 
 use crate::importance::InputSquares;
-use crate::names::block_tensor;
 use crate::projection::{AdapterScratch, LowRank};
 use crate::rotary::Rotary;
 use crate::{Model, Module};
@@ -269,7 +268,7 @@ impl<T: Value> Saved<T> {
         });
         head_norms
             + bytes([input_inverse_rms, log_sum_exp, middle, post_inverse_rms])
-            + bytes(low.low.iter().chain(&low.inverse))
+            + bytes(low)
             + bytes([queries, attention].into_iter().chain(feed_forward.iter().flatten()))
     }
 
@@ -280,11 +279,6 @@ impl<T: Value> Saved<T> {
         let rank = |module: Module| match keep.shares_block() {
             false => model.adapters.get(layer, module).map_or(0, |adapter| adapter.rank),
             true => model.adapters.largest_rank(),
-        };
-        let scales = model.adapters.has_magnitudes();
-        let lengths = |module: Module| match scales {
-            true => model.specs[block_tensor(config, layer, module.part())].shape[0],
-            false => 0,
         };
         let f = config.intermediate_size;
         Self {
@@ -301,10 +295,7 @@ impl<T: Value> Saved<T> {
             middle: zeros(config.hidden_size),
             post_inverse_rms: zeros(1),
             feed_forward: (!keep.shares_feed_forward()).then(|| [operand(f), operand(f)]),
-            low: LowRank {
-                low: Module::ALL.map(|module| zeros(rank(module))),
-                inverse: Module::ALL.map(|module| Buffer::zeros(lengths(module))),
-            },
+            low: Module::ALL.map(|module| zeros(rank(module))),
         }
     }
 }

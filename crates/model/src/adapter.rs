@@ -356,7 +356,8 @@ pub fn save_adapter(model: &Model, config: &AdapterConfig, base: &str, folder: &
             return model.values(*tensor, all, |values| Ok(sink.write(&little_endian(values))?));
         };
         let values = &parameters.values().host()[parameter.range.clone()];
-        let start = start.map_or(&[][..], |start| &start.host()[parameter.range.clone()]);
+        // Only that of low-rank matrices is kept.
+        let start = start.and_then(|start| start.host().get(parameter.range.clone())).unwrap_or_default();
         let places = row_places(model, ParameterId(index));
         match (half(&parameter.name), places) {
             (Half::Rows, _) => {

@@ -5,17 +5,17 @@
 use std::path::Path;
 
 use danlu_formats::{AdapterConfig, InitLoraWeights, TokenIndices};
-use danlu_kernels::Buffer;
-use danlu_kernels::dora::row_squares;
+use danlu_kernels::dora::{inverse_lengths, row_squares};
 use danlu_kernels::random::Random;
+use danlu_kernels::{Buffer, Precision};
 
 use crate::adapter::linear_layer;
 use crate::adapter_folder::{BaseTensors, PREFIX};
 use crate::adapter_patterns::AdapterPatterns;
 use crate::adapter_place::{LowRankPlace, Placed, Placement};
 use crate::names::{self, EMBEDDING};
-use crate::pissa::iterations_of;
-use crate::{Error, Model, ParameterId, Result};
+use crate::pissa::{iterations_of, low_rank_elements};
+use crate::{Error, Model, Module, ParameterId, Result};
 
 /// Streams of adapters differ by this key from those of the model's tensors.
 const ADAPTER: u64 = 2;
@@ -35,7 +35,7 @@ impl Model {
             (Some(seed), _) => self.start(config, &placement, &placed, seed),
             // Its memory is a part of the plan.
             (None, Some(_)) => {
-                self.adapters.start = Some(Buffer::zeros(self.parameters.len()));
+                self.adapters.start = Some(Buffer::zeros(low_rank_elements(&self.parameters)));
                 Ok(())
             }
             (None, None) => Ok(()),
@@ -58,9 +58,11 @@ impl Model {
         }
         let base = BaseTensors::new(&self.config);
         let mut placement = Placement { dropout: config.lora_dropout, ..Placement::default() };
+        let (mut linear, mut targeted) = (Vec::new(), Vec::new());
         for file in &base.files {
             let path = path_of(&file.name);
             let is_linear = file.shape.len() == 2 && !base.is_table(&file.name);
+            linear.extend(is_linear.then_some(path));
             let is_weight = file.name.ends_with(".weight");
             if is_saved(path) {
                 let [piece] = &file.pieces[..] else { return Err(no_whole_module(path)) };
@@ -72,22 +74,32 @@ impl Model {
                 let scale = scale as f32;
                 let has_magnitude = config.use_dora;
                 placement.low_ranks.push(LowRankPlace { layer, module, rank, scale, has_magnitude });
+                targeted.push(path);
             }
         }
         for name in saved {
             if !base.files.iter().any(|file| path_of(&file.name).ends_with(name.as_str())) {
-                return Err(nothing(
-                    "additional_target",
-                    name,
-                    base.files.iter().map(|file| file.name.as_str()),
-                ));
+                let all = base.files.iter().map(|file| path_of(&file.name));
+                return Err(nothing("additional_target", name, all));
             }
         }
         if placement.low_ranks.is_empty() {
             let target = serde_json::to_value(&config.target_modules).unwrap_or_default();
-            let linear = base.files.iter().filter(|file| file.shape.len() == 2 && !base.is_table(&file.name));
             let target = target.as_str().map_or_else(|| target.to_string(), str::to_owned);
-            return Err(nothing("lora_target", &target, linear.map(|file| file.name.as_str())));
+            return Err(nothing("lora_target", &target, linear.into_iter()));
+        }
+        // PEFT is silent about what has no effect beside what has.
+        let idle = patterns.idle(config, &linear, &targeted).map_err(as_in_recipes)?;
+        match idle {
+            Some((key @ "lora_target", name)) => return Err(nothing(key, name, linear.into_iter())),
+            Some((key, name)) => {
+                let there = last_parts(targeted.into_iter());
+                return Err(Error::Message(format!(
+                    "`{key}`: no layer with an adapter is called `{name}`; there are {there}, in blocks 0 to {}",
+                    self.config.num_hidden_layers - 1
+                )));
+            }
+            None => {}
         }
         placement.rows = self.token_rows(config)?;
         Ok(placement)
@@ -99,13 +111,14 @@ impl Model {
         let names = self.config.family.names();
         let error = |reason: String| Error::Message(format!("`trainable_token_indices`: {reason}"));
         let rows = |tensor: usize, name: &str, ids: &[usize]| {
-            let mut own: Vec<u32> = ids.iter().map(|id| u32::try_from(*id).unwrap_or(u32::MAX)).collect();
-            own.sort_unstable();
-            own.dedup();
-            if own.is_empty() || own.len() != ids.len() {
+            let mut once = ids.to_vec();
+            once.sort_unstable();
+            once.dedup();
+            if once.is_empty() || once.len() != ids.len() {
                 return Err(error("expected at least one token id, and each once".into()));
             }
-            let own = ids.iter().map(|id| *id as u32).collect();
+            let id = |id: &usize| u32::try_from(*id).map_err(|_| self.no_row(tensor, *id));
+            let own = ids.iter().map(id).collect::<Result<_>>()?;
             Ok((tensor, own, format!("{PREFIX}{}.token_adapter.trainable_tokens_delta", path_of(name))))
         };
         match &config.trainable_token_indices {
@@ -164,18 +177,27 @@ impl Model {
             let Some(magnitude) = magnitude else { continue };
             let mut lengths = Vec::new();
             for &member in self.config.family.span(place.module) {
-                let tensor = names::block_tensor(&self.config, place.layer, member.part());
-                let mut squares = Buffer::zeros(self.specs[tensor].shape[0]);
-                let rows = squares.len();
-                row_squares(self.matrix(tensor), squares.first_mut(rows));
-                lengths.extend(squares.host().iter().map(|square| square.sqrt()));
+                lengths.extend(self.row_lengths(place.layer, member));
             }
             self.set_parameter(magnitude, &lengths);
         }
         if pissa(config).is_some() {
-            self.take_start_out(Buffer::from_host(self.parameters.values().host()))?;
+            let start = &self.parameters.values().host()[..low_rank_elements(&self.parameters)];
+            self.take_start_out(Buffer::from_host(start))?;
         }
         Ok(())
+    }
+
+    /// ‖W_i + scale · B_i·A‖ of each row: an adapter may start with a product that is not zero.
+    fn row_lengths(&self, layer: usize, module: Module) -> Vec<f32> {
+        let Some(adapter) = self.adapters.get(layer, module) else { return Vec::new() };
+        let weight = self.matrix(names::block_tensor(&self.config, layer, module.part()));
+        let rows = weight.outputs();
+        let (mut squares, mut inverse) = (Buffer::zeros(rows), Buffer::zeros(rows));
+        row_squares(weight, squares.first_mut(rows));
+        let lora = adapter.matrices(&self.parameters);
+        inverse_lengths(Precision::F32, weight, lora, squares.first(rows), inverse.first_mut(rows));
+        inverse.host().iter().map(|inverse| 1.0 / inverse).collect()
     }
 
     /// Refuses ways to start that are not followed.
@@ -293,20 +315,21 @@ fn as_in_recipes(error: Error) -> Error {
     Error::Message(format!("`{key}`: {reason}"))
 }
 
-/// Nothing has this name: what there is, each last part once.
-fn nothing<'a>(key: &str, name: &str, files: impl Iterator<Item = &'a str>) -> Error {
+/// Nothing has this name: what there is, each last part of these paths once.
+fn nothing<'a>(key: &str, name: &str, paths: impl Iterator<Item = &'a str>) -> Error {
+    let there = last_parts(paths);
+    Error::Message(format!("`{key}`: nothing in this model is called `{name}`; there are {there}"))
+}
+
+fn last_parts<'a>(paths: impl Iterator<Item = &'a str>) -> String {
     let mut there = Vec::new();
-    for file in files {
-        let path = path_of(file);
+    for path in paths {
         let last = path.rsplit_once('.').map_or(path, |(_, last)| last);
         if !there.contains(&last) {
             there.push(last);
         }
     }
-    Error::Message(format!(
-        "`{key}`: nothing in this model is called `{name}`; there are {}",
-        there.join(", ")
-    ))
+    there.join(", ")
 }
 
 fn no_low_rank(path: &str) -> Error {

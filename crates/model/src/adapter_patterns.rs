@@ -139,6 +139,36 @@ impl AdapterPatterns {
         Ok((rank, alpha / divisor))
     }
 
+    /// The first name of `config` that none of `linear`, or pattern that none of `targeted`, the paths of modules, is; with
+    /// its key in recipes.
+    pub(crate) fn idle<'c>(
+        &self,
+        config: &'c AdapterConfig,
+        linear: &[&str],
+        targeted: &[&str],
+    ) -> Result<Option<(&'static str, &'c str)>> {
+        if let Some(ModuleSelection::Names(names)) = &config.target_modules {
+            let is = |path: &str, name: &str| path == name || is_end(path, name);
+            let idle = names.iter().find(|name| !linear.iter().any(|path| is(path, name)));
+            if let Some(name) = idle {
+                return Ok(Some(("lora_target", name)));
+            }
+        }
+        let ranks = config.rank_pattern.keys().zip(self.ranks.iter().map(|(pattern, _)| pattern));
+        let alphas = config.alpha_pattern.keys().zip(self.alphas.iter().map(|(pattern, _)| pattern));
+        let ranks = ranks.map(|pair| ("rank_pattern", pair));
+        for (key, (name, pattern)) in ranks.chain(alphas.map(|pair| ("alpha_pattern", pair))) {
+            let mut is_idle = true;
+            for path in targeted {
+                is_idle &= !self.matches(pattern, path)?;
+            }
+            if is_idle {
+                return Ok(Some((key, name)));
+            }
+        }
+        Ok(None)
+    }
+
     fn first<T: Copy>(&self, values: &[(Regex, T)], path: &str) -> Result<Option<T>> {
         for (pattern, value) in values {
             if self.matches(pattern, path)? {

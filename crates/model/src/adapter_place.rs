@@ -115,10 +115,7 @@ impl Model {
             return Err(Error::Message(format!("`trainable_token_indices`: {reason}")));
         }
         if let Some(beyond) = ids.iter().find(|id| **id as usize >= spec.shape[0]) {
-            return Err(Error::Message(format!(
-                "`trainable_token_indices`: there is no row {beyond} in `{}`, which has {} rows",
-                spec.name, spec.shape[0]
-            )));
+            return Err(self.no_row(tensor, *beyond as usize));
         }
         if matches!(self.stored[tensor], Stored::Trained(_)) {
             return Err(Error::Message(format!(
@@ -143,6 +140,15 @@ impl Model {
         let rows = TokenRows::new(tensor, ids.to_vec(), id);
         self.adapters.rows.push(rows);
         Ok(())
+    }
+
+    /// A table has no row of this number.
+    pub(crate) fn no_row(&self, tensor: TensorId, row: usize) -> Error {
+        let spec = &self.specs[tensor];
+        Error::Message(format!(
+            "`trainable_token_indices`: there is no row {row} in `{}`, which has {} rows; expected ids below that",
+            spec.name, spec.shape[0]
+        ))
     }
 
     /// Values of a tensor as f32.

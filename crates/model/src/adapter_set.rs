@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use danlu_kernels::dora::SHORTEST;
 use danlu_kernels::team::parallel_chunks;
 
 use crate::adapter_folder::{AdapterFolder, BaseTensors, Change};
@@ -236,7 +237,7 @@ impl TensorChange<'_> {
                     let mut adapted = before.clone();
                     low_rank.add_row(b, &mut adapted);
                     let square: f64 = adapted.iter().map(|value| f64::from(*value).powi(2)).sum();
-                    let factor = magnitude[row] / square.sqrt() as f32;
+                    let factor = magnitude[row] / (square.sqrt() as f32).max(SHORTEST);
                     let pairs = adapted.iter().zip(before);
                     values.iter_mut().zip(pairs).for_each(|(value, (adapted, before))| {
                         *value += factor * adapted - before;

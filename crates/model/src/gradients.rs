@@ -149,6 +149,9 @@ impl Model {
             unit_rows_backward(self.parameters.view(id), self.config.hidden_size, gradient);
             self.unit_head.forget();
         }
+        if sink.is_last_backward() {
+            self.adapters.forget_lengths(Some(id));
+        }
         sink.ready(id, &mut self.parameters, gradients.memory.view(place));
         gradients.release(id);
         self.renew_token_rows(Some(id));

@@ -16,6 +16,7 @@ mod bitsandbytes;
 mod checkpoint;
 mod config;
 mod convert;
+mod derived;
 mod describe;
 mod error;
 mod families;

@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use danlu_formats::ModuleSelection;
-use danlu_kernels::dora::row_squares;
+use danlu_kernels::dora::{inverse_lengths, row_squares};
 use danlu_kernels::linear::Lora;
-use danlu_kernels::{Buffer, View, ViewMut, Weight};
+use danlu_kernels::{Buffer, Precision, View, ViewMut, Weight};
 
+use crate::derived::Derived;
 use crate::families::Packing;
 use crate::layout::packed;
 use crate::names::{Part, TensorId};
@@ -175,21 +176,30 @@ pub(crate) struct Magnitude {
     pub(crate) id: ParameterId,
     /// ‖W_i‖² of the layer's own rows, taken when they are first needed: the weight is frozen.
     squares: OnceLock<Buffer<f32>>,
+    /// 1 / ‖W_i + scale · B_i·A‖ of the same rows, for as long as A and B stay.
+    inverse: Derived<Buffer<f32>>,
 }
 
 impl Magnitude {
     pub(crate) fn new(id: ParameterId) -> Self {
-        Self { id, squares: OnceLock::new() }
+        Self { id, squares: OnceLock::new(), inverse: Derived::default() }
     }
 
-    pub(crate) fn squares(&self, weight: Weight) -> View<'_, f32> {
+    /// What the layer's rows are multiplied by to have length one.
+    pub(crate) fn inverse(&self, precision: Precision, weight: Weight, lora: Lora) -> View<'_, f32> {
         let outputs = weight.outputs();
         let squares = self.squares.get_or_init(|| {
             let mut squares = Buffer::zeros(outputs);
             row_squares(weight, squares.first_mut(outputs));
             squares
         });
-        squares.first(outputs)
+        let inverse = self.inverse.get(|spare| {
+            let mut inverse = spare.unwrap_or_else(|| Buffer::zeros(outputs));
+            let own = inverse.first_mut(outputs);
+            inverse_lengths(precision, weight, lora, squares.first(outputs), own);
+            inverse
+        });
+        inverse.first(outputs)
     }
 }
 
@@ -242,7 +252,7 @@ pub(crate) struct Adapters {
     layers: Vec<[Option<Adapter>; Module::ALL.len()]>,
     /// Trained rows of tables.
     pub(crate) rows: Vec<TokenRows>,
-    /// What A and B started with and the weights lack, in the layout of the parameters, of PiSSA.
+    /// What A and B started with and the weights lack, where they are among the parameters, of PiSSA.
     pub(crate) start: Option<Buffer<f32>>,
     /// The share of the input of A that is dropped in training.
     pub(crate) dropout: f32,
@@ -275,6 +285,17 @@ impl Adapters {
     /// Rows that have trained lengths, of all layers.
     pub(crate) fn magnitudes(&self) -> usize {
         self.all().filter(|adapter| adapter.magnitude.is_some()).map(|adapter| adapter.rows.len()).sum()
+    }
+
+    /// A and B of all adapters change, or this one of them.
+    pub(crate) fn forget_lengths(&mut self, changed: Option<ParameterId>) {
+        for adapter in self.layers.iter_mut().flatten().flatten() {
+            if changed.is_none_or(|id| [adapter.a, adapter.b].contains(&id))
+                && let Some(magnitude) = &mut adapter.magnitude
+            {
+                magnitude.inverse.forget();
+            }
+        }
     }
 
     /// The trained rows of a table.

@@ -1,7 +1,10 @@
 //! The model: its configuration, its weights at rest, and what of it is trained.
 
+use std::ops::Range;
+
 use danlu_kernels::attention::Distance;
-use danlu_kernels::blocks::BlockType;
+use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
+use danlu_kernels::elementwise::round_to_bf16;
 use danlu_kernels::{Buffer, Grouped, Precision, View, Weight, bf16};
 
 use crate::adapter_place::ParametersMut;
@@ -57,6 +60,29 @@ impl Stored {
         }
     }
 
+    /// Puts `rows` of a matrix, the first `values`, where they rest; the error is a reason.
+    pub(crate) fn put(
+        &mut self,
+        spec: &TensorSpec,
+        rows: Range<usize>,
+        values: &Buffer<f32>,
+    ) -> Result<(), String> {
+        let elements = rows.start * spec.width()..rows.end * spec.width();
+        let count = elements.len();
+        match self {
+            Self::F32(all) => all.host_mut()[elements].copy_from_slice(&values.host()[..count]),
+            Self::Bf16(all) => round_to_bf16(values.first(count), all.view_mut(elements)),
+            Self::Blocks(kind, bytes) => {
+                let place = |element| element / kind.block_elements() * kind.block_bytes();
+                let bytes = &mut bytes.host_mut()[place(elements.start)..place(elements.end)];
+                quantize_in_parallel(*kind, &values.host()[..count], spec.width(), None, bytes)
+                    .map_err(|error| error.to_string())?;
+            }
+            Self::Grouped(_) | Self::Trained(_) => {}
+        }
+        Ok(())
+    }
+
     /// Another one of the same values; a trained one is the same parameter.
     pub(crate) fn copy(&self) -> Self {
         match self {
@@ -102,6 +128,7 @@ impl Model {
     /// What is trained, to update.
     pub fn parameters_mut(&mut self) -> ParametersMut<'_> {
         self.unit_head.forget();
+        self.adapters.forget_lengths(None);
         ParametersMut(self)
     }
 
@@ -129,11 +156,12 @@ impl Model {
             None => 0,
         };
         let start = self.adapters.start.as_ref().map_or(0, |start| start.len() * 4);
-        let squares = self.adapters.magnitudes() * 4;
+        // Of each row its square, and what gives it length one.
+        let lengths = self.adapters.magnitudes() * 8;
         self.stored.iter().map(frozen).sum::<usize>()
             + self.parameters.len() * 4
             + unit_head
-            + squares
+            + lengths
             + start
     }
 

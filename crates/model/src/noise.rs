@@ -43,10 +43,12 @@ impl Noise {
             return;
         }
         let width = x.len() / keys.len();
-        let scale = |length: usize| self.embeddings / ((length * width) as f32).sqrt();
-        let lengths = tokens.sequences().iter().map(|sequence| sequence.keys.len());
-        let scales: Vec<f32> =
-            lengths.flat_map(|length| std::iter::repeat_n(scale(length), length)).collect();
-        add_noise(keys, EMBEDDINGS, &scales, x);
+        let sequences = tokens.sequences();
+        let scale = |row: usize| {
+            let sequence = sequences.partition_point(|sequence| sequence.keys.end <= row);
+            let length = sequences.get(sequence).map_or(1, |sequence| sequence.keys.len());
+            self.embeddings / ((length * width) as f32).sqrt()
+        };
+        add_noise(keys, EMBEDDINGS, scale, x);
     }
 }

@@ -4,9 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::Container;
+use danlu_kernels::blocks::BlockType;
 use danlu_kernels::blocks::nf4::double_quantize;
-use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
-use danlu_kernels::elementwise::round_to_bf16;
 use danlu_kernels::unit_rows::unit_rows_in_place;
 use danlu_kernels::{Buffer, Precision};
 use danlu_tokenizer::Tokenizer;
@@ -224,7 +223,7 @@ fn open_with(
                     for first in (0..spec.shape[0]).step_by(at_once) {
                         let rows = first..spec.shape[0].min(first + at_once);
                         read(rows.clone(), &mut scratch)?;
-                        put(&mut stored, spec, rows, &scratch).map_err(|reason| Error::Tensor {
+                        stored.put(spec, rows, &scratch).map_err(|reason| Error::Tensor {
                             path: path.into(),
                             name: spec.name.clone(),
                             reason,
@@ -279,28 +278,6 @@ pub(crate) fn exact_values(
         checkpoint.read(&layout, id, spec, &config, 0..spec.shape[0], &mut values)?;
         checkpoint.drop_pages(&layout, id);
         each(index, &values);
-    }
-    Ok(())
-}
-
-/// Puts `rows` of a matrix, the first values, where they rest; the error is a reason.
-fn put(
-    stored: &mut Stored,
-    spec: &TensorSpec,
-    rows: Range<usize>,
-    values: &Buffer<f32>,
-) -> std::result::Result<(), String> {
-    let elements = rows.start * spec.width()..rows.end * spec.width();
-    match stored {
-        Stored::Bf16(all) => round_to_bf16(values.first(elements.len()), all.view_mut(elements)),
-        Stored::Blocks(kind, bytes) => {
-            let place = |element| element / kind.block_elements() * kind.block_bytes();
-            let bytes = &mut bytes.host_mut()[place(elements.start)..place(elements.end)];
-            let values = &values.host()[..elements.len()];
-            quantize_in_parallel(*kind, values, spec.width(), None, bytes)
-                .map_err(|error| error.to_string())?;
-        }
-        Stored::F32(_) | Stored::Grouped(_) | Stored::Trained(_) => {}
     }
     Ok(())
 }

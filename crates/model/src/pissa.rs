@@ -8,10 +8,11 @@ use danlu_formats::AdapterConfig;
 use danlu_kernels::linear::{linear, linear_backward_input};
 use danlu_kernels::matmul::Output;
 use danlu_kernels::random::Random;
+use danlu_kernels::team::parallel_chunks;
 use danlu_kernels::{Buffer, Precision, Weight};
 
 use crate::model::Stored;
-use crate::names::block_tensor;
+use crate::names::{TensorId, block_tensor};
 use crate::{Error, Model, Module, ParameterId, Parameters, Result};
 
 /// Vectors beside those that are wanted, which make the wanted ones exact sooner.
@@ -84,14 +85,12 @@ impl Model {
     ) -> Result<()> {
         let Some(adapter) = self.adapters.get(layer, module) else { return Ok(()) };
         let (rank, scale) = (adapter.rank, adapter.scale);
-        let mut weight = Vec::new();
-        for &member in self.config.family.span(module) {
-            let tensor = block_tensor(&self.config, layer, member.part());
-            weight.extend(self.tensor_values(tensor, 0..self.specs[tensor].elements())?);
-        }
+        let span = self.config.family.span(module).iter();
+        let tensors: Vec<TensorId> =
+            span.map(|member| block_tensor(&self.config, layer, member.part())).collect();
+        let weight = self.values_together(&tensors)?;
         let inputs = self.parameters.list()[a.0].shape[1];
         let outputs = weight.len() / inputs;
-        let weight = Buffer::from_host(&weight);
         let weight = Weight::new(weight.first(weight.len()), outputs, inputs);
         let values = largest_singular(weight, rank, iterations, random);
         let mut first = vec![0.0; rank * inputs];
@@ -119,17 +118,32 @@ impl Model {
                 let b = &b[adapter.rows.start * rank..adapter.rows.end * rank];
                 let tensor = block_tensor(&self.config, layer, module.part());
                 let width = self.specs[tensor].width();
-                let mut values = self.tensor_values(tensor, 0..self.specs[tensor].elements())?;
-                danlu_kernels::team::parallel_chunks(&mut values, width, |row, values| {
+                let mut values = self.values_together(&[tensor])?;
+                parallel_chunks(values.host_mut(), width, |row, values| {
                     for (b, a) in b[row * rank..(row + 1) * rank].iter().zip(a.chunks_exact(width)) {
                         values.iter_mut().zip(a).for_each(|(value, a)| *value -= scale * b * a);
                     }
                 });
-                self.stored[tensor] = self.at_rest(tensor, Buffer::from_host(&values));
+                self.stored[tensor] = self.at_rest(tensor, values);
             }
         }
         self.adapters.start = Some(start);
         Ok(())
+    }
+
+    /// All values of tensors, one behind the other.
+    fn values_together(&self, tensors: &[TensorId]) -> Result<Buffer<f32>> {
+        let elements = |tensor: &TensorId| self.specs[*tensor].elements();
+        let mut all = Buffer::zeros(tensors.iter().map(elements).sum());
+        let mut end = 0;
+        for tensor in tensors {
+            self.values(*tensor, 0..elements(tensor), |part| {
+                all.host_mut()[end..end + part.len()].copy_from_slice(part);
+                end += part.len();
+                Ok(())
+            })?;
+        }
+        Ok(all)
     }
 
     /// Makes of a saved adapter that was read what is trained and what was taken out of the weights, its two halves; for plans
@@ -159,13 +173,13 @@ impl Model {
             _ => (one.name.clone(), one.shape.clone()),
         });
         let mut halves = Parameters::new(shapes);
-        let mut start = Buffer::zeros(halves.len());
+        let mut start = Buffer::zeros(low_rank_elements(&halves));
         let ranges: Vec<_> = halves.list().iter().map(|one| one.range.clone()).collect();
         let values = self.parameters.values().host();
         for (one, range) in list.iter().zip(ranges) {
             let (from, half) = (&values[one.range.clone()], range.len());
             let to = &mut halves.values_mut().host_mut()[range.clone()];
-            let own = &mut start.host_mut()[range];
+            let own = start.host_mut().get_mut(range).unwrap_or_default();
             if is_half(&one.name, "A") {
                 to.copy_from_slice(&from[..half]);
                 own.copy_from_slice(&from[half..]);
@@ -190,7 +204,14 @@ impl Model {
     }
 }
 
+/// Elements of the matrices of adapters, which come before everything else that is trained.
+pub(crate) fn low_rank_elements(parameters: &Parameters) -> usize {
+    let last = parameters.list().iter().rfind(|parameter| parameter.name.contains(".lora_"));
+    last.map_or(0, |parameter| parameter.range.end)
+}
+
 /// A singular value with its vectors.
+#[derive(Clone)]
 struct Singular {
     value: f64,
     /// [outputs]
@@ -236,8 +257,11 @@ fn largest_singular(
     linear_backward_input(Precision::F32, y, weight, Output::Overwrite, x);
     // Of the small matrix Q·W the squares of the singular values are the eigenvalues of its products of rows.
     let rows: Vec<&[f32]> = right.host().chunks_exact(inputs).collect();
-    let mut products: Vec<Vec<f64>> =
-        rows.iter().map(|one| rows.iter().map(|other| product(one, other)).collect()).collect();
+    let mut products = vec![vec![0.0; count]; count];
+    parallel_chunks(&mut products, 1, |one, products| {
+        let pairs = products[0].iter_mut().zip(&rows);
+        pairs.for_each(|(sum, other)| *sum = product(rows[one], other));
+    });
     let vectors = eigenvectors(&mut products);
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|one, other| products[*other][*other].total_cmp(&products[*one][*one]));
@@ -249,19 +273,15 @@ fn largest_singular(
         }
         sum
     };
-    let mut values: Vec<Singular> = order
-        .into_iter()
-        .take(rank)
-        .map(|index| {
-            let value = products[index][index].max(0.0).sqrt();
-            let inverse = if value > 0.0 { 1.0 / value } else { 0.0 };
-            let (left, right) =
-                (combine(&left, outputs, index, 1.0), combine(&right, inputs, index, inverse));
-            Singular { value, left, right }
-        })
-        .collect();
-    let none = || Singular { value: 0.0, left: vec![0.0; outputs], right: vec![0.0; inputs] };
-    values.resize_with(rank, none);
+    let none = Singular { value: 0.0, left: vec![0.0; outputs], right: vec![0.0; inputs] };
+    let mut values = vec![none; rank];
+    parallel_chunks(&mut values, 1, |place, singular| {
+        let Some(&index) = order.get(place) else { return };
+        let value = products[index][index].max(0.0).sqrt();
+        let inverse = if value > 0.0 { 1.0 / value } else { 0.0 };
+        let (left, right) = (combine(&left, outputs, index, 1.0), combine(&right, inputs, index, inverse));
+        singular[0] = Singular { value, left, right };
+    });
     values
 }
 
@@ -273,20 +293,22 @@ fn length(row: &[f32]) -> f64 {
     product(row, row).sqrt()
 }
 
-/// Makes rows of `width` orthogonal to each other and of length one (Gram–Schmidt, twice, because once leaves what
-/// rounding made); a row that is a sum of others becomes zero.
+/// Makes rows of `width` orthogonal to each other and of length one (modified Gram–Schmidt, twice, because once leaves
+/// what rounding made); a row that is a sum of others becomes zero.
 fn orthonormalize(rows: &mut [f32], width: usize) {
-    for index in 0..rows.len() / width {
-        let (before, from) = rows.split_at_mut(index * width);
-        let row = &mut from[..width];
-        let whole = length(row);
-        for other in before.chunks_exact(width).chain(before.chunks_exact(width)) {
-            let along = product(row, other) as f32;
-            row.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
+    for _ in 0..2 {
+        let whole: Vec<f64> = rows.chunks_exact(width).map(length).collect();
+        for (index, whole) in whole.into_iter().enumerate() {
+            let (done, later) = rows.split_at_mut((index + 1) * width);
+            let row = &mut done[index * width..];
+            let rest = length(row);
+            let factor = if rest > 1e-6 * whole { 1.0 / rest } else { 0.0 };
+            row.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+            parallel_chunks(later, width, |_, other| {
+                let along = product(other, row) as f32;
+                other.iter_mut().zip(row.iter()).for_each(|(value, row)| *value -= along * row);
+            });
         }
-        let rest = length(row);
-        let factor = if rest > 1e-6 * whole { 1.0 / rest } else { 0.0 };
-        row.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
     }
 }
 

@@ -2,7 +2,7 @@
 //! same input run together.
 
 use danlu_kernels::bias::{add_bias, bias_backward};
-use danlu_kernels::dora::{inverse_lengths, magnitude_gradient, scale_columns, scaled_columns};
+use danlu_kernels::dora::{magnitude_gradient, scale_columns, scaled_columns};
 use danlu_kernels::dropout::{add_dropout, dropout};
 use danlu_kernels::linear::{Input, Layer, Lora, OutputGradient, adapter_input_gradient, input_gradient};
 use danlu_kernels::matmul::Output;
@@ -11,13 +11,8 @@ use danlu_kernels::{Buffer, Value, View, ViewMut};
 use crate::names::{Extra, block_tensor};
 use crate::{Gradients, Model, Module, ParameterId};
 
-/// What the adapter of each module keeps for the backward.
-pub(crate) struct LowRank {
-    /// scale · x · Aᵀ, [T, R] each.
-    pub(crate) low: [Buffer<f32>; Module::ALL.len()],
-    /// 1 / ‖W_i + scale · B_i·A‖ of those with trained lengths, [outputs] each.
-    pub(crate) inverse: [Buffer<f32>; Module::ALL.len()],
-}
+/// What the adapter of each module keeps for the backward: scale · x · Aᵀ, [T, R].
+pub(crate) type LowRank = [Buffer<f32>; Module::ALL.len()];
 
 /// What adapters use and do not keep.
 pub(crate) struct AdapterScratch<T: Value> {
@@ -54,7 +49,7 @@ impl<T: Value> AdapterScratch<T> {
 #[derive(Clone, Copy)]
 struct Around<'a> {
     lora: Lora<'a>,
-    /// The trained lengths of the layer's rows, and their own squares.
+    /// The trained lengths of the layer's rows, and what gives them length one.
     magnitude: Option<(ParameterId, View<'a, f32>, View<'a, f32>)>,
     /// Where its random bits come from, if something is dropped.
     site: Option<u64>,
@@ -86,16 +81,16 @@ impl Model {
         own: Layer<'a>,
         keys: &[u64],
     ) -> Option<Around<'a>> {
-        let adapter = self.adapters.get(layer, module)?;
+        let (adapter, lora) = (self.adapters.get(layer, module)?, own.adapter?);
         let magnitude = adapter.magnitude.as_ref().map(|magnitude| {
             let lengths = self.parameters.view(magnitude.id).part(adapter.rows.clone());
-            (magnitude.id, lengths, magnitude.squares(own.weight))
+            (magnitude.id, lengths, magnitude.inverse(self.precision, own.weight, lora))
         });
         let drops = self.adapters.dropout > 0.0 && !keys.is_empty();
         // Layers that are one tensor drop the same.
         let lead = self.config.family.lead(module) as usize;
         let site = drops.then(|| 1 + (layer * Module::ALL.len() + lead) as u64);
-        Some(Around { lora: own.adapter?, magnitude, site })
+        Some(Around { lora, magnitude, site })
     }
 
     /// y (+)= W·x + B·low + bias for each module, with its low [T, R] = scale · A·x kept; with trained lengths,
@@ -117,7 +112,7 @@ impl Model {
         for (module, mut y) in members {
             let member = self.layer(layer, module);
             let around = self.around(layer, module, member, keys);
-            let low = &mut kept.low[module as usize];
+            let low = &mut kept[module as usize];
             let elements = tokens * rank(member);
             if let Some(Around { lora, site, .. }) = around {
                 let low = low.first_mut(elements);
@@ -130,13 +125,9 @@ impl Model {
                 }
             }
             let low = low.first(elements);
-            match around.and_then(|around| Some((around.lora, around.magnitude?))) {
+            match around.and_then(|around| around.magnitude) {
                 None => input.forward(member, low, output, y.reborrow()),
-                Some((lora, (_, lengths, squares))) => {
-                    let inverse = &mut kept.inverse[module as usize];
-                    let own = inverse.first_mut(lengths.len());
-                    inverse_lengths(self.precision, member.weight, lora, squares, own);
-                    let inverse = inverse.first(lengths.len());
+                Some((_, lengths, inverse)) => {
                     if output == Output::Overwrite {
                         input.forward(member, low, output, y.reborrow());
                         scale_columns(lengths, inverse, y.reborrow());
@@ -175,9 +166,9 @@ impl Model {
         let around: [_; N] =
             std::array::from_fn(|index| self.around(layer, members[index].0, layers[index], keys));
         for (index, (module, dy)) in members.iter().enumerate() {
-            let Some((id, lengths, _)) = around[index].and_then(|around| around.magnitude) else { continue };
-            let low = kept.low[*module as usize].first(tokens * rank(layers[index]));
-            let inverse = kept.inverse[*module as usize].first(lengths.len());
+            let magnitude = around[index].and_then(|around| around.magnitude);
+            let Some((id, lengths, inverse)) = magnitude else { continue };
+            let low = kept[*module as usize].first(tokens * rank(layers[index]));
             let mut part = part.first_mut(tokens * lengths.len());
             input.forward(layers[index], low, Output::Overwrite, part.reborrow());
             if let Some(adapter) = self.adapters.get(layer, *module) {
@@ -207,7 +198,7 @@ impl Model {
                 let (da, db) = gradients.add_to_both([adapter.a, adapter.b]);
                 let db = adapter.own_rows(db, adapter.rank);
                 let elements = tokens * adapter.rank;
-                let low = kept.low[module as usize].first(elements);
+                let low = kept[module as usize].first(elements);
                 let dlow = dlow[index].first_mut(elements);
                 match around.site {
                     None => input.adapter_gradient(dy, low, dlow, da, db),

@@ -1,17 +1,13 @@
 //! A trained head whose rows are used with length one (Baichuan 2): the copy with such rows.
-//!
-//! It is made when it is first needed after the weights changed, and its memory is used again.
-
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use danlu_kernels::unit_rows::unit_rows;
 use danlu_kernels::{Buffer, Precision, View, Weight, bf16};
 
+use crate::derived::Derived;
+
 #[derive(Default)]
 pub(crate) struct UnitHead {
-    current: OnceLock<Rows>,
-    /// Memory of the copy before the weights changed.
-    spare: Mutex<Option<Rows>>,
+    rows: Derived<Rows>,
 }
 
 enum Rows {
@@ -30,8 +26,7 @@ impl UnitHead {
 
     /// The rows of `weight` [V, D] with length one.
     pub(crate) fn get(&self, precision: Precision, weight: View<f32>, [v, d]: [usize; 2]) -> Weight<'_> {
-        let rows = self.current.get_or_init(|| {
-            let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let rows = self.rows.get(|spare| {
             let mut rows = spare.unwrap_or_else(|| match precision {
                 Precision::F32 => Rows::F32(Buffer::zeros(v * d)),
                 Precision::Bf16 => Rows::Bf16(Buffer::zeros(v * d)),
@@ -50,8 +45,6 @@ impl UnitHead {
 
     /// The weights change.
     pub(crate) fn forget(&mut self) {
-        if let Some(rows) = self.current.take() {
-            *self.spare.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(rows);
-        }
+        self.rows.forget();
     }
 }

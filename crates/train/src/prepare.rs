@@ -580,20 +580,55 @@ fn adapters(
         if resume_from.is_some() && is_fresh_pissa {
             config = model.continue_pissa(&config, load == Load::Weights)?;
         }
-        let (r, alpha) = (config.r, config.lora_alpha);
-        notices.push(format!(
-            "the adapter of `{}` keeps its own rank {r}, alpha {alpha} and layers",
+        let tables = model.config().family.table_modules();
+        let holds =
+            |table: &String| config.modules_to_save.iter().flatten().any(|saved| saved.ends_with(table));
+        if recipe.model.resize_vocab && !tables.iter().all(holds) {
+            let problem = format!(
+                "the adapter of `{}` does not hold `{}` whole, so new rows could be neither trained nor saved in it; \
+                 grow the model first (`danlu tokenizer extend --model`), or train a fresh adapter with \
+                 `create_new_adapter: true`",
+                folder.display(),
+                tables.join("` and `")
+            );
+            return Err(TrainError::Option { key: "resize_vocab", problem });
+        }
+        let (r, alpha, dropout) = (config.r, config.lora_alpha, config.lora_dropout);
+        let mut notice = format!(
+            "the adapter of `{}` keeps its own rank {r}, alpha {alpha}, dropout {dropout} and layers",
             folder.display()
-        ));
+        );
+        if resume_from.is_none() {
+            let target = model.config().family.target_modules(&options.lora_target.0).ok();
+            let unused = options.unused_beside(&config, target);
+            if !unused.is_empty() {
+                let unused: Vec<String> = unused.into_iter().map(|key| format!("`{key}`")).collect();
+                notice = format!(
+                    "{notice}; its `adapter_config.json` decides, and not the recipe's {}",
+                    unused.join(", ")
+                );
+            }
+        }
+        notices.push(notice);
         return Ok(Some(config));
     }
     let target = model.config().family.target_modules(&options.lora_target.0);
     let target = target.map_err(|problem| TrainError::Option { key: "lora_target", problem })?;
     let mut config = options.adapter_config(target);
-    if recipe.model.resize_vocab && config.modules_to_save.is_none() {
+    if recipe.model.resize_vocab {
         let tables = model.config().family.table_modules();
-        notices.push(format!("`additional_target` is `{}`, which have new rows", tables.join(",")));
-        config.modules_to_save = Some(tables);
+        let saved = config.modules_to_save.get_or_insert_with(|| {
+            notices.push(format!("`additional_target` is `{}`, which have new rows", tables.join(",")));
+            tables.clone()
+        });
+        let is_saved = |table: &&String| saved.iter().any(|name| table.ends_with(name.as_str()));
+        if let Some(missing) = tables.iter().find(|table| !is_saved(table)) {
+            let problem = format!(
+                "`{missing}` has new rows by `resize_vocab`, which would be neither trained nor saved in the adapter; add it, \
+                 or leave `additional_target` out"
+            );
+            return Err(TrainError::Option { key: "additional_target", problem });
+        }
     }
     model.add_adapter(&config, (load == Load::Weights).then_some(recipe.training.seed))?;
     Ok(Some(config))

@@ -4,10 +4,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::Path;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use danlu_data::{Sample, Source, step_slices};
-use danlu_model::{Activations, AttentionBias, Config, Keep, Model, Precision};
+use danlu_formats::{AdapterConfig, ModuleSelection, TokenIndices};
+use danlu_model::{Activations, AttentionBias, Config, Gradients, Keep, Model, Precision};
 use danlu_train::objective::Objective;
 use danlu_train::objective::step::Step;
 use danlu_train::optimizer::Optimizer;
@@ -46,10 +48,20 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+const THREADS: usize = 2;
+
+/// What is trained, and what the forward adds at random.
+#[derive(Clone, Copy, Debug)]
+enum Method {
+    Full,
+    /// Adapters with lengths of rows and dropout, rows of tokens, and noise on embeddings.
+    Adapters,
+}
+
 #[test]
 fn computing_threads_allocate_nothing_after_the_second_step() {
     IS_CALLER.set(true);
-    danlu_kernels::team::set_threads(2);
+    danlu_kernels::team::set_threads(THREADS);
     let config = Config {
         vocab_size: 300,
         hidden_size: 64,
@@ -69,34 +81,81 @@ fn computing_threads_allocate_nothing_after_the_second_step() {
         normalized_head: true,
         ..config.clone()
     };
-    let precisions = [Precision::F32, Precision::Bf16];
-    for (precision, config) in precisions.into_iter().flat_map(|p| [(p, &config), (p, &with_every_option)]) {
-        let mut model = Model::zeros(config.clone(), precision).initialize(1);
+    for precision in [Precision::F32, Precision::Bf16] {
+        for (config, method) in
+            [(&config, Method::Full), (&with_every_option, Method::Full), (&config, Method::Adapters)]
+        {
+            // Which thread gets which task is chance, and a thread makes its memory at its first task of a kind. So each
+            // takes a step alone before: what it has then is enough for any share of one.
+            let all_are_here = Barrier::new(THREADS);
+            danlu_kernels::team::parallel_for(THREADS, |_| {
+                all_are_here.wait();
+                Training::new(config, precision, method).step(1);
+            });
+            let mut training = Training::new(config, precision, method);
+            for step in 1..=5 {
+                let before = [&BY_WORKERS, &LARGE_BY_CALLER].map(|count| count.load(Ordering::Relaxed));
+                training.step(step);
+                let after = [&BY_WORKERS, &LARGE_BY_CALLER].map(|count| count.load(Ordering::Relaxed));
+                assert!(
+                    step <= 2 || before == after,
+                    "{precision:?} {method:?} step {step}: {before:?} became {after:?}"
+                );
+            }
+        }
+    }
+}
+
+/// A small model in training.
+struct Training {
+    model: Model,
+    optimizer: Optimizer,
+    gradients: Gradients,
+    activations: Activations,
+    slices: Step,
+}
+
+impl Training {
+    fn new(config: &Config, precision: Precision, method: Method) -> Self {
+        let model = match method {
+            Method::Full => Model::zeros(config.clone(), precision).initialize(1),
+            Method::Adapters => {
+                let mut model = Model::random(config.clone(), precision, None, 1);
+                let ids = |count: usize| (0..count).collect();
+                let rows = [("embed_tokens".to_owned(), ids(40)), ("lm_head".to_owned(), ids(40))];
+                let adapter = AdapterConfig {
+                    r: 4,
+                    lora_dropout: 0.1,
+                    use_dora: true,
+                    target_modules: Some(ModuleSelection::Pattern("all-linear".into())),
+                    trainable_token_indices: Some(TokenIndices::Modules(rows.into())),
+                    ..AdapterConfig::default()
+                };
+                model.add_adapter(&adapter, Some(1)).unwrap();
+                model.set_noise(1, 5.0);
+                model
+            }
+        };
         let options = TrainingOptions { learning_rate: 1e-3, ..TrainingOptions::default() };
-        let mut optimizer = Optimizer::new(&model, &options);
-        let mut gradients = optimizer.gradients(&model);
-        let mut activations = Activations::new(&model, 512, Keep::ForBackward);
+        let optimizer = Optimizer::new(&model, &options);
         let sample = |length: usize| Sample {
             ids: (0..length as u32).map(|id| id % 300).collect(),
             loss_weights: vec![1.0; length],
             source: Source { path: Path::new("test").into(), line: 1 },
         };
-        let slices = Step::of(step_slices([300, 5, 200, 1].map(sample)));
-        for step in 1..=5 {
-            let before = [&BY_WORKERS, &LARGE_BY_CALLER].map(|count| count.load(Ordering::Relaxed));
-            optimizer.begin(1e-3, step);
-            take_step(
-                &mut model,
-                &Objective::default(),
-                &slices,
-                &mut activations,
-                &mut gradients,
-                &mut optimizer,
-                &|_| None,
-            )
-            .unwrap();
-            let after = [&BY_WORKERS, &LARGE_BY_CALLER].map(|count| count.load(Ordering::Relaxed));
-            assert!(step <= 2 || before == after, "{precision:?} step {step}: {before:?} became {after:?}");
+        Self {
+            gradients: optimizer.gradients(&model),
+            optimizer,
+            activations: Activations::new(&model, 512, Keep::ForBackward),
+            slices: Step::of(step_slices([300, 5, 200, 1].map(sample))),
+            model,
         }
+    }
+
+    fn step(&mut self, step: u64) {
+        let Self { model, optimizer, gradients, activations, slices } = self;
+        optimizer.begin(1e-3, step);
+        let judge = &|_| None;
+        take_step(model, &Objective::default(), slices, activations, gradients, optimizer, judge).unwrap();
     }
 }

@@ -31,6 +31,7 @@ impl Kernel for Bf16 {
     const A_WIDTH: usize = ROWS;
     const B_WIDTH: usize = COLUMNS;
     const DEPTH: usize = 2;
+    const TAKES_BF16: bool = true;
 
     unsafe fn pack_a(a: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
@@ -87,6 +88,7 @@ impl<const ROUND: bool> Kernel for F32<ROUND> {
     const A_WIDTH: usize = ROWS;
     const B_WIDTH: usize = COLUMNS;
     const DEPTH: usize = 1;
+    const TAKES_BF16: bool = false;
 
     unsafe fn pack_a(a: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.

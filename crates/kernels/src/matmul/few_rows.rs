@@ -45,7 +45,7 @@ pub(super) fn matmul<T: Value>(
         let rows: &[f32] = scratch;
         parallel_for(n.div_ceil(WEIGHT_ROWS), |task| {
             for column in task * WEIGHT_ROWS..n.min((task + 1) * WEIGHT_ROWS) {
-                b.block(0, k, column, 1).transposed().with_values(|weight| {
+                b.block(0, k, column, 1).transposed().with_values(false, |weight| {
                     for row in 0..m {
                         let x = &rows[row * k..][..k];
                         let dot = match (weight.data, precision) {

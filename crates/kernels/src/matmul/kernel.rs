@@ -14,6 +14,8 @@ pub(super) trait Kernel {
     const A_WIDTH: usize;
     const B_WIDTH: usize;
     const DEPTH: usize;
+    /// Whether words hold bf16, so that a matrix to pack may as well be rounded before.
+    const TAKES_BF16: bool;
 
     /// Packs A into panels `stride` words apart, the first at `packed`.
     ///

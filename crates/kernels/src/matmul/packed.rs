@@ -8,7 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 
 use super::kernel::{Kernel, Place, Segment, Tile, with_kernel};
-use super::{Data, DataMut, Operand, Output, few_rows};
+use super::{Data, DataMut, Operand, Output, Storage, few_rows};
 use crate::buffer::{Buffer, ViewMut};
 use crate::linear::Precision;
 use crate::team::{SharedSlice, parallel_for};
@@ -20,12 +20,16 @@ const PASS: usize = 1152;
 const TASK_WORDS: usize = 112 << 10;
 /// Panels of one task at most.
 const TASK_PANELS: usize = 3;
+/// The same where a task takes whole blocks.
+const MOST_PANELS_OF_BLOCKS: usize = 4;
 /// Tasks come in multiples of this, so that a few threads have equally many. Where there are fewer panels, tasks share them
 /// and each has a part of the other operand's.
 const EVEN_TASKS: usize = 4;
 /// Panels, and words, of one packing task where rows of memory are taken as they are.
 const PACK_PANELS: usize = 8;
 const PACK_WORDS: usize = 32;
+/// Words of rows that are dequantized at a time, so that they are still in the cache when they are packed.
+const DEQUANTIZED_WORDS: usize = 256;
 /// Products in one sum.
 const MOST_TERMS: usize = 8;
 
@@ -126,6 +130,16 @@ struct Term<'a> {
 impl Term<'_> {
     const NONE: Self = Self { packed: &[], own: Operand::NONE };
 
+    /// Panels of `width` that blocks span which lie across them; not more than fit into the cache.
+    fn panels_of_blocks(&self, width: usize) -> usize {
+        match self.own.storage {
+            Storage::Blocks { kind, .. } if self.own.column_stride != 1 => {
+                (kind.block_elements() / width).clamp(1, MOST_PANELS_OF_BLOCKS)
+            }
+            _ => 1,
+        }
+    }
+
     fn words<K: Kernel>(&self) -> usize {
         self.own.columns.div_ceil(K::DEPTH)
     }
@@ -144,16 +158,18 @@ fn multiply<K: Kernel, const OWN_A: bool>(
     let depth = terms.iter().map(Term::words::<K>).sum();
     let passes = passes(depth, c);
     let longest = depth.div_ceil(passes);
-    let panels = own_length.div_ceil(own_width);
-    let at_once = (TASK_WORDS / longest.max(1) / own_width).clamp(1, TASK_PANELS);
-    let tasks = panels.div_ceil(at_once).next_multiple_of(EVEN_TASKS).min(panels);
+    // Panels in which whole blocks lie, so that no two tasks dequantize the same.
+    let unit = terms.iter().map(|term| term.panels_of_blocks(own_width)).max().unwrap_or(1);
+    let units = own_length.div_ceil(unit * own_width);
+    let at_once = (TASK_WORDS / longest.max(1) / own_width).clamp(1, TASK_PANELS).div_ceil(unit);
+    let tasks = units.div_ceil(at_once).next_multiple_of(EVEN_TASKS).min(units);
     let others = other_length.div_ceil(other_width);
     let parts = EVEN_TASKS.div_ceil(tasks).min(others);
     parallel_for(tasks * parts, |index| {
         let (task, part) = (index / parts, index % parts);
         let others = others * part / parts..others * (part + 1) / parts;
         // The larger tasks come first, so that threads end together.
-        let start = |task: usize| (panels / tasks * task + task.min(panels % tasks)) * own_width;
+        let start = |task: usize| (units / tasks * task + task.min(units % tasks)) * unit * own_width;
         let (first, end) = (start(task), start(task + 1).min(own_length));
         let length = end - first;
         let block = match OWN_A {
@@ -328,8 +344,11 @@ fn pack<K: Kernel, const IS_A: bool>(matrix: Operand, packed: &mut [u32]) {
     let (panels, words) = (matrix.rows.div_ceil(width), matrix.columns.div_ceil(K::DEPTH));
     assert!(packed.len() >= panels * words * width);
     let packed = SharedSlice::new(packed);
-    let (task_panels, task_words) =
-        if matrix.column_stride == 1 { (1, words.max(1)) } else { (PACK_PANELS, PACK_WORDS) };
+    let (task_panels, task_words) = match (matrix.column_stride, matrix.storage) {
+        (1, Storage::Values(_)) => (1, words.max(1)),
+        (1, _) => (1, DEQUANTIZED_WORDS),
+        _ => (PACK_PANELS, PACK_WORDS),
+    };
     let word_tasks = words.div_ceil(task_words);
     parallel_for(panels.div_ceil(task_panels) * word_tasks, |task| {
         let (panel, word) = (task / word_tasks * task_panels, task % word_tasks * task_words);
@@ -339,7 +358,7 @@ fn pack<K: Kernel, const IS_A: bool>(matrix: Operand, packed: &mut [u32]) {
         let part = matrix.block(row, rows, column, columns);
         let place = packed.pointer((panel * words + word) * width);
         // SAFETY: the kernel is this processor's, the panels fit by the assertion, parts of different tasks are disjoint.
-        part.with_values(|source| unsafe {
+        part.with_values(K::TAKES_BF16, |source| unsafe {
             match IS_A {
                 true => K::pack_a(source, place, words),
                 false => K::pack_b(source, place, words),

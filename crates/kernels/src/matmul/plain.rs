@@ -12,6 +12,7 @@ impl<const ROUND: bool> Kernel for Avx2<ROUND> {
     const A_WIDTH: usize = 6;
     const B_WIDTH: usize = 16;
     const DEPTH: usize = 1;
+    const TAKES_BF16: bool = false;
 
     unsafe fn pack_a(a: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.
@@ -48,6 +49,7 @@ impl<const ROUND: bool> Kernel for Portable<ROUND> {
     const A_WIDTH: usize = 6;
     const B_WIDTH: usize = 8;
     const DEPTH: usize = 1;
+    const TAKES_BF16: bool = false;
 
     unsafe fn pack_a(a: Source, packed: *mut u32, stride: usize) {
         // SAFETY: the caller's promise.

@@ -156,6 +156,52 @@ impl AdapterOptions {
         self.pissa_init || named(&self.init_lora_weights)
     }
 
+    /// The keys that say something else than a continued adapter's own configuration, which decides; `target` is what
+    /// `lora_target` means in its model.
+    #[must_use]
+    pub fn unused_beside(
+        &self,
+        adapter: &AdapterConfig,
+        target: Option<ModuleSelection>,
+    ) -> Vec<&'static str> {
+        let fresh = self.adapter_config(target.clone().unwrap_or(ModuleSelection::Names(Vec::new())));
+        let default = Self::default();
+        let sorted = |modules: Option<ModuleSelection>| match modules {
+            Some(ModuleSelection::Names(mut names)) => {
+                names.sort_unstable();
+                Some(ModuleSelection::Names(names))
+            }
+            other => other,
+        };
+        // A value that is the default may not have been asked for.
+        let keys = [
+            ("lora_rank", self.lora_rank != default.lora_rank && fresh.r != adapter.r),
+            ("lora_alpha", self.lora_alpha.is_some() && fresh.lora_alpha != adapter.lora_alpha),
+            ("lora_dropout", self.lora_dropout != 0.0 && fresh.lora_dropout != adapter.lora_dropout),
+            (
+                "lora_target",
+                self.lora_target != default.lora_target
+                    && sorted(target) != sorted(adapter.target_modules.clone()),
+            ),
+            (
+                "additional_target",
+                fresh.modules_to_save.is_some() && fresh.modules_to_save != adapter.modules_to_save,
+            ),
+            ("rank_pattern", !self.rank_pattern.is_empty() && fresh.rank_pattern != adapter.rank_pattern),
+            ("alpha_pattern", !self.alpha_pattern.is_empty() && fresh.alpha_pattern != adapter.alpha_pattern),
+            ("use_rslora", self.use_rslora && !adapter.use_rslora),
+            ("use_dora", self.use_dora && !adapter.use_dora),
+            ("init_lora_weights", self.init_lora_weights != default.init_lora_weights),
+            ("pissa_init", self.pissa_init),
+            (
+                "trainable_token_indices",
+                fresh.trainable_token_indices.is_some()
+                    && fresh.trainable_token_indices != adapter.trainable_token_indices,
+            ),
+        ];
+        keys.into_iter().filter_map(|(key, is_unused)| is_unused.then_some(key)).collect()
+    }
+
     /// PEFT's configuration of a fresh adapter on these modules.
     #[must_use]
     pub fn adapter_config(&self, target_modules: ModuleSelection) -> AdapterConfig {

@@ -36,7 +36,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "asft_alpha", "eaft_alpha", "module_dropout", "oft_target", "image_*", "video_*", "audio_*", "crop_to_patches", "max_length", "length_penalty",
     "skip_special_tokens", "lang", "download_mode", "save_safetensors", "save_only_model", "save_on_each_node", "ignore_data_skip",
     "quantization_device_map", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
-    "loraplus_lr_embedding", "pissa_convert", "freeze_vision_tower",
+    "pissa_convert", "freeze_vision_tower",
     "freeze_multi_modal_projector", "freeze_language_model", "media_dir", "tool_format",
     "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams", "do_sample",
 ];
@@ -98,6 +98,10 @@ const ON_THE_PROCESSOR: &str =
 const STREAMING: &str = "data sets are read as streams and tokenized once, the ids of large ones stay on disk, and the order is a shuffle \
      of all samples in place of a buffer; to train on the beginning of a huge data set, set `max_samples`";
 
+/// What LLaMA-Factory's LoRA+ gives a rate of its own.
+const LOW_RANK_EMBEDDING: &str = "it is the learning rate of low-rank matrices beside an embedding, which are not trained here (`lora_target` \
+     names linear layers of the blocks); `additional_target: embed_tokens` trains the embedding whole, in LLaMA-Factory too with `learning_rate`";
+
 /// What a key means that is not an option of this program.
 pub(super) enum Foreign {
     /// Accepted, without effect.
@@ -117,6 +121,9 @@ pub(super) fn judge(key: &str, value: &Value) -> Foreign {
     }
     if DEVICES.contains(&key) {
         return Foreign::NotNeeded(ON_THE_PROCESSOR);
+    }
+    if key == "loraplus_lr_embedding" {
+        return Foreign::NotNeeded(LOW_RANK_EMBEDDING);
     }
     if key == "streaming" {
         return if value == &Value::Bool(false) {

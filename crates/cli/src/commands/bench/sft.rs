@@ -10,13 +10,14 @@ use anyhow::Result;
 use danlu_data::{DataOptions, Dataset, Overlong, Sample, Task, step_slices};
 use danlu_hub::Want;
 use danlu_kernels::Precision;
+use danlu_kernels::blocks::BlockType;
 use danlu_model::open_tokenizer;
 use danlu_tokenizer::ChatTemplate;
 use danlu_train::objective::step::Step;
 use serde_json::json;
 
 use super::Arithmetic;
-use super::steps::{Mode, Shape, Training, peak_megabytes};
+use super::steps::{Mode, Shape, Training, base_type, peak_megabytes};
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::models::count;
@@ -44,6 +45,11 @@ pub struct Args {
     /// zh: 训练哪些权重
     #[arg(long, value_enum, default_value = "lora")]
     mode: Mode,
+    /// What the frozen layers of `--mode qlora` rest in
+    ///
+    /// zh: `--mode qlora` 冻结层的存放类型
+    #[arg(long, value_name = "TYPE", value_parser = base_type(), default_value = "nf4")]
+    base: BlockType,
     /// Arithmetic
     ///
     /// zh: 运算精度
@@ -129,7 +135,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         tied: true,
         context: args.cutoff,
     };
-    let model = shape.model(args.mode, Precision::from(args.precision), args.rank)?;
+    let model = shape.model(args.mode, args.base, Precision::from(args.precision), args.rank)?;
     printer.note(format_args!(
         "{} parameters, {} of them trained",
         count(model.parameter_count()),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use danlu_formats::{AdapterConfig, ModuleSelection};
 use danlu_kernels::blocks::BlockType;
 use danlu_model::{Activations, Config, Gradients, Keep, Model, Precision};
@@ -19,8 +20,18 @@ use crate::failure::wrong_input;
 
 const LEARNING_RATE: f64 = 1e-4;
 
-/// What frozen weights rest in under [`Mode::Qlora`].
-pub const FOUR_BITS: BlockType = BlockType::Q4_0;
+/// What frozen layers rest in under [`Mode::Qlora`], as under a recipe's `quantization_bit: 4`.
+pub const FOUR_BITS: BlockType = BlockType::Nf4;
+
+/// The types that they can rest in: bitsandbytes' and those of GGUF files.
+const BASES: [&str; 11] =
+    ["nf4", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"];
+
+/// Reads the type that frozen layers rest in.
+pub fn base_type() -> impl TypedValueParser<Value = BlockType> {
+    let kind = |name: &str| BlockType::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
+    PossibleValuesParser::new(BASES).map(move |name| kind(&name).unwrap_or(FOUR_BITS))
+}
 
 /// What learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,7 +40,7 @@ pub enum Mode {
     Full,
     /// An adapter on every linear layer of frozen weights
     Lora,
-    /// The same, the frozen weights in 4-bit blocks (Q4_0)
+    /// The same, the frozen layers quantized; embedding and head are not
     Qlora,
 }
 
@@ -71,16 +82,17 @@ impl Shape {
         Ok(config)
     }
 
-    /// A model with random weights, of which `mode` says what is trained.
+    /// A model with random weights, of which `mode` says what is trained; `base` is what frozen layers rest in under
+    /// [`Mode::Qlora`].
     ///
     /// # Errors
     /// As [`config`](Self::config), or a rank of 0.
-    pub fn model(&self, mode: Mode, precision: Precision, rank: usize) -> Result<Model> {
+    pub fn model(&self, mode: Mode, base: BlockType, precision: Precision, rank: usize) -> Result<Model> {
         let config = self.config()?;
         Ok(match mode {
             Mode::Full => Model::zeros(config, precision).initialize(1),
             Mode::Lora => with_adapters(Model::random(config, precision, None, 1), rank)?,
-            Mode::Qlora => with_adapters(Model::random(config, precision, Some(FOUR_BITS), 1), rank)?,
+            Mode::Qlora => with_adapters(Model::random(config, precision, Some(base), 1), rank)?,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use danlu_data::{Sample, Source, step_slices};
+use danlu_kernels::blocks::BlockType;
 use danlu_kernels::random::Random;
 use danlu_kernels::timing::{Times, measured};
 use danlu_kernels::{Precision, ceiling};
@@ -14,7 +15,7 @@ use danlu_train::machine;
 use danlu_train::objective::step::Step;
 use serde_json::{Map, json};
 
-use super::steps::{Mode, Shape, Training, peak_megabytes};
+use super::steps::{Mode, Shape, Training, base_type, peak_megabytes};
 use super::{Arithmetic, median};
 use crate::failure::wrong_input;
 use crate::models::count;
@@ -28,6 +29,11 @@ pub struct Args {
     /// zh: 训练哪些权重
     #[arg(long, value_enum, default_value = "full")]
     mode: Mode,
+    /// What the frozen layers of `--mode qlora` rest in
+    ///
+    /// zh: `--mode qlora` 冻结层的存放类型
+    #[arg(long, value_name = "TYPE", value_parser = base_type(), default_value = "nf4")]
+    base: BlockType,
     /// Arithmetic
     ///
     /// zh: 运算精度
@@ -94,7 +100,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let shape = args.shape();
     shape.config()?;
     let limit = ceiling::flops_per_second(precision, 1.0);
-    let model = shape.model(args.mode, precision, args.rank)?;
+    let model = shape.model(args.mode, args.base, precision, args.rank)?;
     printer.note(format_args!(
         "{} parameters, {} of them trained, {} × {} tokens a step",
         count(model.parameter_count()),
