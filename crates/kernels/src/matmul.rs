@@ -142,7 +142,7 @@ impl<'a> Operand<'a> {
             && crate::cpu::level() == crate::cpu::Level::Avx512Bf16
         {
             return ROUNDED.with_borrow_mut(|values| {
-                values.resize(lines * (end - begin), half::bf16::ZERO);
+                let values = first_of(values, lines * (end - begin));
                 for (line, values) in values.chunks_exact_mut((end - begin).max(1)).enumerate() {
                     let bytes = of_line(BlockType::Nf4, bytes, first_line + line);
                     // SAFETY: the processor has the level.
@@ -152,7 +152,7 @@ impl<'a> Operand<'a> {
             });
         }
         DEQUANTIZED.with_borrow_mut(|values| {
-            values.resize(lines * (end - begin), 0.0);
+            let values = first_of(values, lines * (end - begin));
             for (line, values) in values.chunks_exact_mut((end - begin).max(1)).enumerate() {
                 let line = first_line + line;
                 match storage {
@@ -183,6 +183,14 @@ impl<'a> Operand<'a> {
         Self { column_stride: 1, ..self.block(row, 1, column, 1) }.row(0, &mut value);
         value[0]
     }
+}
+
+/// So many elements with unspecified values; memory that is there is not cleared again.
+fn first_of<T: Value>(values: &mut Vec<T>, count: usize) -> &mut [T] {
+    if values.len() < count {
+        values.resize(count, T::from_f32(0.0));
+    }
+    &mut values[..count]
 }
 
 /// Values of lines of blocks that are asked for ahead, and lines at most: they lie too far from each other for the
