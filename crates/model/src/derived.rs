@@ -28,4 +28,10 @@ impl<T> Derived<T> {
             *self.spare.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(current);
         }
     }
+
+    /// Whether it is made and current.
+    #[cfg(test)]
+    pub(crate) fn is_current(&self) -> bool {
+        self.current.get().is_some()
+    }
 }

@@ -312,3 +312,78 @@ impl Adapters {
         self.layers.iter().flatten().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use danlu_formats::{AdapterConfig, InitLoraWeights};
+
+    use super::*;
+    use crate::hooks::Resident;
+    use crate::{Activations, Keep, Model, PackedTokens};
+
+    fn dora() -> Model {
+        let config = Config {
+            vocab_size: 9,
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 8,
+            ..Config::default()
+        };
+        let mut model = Model::random(config, Precision::F32, None, 1);
+        let adapter = AdapterConfig {
+            r: 3,
+            use_dora: true,
+            target_modules: Some(ModuleSelection::Pattern("all-linear".into())),
+            init_lora_weights: InitLoraWeights::Flag(false),
+            ..AdapterConfig::default()
+        };
+        model.add_adapter(&adapter, Some(1)).unwrap();
+        model
+    }
+
+    #[test]
+    fn lengths_of_rows_are_computed_once_until_parameters_change() {
+        let mut model = dora();
+        let current = |model: &Model| -> Vec<bool> {
+            let all = model.adapters.all().filter_map(|adapter| adapter.magnitude.as_ref());
+            all.map(|magnitude| magnitude.inverse.is_current()).collect()
+        };
+        let mut activations = Activations::new(&model, 4, Keep::Nothing);
+        let tokens = PackedTokens::new([&[1u32, 2, 3][..]]);
+        model.forward(&tokens, &mut activations, &mut Resident).unwrap();
+        assert_eq!(current(&model), [true; 14]);
+        let adapter = model.adapters.get(1, Module::Up).unwrap();
+        let (a, query) = (adapter.a, 7 + Module::Up as usize);
+        model.adapters.forget_lengths(Some(a));
+        assert_eq!(current(&model), std::array::from_fn::<_, 14, _>(|index| index != query));
+        drop(model.parameters_mut());
+        assert_eq!(current(&model), [false; 14]);
+    }
+
+    /// PEFT measures the rows of the sum, so that the scale of a fresh adapter is one.
+    #[test]
+    fn lengths_begin_as_those_of_the_sum_where_b_is_not_zero() {
+        let model = dora();
+        for module in Module::ALL {
+            let adapter = model.adapters.get(0, module).unwrap();
+            let magnitude = adapter.magnitude.as_ref().unwrap();
+            let weight = model.matrix(crate::names::block_tensor(&model.config, 0, module.part()));
+            let lora = adapter.matrices(&model.parameters);
+            let lengths = model.parameters.list()[magnitude.id.0].range.clone();
+            let lengths = &model.parameters.values().host()[lengths];
+            let mut inverse = Buffer::zeros(lengths.len());
+            let rows = inverse.len();
+            let mut squares = Buffer::zeros(rows);
+            row_squares(weight, squares.first_mut(rows));
+            inverse_lengths(Precision::F32, weight, lora, squares.first(rows), inverse.first_mut(rows));
+            let own = squares.host().iter().map(|square| square.sqrt());
+            assert!(own.zip(lengths).any(|(own, length)| (own / length - 1.0).abs() > 0.1), "B is not zero");
+            for (length, inverse) in lengths.iter().zip(inverse.host()) {
+                assert!((length * inverse - 1.0).abs() < 1e-5, "{module:?} {length} {inverse}");
+            }
+        }
+    }
+}

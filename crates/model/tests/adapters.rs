@@ -286,6 +286,28 @@ fn lengths_are_trained_beside_weights_of_every_type_as_beside_their_values() {
     }
 }
 
+/// Pruned layers have rows of zeros, which have no direction.
+#[test]
+fn a_row_of_zeros_under_dora_stays_a_number_when_it_is_merged() {
+    let config = Config { vocab_size: 9, num_hidden_layers: 1, ..Config::default() };
+    let base = tempfile::tempdir().unwrap();
+    save_folder(&Model::frozen_zeros(config, Precision::F32, None), None, base.path(), 5_000_000_000)
+        .unwrap();
+    let read = || open(base.path(), Precision::F32, Rest::Frozen).unwrap().model;
+    let adapter = AdapterConfig {
+        use_dora: true,
+        target_modules: Some(ModuleSelection::Pattern("all-linear".into())),
+        ..AdapterConfig::default()
+    };
+    let mut trained = read();
+    trained.add_adapter(&adapter, Some(1)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    save_adapter(&trained, &adapter, "base", folder.path()).unwrap();
+    let mut model = read();
+    apply_adapters(&mut model, &[folder.path()]).unwrap();
+    assert!(model.logits(&[1, 2, 3]).unwrap().host().iter().all(|logit| logit.is_finite()));
+}
+
 #[test]
 fn settings_that_cannot_be_followed_are_refused_by_name() {
     for (name, fields, part) in [
