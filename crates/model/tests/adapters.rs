@@ -289,10 +289,18 @@ fn lengths_are_trained_beside_weights_of_every_type_as_beside_their_values() {
 /// Pruned layers have rows of zeros, which have no direction.
 #[test]
 fn a_row_of_zeros_under_dora_stays_a_number_when_it_is_merged() {
-    let config = Config { vocab_size: 9, num_hidden_layers: 1, ..Config::default() };
+    let config = Config {
+        vocab_size: 9,
+        hidden_size: 16,
+        intermediate_size: 24,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 8,
+        ..Config::default()
+    };
     let base = tempfile::tempdir().unwrap();
-    save_folder(&Model::frozen_zeros(config, Precision::F32, None), None, base.path(), 5_000_000_000)
-        .unwrap();
+    save_folder(&Model::zeros(config, Precision::F32), None, base.path(), 5_000_000_000).unwrap();
     let read = || open(base.path(), Precision::F32, Rest::Frozen).unwrap().model;
     let adapter = AdapterConfig {
         use_dora: true,
