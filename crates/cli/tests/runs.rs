@@ -152,7 +152,7 @@ fn validation_samples_that_changed_are_noted_and_two_sources_of_them_refused() {
     assert!(other.code == 0 && other.stderr.contains(told), "{}", other.stderr);
     assert!(std::fs::read_to_string(folder.path().join("other/train.log")).unwrap().contains(told));
     train(folder.path(), "both", &["eval_dataset=check.jsonl"])
-        .is_refused("`eval_dataset` names samples of its own: leave one of the two out");
+        .is_refused("`eval_dataset` names samples of its own: set `val_size=0`");
 }
 
 #[test]

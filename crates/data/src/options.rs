@@ -421,7 +421,7 @@ impl DataOptions {
         }
         if self.val_size > 0.0 && !self.eval_dataset.is_empty() {
             let problem = format!(
-                "takes {} of `dataset`, and `eval_dataset` names samples of its own: leave one of the two out",
+                "takes {} of `dataset`, and `eval_dataset` names samples of its own: set `val_size=0`, or leave `eval_dataset` out",
                 self.val_size
             );
             return Err(DataError::Option { option: "val_size", problem });

@@ -353,6 +353,9 @@ mod tests {
     fn blocks_larger_than_one_pass_are_summed() {
         compare(40, 48, 2 * 2048 + 5);
         compare(600, 9, 300);
+        // One row whose values are as far apart as its rows would be.
+        compare(9, 1, 2000);
+        compare(1, 9, 2000);
         compare(9, 1200, 70);
     }
 

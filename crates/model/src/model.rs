@@ -78,7 +78,7 @@ impl Stored {
                 quantize_in_parallel(*kind, &values.host()[..count], spec.width(), None, bytes)
                     .map_err(|error| error.to_string())?;
             }
-            Self::Grouped(_) | Self::Trained(_) => {}
+            Self::Grouped(_) | Self::Trained(_) => return Err("takes no values by rows".into()),
         }
         Ok(())
     }

@@ -62,9 +62,9 @@ pub fn take_step(
         model.forward(&tokens, activations, &mut Resident)?;
         sink.is_last = index + 1 == slices.len();
         let (sink, source) = (&mut sink, &mut Resident);
-        if let (Some(distillation), Some(soft)) = (objective.distillation, step.soft.get(index)) {
+        if let Some(distillation) = objective.distillation {
             let known = distillation.coefficients(slice, step.units);
-            let soft = soft.targets(distillation, &known);
+            let soft = step.soft[index].targets(distillation, &known);
             let scores = model.backward_distilled(
                 &tokens,
                 &targets,

@@ -33,6 +33,7 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
             return Err(error);
         }
         let told = format!("{error}; going on from `{}` behind step {step}", newest.display());
+        observer.noted(&told);
         let mut again = recipe.clone();
         again.output.resume_from_checkpoint = Some(ResumeFrom::Folder(newest.clone()));
         last = Some(newest);

@@ -49,7 +49,7 @@ pub(crate) fn write(prepared: &Prepared, data_fingerprint: u64, resumed_at: u64)
         "data_seed": training.data_seed(),
         "model": {
             "name": recipe.model.model_name_or_path,
-            "files": recipe.model.model_name_or_path.as_ref().map(model_files).transpose()?,
+            "files": recipe.model.model_name_or_path.as_ref().map(model_files).transpose()?.flatten(),
         },
         "adapters": recipe.model.adapter_name_or_path.0.iter().map(|name| {
             Ok(json!({ "name": name, "files": model_files(name)? }))
@@ -73,8 +73,11 @@ pub(crate) fn write(prepared: &Prepared, data_fingerprint: u64, resumed_at: u64)
     Ok(write_file_atomically(recipe.output.output_dir.join("run.json"), &text)?)
 }
 
-/// The files of a model: itself, or those in its folder.
-fn files_of(path: &Path) -> Result<Vec<ModelFile>> {
+/// The files of a model: itself, or those in its folder; none where a run that goes on needs it no more and it is gone.
+fn files_of(path: &Path) -> Result<Option<Vec<ModelFile>>> {
+    if !path.exists() {
+        return Ok(None);
+    }
     let mut paths = vec![path.to_owned()];
     if path.is_dir() {
         paths = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
@@ -86,5 +89,5 @@ fn files_of(path: &Path) -> Result<Vec<ModelFile>> {
         let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Ok(ModelFile { path, bytes: metadata.len(), modified })
     };
-    paths.into_iter().map(file).collect()
+    paths.into_iter().map(file).collect::<Result<_>>().map(Some)
 }

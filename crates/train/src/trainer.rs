@@ -155,7 +155,6 @@ impl<'o> Run<'o> {
             let epoch = epoch_at(&prepared, first_step);
             run_folder.log_rollback(first_step, state.step, epoch, started.elapsed())?;
             run_folder.note(&passed.told)?;
-            observer.noted(&passed.told);
         }
         if state.identity.validation_differs(&identity) {
             let told = format!(

@@ -44,7 +44,9 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     plan::describe(&plan).iter().for_each(|line| printer.note(line));
     let output_dir = prepared.recipe.output.output_dir.clone();
     let mut observer = Shown { bar: printer.progress("training", prepared.total_steps) };
-    stop::answer_with("stopping after this step, with a checkpoint; Ctrl-C again stops at once, without");
+    stop::answer_with(
+        "stopping after this step, with a checkpoint (before the first step without one); Ctrl-C again stops at once",
+    );
     let outcome = train(prepared, &mut observer)?;
     drop(observer);
     if let Some(checkpoint) = &outcome.interrupted {

@@ -197,7 +197,7 @@ unsafe fn transposing<W: WordKind<T>, T: Value, const WIDTH: usize>(
         let begin = W::DEPTH * first;
         let count = (depth - begin).min(16 * W::DEPTH);
         // What comes later in these rows, or in those of the next panel.
-        let ahead = if begin + along < depth { along } else { along + WIDTH * stride - depth };
+        let ahead = if begin + along < depth { along } else { (along + WIDTH * stride).wrapping_sub(depth) };
         for group in (0..WIDTH).step_by(16) {
             let (row, width) = (panel * WIDTH + group, (WIDTH - group).min(16));
             let present = rows.saturating_sub(row).min(width);
