@@ -204,6 +204,7 @@ fn mistakes_with_a_teacher_are_named_before_anything_runs() {
     train(folder, "run", &["distillation_temperature=0"]).is_refused("must be above 0, found `0`");
     train(folder, "run", &[&teacher("")])
         .is_refused("`distillation_top_k` needs `teacher_model_name_or_path`");
+    train(folder, "run", &["max_memory=1MB"]).is_refused("more than the 1 MB that it may take");
     train(folder, "run", &["kd_alpha=0.3"]).is_refused("`distillation_alpha`");
     train(folder, "teacher", &["overwrite_output_dir=true"]).is_refused("would write over `teacher`");
     assert!(!folder.join("run").exists(), "nothing was written");

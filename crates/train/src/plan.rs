@@ -260,11 +260,22 @@ pub(crate) fn training_bytes(options: &TrainingOptions, model: &Model) -> [usize
 /// `recompute` as it is, or for `auto` the first that fits into the memory.
 ///
 /// # Errors
-/// If the run does not fit into `max_memory`.
+/// If the run does not fit into `max_memory`, or a teacher not into the machine.
 pub(crate) fn choose_recompute(prepared: &Prepared) -> Result<Recompute> {
     let training = &prepared.recipe.training;
     let most = training.max_memory().ok().flatten();
     let limit = most.or_else(machine::memory).unwrap_or(u64::MAX);
+    let teacher = prepared.teacher.as_ref().map_or(0, |teacher| teacher.reading.memory) as u64;
+    if teacher > limit {
+        let key = most.map_or("teacher_model_name_or_path", |_| "max_memory");
+        let problem = format!(
+            "the teacher needs about {} MB while it reads, more than the {} MB that it may take; choose a smaller or a \
+             quantized one",
+            teacher.div_ceil(1_000_000),
+            limit / 1_000_000
+        );
+        return Err(TrainError::Option { key, problem });
+    }
     let candidates = match training.recompute {
         Recompute::Auto => &RECOMPUTE[..],
         chosen => &[chosen],

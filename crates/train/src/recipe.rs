@@ -293,11 +293,12 @@ fn spell_as_here(mut entry: Entry) -> Vec<Entry> {
         ("load_in_kbits" | "load_in_bits", Value::Number(_)) => {
             vec![Entry { key: "quantization_bit".into(), ..entry }]
         }
-        // A share of the run, as newer versions of the Trainer have it.
+        // A share of the run, as newer versions of the Trainer have it; it takes the place of a number of steps.
         ("warmup_steps", Value::Number(share))
             if !share.is_u64() && share.as_f64().is_some_and(|share| (0.0..1.0).contains(&share)) =>
         {
-            vec![Entry { key: "warmup_ratio".into(), ..entry }]
+            let steps = Entry { value: 0.into(), ..entry.clone() };
+            vec![steps, Entry { key: "warmup_ratio".into(), ..entry }]
         }
         // Where a schedule ends is a key of its own.
         ("lr_scheduler_kwargs", Value::Object(arguments)) => {

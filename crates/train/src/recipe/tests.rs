@@ -107,6 +107,8 @@ fn warmup_steps_below_one_are_a_share_of_the_run_as_in_newer_trainers() {
         (warmup("warmup_steps: 7\n"), warmup("warmup_steps: 0\n"), warmup("warmup_steps: 0.0\n")),
         (7, 0, 0)
     );
+    let overruled = recipe("warmup_steps: 30\n", &["warmup_steps=0.1"]);
+    assert_eq!(overruled.schedule(100).warmup_steps, 10);
     assert!(error("warmup_steps: 1.5\n", &[]).contains("`warmup_steps` must be a whole number"));
 }
 
