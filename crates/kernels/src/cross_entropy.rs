@@ -43,7 +43,7 @@ pub struct Score {
 pub struct SoftTargets<'a> {
     /// The tokens, [N, K], each below V.
     pub ids: &'a [u32],
-    /// log p of each by the teacher, [N, K].
+    /// log p of each by the teacher, finite, [N, K].
     pub log_probabilities: &'a [f32],
     /// T, above 0.
     pub temperature: f32,
@@ -61,6 +61,13 @@ struct SoftTarget<'a> {
 }
 
 impl<'a> SoftTargets<'a> {
+    fn check(&self, positions: usize) {
+        let count = self.ids.len() / positions.max(1);
+        assert!(self.coefficients.len() == positions && self.ids.len() == positions * count);
+        assert!(self.log_probabilities.len() == self.ids.len() && self.temperature > 0.0);
+        assert!(positions == 0 || count > 0);
+    }
+
     fn at(&self, position: usize) -> SoftTarget<'a> {
         let count = self.ids.len() / self.coefficients.len();
         let range = position * count..(position + 1) * count;
@@ -127,7 +134,7 @@ pub fn linear_most_probable<T: Value>(
     let positions = hidden.0.len() / weight.inputs();
     let count = ids.len() / positions.max(1);
     assert!(ids.len() == positions * count && log_probabilities.len() == ids.len());
-    assert!((count..=weight.outputs()).contains(&among));
+    assert!((count..=weight.outputs()).contains(&among) && (count > 0 || positions == 0));
     chunks(precision, hidden, weight, positions, |start, logits, _| {
         let width = weight.outputs();
         let part = start * count..(start + logits.len() / width) * count;
@@ -159,6 +166,9 @@ pub fn linear_cross_entropy_backward<T: Value>(
     mut dweight: WeightGradient,
 ) {
     assert!(coefficients.len() == targets.len() && dhidden.0.len() == hidden.0.len());
+    if let Some(soft) = soft {
+        soft.check(targets.len());
+    }
     let (vocabulary, width) = (weight.outputs(), weight.inputs());
     chunks(precision, hidden, weight, targets.len(), |start, logits, hidden| {
         let count = logits.len() / vocabulary;

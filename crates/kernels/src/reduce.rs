@@ -140,6 +140,7 @@ pub(crate) fn sum_of_exponentials<const FUSED: bool>(x: &[f32], shift: f32, fact
 pub(crate) fn greatest(x: &[f32], places: &mut [u32], values: &mut [f32]) {
     let last = values.len() - 1;
     values.fill(f32::NEG_INFINITY);
+    places.fill(0);
     for (number, chunk) in x.chunks(LANES).enumerate() {
         let least = values[last];
         if !chunk.iter().fold(false, |found, &x| found | (x > least)) {

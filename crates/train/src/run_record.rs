@@ -12,7 +12,7 @@ use danlu_formats::write_file_atomically;
 use danlu_kernels::{cpu, team};
 use fs_err as fs;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::Result;
 use crate::machine;
@@ -35,7 +35,9 @@ pub(crate) fn write(prepared: &Prepared, data_fingerprint: u64, resumed_at: u64)
     let recipe = &prepared.recipe;
     let (data, training) = (&recipe.data, &recipe.training);
     let purpose = recipe.purpose();
-    let model_files = |name: &String| files_of(&recipe.model.place(name));
+    let named = |name: &String| -> Result<Value> {
+        Ok(json!({ "name": name, "files": files_of(&recipe.model.place(name))? }))
+    };
     let record = json!({
         "danlu": env!("CARGO_PKG_VERSION"),
         // With other instructions the bits differ.
@@ -47,13 +49,9 @@ pub(crate) fn write(prepared: &Prepared, data_fingerprint: u64, resumed_at: u64)
         "precision": prepared.precision(),
         "seed": training.seed,
         "data_seed": training.data_seed(),
-        "model": {
-            "name": recipe.model.model_name_or_path,
-            "files": recipe.model.model_name_or_path.as_ref().map(model_files).transpose()?.flatten(),
-        },
-        "adapters": recipe.model.adapter_name_or_path.0.iter().map(|name| {
-            Ok(json!({ "name": name, "files": model_files(name)? }))
-        }).collect::<Result<Vec<_>>>()?,
+        "model": recipe.model.model_name_or_path.as_ref().map(named).transpose()?,
+        "teacher": recipe.distillation.teacher_model_name_or_path.as_ref().map(named).transpose()?,
+        "adapters": recipe.model.adapter_name_or_path.0.iter().map(named).collect::<Result<Vec<_>>>()?,
         "data": {
             "dataset": data.dataset,
             "files": data_files(data, purpose, &data.dataset)?,
