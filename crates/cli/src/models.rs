@@ -29,8 +29,8 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// Which model.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelArgs {
-    /// Model folder or file of any kind, adapter folder, or id of a hub such as org/name (default: the adapter's own, or the newest result under the
-    /// current folder)
+    /// Model folder or file of any kind, adapter folder, or id of a hub such as org/name (default: the adapter's own, or the
+    /// newest result under the current folder)
     ///
     /// zh: 任何格式的模型文件夹或文件、适配器文件夹，或 org/name 形式的模型名（默认：适配器所属的模型，或当前文件夹下最新的结果）
     #[arg(long, value_name = "PATH")]

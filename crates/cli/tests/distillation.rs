@@ -126,6 +126,8 @@ fn what_the_teacher_said_is_used_again_until_teacher_or_data_change() {
     let resumed = train(folder, "cut", &["resume_from_checkpoint=true"]);
     assert!(resumed.stderr.contains(KEPT) && resumed.code == 0, "{}", resumed.stderr);
     assert!(weights(folder, "cut") == result);
+    let of_cut = folder.join("cut/distillation/top_k.bin");
+    let cut_kept = std::fs::metadata(&of_cut).unwrap().modified().unwrap();
     assert_eq!(std::fs::metadata(&top_k).unwrap().modified().unwrap(), before);
     // What was copied into the folder of a new run counts.
     common::copy_folder(&folder.join("run/distillation"), &folder.join("copied/distillation"));
@@ -133,22 +135,37 @@ fn what_the_teacher_said_is_used_again_until_teacher_or_data_change() {
     assert!(copied.stderr.contains(KEPT) && copied.code == 0, "{}", copied.stderr);
     assert!(weights(folder, "copied") == result);
 
+    // A note beside the weights makes no other teacher, nor does a look by a plan.
+    std::fs::write(folder.join("teacher/README.md"), "a teacher").unwrap();
     let anew = |why: &str, extra: &[&str]| {
         let ran = train(folder, "run", &[&["overwrite_output_dir=true", "max_steps=1"], extra].concat());
         assert_eq!(ran.code, 0, "{why}: {}", ran.stderr);
         assert!(
-            ran.stderr.contains(&READS.replace("16", if why == "top_k" { "8" } else { "16" })),
+            ran.stderr.contains(
+                &READS.replace("16", if extra.contains(&"distillation_top_k=8") { "8" } else { "16" })
+            ),
             "{why}: {}",
             ran.stderr
         );
+        let told = format!("what `run/distillation` holds is not used, and the teacher reads anew: {why}");
+        assert!(ran.stderr.contains(&told), "{why}: {}", ran.stderr);
     };
-    anew("top_k", &["distillation_top_k=8"]);
-    anew("precision", &["precision=bf16"]);
+    anew("`distillation_top_k` is another", &["distillation_top_k=8"]);
+    anew("the precision is another", &["precision=bf16", "distillation_top_k=8"]);
+    anew("`distillation_top_k` is another", &["precision=bf16"]);
     write_rows(folder, "铣床");
-    anew("data", &["precision=bf16"]);
+    anew("the training samples are others", &["precision=bf16"]);
     let other = Config { rope_theta: 5_000.0, ..teacher_shape() };
     write_model_of(&folder.join("teacher"), Some(&vocabulary(false)), other);
-    anew("teacher", &["precision=bf16"]);
+    anew("the files of the teacher have changed", &["precision=bf16"]);
+    std::fs::write(folder.join("run/distillation/teacher.json"), "{").unwrap();
+    anew("`teacher.json` is damaged", &["precision=bf16"]);
+    // Other data do not go with the checkpoint: that is said before the teacher reads for hours.
+    write_rows(folder, "磨床");
+    train(folder, "cut", &["resume_from_checkpoint=true"])
+        .is_refused("the training samples are not the same");
+    let after = std::fs::metadata(&of_cut).unwrap().modified().unwrap();
+    assert_eq!(after, cut_kept, "the teacher has read before the checkpoint was compared");
 }
 
 #[test]

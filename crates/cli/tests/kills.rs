@@ -19,7 +19,7 @@ const RECIPE: &str = "model_name_or_path: model\nstage: sft\nfinetuning_type: lo
     val_size: 4\neval_strategy: steps\neval_steps: 4\nlogging_steps: 5\nsave_steps: 3\nsave_total_limit: 2\n\
     report_to: tensorboard\nprecision: f32\nthreads: 1\nplot_loss: false\n";
 
-const KINDS: [(&str, &[&str]); 4] = [
+const KINDS: [(&str, &[&str]); 7] = [
     (
         "lora",
         &[
@@ -32,6 +32,22 @@ const KINDS: [(&str, &[&str]); 4] = [
     ("qlora", &["quantization_bit=4", "optim=adamw_8bit", "loss_spike_factor=1.05", "max_skipped_steps=99"]),
     ("dpo", &["stage=dpo", "dataset=pairs.json", "pref_ftx=0.1"]),
     ("full", &["finetuning_type=full", "neftune_noise_alpha=5"]),
+    ("kto", &["stage=kto", "dataset=judged.json"]),
+    ("distillation", &["finetuning_type=full", "teacher_model_name_or_path=teacher", "distillation_top_k=8"]),
+    // A high rate and a strict guard, so that the run goes back.
+    (
+        "rollback",
+        &[
+            "finetuning_type=full",
+            "learning_rate=0.6",
+            "lr_scheduler_type=linear",
+            "warmup_steps=12",
+            "loss_spike_factor=1.05",
+            "max_skipped_steps=1",
+            "rollback=true",
+            "save_steps=8",
+        ],
+    ),
 ];
 
 /// A model whose layers can be quantized, rows and pairs, and the recipe.
@@ -49,14 +65,18 @@ fn folder() -> tempfile::TempDir {
         initializer_range: 0.2,
         ..Config::default()
     };
+    let wider = Config { hidden_size: 96, head_dim: 24, intermediate_size: 160, ..shape.clone() };
+    write_model_of(&folder.path().join("teacher"), Some(&vocabulary(false)), wider);
     write_model_of(&folder.path().join("model"), Some(&vocabulary(false)), shape);
     let row = |row: u64| json!({"instruction": format!("第{row}道工序？"), "output": format!("车削{}，公差{}。", row % 5, row * 7 % 11)});
     let pair = |row: u64| json!({"prompt": format!("第{row}问？"), "chosen": format!("车削{}。", row % 3), "rejected": format!("铣刀{}", row % 4)});
+    let judged = |row: u64| json!({"prompt": format!("第{row}问？"), "completion": format!("车削{}。", row % 5), "label": row % 3 != 0});
     let write = |name: &str, rows: Vec<Value>| {
         std::fs::write(folder.path().join(name), Value::from(rows).to_string()).unwrap();
     };
     write("rows.json", (0..60).map(row).collect());
     write("pairs.json", (0..40).map(pair).collect());
+    write("judged.json", (0..60).map(judged).collect());
     std::fs::write(folder.path().join("recipe.yaml"), RECIPE).unwrap();
     folder
 }
@@ -172,7 +192,9 @@ fn result(output: &Path) -> Vec<(String, Vec<u8>)> {
             Some("jsonl") => Value::from(lines(&bytes)).to_string().into_bytes(),
             Some("log") => {
                 let is_timed = |line: &&str| line.contains("runtime");
-                let text = String::from_utf8(bytes).unwrap();
+                // A run that goes back names its checkpoint.
+                let folder = output.file_name().unwrap().to_str().unwrap();
+                let text = String::from_utf8(bytes).unwrap().replace(folder, "run");
                 text.lines().filter(|line| !is_timed(line)).collect::<Vec<_>>().join("\n").into_bytes()
             }
             Some("yaml") => continue,
@@ -192,6 +214,8 @@ fn kill_all(folder: &Path, kind: &str, extra: &[&str], seed: u64) -> u32 {
     assert_eq!(ran.code, 0, "{kind}: {}", ran.stderr);
     let duration = begin.elapsed();
     let expected = result(&folder.join(&whole));
+    let goes_back = ran.stderr.contains("going on from");
+    assert_eq!(goes_back, kind == "rollback", "{kind}: {}", ran.stderr);
     for point in 0..KILLS {
         let output = format!("{kind}-{point}");
         let path = folder.join(&output);
@@ -224,8 +248,8 @@ fn kill_all(folder: &Path, kind: &str, extra: &[&str], seed: u64) -> u32 {
 }
 
 #[test]
-#[ignore = "80 runs, each killed and continued"]
-fn eighty_killed_runs_end_bit_identical() {
+#[ignore = "20 runs of seven kinds, each killed and continued"]
+fn killed_runs_of_every_kind_end_bit_identical() {
     let folder = folder();
     let folder = folder.path();
     let saving = std::thread::scope(|scope| {

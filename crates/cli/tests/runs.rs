@@ -235,7 +235,7 @@ fn a_run_that_no_longer_improves_ends_early_also_behind_a_resume() {
     let ran = train(folder.path(), "run", &options);
     let run = folder.path().join("run");
     assert!(
-        ran.stderr.contains("the run ends at step 6: `eval_accuracy` has not improved for 2"),
+        ran.stderr.contains("step 6: the run ends: `eval_accuracy` has not improved for 2"),
         "{}",
         ran.stderr
     );
@@ -245,13 +245,13 @@ fn a_run_that_no_longer_improves_ends_early_also_behind_a_resume() {
     assert_eq!(stopped.code, 0, "{}", stopped.stderr);
     let again = [&options[..], &["resume_from_checkpoint=stopped/checkpoint-4"]].concat();
     let resumed = train(folder.path(), "stopped", &again);
-    assert!(resumed.stderr.contains("the run ends at step 6: "), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("step 6: the run ends: "), "{}", resumed.stderr);
     // A run that has ended so is over.
     let over = train(folder.path(), "run", &[&options[..], &["resume_from_checkpoint=true"]].concat());
     let again =
         [&["train", "recipe.yaml", "output_dir=run", "resume_from_checkpoint=true"], &options[..]].concat();
     let shown = common::run(folder.path(), &again).stdout;
-    assert!(shown.contains("all 6 steps were done before, mean loss "), "{shown}");
+    assert!(shown.contains("nothing was left to do behind step 6, mean loss "), "{shown}");
     assert_eq!((&over.json()["steps"], &over.json()["train_loss"]), (&6.into(), &ran.json()["train_loss"]));
 }
 
@@ -308,9 +308,13 @@ fn a_loss_that_jumps_changes_nothing_and_a_row_of_them_ends_the_run() {
     assert!(lines.contains("\"rolled_back_to_step\":7"), "{lines}");
     let (passed, to) = logged(&run, "rolled_back_to_step")[0];
     assert!(
-        to == 7.0 && passed > 7 && log.contains(&format!("step {} changed nothing", passed - 1)),
+        to == 7.0 && passed > 7 && log.contains(&format!("step {}: changed nothing", passed - 1)),
         "{log}"
     );
+    // Where no step succeeds any more, it ends.
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let rolled = ran.stderr.matches("going on from").count();
+    assert_eq!(lines.matches("rolled_back_to_step").count(), rolled, "{lines}");
     train(folder.path(), "zero", &["learning_rate=0"]).is_refused("`learning_rate` must be above 0");
 }
 

@@ -14,7 +14,7 @@ use crate::records::split_sheet;
 use crate::rows::Rows;
 use crate::token_files;
 
-/// Larger files are told by their size alone.
+/// What is hashed of a list of files in all; the others are told by their size alone.
 const MOST_BYTES: u64 = 1 << 30;
 
 /// A file of a data set.
@@ -24,7 +24,7 @@ pub struct DataFile {
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
-    /// Hash of its content; none of a file above 1 GiB.
+    /// Hash of its content; none of files beyond the first GiB.
     pub sha256: Option<String>,
 }
 
@@ -33,13 +33,14 @@ pub struct DataFile {
 /// # Errors
 /// A data set that is not there, a file that cannot be read.
 pub fn data_files(options: &DataOptions, purpose: Purpose, names: &[String]) -> Result<Vec<DataFile>> {
-    let mut files = Vec::new();
+    let (mut files, mut left) = (Vec::new(), MOST_BYTES);
     for name in names {
         for path in paths(options, purpose, name)?.0 {
             let file = split_sheet(&path).0;
             let bytes = fs::metadata(file)?.len();
             let mut hash = Sha256::new();
-            let sha256 = if bytes <= MOST_BYTES {
+            let sha256 = if bytes <= left {
+                left -= bytes;
                 hash_file(file, &mut hash)?;
                 Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
             } else {

@@ -1,7 +1,8 @@
 //! A row → token ids, each with the weight of its loss.
 //!
-//! Pretraining cuts a document into pieces and loses no token; fine-tuning learns the answers and their end
-//! tokens, preference tuning the last answers, of which unwanted ones have negative weights. It reads no files and counts nothing: [`Outcome`] says what became of the row.
+//! Pretraining cuts a document into pieces and loses no token; fine-tuning learns the answers and their end tokens,
+//! preference tuning the last answers, of which unwanted ones have negative weights. It reads no files and counts nothing:
+//! [`Outcome`] says what became of the row.
 
 use danlu_tokenizer::{ChatTemplate, Guarded, Message, SpecialTokens, TemplateTokens, Tokenizer};
 

@@ -362,6 +362,30 @@ mod tests {
         linear_cross_entropy(Precision::F32, View(&hidden), head, &targets, &mut scores);
         let log_probabilities: Vec<f32> = scores.iter().map(|score| score.log_probability).collect();
         close(&log_probabilities, |inputs| twin(&targets, inputs[0], inputs[1]), &[&hidden, &weight], 1e-6);
+
+        // Gradients are those of the chunks alone, one behind the other, and of the weight their sum.
+        let coefficients = normals(3, positions);
+        let backward = |range: std::ops::Range<usize>, dweight: &mut [f32]| {
+            let rows = range.start * WIDTH..range.end * WIDTH;
+            let (mut scores, mut dhidden) = (vec![Score::default(); range.len()], vec![0.0; rows.len()]);
+            linear_cross_entropy_backward(
+                Precision::F32,
+                View(&hidden[rows]),
+                head,
+                &targets[range.clone()],
+                &coefficients[range],
+                None,
+                &mut scores,
+                ViewMut(&mut dhidden),
+                WeightGradient::Whole(ViewMut(dweight)),
+            );
+            dhidden
+        };
+        let [mut together, mut apart] = [(); 2].map(|()| vec![0.0; weight.len()]);
+        let first = positions_at_once(VOCABULARY);
+        let whole = backward(0..positions, &mut together);
+        assert_eq!(whole, [backward(0..first, &mut apart), backward(first..positions, &mut apart)].concat());
+        assert_eq!(together, apart);
     }
 
     /// The K most probable tokens of each row of logits by the formula, sorted by sorting all.

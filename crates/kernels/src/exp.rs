@@ -7,7 +7,8 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Adding it rounds to an integer, which then stands in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
 
-/// e^x, with multiplications and additions in one instruction where the CPU level has it; 0 far below the range of f32 and e^88.3 above it; NaN stays NaN.
+/// e^x, with multiplications and additions in one instruction where the CPU level has it; 0 far below the range of f32 and
+/// e^88.3 above it; NaN stays NaN.
 #[inline(always)]
 pub fn exp<const FUSED: bool>(x: f32) -> f32 {
     let multiply_add = |a: f32, b: f32, c: f32| if FUSED { a.mul_add(b, c) } else { a * b + c };

@@ -1,4 +1,5 @@
-//! The heap of the process: what was freed and not given back to the system. Buffers are not in it: theirs goes back when they are dropped.
+//! The heap of the process: what was freed and not given back to the system. Buffers are not in it: theirs goes back when
+//! they are dropped.
 
 /// Gives the freed pages of the heap back to the system, where the allocator (that of glibc) keeps them: for a stage whose
 /// memory the next one must not add to.

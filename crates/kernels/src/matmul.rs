@@ -1,9 +1,9 @@
 //! Matrix products: C = alpha · A · B, or added to C.
 //!
-//! Operands rest as f32, bf16, blocks of a quantized type or columns quantized in groups, with either index contiguous, and are packed into panels for
-//! the [`kernel`] of the CPU level; blocks are dequantized then, part by part. In [`Precision::Bf16`] their values are
-//! rounded to bf16 and products are summed in f32. A few rows against a large weight take a path that reads the weight
-//! once ([`few_rows`]).
+//! Operands rest as f32, bf16, blocks of a quantized type or columns quantized in groups, with either index contiguous, and
+//! are packed into panels for the [`kernel`] of the CPU level; blocks are dequantized then, part by part. In
+//! [`Precision::Bf16`] their values are rounded to bf16 and products are summed in f32. A few rows against a large weight
+//! take a path that reads the weight once ([`few_rows`]).
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;

@@ -211,14 +211,17 @@ impl<T: Value> Buffers<T> {
         let Self { residual, blocks, scratch, head, .. } = self;
         let head_f32 = [&head.residual, &head.inverse_rms, &head.dhidden, &head.dresidual];
         let blocks: usize = blocks.iter().map(BlockActivations::bytes).sum();
-        let backward = scratch.backward.as_ref().map_or(0, BackwardScratch::bytes);
-        bytes(residual.iter().chain(head_f32))
-            + bytes([&scratch.adapters.part])
-            + bytes([&scratch.normed, &scratch.product, &head.hidden, &scratch.adapters.dropped])
-            + bytes(&scratch.adapters.unscaled)
-            + bytes(scratch.feed_forward.iter().flatten())
-            + blocks
-            + backward
+        bytes(residual.iter().chain(head_f32)) + bytes([&head.hidden]) + blocks + scratch.bytes()
+    }
+}
+
+impl<T: Value> Scratch<T> {
+    pub(crate) fn bytes(&self) -> usize {
+        let Self { normed, product, feed_forward, adapters, backward, .. } = self;
+        bytes([normed, product].into_iter().chain(feed_forward.iter().flatten()))
+            + bytes([&adapters.part])
+            + bytes([&adapters.dropped].into_iter().chain(&adapters.unscaled))
+            + backward.as_ref().map_or(0, BackwardScratch::bytes)
     }
 }
 

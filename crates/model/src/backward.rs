@@ -35,7 +35,8 @@ impl Model {
     /// Adds the gradients of this slice to `gradients` after [`Model::forward`] on the same tokens with the same
     /// activations.
     ///
-    /// `coefficients[i]` = ∂loss / ∂log p(target i). `sink` hears of every parameter once, when nothing of this slice
+    /// `coefficients[i]` = ∂loss / ∂log p(target i); `soft` is what a teacher holds for probable at every target, and the scores
+    /// have the divergence from it. `sink` hears of every parameter once, when nothing of this slice
     /// will be added to its gradient any more; it may change the parameter then.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
@@ -43,34 +44,14 @@ impl Model {
         tokens: &PackedTokens,
         targets: &[Target],
         coefficients: &[f32],
+        soft: Option<SoftTargets>,
         activations: &mut Activations,
         gradients: &mut Gradients,
         sink: &mut impl GradientSink,
         source: &mut impl ParameterSource,
     ) -> Vec<Score> {
         with_buffers!(&mut activations.0, buffers => {
-            self.backward_in(
-                tokens, targets, Coefficients::Known(coefficients, None), buffers, gradients, sink, source
-            )
-        })
-    }
-
-    /// As [`backward`](Self::backward), with what a teacher holds for probable at every target; the scores have the divergence
-    /// from it.
-    #[allow(clippy::too_many_arguments)]
-    pub fn backward_distilled(
-        &mut self,
-        tokens: &PackedTokens,
-        targets: &[Target],
-        coefficients: &[f32],
-        soft: SoftTargets,
-        activations: &mut Activations,
-        gradients: &mut Gradients,
-        sink: &mut impl GradientSink,
-        source: &mut impl ParameterSource,
-    ) -> Vec<Score> {
-        with_buffers!(&mut activations.0, buffers => {
-            let coefficients = Coefficients::Known(coefficients, Some(soft));
+            let coefficients = Coefficients::Known(coefficients, soft);
             self.backward_in(tokens, targets, coefficients, buffers, gradients, sink, source)
         })
     }

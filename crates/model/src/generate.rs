@@ -126,10 +126,7 @@ impl<'m> Generator<'m> {
     /// Bytes of the cache and of everything beside it.
     pub fn bytes(&self) -> usize {
         let Self { cache, saved, scratch, residual, logits, .. } = self;
-        bytes(cache.iter().flatten())
-            + saved.bytes()
-            + bytes(residual)
-            + bytes([logits, &scratch.normed, &scratch.product])
+        bytes(cache.iter().flatten()) + saved.bytes() + bytes(residual) + bytes([logits]) + scratch.bytes()
     }
 
     /// Makes `prompt` the cached tokens, running only what follows the longest common beginning, and then generates.

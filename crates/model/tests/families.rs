@@ -84,6 +84,7 @@ fn what_is_computed_again_has_the_same_bits_in_every_family_and_bf16_stays_near(
                 &tokens,
                 &targets,
                 &weights,
+                None,
                 &mut activations,
                 &mut gradients,
                 &mut seen,

@@ -147,7 +147,16 @@ fn the_gradient_of_a_normalised_head_is_projected_once_after_all_slices() {
             model.forward(tokens, &mut activations, &mut Resident).unwrap();
             seen.is_last = index + 1 == parts.len();
             let (weights, resident) = (vec![-0.1; targets.len()], &mut Resident);
-            model.backward(tokens, targets, &weights, &mut activations, &mut gradients, &mut seen, resident);
+            model.backward(
+                tokens,
+                targets,
+                &weights,
+                None,
+                &mut activations,
+                &mut gradients,
+                &mut seen,
+                resident,
+            );
         }
         seen.gradients.host().to_vec()
     };

@@ -1,5 +1,5 @@
-//! Byte pair encoding by ids (Sennrich et al. 2016): which two neighbours make a third, and which are joined first. Both kinds of vocabulary
-//! use it, sentencepiece's with its scores as ranks.
+//! Byte pair encoding by ids (Sennrich et al. 2016): which two neighbours make a third, and which are joined first. Both
+//! kinds of vocabulary use it, sentencepiece's with its scores as ranks.
 //!
 //! It knows no texts: what stands between ids is the caller's.
 

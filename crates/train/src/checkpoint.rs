@@ -1,10 +1,10 @@
 //! `checkpoint-N/`: everything that a run needs to go on exactly where it stopped.
 //!
 //! It holds the weights (or the adapter) as any tool loads them, `optimizer.safetensors` with its state, in preference
-//! tuning `reference.safetensors` with the log-probabilities at the beginning of the run,
-//! `trainer_state.json`, and `training_state.json` with the sums of the run so far and with what must not change in between. Random numbers and the order of
-//! the samples are functions of the seed and the step, so the step is all that is kept of them. The folder is written
-//! beside and renamed: a kill or a full disk leaves the checkpoints before it as they were.
+//! tuning `reference.safetensors` with the log-probabilities at the beginning of the run, `trainer_state.json`, and
+//! `training_state.json` with the sums of the run so far and with what must not change in between. Random numbers and the
+//! order of the samples are functions of the seed and the step, so the step is all that is kept of them. The folder is
+//! written beside and renamed: a kill or a full disk leaves the checkpoints before it as they were.
 
 mod state;
 
@@ -37,7 +37,7 @@ pub fn folder(output_dir: &Path, step: u64) -> PathBuf {
     output_dir.join(format!("checkpoint-{step}"))
 }
 
-/// The day of the samples that a checkpoint was trained on; what is wrong with the checkpoint is told by [`restore`].
+/// The day of the samples that a checkpoint was trained on; what is wrong with the checkpoint is told by [`read_state`].
 pub fn day(checkpoint: &Path) -> Option<u32> {
     serde_json::from_slice::<TrainingState>(&fs::read(checkpoint.join(STATE)).ok()?).ok()?.identity.day
 }
@@ -51,7 +51,7 @@ pub fn find(recipe: &Recipe) -> Result<Option<PathBuf>> {
     let output = &recipe.output;
     check_place(&output.output_dir)?;
     spare_sources(recipe)?;
-    match &output.resume_from_checkpoint {
+    let found = match &output.resume_from_checkpoint {
         Some(ResumeFrom::Folder(path)) => {
             AtomicFolder::recover(path)?;
             if let Some(problem) = problem_of(path, recipe.method.finetuning_type) {
@@ -61,12 +61,21 @@ pub fn find(recipe: &Recipe) -> Result<Option<PathBuf>> {
             if !belongs_to(path, &output.output_dir) && !output.overwrite_output_dir {
                 refuse_earlier_result(&output.output_dir)?;
             }
-            Ok(Some(path.clone()))
+            Some(path.clone())
         }
-        Some(ResumeFrom::Newest(true)) => Ok(list(&output.output_dir)?.pop().map(|(_, path)| path)),
-        _ if output.overwrite_output_dir => Ok(None),
-        _ => refuse_earlier_result(&output.output_dir).map(|()| None),
+        Some(ResumeFrom::Newest(true)) => list(&output.output_dir)?.pop().map(|(_, path)| path),
+        _ if output.overwrite_output_dir => None,
+        _ => refuse_earlier_result(&output.output_dir).map(|()| None)?,
+    };
+    // What a checkpoint holds is read as what it was.
+    let changes = found.iter().flat_map(|path| changes(path, recipe));
+    if let (Some(path), Some(change)) =
+        (&found, changes.into_iter().find(|change| change.starts_with("`finetuning_type` ")))
+    {
+        let problem = format!("{change}; restore it, or start a new run from the result of the other");
+        return Err(TrainError::Resume { path: path.clone(), problem });
     }
+    Ok(found)
 }
 
 /// Why a folder is no checkpoint to continue this kind of training from.
@@ -245,7 +254,7 @@ pub(crate) fn save(
     save_weights(prepared, folder.path())?;
     save_optimizer(optimizer, folder.path())?;
     reference.write(folder.path())?;
-    run_folder.save_state(folder.path(), state.step, epoch)?;
+    run_folder.save_state(folder.path(), state.step, epoch, state.tokens_seen)?;
     save_recipe(&prepared.recipe, folder.path())?;
     let text = serde_json::to_vec_pretty(state).map_err(std::io::Error::from)?;
     danlu_formats::write_file_atomically(folder.path().join(STATE), &text)?;
@@ -363,16 +372,11 @@ pub fn save_epoch(prepared: &Prepared, epoch: u64) -> Result<Option<PathBuf>> {
     Ok(Some(path))
 }
 
-/// Reads the state and the optimizer of a checkpoint whose weights are already in the model.
+/// Reads the state of a checkpoint.
 ///
 /// # Errors
 /// A checkpoint that is damaged, or that other data, another seed, batch size, optimizer or other parameters made.
-pub(crate) fn restore(
-    checkpoint: &Path,
-    prepared: &Prepared,
-    now: &Identity,
-    optimizer: &mut Optimizer,
-) -> Result<TrainingState> {
+pub(crate) fn read_state(checkpoint: &Path, prepared: &Prepared, now: &Identity) -> Result<TrainingState> {
     let error = |problem: String| TrainError::Resume { path: checkpoint.into(), problem };
     let text = fs::read_to_string(checkpoint.join(STATE))?;
     let state: TrainingState =
@@ -384,12 +388,14 @@ pub(crate) fn restore(
         let total = prepared.total_steps;
         return Err(error(format!("it is at step {}, but the run ends at step {total}", state.step)));
     }
-    restore_optimizer(checkpoint, optimizer)?;
     Ok(state)
 }
 
-/// Reads what [`save_optimizer`] wrote.
-fn restore_optimizer(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<()> {
+/// Reads the state of the optimizer, as [`save`] wrote it.
+///
+/// # Errors
+/// A checkpoint that is damaged.
+pub(crate) fn restore_optimizer(checkpoint: &Path, optimizer: &mut Optimizer) -> Result<()> {
     if optimizer.state.floats().next().is_none() {
         return Ok(());
     }

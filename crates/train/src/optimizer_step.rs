@@ -65,11 +65,11 @@ pub fn take_step(
         if let Some(distillation) = objective.distillation {
             let known = distillation.coefficients(slice, step.units);
             let soft = step.soft[index].targets(distillation, &known);
-            let scores = model.backward_distilled(
+            let scores = model.backward(
                 &tokens,
                 &targets,
                 &known.hard,
-                soft,
+                Some(soft),
                 activations,
                 gradients,
                 sink,
@@ -79,7 +79,8 @@ pub fn take_step(
             tally.loss += distillation.loss(&parts);
             tally.parts.join(&parts);
         } else if let Some(known) = objective.known_coefficients(slice, step) {
-            let scores = model.backward(&tokens, &targets, &known, activations, gradients, sink, source);
+            let scores =
+                model.backward(&tokens, &targets, &known, None, activations, gradients, sink, source);
             objective.weigh(step, index, &scores, divergence, &mut tally);
         } else {
             let mut weigh = |scores: &[Score]| objective.weigh(step, index, scores, divergence, &mut tally);

@@ -69,8 +69,8 @@ pub struct Prepared {
     pub recompute: Recompute,
     /// The checkpoint to continue from.
     pub resume_from: Option<PathBuf>,
-    /// Steps behind it that are not taken.
-    pub passed_over: Option<PassedOver>,
+    /// Steps behind it that are not taken, each time more.
+    pub passed_over: Vec<PassedOver>,
     /// As [`Samples::day`].
     pub day: Option<u32>,
     /// What the user should know, one sentence each.
@@ -82,7 +82,7 @@ pub struct Prepared {
 /// Steps that a run leaves out because it could not take them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PassedOver {
-    /// The last of them.
+    /// The last of the steps.
     pub until: u64,
     /// Why, in a sentence.
     pub told: String,
@@ -166,11 +166,6 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
     }
     if let Some(checkpoint) = &resume_from {
         let changes = checkpoint::changes(checkpoint, &recipe);
-        // What a checkpoint holds is read as what it was.
-        if let Some(change) = changes.iter().find(|change| change.starts_with("`finetuning_type` ")) {
-            let problem = format!("{change}; restore it, or start a new run from the result of the other");
-            return Err(TrainError::Resume { path: checkpoint.clone(), problem });
-        }
         if !changes.is_empty() {
             notices.push(format!("the recipe is not that of the checkpoint: {}", changes.join(", ")));
         }
@@ -234,7 +229,7 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
         schedule: recipe.schedule(1),
         recompute: Recompute::Cheap,
         resume_from,
-        passed_over: None,
+        passed_over: Vec::new(),
         day,
         notices,
         teacher: None,
@@ -242,7 +237,14 @@ pub fn prepare_watched(recipe: Recipe, load: Load, watch: Watch<'_>) -> Result<P
     };
     if let Some(shape) = teacher {
         let steps = prepared.steps(&prepared.training);
-        prepared.teacher = Some(Teacher::new(&prepared.recipe, &shape, &steps, rows)?);
+        let teacher = Teacher::new(&prepared.recipe, &shape, &steps, rows)?;
+        if let Some(why) = teacher.reading.anew {
+            let folder = prepared.recipe.output.output_dir.join(teacher::FOLDER);
+            let notice =
+                format!("what `{}` holds is not used, and the teacher reads anew: {why}", folder.display());
+            prepared.notices.push(notice);
+        }
+        prepared.teacher = Some(teacher);
     }
     prepared.total_steps = total_steps(&prepared.recipe, &prepared.order);
     prepared.schedule = prepared.recipe.schedule(prepared.total_steps);

@@ -8,8 +8,8 @@ use crate::prepare::{Load, PassedOver, Prepared, prepare};
 use crate::recipe::ResumeFrom;
 use crate::trainer::{Outcome, run};
 
-/// How often a run goes back to the same checkpoint.
-const MOST_ROLLBACKS: u32 = 3;
+/// How often a run goes back without a step in between that it could take.
+const MOST_ROLLBACKS: usize = 3;
 
 /// Runs what was prepared.
 ///
@@ -17,27 +17,29 @@ const MOST_ROLLBACKS: u32 = 3;
 /// A disk that is full, a loss that is not a number, a checkpoint that does not fit. Checkpoints before it are unharmed.
 pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outcome> {
     let recipe = prepared.recipe.clone();
-    let (mut last, mut times) = (None, 0);
+    let (mut last, mut passed_over) = (None, Vec::<PassedOver>::new());
+    let (mut until, mut in_vain) = (0, 0);
     loop {
         let error = match run(prepared, observer) {
             Err(error) if recipe.training.rollback => error,
             ended => return ended,
         };
-        let TrainError::Diverged { step, .. } = error else { return Err(error) };
+        let TrainError::Diverged { step, steps, .. } = error else { return Err(error) };
+        in_vain = if step == until + steps { in_vain + 1 } else { 0 };
         // A checkpoint of a later step is that of a run that was given up.
         let mut earlier = checkpoint::list(&recipe.output.output_dir)?;
         earlier.retain(|(saved, _)| *saved < step);
-        let Some((_, newest)) = earlier.pop() else { return Err(error) };
-        times = if last.as_ref() == Some(&newest) { times + 1 } else { 1 };
-        if times > MOST_ROLLBACKS {
-            return Err(error);
+        let Some((_, newest)) = earlier.pop().filter(|_| in_vain < MOST_ROLLBACKS) else { return Err(error) };
+        if last.as_ref() != Some(&newest) {
+            passed_over.clear();
         }
         let told = format!("{error}; going on from `{}` behind step {step}", newest.display());
         observer.noted(&told);
         let mut again = recipe.clone();
         again.output.resume_from_checkpoint = Some(ResumeFrom::Folder(newest.clone()));
-        last = Some(newest);
+        (last, until) = (Some(newest), step);
         prepared = prepare(again, Load::Weights)?;
-        prepared.passed_over = Some(PassedOver { until: step, told });
+        passed_over.push(PassedOver { until, told });
+        prepared.passed_over = passed_over.clone();
     }
 }

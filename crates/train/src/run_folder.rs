@@ -69,7 +69,7 @@ pub struct StepLog {
     pub tokens_seen: u64,
     /// Tokens per second since the last log line.
     pub tokens_per_second: f64,
-    /// Training time of this process; that of the run before a resume is added here.
+    /// Time since the beginning of the run.
     pub elapsed: Duration,
     /// Of preference tuning, since the last log line.
     pub rewards: Option<Rewards>,
@@ -107,10 +107,8 @@ pub struct FinishLog {
     pub epoch: f64,
     /// Mean loss over the whole run.
     pub train_loss: f64,
-    /// Samples trained by this process, repeated ones counted again.
+    /// Samples trained, repeated ones counted again.
     pub samples: u64,
-    /// Optimizer steps of this process.
-    pub steps: u64,
     /// Tokens read since the beginning of the run.
     pub tokens_seen: u64,
     /// As in [`StepLog`].
@@ -142,8 +140,6 @@ pub struct RunFolder {
     path: PathBuf,
     facts: RunFacts,
     history: Vec<LogEntry>,
-    tokens_seen: u64,
-    elapsed_before: Duration,
     train_log: fs::File,
     trainer_log: fs::File,
     events: Option<EventFile>,
@@ -178,15 +174,13 @@ impl RunFolder {
             facts,
             history: Vec::new(),
             best: None,
-            tokens_seen: 0,
-            elapsed_before: Duration::ZERO,
             train_log: fs::File::create(path.join(TRAIN_LOG))?,
             trainer_log: fs::File::create(path.join(TRAINER_LOG))?,
         })
     }
 
     /// Continues a run from `checkpoint` of the step `steps.start`; the first step that is taken is the one behind `steps.end`.
-    /// Log lines after the checkpoint are cut off, and a last line that a kill left torn; what was noted of steps up to
+    /// Log lines of later steps are cut off, and a last line that a kill left torn; what was noted of steps up to
     /// `steps.end` stays.
     ///
     /// # Errors
@@ -199,12 +193,15 @@ impl RunFolder {
     ) -> Result<Self, RunFolderError> {
         fs::create_dir_all(path)?;
         let state = TrainerState::read(&checkpoint.join(TRAINER_STATE))?;
-        let entries = state.log_history.len();
-        let is_kept = |note: &str| step_of_note(note).is_none_or(|step| step <= steps.end);
-        let (train_log, _) =
-            keep_entries(&path.join(TRAIN_LOG), entries, python_text::is_log_line, &is_kept)?;
-        let (trainer_log, last) =
-            keep_entries(&path.join(TRAINER_LOG), entries, trainer_log::is_log_line, &|_| false)?;
+        let (trainer_log, entries) =
+            keep_lines(&path.join(TRAINER_LOG), |line| trainer_log::is_within(line, steps.start))?;
+        // A line of this log names no step; it stands where the other log has the same one.
+        let mut place = 0;
+        let (train_log, _) = keep_lines(&path.join(TRAIN_LOG), |line| {
+            let is_entry = python_text::is_log_line(line);
+            place += usize::from(is_entry);
+            if is_entry { place <= entries } else { step_of_note(line).is_none_or(|step| step <= steps.end) }
+        })?;
         let mut events = facts.event_folder.as_deref().map(EventFile::create).transpose()?;
         if let Some(events) = &mut events {
             events.replace_from(steps.start + 1)?;
@@ -215,8 +212,6 @@ impl RunFolder {
             facts,
             history: state.log_history,
             best: None,
-            tokens_seen: state.num_input_tokens_seen,
-            elapsed_before: last.map_or(Duration::ZERO, |line| trainer_log::elapsed(&line)),
             train_log,
             trainer_log,
         })
@@ -240,13 +235,15 @@ impl RunFolder {
         self.history.iter().rfind(is_wanted).cloned()
     }
 
-    /// Writes a sentence into `train.log`. One that is about a step names it, `step 12`, and is cut off where a run goes on
-    /// from an earlier one.
+    /// Writes a sentence into `train.log` and returns it as it stands there. One that is about a step begins with it,
+    /// `step 12: `, and is cut off where a run goes on from an earlier one.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn note(&mut self, text: &str) -> Result<(), RunFolderError> {
-        Ok(append(&mut self.train_log, text)?)
+    pub fn note(&mut self, step: Option<u64>, text: &str) -> Result<String, RunFolderError> {
+        let line = step.map_or_else(|| text.to_owned(), |step| format!("step {step}: {text}"));
+        append(&mut self.train_log, &line)?;
+        Ok(line)
     }
 
     /// Logs a training step.
@@ -254,7 +251,6 @@ impl RunFolder {
     /// # Errors
     /// When a log cannot be written.
     pub fn log_step(&mut self, log: &StepLog) -> Result<(), RunFolderError> {
-        self.tokens_seen = log.tokens_seen;
         let values = step_values(log);
         let line = TrainerLogLine {
             loss: Some(log.loss),
@@ -304,8 +300,14 @@ impl RunFolder {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn save_state(&self, folder: &Path, step: u64, epoch: f64) -> Result<(), RunFolderError> {
-        let mut state = TrainerState::new(&self.facts, step, epoch, self.tokens_seen, &self.history);
+    pub fn save_state(
+        &self,
+        folder: &Path,
+        step: u64,
+        epoch: f64,
+        tokens_seen: u64,
+    ) -> Result<(), RunFolderError> {
+        let mut state = TrainerState::new(&self.facts, step, epoch, tokens_seen, &self.history);
         if let Some((best_step, value)) = self.best {
             let path = self.path.join(format!("checkpoint-{best_step}"));
             state.best_metric = Some(value);
@@ -327,18 +329,17 @@ impl RunFolder {
     /// # Errors
     /// When a file cannot be written.
     pub fn finish(&mut self, log: &FinishLog, eval: Option<LogEntry>) -> Result<(), RunFolderError> {
-        self.tokens_seen = log.tokens_seen;
         let seconds = log.elapsed.as_secs_f64();
         let values = [
             ("train_runtime", seconds),
             ("train_samples_per_second", per_second(log.samples, seconds)),
-            ("train_steps_per_second", per_second(log.steps, seconds)),
+            ("train_steps_per_second", per_second(log.step, seconds)),
             ("train_loss", log.train_loss),
             ("epoch", log.epoch),
         ];
         let line = self.trainer_log_line(log.step, log.epoch, log.elapsed);
         self.log(log.step, &values, &line)?;
-        self.save_state(&self.path, log.step, log.epoch)?;
+        self.save_state(&self.path, log.step, log.epoch, log.tokens_seen)?;
 
         let mut all = results(&values);
         self.write_results("train_results.json", &all)?;
@@ -354,7 +355,7 @@ impl RunFolder {
     }
 
     fn trainer_log_line(&self, step: u64, epoch: f64, elapsed: Duration) -> TrainerLogLine {
-        TrainerLogLine::new(step, self.facts.total_steps, epoch, self.elapsed_before + elapsed)
+        TrainerLogLine::new(step, self.facts.total_steps, epoch, elapsed)
     }
 
     fn log(
@@ -422,40 +423,24 @@ fn append(file: &mut fs::File, line: &str) -> std::io::Result<()> {
     file.write_all(format!("{line}\n").as_bytes())
 }
 
-/// The step that a note of `train.log` is about, if it names one.
+/// The step that a note of `train.log` is about, if it is about one.
 fn step_of_note(note: &str) -> Option<u64> {
-    let (_, rest) = note.split_once("step ")?;
-    rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+    note.strip_prefix("step ")?.split_once(": ")?.0.parse().ok()
 }
 
-/// Keeps the first `entries` log lines of a log and those of its other lines that are notes to keep, and opens it for
-/// appending; also returns the last log line. A log that is missing starts anew.
-fn keep_entries(
-    path: &Path,
-    entries: usize,
-    is_log_line: fn(&str) -> bool,
-    is_kept: &dyn Fn(&str) -> bool,
-) -> Result<(fs::File, Option<String>), RunFolderError> {
+/// Keeps these of the whole lines of a log and opens it for appending; also returns how many they are. A log that is missing
+/// starts anew.
+fn keep_lines(path: &Path, is_kept: impl FnMut(&&str) -> bool) -> Result<(fs::File, usize), RunFolderError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error.into()),
     };
     let text = String::from_utf8_lossy(&bytes);
-    let mut kept = String::new();
-    let (mut count, mut last) = (0, None);
-    for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-        let is_entry = is_log_line(line);
-        if is_entry && count < entries {
-            count += 1;
-            last = Some(line.to_owned());
-        } else if is_entry || !is_kept(line) {
-            continue;
-        }
-        kept.push_str(line);
-    }
-    write_whole(path, kept.as_bytes())?;
-    Ok((fs::OpenOptions::new().append(true).open(path)?, last))
+    let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let kept: Vec<&str> = lines.filter(is_kept).collect();
+    write_whole(path, kept.concat().as_bytes())?;
+    Ok((fs::OpenOptions::new().append(true).open(path)?, kept.len()))
 }
 
 /// Writes beside `path` and renames, so that a reader never sees half a file.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use danlu_data::StepOrder;
 use danlu_data::slices::SLICE_TOKENS;
@@ -29,7 +29,7 @@ use crate::objective::teacher::TopTokens;
 use crate::observer::{Observer, Progress};
 use crate::optimizer::Optimizer;
 use crate::optimizer_step::{StepResult, take_step};
-use crate::prepare::Prepared;
+use crate::prepare::{PassedOver, Prepared};
 use crate::recipe::IntervalStrategy;
 use crate::run_folder::{EvalLog, FinishLog, RunFacts, RunFolder, StepLog};
 use crate::run_record;
@@ -96,10 +96,10 @@ struct Run<'o> {
     state: TrainingState,
     /// Learning rate and gradient norm of the last step.
     last_step: (f64, f64),
+    /// When this process began, and how long the run took before.
     started: Instant,
+    elapsed_before: Duration,
     first_step: u64,
-    /// Samples trained by this process.
-    samples: u64,
     ends_early: Option<String>,
     stops: bool,
     interrupted: Option<PathBuf>,
@@ -109,10 +109,17 @@ impl<'o> Run<'o> {
     /// Begins in the output folder, or restores what the checkpoint keeps.
     fn begin(mut prepared: Prepared, observer: &'o mut dyn Observer) -> Result<Self> {
         let started = Instant::now();
-        let top_tokens = ask_teacher(&mut prepared, observer)?;
+        let identity = Identity::of(&prepared);
+        let resumed = match &prepared.resume_from {
+            Some(checkpoint) => {
+                Some((checkpoint.clone(), checkpoint::read_state(checkpoint, &prepared, &identity)?))
+            }
+            None => None,
+        };
+        let takes_steps = resumed.as_ref().is_none_or(|(_, state)| state.step < prepared.total_steps);
+        let top_tokens = ask_teacher(&mut prepared, takes_steps, observer)?;
         let recipe = &prepared.recipe;
         let (output, output_dir) = (&recipe.output, &recipe.output.output_dir);
-        let identity = Identity::of(&prepared);
         let mut optimizer = Optimizer::new(&prepared.model, &recipe.training)
             .with_ratio_of_b(&prepared.model, recipe.adapter.loraplus_lr_ratio.unwrap_or(1.0));
         let capacity = capacity(&prepared);
@@ -128,41 +135,44 @@ impl<'o> Run<'o> {
             plot_loss: output.plot_loss,
             event_folder: output.event_folder(),
         };
-        let (mut run_folder, mut state, first_step) = match &prepared.resume_from {
-            Some(checkpoint) => {
-                let state = checkpoint::restore(checkpoint, &prepared, &identity, &mut optimizer)?;
-                let until = prepared.passed_over.as_ref().map_or(state.step, |passed| passed.until);
+        let (mut run_folder, mut state, first_step) = match resumed {
+            Some((checkpoint, state)) => {
+                checkpoint::restore_optimizer(&checkpoint, &mut optimizer)?;
+                let until = prepared.passed_over.last().map_or(state.step, |passed| passed.until);
                 let first_step = until.clamp(state.step, prepared.total_steps);
-                if !checkpoint::belongs_to(checkpoint, output_dir) {
+                if !checkpoint::belongs_to(&checkpoint, output_dir) {
                     checkpoint::remove_earlier(output_dir)?;
                 }
                 samples::keep_until(output_dir, state.step)?;
-                let run_folder = RunFolder::resume(output_dir, checkpoint, facts, state.step..first_step)?;
+                let run_folder = RunFolder::resume(output_dir, &checkpoint, facts, state.step..first_step)?;
                 (run_folder, state, first_step)
             }
             None => {
                 checkpoint::remove_earlier(output_dir)?;
                 let mut run_folder = RunFolder::create(output_dir, facts)?;
-                run_folder.note(&prepared.trainable_line())?;
+                run_folder.note(None, &prepared.trainable_line())?;
                 (run_folder, TrainingState::before_all(identity.clone()), 0)
             }
         };
         checkpoint::save_recipe(recipe, output_dir)?;
         run_record::write(&prepared, identity.data_fingerprint, first_step)?;
         let mut guard = Guard::new(&recipe.training, std::mem::take(&mut state.guard));
-        if let Some(passed) = &prepared.passed_over {
-            guard.pass_over(first_step - state.step);
-            let epoch = epoch_at(&prepared, first_step);
-            run_folder.log_rollback(first_step, state.step, epoch, started.elapsed())?;
-            run_folder.note(&passed.told)?;
+        guard.pass_over(first_step - state.step);
+        let elapsed_before = Duration::try_from_secs_f64(state.elapsed_seconds).unwrap_or_default();
+        for PassedOver { until, .. } in &prepared.passed_over {
+            let elapsed = elapsed_before + started.elapsed();
+            run_folder.log_rollback(*until, state.step, epoch_at(&prepared, *until), elapsed)?;
+        }
+        // The others were noted when they came.
+        if let Some(PassedOver { until, told }) = prepared.passed_over.last() {
+            run_folder.note(Some(*until), told)?;
         }
         if state.identity.validation_differs(&identity) {
             let told = format!(
                 "the validation samples are not those of the checkpoint: losses of validations up to step {first_step} do not \
                  compare with later ones"
             );
-            run_folder.note(&told)?;
-            observer.noted(&told);
+            observer.noted(&run_folder.note(None, &told)?);
         }
         (state.step, state.identity) = (first_step, identity);
         let best = Best::of_history(&recipe.evaluation, run_folder.history());
@@ -191,8 +201,8 @@ impl<'o> Run<'o> {
             state,
             last_step: (0.0, 0.0),
             started,
+            elapsed_before,
             first_step,
-            samples: 0,
             stops: false,
             interrupted: None,
         })
@@ -219,12 +229,12 @@ impl<'o> Run<'o> {
             take_step(model, &self.objective, batch, activations, gradients, optimizer, &judge)?;
         guard.note(state.step, loss, skipped)?;
         let (tokens, seconds) = (batch.slices.tokens(), start.elapsed().as_secs_f64());
-        self.samples += samples;
         self.last_step = (learning_rate, grad_norm);
         state.tokens_seen += tokens as u64;
+        state.samples_seen += samples;
         let step = state.step;
         if let Some(reason) = skipped {
-            self.note(format!("step {step} changed nothing: {reason}"))?;
+            self.note(&format!("changed nothing: {reason}"))?;
         } else {
             state.loss_sum += loss;
             state.since_log.add(loss, &rewards, &parts, batch, seconds);
@@ -236,6 +246,7 @@ impl<'o> Run<'o> {
     }
 
     fn log_if_due(&mut self) -> Result<()> {
+        let elapsed = self.elapsed();
         let (state, every) = (&mut self.state, self.prepared.recipe.output.logging_steps.max(1));
         let is_due = state.step == 1 || state.step == self.prepared.total_steps;
         if !is_due && !state.step.is_multiple_of(every) || state.since_log.is_empty() {
@@ -252,7 +263,7 @@ impl<'o> Run<'o> {
             epoch: epoch_at(&self.prepared, state.step),
             tokens_seen: state.tokens_seen,
             tokens_per_second: since_log.tokens_per_second(),
-            elapsed: self.started.elapsed(),
+            elapsed,
         };
         self.run_folder.log_step(&log)?;
         self.observer.log(&log);
@@ -281,7 +292,7 @@ impl<'o> Run<'o> {
                 rewards: found.rewards,
                 samples: found.samples,
                 runtime: found.runtime,
-                elapsed: self.started.elapsed(),
+                elapsed: self.elapsed(),
             };
             let values = self.run_folder.log_eval(&log)?;
             self.observer.evaluated(&log);
@@ -295,10 +306,10 @@ impl<'o> Run<'o> {
         match prompts.answer(model, tokenizer, step, &recipe.output.output_dir) {
             Ok(answers) => answers.iter().for_each(|answer| self.observer.answered(answer)),
             // The answers are for looking at: a run does not end for them.
-            Err(error) => self.run_folder.note(&format!("step {step} answered no prompts: {error}"))?,
+            Err(error) => drop(self.run_folder.note(Some(step), &format!("answered no prompts: {error}"))?),
         }
         if let Some(reason) = &self.ends_early {
-            self.note(format!("the run ends at step {step}: {reason}"))?;
+            self.note(&format!("the run ends: {reason}"))?;
         }
         Ok(())
     }
@@ -323,6 +334,7 @@ impl<'o> Run<'o> {
             return Ok(());
         }
         self.state.guard = self.guard.memory().clone();
+        self.state.elapsed_seconds = self.elapsed().as_secs_f64();
         let path = checkpoint::save(
             &self.prepared,
             &self.optimizer,
@@ -348,11 +360,10 @@ impl<'o> Run<'o> {
         let best_step = best_step.filter(|step| checkpoint::folder(&output_dir, *step).is_dir());
         let evaluation = self.run_folder.last_evaluation(best_step);
         let skipped_steps = self.guard.memory().skipped;
-        let new_steps = step - self.first_step;
         let outcome = Outcome {
             output_dir,
             steps: step,
-            new_steps,
+            new_steps: step - self.first_step,
             train_loss: state.loss_sum / step.saturating_sub(skipped_steps).max(1) as f64,
             eval_loss: evaluation.as_ref().and_then(|values| values.get("eval_loss")?.as_f64()),
             best_step,
@@ -374,10 +385,9 @@ impl<'o> Run<'o> {
             step,
             epoch: epoch_at(&self.prepared, step),
             train_loss: outcome.train_loss,
-            samples: self.samples,
-            steps: new_steps,
+            samples: self.state.samples_seen,
             tokens_seen: self.state.tokens_seen,
-            elapsed: self.started.elapsed(),
+            elapsed: self.elapsed(),
         };
         self.run_folder.finish(&log, evaluation)?;
         Ok(outcome)
@@ -399,9 +409,15 @@ impl<'o> Run<'o> {
         }
     }
 
-    fn note(&mut self, text: String) -> Result<()> {
-        self.run_folder.note(&text)?;
-        self.observer.noted(&text);
+    /// Time since the beginning of the run.
+    fn elapsed(&self) -> Duration {
+        self.elapsed_before + self.started.elapsed()
+    }
+
+    /// Says something of this step.
+    fn note(&mut self, text: &str) -> Result<()> {
+        let line = self.run_folder.note(Some(self.state.step), text)?;
+        self.observer.noted(&line);
         Ok(())
     }
 }
@@ -436,19 +452,28 @@ fn reference(
     Ok(Reference { training: compute(&prepared.training)?, validation: compute(&prepared.validation)? })
 }
 
-/// Lets the teacher of a distillation read what it has not read yet, and then loads the weights of the student.
-fn ask_teacher(prepared: &mut Prepared, observer: &mut dyn Observer) -> Result<Option<TopTokens>> {
+/// Lets the teacher of a distillation read what it has not read yet, if steps are left that learn from it, and then loads
+/// the weights of the student.
+fn ask_teacher(
+    prepared: &mut Prepared,
+    takes_steps: bool,
+    observer: &mut dyn Observer,
+) -> Result<Option<TopTokens>> {
     let Some(teacher) = &prepared.teacher else { return Ok(None) };
-    let (mut done, all) = (0, teacher.reading.tokens);
-    let mut goes_on = |tokens: usize| {
-        done += tokens as u64;
-        observer.teacher(done, all);
-        !observer.stops()
-    };
-    let top_tokens = teacher.read(&prepared.steps(&prepared.training), &mut goes_on)?;
-    heap::give_back_freed();
+    let mut top_tokens = None;
+    if takes_steps {
+        let (mut done, all) = (0, teacher.reading.tokens);
+        let mut goes_on = |tokens: usize| {
+            // Of a slice that was kept in part all tokens are read again.
+            done = all.min(done + tokens as u64);
+            observer.teacher(done, all);
+            !observer.stops()
+        };
+        top_tokens = Some(teacher.read(&prepared.steps(&prepared.training), &mut goes_on)?);
+        heap::give_back_freed();
+    }
     prepared.load_weights()?;
-    Ok(Some(top_tokens))
+    Ok(top_tokens)
 }
 
 /// What each step sees, and how many samples they are of, put together by a thread of its own one step ahead: the

@@ -16,7 +16,8 @@ pub struct Args {
     /// zh: 存放全部产物的文件夹；若为先前快速上手的文件夹则替换
     #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
     dir: PathBuf,
-    /// Scale the training to about so many minutes on 2 cores, with scoring on top; below the default the model may learn too little to answer
+    /// Scale the training to about so many minutes on 2 cores, with scoring on top; below the default the model may learn
+    /// too little to answer
     ///
     /// zh: 按双核约需的分钟数调整训练量，评分另需时间；小于默认值时模型可能来不及学会回答
     #[arg(long, value_name = "N", default_value_t = FULL_MINUTES, value_parser = minutes)]

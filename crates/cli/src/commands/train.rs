@@ -57,7 +57,7 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         return Err(stop::Interrupted.into());
     }
     let begin = match outcome.new_steps {
-        0 => format!("all {} steps were done before", outcome.steps),
+        0 => format!("nothing was left to do behind step {}", outcome.steps),
         _ => format!("trained {} steps", outcome.steps),
     };
     let mut summary = format!("{begin}, mean loss {:.4}", outcome.train_loss);

@@ -1,6 +1,6 @@
-//! CSV and TSV with a header, or with names given for it (RFC 4180): quoted fields may hold newlines and are as long as they are. Every field is
-//! text: `NA`, `null` and `nan` are words, not missing values. CRLF becomes LF, inside fields too. A quote that is never
-//! closed, and so takes the rest of the file with it, is an error.
+//! CSV and TSV with a header, or with names given for it (RFC 4180): quoted fields may hold newlines and are as long as they
+//! are. Every field is text: `NA`, `null` and `nan` are words, not missing values. CRLF becomes LF, inside fields too. A
+//! quote that is never closed, and so takes the rest of the file with it, is an error.
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;

@@ -12,6 +12,20 @@ macro_rules! each_row {
     };
 }
 
+/// Runs the tile's function for as many vectors and rows as it has at its edges: of 256 tokens the last four are a tile.
+macro_rules! of_size {
+    ($run:ident, $segments:expr, $tile:expr) => {
+        match ($tile.columns > 16, $tile.rows) {
+            (true, ..=4) => $run::<2, 4>($segments, $tile),
+            (true, ..=8) => $run::<2, 8>($segments, $tile),
+            (true, _) => $run::<2, ROWS>($segments, $tile),
+            (false, ..=4) => $run::<1, 4>($segments, $tile),
+            (false, ..=8) => $run::<1, 8>($segments, $tile),
+            (false, _) => $run::<1, ROWS>($segments, $tile),
+        }
+    };
+}
+
 mod pack;
 
 use std::arch::x86_64::*;
@@ -45,7 +59,7 @@ impl Kernel for Bf16 {
 
     unsafe fn tile(segments: &[Segment], tile: Tile) {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-        unsafe fn run<const HALVES: usize>(segments: &[Segment], tile: Tile) {
+        unsafe fn run<const HALVES: usize, const USED: usize>(segments: &[Segment], tile: Tile) {
             // SAFETY: the caller's promise.
             unsafe {
                 prefetch(tile);
@@ -58,7 +72,7 @@ impl Kernel for Bf16 {
                             *columns = _mm512_loadu_si512(b.add(16 * half).cast());
                         }
                         let a = segment.a.add(step * ROWS);
-                        for (row, sums) in sums.iter_mut().enumerate() {
+                        for (row, sums) in sums.iter_mut().enumerate().take(USED) {
                             let pair: __m512bh = std::mem::transmute(_mm512_set1_epi32(*a.add(row) as i32));
                             for (sum, columns) in sums.iter_mut().zip(&columns) {
                                 let columns: __m512bh = std::mem::transmute(*columns);
@@ -70,8 +84,8 @@ impl Kernel for Bf16 {
                 store(&sums, tile);
             }
         }
-        // SAFETY: the caller's promise; half a tile is enough for few columns.
-        unsafe { if tile.columns > 16 { run::<2>(segments, tile) } else { run::<1>(segments, tile) } };
+        // SAFETY: the caller's promise.
+        unsafe { of_size!(run, segments, tile) };
     }
 }
 
@@ -109,14 +123,12 @@ impl<const ROUND: bool> Kernel for F32<ROUND> {
 /// Not generic, so that it is compiled here and as this crate is, whoever calls it.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn f32_tile(segments: &[Segment], tile: Tile) {
-    // SAFETY: the caller's promise; half a tile is enough for few columns.
-    unsafe {
-        if tile.columns > 16 { multiply_add::<2>(segments, tile) } else { multiply_add::<1>(segments, tile) }
-    };
+    // SAFETY: the caller's promise.
+    unsafe { of_size!(multiply_add, segments, tile) };
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn multiply_add<const HALVES: usize>(segments: &[Segment], tile: Tile) {
+unsafe fn multiply_add<const HALVES: usize, const USED: usize>(segments: &[Segment], tile: Tile) {
     // SAFETY: the caller's promise.
     unsafe {
         prefetch(tile);
@@ -129,7 +141,7 @@ unsafe fn multiply_add<const HALVES: usize>(segments: &[Segment], tile: Tile) {
                     *columns = _mm512_loadu_ps(b.add(16 * half));
                 }
                 let a = segment.a.add(step * ROWS).cast::<f32>();
-                for (row, sums) in sums.iter_mut().enumerate() {
+                for (row, sums) in sums.iter_mut().enumerate().take(USED) {
                     let value = _mm512_set1_ps(*a.add(row));
                     for (sum, columns) in sums.iter_mut().zip(&columns) {
                         *sum = _mm512_fmadd_ps(value, *columns, *sum);

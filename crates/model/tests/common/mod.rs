@@ -136,6 +136,7 @@ pub fn gradients_in(
         tokens,
         targets,
         &coefficients,
+        None,
         &mut activations,
         &mut gradients,
         &mut seen,

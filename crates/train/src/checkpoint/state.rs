@@ -15,6 +15,12 @@ pub(crate) struct TrainingState {
     pub(crate) step: u64,
     /// Tokens read so far.
     pub(crate) tokens_seen: u64,
+    /// Samples trained so far.
+    #[serde(default)]
+    pub(crate) samples_seen: u64,
+    /// Time that it took to come here, without that of steps which a kill lost.
+    #[serde(default)]
+    pub(crate) elapsed_seconds: f64,
     /// Sum of the losses of the finished steps.
     #[serde(default)]
     pub(crate) loss_sum: f64,
@@ -32,7 +38,16 @@ impl TrainingState {
     /// That of a run before its first step.
     pub(crate) fn before_all(identity: Identity) -> Self {
         let (since_log, guard) = (SinceLog::default(), guard::Memory::default());
-        Self { step: 0, tokens_seen: 0, loss_sum: 0.0, since_log, guard, identity }
+        Self {
+            step: 0,
+            tokens_seen: 0,
+            samples_seen: 0,
+            elapsed_seconds: 0.0,
+            loss_sum: 0.0,
+            since_log,
+            guard,
+            identity,
+        }
     }
 }
 

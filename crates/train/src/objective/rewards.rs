@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::PairTerm;
 use super::answers::Answer;
-use crate::run_folder::LogEntry;
 
 /// Names in the logs of training and of validation.
 const NAMES: [[&str; 2]; 9] = [
@@ -134,7 +134,7 @@ impl Rewards {
 }
 
 /// The means that a logged validation has, under their names in the logs of training.
-pub fn logged(validation: &LogEntry) -> BTreeMap<&'static str, f64> {
+pub fn logged(validation: &BTreeMap<String, Value>) -> BTreeMap<&'static str, f64> {
     let values = NAMES
         .into_iter()
         .filter_map(|[name, of_validation]| Some((name, validation.get(of_validation)?.as_f64()?)));

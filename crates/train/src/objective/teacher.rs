@@ -31,6 +31,8 @@ use crate::recipe::Recipe;
 pub const FOLDER: &str = "distillation";
 const ROWS: &str = "top_k.bin";
 const STATE: &str = "teacher.json";
+/// How names of files with weights end.
+const WEIGHTS: [&str; 5] = ["safetensors", "gguf", "bin", "pth", "pt"];
 /// What the files are like; with another number they are made anew.
 const VERSION: u32 = 1;
 /// Samples whose slices are made together.
@@ -44,7 +46,7 @@ const PAIR: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     version: u32,
-    /// Name, bytes and time of change of each file of the teacher.
+    /// Name, bytes and time of change of each file with weights of the teacher, and of its configuration.
     teacher: Vec<(String, u64, String)>,
     precision: String,
     /// Hash of every token and weight of the training samples.
@@ -71,6 +73,8 @@ pub struct Reading {
     pub positions: u64,
     /// Those that an earlier run has kept.
     pub kept: u64,
+    /// Why what an earlier run has kept is of no use, where that is so.
+    pub anew: Option<&'static str>,
     /// Tokens that the teacher has yet to read.
     pub tokens: u64,
     /// Size of the file.
@@ -182,13 +186,14 @@ impl Teacher {
             vocabulary,
         };
         let folder = recipe.output.output_dir.join(FOLDER);
-        let kept = kept(&folder, &identity).min(positions);
+        let (kept, anew) = kept(&folder, &identity).map_or_else(|why| (0, why), |kept| (kept, None));
         let is_whole = kept == positions;
         let tokens = (all_tokens as f64 * (1.0 - kept as f64 / positions.max(1) as f64)).ceil() as u64;
         let reading = Reading {
             top_k,
             positions,
             kept,
+            anew,
             tokens: if is_whole { 0 } else { tokens },
             bytes: positions * (top_k * PAIR) as u64,
             flops_per_token: forward_flops_per_token(shape, all_tokens as usize / samples.len().max(1)),
@@ -286,32 +291,51 @@ impl Teacher {
     }
 }
 
-/// How many positions of this reading are in `folder`.
-fn kept(folder: &Path, identity: &Identity) -> u64 {
-    let state =
-        fs::read(folder.join(STATE)).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok());
-    let Some(state) = state.filter(|state| state.of == *identity) else { return 0 };
-    let bytes = fs::metadata(folder.join(ROWS)).map_or(0, |metadata| metadata.len());
-    if bytes / (identity.top_k * PAIR) as u64 >= state.positions { state.positions } else { 0 }
+impl Identity {
+    /// Why what was kept under this identity is of no use under another.
+    fn difference(&self, now: &Self) -> Option<&'static str> {
+        let kinds = [
+            ("another version of danlu wrote it", self.version == now.version),
+            ("the files of the teacher have changed", self.teacher == now.teacher),
+            ("the precision is another", self.precision == now.precision),
+            ("the training samples are others", self.data == now.data),
+            ("`distillation_top_k` is another", self.top_k == now.top_k),
+            ("the vocabulary is another", self.vocabulary == now.vocabulary),
+        ];
+        kinds.into_iter().find(|(_, is_same)| !is_same).map(|(why, _)| why)
+    }
 }
 
-/// Name, bytes and time of change of a file, or of every file of a folder.
+/// How many positions of this reading are in `folder`, or why none that are there can be used.
+fn kept(folder: &Path, identity: &Identity) -> Result<u64, Option<&'static str>> {
+    let text = fs::read(folder.join(STATE)).map_err(|_| None)?;
+    let state: State = serde_json::from_slice(&text).map_err(|_| Some("`teacher.json` is damaged"))?;
+    if let Some(why) = state.of.difference(identity) {
+        return Err(Some(why));
+    }
+    let bytes = fs::metadata(folder.join(ROWS)).map_or(0, |metadata| metadata.len());
+    let is_there = bytes / (identity.top_k * PAIR) as u64 >= state.positions;
+    if is_there { Ok(state.positions) } else { Err(Some("`top_k.bin` is shorter than it was")) }
+}
+
+/// Name, bytes and time of change of a file, or of those of a folder that decide what a model says.
 fn files(path: &Path) -> Result<Vec<(String, u64, String)>> {
     let mut paths = match path.is_dir() {
         true => fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
         false => vec![path.to_owned()],
     };
+    paths.retain(|path| {
+        let is_weights = path.extension().is_some_and(|end| WEIGHTS.iter().any(|known| end == *known));
+        path.is_file() && (is_weights || path.ends_with("config.json") || path.ends_with("params.json"))
+    });
     paths.sort();
-    let mut files = Vec::new();
-    for path in paths {
+    let file = |path: PathBuf| {
         let metadata = fs::metadata(&path)?;
-        if metadata.is_file() {
-            let changed = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            files.push((name, metadata.len(), format!("{:?}", changed)));
-        }
-    }
-    Ok(files)
+        let changed = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok((name, metadata.len(), format!("{changed:?}")))
+    };
+    paths.into_iter().map(file).collect()
 }
 
 /// The teacher's most probable tokens of every training sample, on disk.

@@ -9,9 +9,10 @@ use super::{MethodOptions, Stage};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DistillationOptions {
-    /// Distillation: a larger model with the same vocabulary, whose most probable tokens are learned beside the data, in `stage: pt`
-    /// and `sft`: a folder, a GGUF file, or an id of a hub. A new model without a tokenizer takes the teacher's. It reads the training samples once, before the first step; what it
-    /// finds probable is kept in the folder `distillation` of the run, and used again as long as teacher and data are the same.
+    /// Distillation: a larger model with the same vocabulary, whose most probable tokens are learned beside the data, in
+    /// `stage: pt` and `sft`: a folder, a GGUF file, or an id of a hub. A new model without a tokenizer takes the teacher's.
+    /// It reads the training samples once, before the first step; what it finds probable is kept in the folder
+    /// `distillation` of the run, and used again as long as teacher and data are the same.
     ///
     /// zh: 蒸馏：一个词表相同的较大模型，在 `stage: pt` 与 `sft` 中除数据外还学习它认为最可能的词元；可为文件夹、GGUF 文件或模型名。未给分词器的新模型采用教师的分词器。它在第一步之前把训练样本读一遍，结果存放在运行文件夹的 `distillation` 中，只要教师与数据不变就重复使用。
     pub teacher_model_name_or_path: Option<String>,

@@ -246,10 +246,10 @@ pub struct TrainingOptions {
     ///
     /// zh: 允许连续跳过的步数；再多一步则结束训练。
     pub max_skipped_steps: u64,
-    /// Instead of ending there, take the weights of the last checkpoint and go on behind the samples that did the harm. So
-    /// often at most in a row without a new checkpoint: three times.
+    /// Instead of ending there, take the weights of the last checkpoint and go on behind the samples that did the harm: three
+    /// times at most without a step in between that changed anything.
     ///
-    /// zh: 不就此结束，而是取回最近检查点的权重，越过造成损害的样本继续训练；没有新检查点时最多连续三次。
+    /// zh: 不就此结束，而是取回最近检查点的权重，越过造成损害的样本继续训练；其间若没有一步有效，最多连续三次。
     pub rollback: bool,
     /// What the backward computes again instead of keeping it. No bit of the result depends on it.
     ///

@@ -59,7 +59,6 @@ fn files_have_the_layouts_of_trainer_and_llama_factory() {
         epoch: 1.5,
         train_loss: 1.5,
         samples: 320,
-        steps: 40,
         tokens_seen: 20_480,
         elapsed: Duration::from_secs(100),
     };
@@ -100,7 +99,7 @@ fn files_have_the_layouts_of_trainer_and_llama_factory() {
 #[test]
 fn the_state_has_exactly_the_fields_that_transformers_loads() {
     let folder = tempfile::tempdir().unwrap();
-    RunFolder::create(folder.path(), facts()).unwrap().save_state(folder.path(), 3, 0.5).unwrap();
+    RunFolder::create(folder.path(), facts()).unwrap().save_state(folder.path(), 3, 0.5, 1536).unwrap();
     let state: Value =
         serde_json::from_slice(&fs::read(folder.path().join("trainer_state.json")).unwrap()).unwrap();
     let fields: Vec<&str> = state.as_object().unwrap().keys().map(String::as_str).collect();
@@ -124,7 +123,7 @@ fn a_resumed_run_has_one_continuous_history() {
     for step in 1..=5 {
         run.log_step(&step_log(step, step)).unwrap();
         if step == 3 {
-            run.save_state(&checkpoint, step, 0.1).unwrap();
+            run.save_state(&checkpoint, step, 0.1, step * 512).unwrap();
         }
     }
     drop(run);
@@ -133,7 +132,7 @@ fn a_resumed_run_has_one_continuous_history() {
         file.write_all(b"{\"current_steps\": 6, \"lo\xe6\x8d").unwrap();
     }
     let mut run = RunFolder::resume(folder.path(), &checkpoint, facts(), 3..3).unwrap();
-    (4..=6).for_each(|step| run.log_step(&step_log(step, step - 3)).unwrap());
+    (4..=6).for_each(|step| run.log_step(&step_log(step, step)).unwrap());
 
     assert_eq!(run.history.len(), 6);
     for name in ["train.log", "trainer_log.jsonl"] {
@@ -146,7 +145,7 @@ fn a_line_torn_before_the_checkpoint_is_repaired() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = RunFolder::create(folder.path(), facts()).unwrap();
     run.log_step(&step_log(1, 1)).unwrap();
-    run.save_state(folder.path(), 1, 0.1).unwrap();
+    run.save_state(folder.path(), 1, 0.1, 512).unwrap();
     fs::write(folder.path().join("trainer_log.jsonl"), "{\"current_steps\": 1, \"tot").unwrap();
     fs::remove_file(folder.path().join("train.log")).unwrap();
     let mut run = RunFolder::resume(folder.path(), folder.path(), facts(), 1..1).unwrap();
@@ -172,7 +171,7 @@ fn a_loss_that_is_not_a_number_is_logged_and_does_not_break_the_files() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = RunFolder::create(folder.path(), facts()).unwrap();
     run.log_step(&StepLog { loss: f64::NAN, grad_norm: f64::INFINITY, ..step_log(1, 1) }).unwrap();
-    run.save_state(folder.path(), 1, 0.1).unwrap();
+    run.save_state(folder.path(), 1, 0.1, 512).unwrap();
     assert!(lines(folder.path(), "train.log")[0].starts_with("{'loss': nan, 'grad_norm': inf, "));
     assert_eq!(RunFolder::resume(folder.path(), folder.path(), facts(), 1..1).unwrap().history.len(), 1);
 }
@@ -181,12 +180,12 @@ fn a_loss_that_is_not_a_number_is_logged_and_does_not_break_the_files() {
 fn what_was_noted_of_a_step_goes_and_stays_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = RunFolder::create(folder.path(), facts()).unwrap();
-    run.note("trainable params: 3").unwrap();
+    run.note(None, "trainable params: 3, step 9").unwrap();
     for step in 1..=5 {
         run.log_step(&step_log(step, step)).unwrap();
-        run.note(&format!("step {step} changed nothing: the loss jumped")).unwrap();
+        run.note(Some(step), "changed nothing: the loss jumped").unwrap();
         if step == 2 {
-            run.save_state(folder.path(), step, 0.1).unwrap();
+            run.save_state(folder.path(), step, 0.1, 1024).unwrap();
         }
     }
     drop(run);
@@ -195,7 +194,7 @@ fn what_was_noted_of_a_step_goes_and_stays_with_it() {
         let lines = lines(folder.path(), "train.log");
         lines.iter().map(|line| line.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    let skipped = |step| format!("step {step} changed nothing");
+    let skipped = |step| format!("step {step}");
     let first = ["trainable params", "{'loss'", &skipped(1), "{'loss'", &skipped(2)].map(str::to_owned);
     // A run that goes back says what was wrong with the steps that it passes over.
     assert_eq!(kept(4), [&first[..], &[skipped(3), skipped(4)]].concat());
@@ -210,9 +209,44 @@ fn values_are_read_back_to_the_bit() {
     for step in 1..=200 {
         run.log_step(&StepLog { loss: loss(step), ..step_log(step, 1) }).unwrap();
     }
-    run.save_state(folder.path(), 200, 0.1).unwrap();
+    run.save_state(folder.path(), 200, 0.1, 102_400).unwrap();
     let state = TrainerState::read(&folder.path().join("trainer_state.json")).unwrap();
     for (entry, step) in state.log_history.iter().zip(1..) {
         assert_eq!(entry["loss"].as_f64().unwrap().to_bits(), loss(step).to_bits());
+    }
+}
+
+#[test]
+fn a_run_that_goes_on_elsewhere_and_then_there_again_logs_each_step_once() {
+    let [first, second] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let at = |folder: &tempfile::TempDir, step: u64| {
+        let checkpoint = folder.path().join(format!("checkpoint-{step}"));
+        fs::create_dir_all(&checkpoint).unwrap();
+        checkpoint
+    };
+    let log = |run: &mut RunFolder, steps: std::ops::RangeInclusive<u64>| {
+        steps.for_each(|step| run.log_step(&step_log(step, step)).unwrap());
+    };
+    let mut run = RunFolder::create(first.path(), facts()).unwrap();
+    log(&mut run, 1..=4);
+    run.save_state(&at(&first, 4), 4, 0.1, 2048).unwrap();
+    let mut run = RunFolder::resume(second.path(), &at(&first, 4), facts(), 4..4).unwrap();
+    log(&mut run, 5..=6);
+    run.save_state(&at(&second, 6), 6, 0.2, 3072).unwrap();
+    log(&mut run, 7..=8);
+    let finish = FinishLog {
+        step: 8,
+        epoch: 0.3,
+        train_loss: 1.0,
+        samples: 64,
+        tokens_seen: 4096,
+        elapsed: Duration::from_secs(8),
+    };
+    run.finish(&finish, None).unwrap();
+    let mut run = RunFolder::resume(second.path(), &at(&second, 6), facts(), 6..6).unwrap();
+    log(&mut run, 7..=9);
+    assert_eq!(run.history().len(), 9);
+    for name in ["train.log", "trainer_log.jsonl"] {
+        assert_eq!(lines(second.path(), name).len(), 5, "{name}");
     }
 }

@@ -55,14 +55,11 @@ impl TrainerLogLine {
     }
 }
 
-pub(super) fn is_log_line(line: &str) -> bool {
-    serde_json::from_str::<Value>(line).is_ok()
-}
-
-/// The elapsed time of a line; zero when it has none.
-pub(super) fn elapsed(line: &str) -> Duration {
-    let value: Value = serde_json::from_str(line).unwrap_or_default();
-    Duration::from_secs(parse_clock(value["elapsed_time"].as_str().unwrap_or_default()).unwrap_or_default())
+/// Whether a line is of a step up to `step`, and not that of the end of a run, which goes on now.
+pub(super) fn is_within(line: &str, step: u64) -> bool {
+    let Ok(line) = serde_json::from_str::<Value>(line) else { return false };
+    let is_end = ["loss", "eval_loss", "rolled_back_to_step"].iter().all(|key| line.get(key).is_none());
+    !is_end && line["current_steps"].as_u64().is_some_and(|current| current <= step)
 }
 
 /// Seconds as Python's `timedelta` prints them: `1:02:03`, `2 days, 1:02:03`.
@@ -74,19 +71,6 @@ fn clock(seconds: u64) -> String {
         _ => format!("{days} days, "),
     };
     format!("{days}{hours}:{minutes:02}:{:02}", seconds % 60)
-}
-
-fn parse_clock(text: &str) -> Option<u64> {
-    let (days, time) = match text.split_once(", ") {
-        Some((days, time)) => (days.split(' ').next()?.parse::<u64>().ok()?, time),
-        None => (0, text),
-    };
-    let parts: Vec<u64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    let [hours, minutes, seconds] = parts[..] else { return None };
-    days.checked_mul(86_400)?
-        .checked_add(hours.checked_mul(3_600)?)?
-        .checked_add(minutes.checked_mul(60)?)?
-        .checked_add(seconds)
 }
 
 fn two_decimals<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -107,12 +91,6 @@ mod tests {
             [(9, "0:00:09"), (3_723, "1:02:03"), (90_000, "1 day, 1:00:00"), (200_000, "2 days, 7:33:20")]
         {
             assert_eq!(clock(seconds), text);
-            assert_eq!(parse_clock(text), Some(seconds));
-        }
-        for damaged in
-            ["", "1:2", "a:b:c", "99999999999999999999:0:0", "18446744073709551615:0:0", "x days, 1:00:00"]
-        {
-            assert_eq!(parse_clock(damaged), None, "{damaged}");
         }
     }
 }

@@ -15,7 +15,8 @@ use crate::printer::Printer;
 /// What to convert.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Model or tokenizer folder, or any vocabulary file: tokenizer.json, sentencepiece's .model, tiktoken's ranks, llama2.c's tokenizer.bin, GGUF
+    /// Model or tokenizer folder, or any vocabulary file: tokenizer.json, sentencepiece's .model, tiktoken's ranks,
+    /// llama2.c's tokenizer.bin, GGUF
     ///
     /// zh: 模型或分词器文件夹，或任一种词表文件：tokenizer.json、sentencepiece 的 .model、tiktoken 词表、llama2.c 的 tokenizer.bin、GGUF
     #[arg(value_name = "IN")]

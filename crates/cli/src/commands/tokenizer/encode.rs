@@ -20,7 +20,8 @@ pub struct Args {
     /// zh: 文本
     #[arg(long, allow_hyphen_values = true, required_unless_present = "input")]
     text: Option<String>,
-    /// Files or folders of .txt, .jsonl, .json, .csv, .tsv, .parquet, .arrow or .xlsx to write as token files, in the place of one text
+    /// Files or folders of .txt, .jsonl, .json, .csv, .tsv, .parquet, .arrow or .xlsx to write as token files, in the place
+    /// of one text
     ///
     /// zh: 要写成词元文件的 .txt、.jsonl、.json、.csv、.tsv、.parquet、.arrow、.xlsx 文件或文件夹，代替单个文本
     #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "text")]

@@ -1,8 +1,9 @@
 //! The tables in `tables/`, read into facts and wordings. It does not generate text.
 //!
 //! Each table has a column `名称` (the fact's subject) and one column per attribute; an empty cell is no fact.
-//! `attributes.csv` says for each attribute its multiple-choice subject, its set of wordings, its name in a sentence, and the text
-//! before and after a cell. `wordings.csv` holds the wordings with `{S}` for the subject, `{A}` for the attribute, `{V}` for the value.
+//! `attributes.csv` says for each attribute its multiple-choice subject, its set of wordings, its name in a sentence, and
+//! the text before and after a cell. `wordings.csv` holds the wordings with `{S}` for the subject, `{A}` for the attribute,
+//! `{V}` for the value.
 
 use std::collections::BTreeMap;
 

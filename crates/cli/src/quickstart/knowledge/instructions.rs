@@ -1,4 +1,5 @@
-//! Fine-tuning rows: every fact asked in several wordings, summaries of subjects, and the written introductions of `tables/introductions.csv`.
+//! Fine-tuning rows: every fact asked in several wordings, summaries of subjects, and the written introductions of
+//! `tables/introductions.csv`.
 //!
 //! Most answers are the value alone, which is the text that the multiple-choice score weighs. No row uses a held-out wording.
 

@@ -76,6 +76,14 @@ fn every_byte_is_two_elements_whichever_instructions_read_it() {
         unsafe { x86::avx2(blocks, &mut values) };
         assert_eq!(values, expected);
     }
+    #[cfg(target_arch = "x86_64")]
+    if crate::cpu::level() == crate::cpu::Level::Avx512Bf16 {
+        let mut values = vec![half::bf16::ZERO; 512];
+        // SAFETY: it is that level.
+        unsafe { nf4_to_bf16(blocks, &mut values) };
+        let rounded: Vec<half::bf16> = expected.concat().into_iter().map(half::bf16::from_f32).collect();
+        assert_eq!(values, rounded);
+    }
 }
 
 /// Half the widest gap of the codebook, between -1 and -0.696, for what lies within a block; the second quantization
