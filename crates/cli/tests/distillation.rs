@@ -180,6 +180,15 @@ fn a_teacher_may_be_a_gguf_file_and_the_student_an_adapter() {
     train(folder, "gguf", &[&lora[..], &["teacher_model_name_or_path=teacher.gguf"]].concat()).json();
     let losses = ["folder", "gguf"].map(|output| number(&history(folder, output, "kl")[2], "kl"));
     assert!((losses[0] - losses[1]).abs() < 0.02 * losses[0], "{losses:?}");
+    // A file is what its content says, whatever its name; under another name it is another teacher.
+    std::fs::rename(folder.join("teacher.gguf"), folder.join("teacher.weights")).unwrap();
+    let renamed = ["teacher_model_name_or_path=teacher.weights", "overwrite_output_dir=true"];
+    let renamed = train(folder, "gguf", &[&lora[..], &renamed].concat());
+    assert!(
+        renamed.code == 0 && renamed.stderr.contains("the files of the teacher have changed"),
+        "{}",
+        renamed.stderr
+    );
     // A new model learns from a teacher too.
     std::fs::write(folder.join("corpus.txt"), TEXT.repeat(3)).unwrap();
     let new = [

@@ -14,7 +14,7 @@ use crate::records::split_sheet;
 use crate::rows::Rows;
 use crate::token_files;
 
-/// What is hashed of a list of files in all; the others are told by their size alone.
+/// What is hashed of a list of files in all, each that still fits; the others are told by their size alone.
 const MOST_BYTES: u64 = 1 << 30;
 
 /// A file of a data set.
@@ -24,7 +24,7 @@ pub struct DataFile {
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
-    /// Hash of its content; none of files beyond the first GiB.
+    /// Hash of its content; none where the files before and it are more than 1 GiB.
     pub sha256: Option<String>,
 }
 

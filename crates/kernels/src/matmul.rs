@@ -234,6 +234,15 @@ pub enum Output {
     Add,
 }
 
+/// Values of the inner dimension that are packed at a time where there are many times as many: what is packed of A stays in
+/// the cache until it is used.
+const PART: usize = 2304;
+
+/// Values of an inner dimension of so many that are packed at a time; sums that rest as bf16 are rounded once.
+pub fn packed_at_once<T: Value>(depth: usize) -> usize {
+    if depth > 4 * PART && matches!(T::data(&[]), Data::F32(_)) { PART } else { depth.max(1) }
+}
+
 /// C [M, N] = (C +) alpha · A [M, K] · B [K, N]; C is row-major.
 ///
 /// # Panics
@@ -246,7 +255,14 @@ pub fn matmul<T: Value>(
     output: Output,
     c: ViewMut<T>,
 ) {
-    sum_of_products(alpha, &[(&Left::new(precision, a), b)], output, c);
+    assert_eq!(a.columns, b.rows, "inner dimensions of a matrix product");
+    let at_once = if few_rows::suits(&a, &b) { a.columns.max(1) } else { packed_at_once::<T>(a.columns) };
+    for start in (0..a.columns.max(1)).step_by(at_once) {
+        let depth = at_once.min(a.columns - start);
+        let (a, b) = (a.block(0, a.rows, start, depth), b.block(start, depth, 0, b.columns));
+        let output = if start == 0 { output } else { Output::Add };
+        sum_of_products(alpha, &[(&Left::new(precision, a), b)], output, ViewMut(&mut *c.0));
+    }
 }
 
 #[cfg(test)]
@@ -342,9 +358,19 @@ mod tests {
 
     #[test]
     fn every_layout_and_edge_equals_the_plain_product() {
-        for (m, n, k) in
-            [(1, 1, 1), (1, 70, 33), (5, 7, 3), (14, 32, 32), (15, 33, 31), (97, 65, 129), (28, 64, 2)]
-        {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 70, 33),
+            (5, 7, 3),
+            (14, 32, 32),
+            (15, 33, 31),
+            (97, 65, 129),
+            (28, 64, 2),
+            (18, 49, 33),
+            (19, 48, 31),
+            (22, 65, 7),
+            (23, 49, 5),
+        ] {
             compare(m, n, k);
         }
     }
@@ -352,6 +378,7 @@ mod tests {
     #[test]
     fn blocks_larger_than_one_pass_are_summed() {
         compare(40, 48, 2 * 2048 + 5);
+        compare(20, 40, 4 * PART + 700);
         compare(600, 9, 300);
         // One row whose values are as far apart as its rows would be.
         compare(9, 1, 2000);

@@ -68,9 +68,9 @@ pub fn find(recipe: &Recipe) -> Result<Option<PathBuf>> {
         _ => refuse_earlier_result(&output.output_dir).map(|()| None)?,
     };
     // What a checkpoint holds is read as what it was.
-    let changes = found.iter().flat_map(|path| changes(path, recipe));
-    if let (Some(path), Some(change)) =
-        (&found, changes.into_iter().find(|change| change.starts_with("`finetuning_type` ")))
+    let is_kind = |change: &String| change.starts_with("`finetuning_type` ");
+    if let Some(path) = &found
+        && let Some(change) = changes(path, recipe).into_iter().find(is_kind)
     {
         let problem = format!("{change}; restore it, or start a new run from the result of the other");
         return Err(TrainError::Resume { path: path.clone(), problem });

@@ -3,6 +3,7 @@
 use danlu_data::DatasetReport;
 use danlu_kernels::cpu;
 use danlu_kernels::cross_entropy::positions_at_once;
+use danlu_kernels::matmul::packed_at_once;
 use danlu_model::{Activations, Keep, Model, Parameters, Precision};
 use serde::Serialize;
 
@@ -320,7 +321,7 @@ fn packed_bytes(model: &Model, tokens: usize, positions: usize) -> usize {
         _ => 4,
     };
     let block = tokens * (d + (2 * f).max(q + 2 * kv));
-    (block + positions * (config.vocab_size + d)) * element + PACKED_BLOCK_BYTES
+    (block + positions * (packed_at_once::<f32>(config.vocab_size) + d)) * element + PACKED_BLOCK_BYTES
 }
 
 /// Memory of forwards alone, of slices of at most so many tokens and targets, beside so many bytes of samples.

@@ -8,7 +8,7 @@ use crate::prepare::{Load, PassedOver, Prepared, prepare};
 use crate::recipe::ResumeFrom;
 use crate::trainer::{Outcome, run};
 
-/// How often a run goes back without a step in between that it could take.
+/// How often a process goes back without a step in between that it could take.
 const MOST_ROLLBACKS: usize = 3;
 
 /// Runs what was prepared.
@@ -18,14 +18,14 @@ const MOST_ROLLBACKS: usize = 3;
 pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outcome> {
     let recipe = prepared.recipe.clone();
     let (mut last, mut passed_over) = (None, Vec::<PassedOver>::new());
-    let (mut until, mut in_vain) = (0, 0);
+    let (mut until, mut in_vain) = (None, 0);
     loop {
         let error = match run(prepared, observer) {
             Err(error) if recipe.training.rollback => error,
             ended => return ended,
         };
         let TrainError::Diverged { step, steps, .. } = error else { return Err(error) };
-        in_vain = if step == until + steps { in_vain + 1 } else { 0 };
+        in_vain = if until == Some(step - steps) { in_vain + 1 } else { 0 };
         // A checkpoint of a later step is that of a run that was given up.
         let mut earlier = checkpoint::list(&recipe.output.output_dir)?;
         earlier.retain(|(saved, _)| *saved < step);
@@ -37,9 +37,9 @@ pub fn train(mut prepared: Prepared, observer: &mut dyn Observer) -> Result<Outc
         observer.noted(&told);
         let mut again = recipe.clone();
         again.output.resume_from_checkpoint = Some(ResumeFrom::Folder(newest.clone()));
-        (last, until) = (Some(newest), step);
+        (last, until) = (Some(newest), Some(step));
         prepared = prepare(again, Load::Weights)?;
-        passed_over.push(PassedOver { until, told });
+        passed_over.push(PassedOver { until: step, told });
         prepared.passed_over = passed_over.clone();
     }
 }

@@ -69,7 +69,7 @@ pub struct StepLog {
     pub tokens_seen: u64,
     /// Tokens per second since the last log line.
     pub tokens_per_second: f64,
-    /// Time since the beginning of the run.
+    /// Time that it took to come here; that of steps which a kill or a rollback gave up does not count.
     pub elapsed: Duration,
     /// Of preference tuning, since the last log line.
     pub rewards: Option<Rewards>,
@@ -109,6 +109,8 @@ pub struct FinishLog {
     pub train_loss: f64,
     /// Samples trained, repeated ones counted again.
     pub samples: u64,
+    /// Steps taken; not those that a rollback passed over.
+    pub steps: u64,
     /// Tokens read since the beginning of the run.
     pub tokens_seen: u64,
     /// As in [`StepLog`].
@@ -192,10 +194,13 @@ impl RunFolder {
         steps: Range<u64>,
     ) -> Result<Self, RunFolderError> {
         fs::create_dir_all(path)?;
-        let state = TrainerState::read(&checkpoint.join(TRAINER_STATE))?;
-        let (trainer_log, entries) =
+        let state = TrainerState::read_of(checkpoint)?;
+        let (trainer_log, first) =
             keep_lines(&path.join(TRAINER_LOG), |line| trainer_log::is_within(line, steps.start))?;
-        // A line of this log names no step; it stands where the other log has the same one.
+        // A line of this log names no step. Where the run came from another folder, the logs here begin later than its history.
+        let begin = first.map_or(0, |line| trainer_log::step_of(&line).unwrap_or(0));
+        let is_here = |entry: &&LogEntry| entry.get("step").and_then(Value::as_u64) >= Some(begin);
+        let entries = state.log_history.iter().filter(is_here).count();
         let mut place = 0;
         let (train_log, _) = keep_lines(&path.join(TRAIN_LOG), |line| {
             let is_entry = python_text::is_log_line(line);
@@ -333,7 +338,7 @@ impl RunFolder {
         let values = [
             ("train_runtime", seconds),
             ("train_samples_per_second", per_second(log.samples, seconds)),
-            ("train_steps_per_second", per_second(log.step, seconds)),
+            ("train_steps_per_second", per_second(log.steps, seconds)),
             ("train_loss", log.train_loss),
             ("epoch", log.epoch),
         ];
@@ -428,9 +433,12 @@ fn step_of_note(note: &str) -> Option<u64> {
     note.strip_prefix("step ")?.split_once(": ")?.0.parse().ok()
 }
 
-/// Keeps these of the whole lines of a log and opens it for appending; also returns how many they are. A log that is missing
+/// Keeps these of the whole lines of a log and opens it for appending; also returns the first of them. A log that is missing
 /// starts anew.
-fn keep_lines(path: &Path, is_kept: impl FnMut(&&str) -> bool) -> Result<(fs::File, usize), RunFolderError> {
+fn keep_lines(
+    path: &Path,
+    is_kept: impl FnMut(&&str) -> bool,
+) -> Result<(fs::File, Option<String>), RunFolderError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -440,7 +448,7 @@ fn keep_lines(path: &Path, is_kept: impl FnMut(&&str) -> bool) -> Result<(fs::Fi
     let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let kept: Vec<&str> = lines.filter(is_kept).collect();
     write_whole(path, kept.concat().as_bytes())?;
-    Ok((fs::OpenOptions::new().append(true).open(path)?, kept.len()))
+    Ok((fs::OpenOptions::new().append(true).open(path)?, kept.first().map(ToString::to_string)))
 }
 
 /// Writes beside `path` and renames, so that a reader never sees half a file.

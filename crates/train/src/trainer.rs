@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
@@ -31,7 +31,7 @@ use crate::optimizer::Optimizer;
 use crate::optimizer_step::{StepResult, take_step};
 use crate::prepare::{PassedOver, Prepared};
 use crate::recipe::IntervalStrategy;
-use crate::run_folder::{EvalLog, FinishLog, RunFacts, RunFolder, StepLog};
+use crate::run_folder::{EvalLog, FinishLog, RunFacts, RunFolder, StepLog, TrainerState};
 use crate::run_record;
 use crate::samples;
 use crate::validation::validate;
@@ -43,8 +43,8 @@ pub struct Outcome {
     pub output_dir: PathBuf,
     /// Finished steps.
     pub steps: u64,
-    /// Those of them that this process took.
-    pub new_steps: u64,
+    /// Whether there was nothing left to do.
+    pub was_done: bool,
     /// Mean loss of the run's steps.
     pub train_loss: f64,
     /// Loss of the last validation, or of that whose state is the result.
@@ -96,7 +96,7 @@ struct Run<'o> {
     state: TrainingState,
     /// Learning rate and gradient norm of the last step.
     last_step: (f64, f64),
-    /// When this process began, and how long the run took before.
+    /// When this process began, and how long it took to come to its checkpoint.
     started: Instant,
     elapsed_before: Duration,
     first_step: u64,
@@ -116,7 +116,10 @@ impl<'o> Run<'o> {
             }
             None => None,
         };
-        let takes_steps = resumed.as_ref().is_none_or(|(_, state)| state.step < prepared.total_steps);
+        let takes_steps = match &resumed {
+            Some((checkpoint, state)) => takes_steps(&prepared, checkpoint, state)?,
+            None => true,
+        };
         let top_tokens = ask_teacher(&mut prepared, takes_steps, observer)?;
         let recipe = &prepared.recipe;
         let (output, output_dir) = (&recipe.output, &recipe.output.output_dir);
@@ -157,7 +160,6 @@ impl<'o> Run<'o> {
         checkpoint::save_recipe(recipe, output_dir)?;
         run_record::write(&prepared, identity.data_fingerprint, first_step)?;
         let mut guard = Guard::new(&recipe.training, std::mem::take(&mut state.guard));
-        guard.pass_over(first_step - state.step);
         let elapsed_before = Duration::try_from_secs_f64(state.elapsed_seconds).unwrap_or_default();
         for PassedOver { until, .. } in &prepared.passed_over {
             let elapsed = elapsed_before + started.elapsed();
@@ -165,6 +167,7 @@ impl<'o> Run<'o> {
         }
         // The others were noted when they came.
         if let Some(PassedOver { until, told }) = prepared.passed_over.last() {
+            guard.pass_over(first_step - state.step);
             run_folder.note(Some(*until), told)?;
         }
         if state.identity.validation_differs(&identity) {
@@ -172,7 +175,7 @@ impl<'o> Run<'o> {
                 "the validation samples are not those of the checkpoint: losses of validations up to step {first_step} do not \
                  compare with later ones"
             );
-            observer.noted(&run_folder.note(None, &told)?);
+            observer.noted(&run_folder.note(Some(first_step), &told)?);
         }
         (state.step, state.identity) = (first_step, identity);
         let best = Best::of_history(&recipe.evaluation, run_folder.history());
@@ -232,6 +235,7 @@ impl<'o> Run<'o> {
         self.last_step = (learning_rate, grad_norm);
         state.tokens_seen += tokens as u64;
         state.samples_seen += samples;
+        state.steps_taken += 1;
         let step = state.step;
         if let Some(reason) = skipped {
             self.note(&format!("changed nothing: {reason}"))?;
@@ -363,7 +367,7 @@ impl<'o> Run<'o> {
         let outcome = Outcome {
             output_dir,
             steps: step,
-            new_steps: step - self.first_step,
+            was_done: step == self.first_step && prepared.passed_over.is_empty(),
             train_loss: state.loss_sum / step.saturating_sub(skipped_steps).max(1) as f64,
             eval_loss: evaluation.as_ref().and_then(|values| values.get("eval_loss")?.as_f64()),
             best_step,
@@ -386,6 +390,7 @@ impl<'o> Run<'o> {
             epoch: epoch_at(&self.prepared, step),
             train_loss: outcome.train_loss,
             samples: self.state.samples_seen,
+            steps: self.state.steps_taken,
             tokens_seen: self.state.tokens_seen,
             elapsed: self.elapsed(),
         };
@@ -409,7 +414,7 @@ impl<'o> Run<'o> {
         }
     }
 
-    /// Time since the beginning of the run.
+    /// Time that it took to come here; that of steps which a kill or a rollback gave up does not count.
     fn elapsed(&self) -> Duration {
         self.elapsed_before + self.started.elapsed()
     }
@@ -450,6 +455,15 @@ fn reference(
     let mut compute =
         |samples| SetReference::compute(&prepared.steps(samples), &prepared.model, activations, &mut goes_on);
     Ok(Reference { training: compute(&prepared.training)?, validation: compute(&prepared.validation)? })
+}
+
+/// Whether a run that goes on has steps left to take.
+fn takes_steps(prepared: &Prepared, checkpoint: &Path, state: &TrainingState) -> Result<bool> {
+    let until = prepared.passed_over.last().map_or(state.step, |passed| passed.until);
+    let history = TrainerState::read_of(checkpoint)?.log_history;
+    let has_ended =
+        state.step > 0 && Best::of_history(&prepared.recipe.evaluation, &history).ends().is_some();
+    Ok(until < prepared.total_steps && !has_ended)
 }
 
 /// Lets the teacher of a distillation read what it has not read yet, if steps are left that learn from it, and then loads

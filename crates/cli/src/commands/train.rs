@@ -56,9 +56,9 @@ pub fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         ));
         return Err(stop::Interrupted.into());
     }
-    let begin = match outcome.new_steps {
-        0 => format!("nothing was left to do behind step {}", outcome.steps),
-        _ => format!("trained {} steps", outcome.steps),
+    let begin = match outcome.was_done {
+        true => format!("nothing was left to do behind step {}", outcome.steps),
+        false => format!("trained {} steps", outcome.steps),
     };
     let mut summary = format!("{begin}, mean loss {:.4}", outcome.train_loss);
     if let Some(loss) = outcome.eval_loss {

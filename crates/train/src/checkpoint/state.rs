@@ -18,7 +18,10 @@ pub(crate) struct TrainingState {
     /// Samples trained so far.
     #[serde(default)]
     pub(crate) samples_seen: u64,
-    /// Time that it took to come here, without that of steps which a kill lost.
+    /// Steps taken, those that changed nothing included; not those that a rollback passed over.
+    #[serde(default)]
+    pub(crate) steps_taken: u64,
+    /// Time that it took to come here; that of steps which a kill or a rollback gave up does not count.
     #[serde(default)]
     pub(crate) elapsed_seconds: f64,
     /// Sum of the losses of the finished steps.
@@ -42,6 +45,7 @@ impl TrainingState {
             step: 0,
             tokens_seen: 0,
             samples_seen: 0,
+            steps_taken: 0,
             elapsed_seconds: 0.0,
             loss_sum: 0.0,
             since_log,

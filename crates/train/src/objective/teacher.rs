@@ -31,10 +31,11 @@ use crate::recipe::Recipe;
 pub const FOLDER: &str = "distillation";
 const ROWS: &str = "top_k.bin";
 const STATE: &str = "teacher.json";
-/// How names of files with weights end.
+/// How names of files with weights end, and names of those that say what they mean.
 const WEIGHTS: [&str; 5] = ["safetensors", "gguf", "bin", "pth", "pt"];
+const CONFIGURATIONS: [&str; 3] = ["config.json", "params.json", "quantize_config.json"];
 /// What the files are like; with another number they are made anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Samples whose slices are made together.
 const AT_ONCE: usize = 64;
 /// Work that a kill may cost.
@@ -186,7 +187,7 @@ impl Teacher {
             vocabulary,
         };
         let folder = recipe.output.output_dir.join(FOLDER);
-        let (kept, anew) = kept(&folder, &identity).map_or_else(|why| (0, why), |kept| (kept, None));
+        let (kept, anew) = kept(&folder, &identity);
         let is_whole = kept == positions;
         let tokens = (all_tokens as f64 * (1.0 - kept as f64 / positions.max(1) as f64)).ceil() as u64;
         let reading = Reading {
@@ -306,28 +307,35 @@ impl Identity {
     }
 }
 
-/// How many positions of this reading are in `folder`, or why none that are there can be used.
-fn kept(folder: &Path, identity: &Identity) -> Result<u64, Option<&'static str>> {
-    let text = fs::read(folder.join(STATE)).map_err(|_| None)?;
-    let state: State = serde_json::from_slice(&text).map_err(|_| Some("`teacher.json` is damaged"))?;
+/// How many positions of this reading are in `folder`, and why none can be used where some are there.
+fn kept(folder: &Path, identity: &Identity) -> (u64, Option<&'static str>) {
+    let Ok(text) = fs::read(folder.join(STATE)) else { return (0, None) };
+    let Ok(state) = serde_json::from_slice::<State>(&text) else {
+        return (0, Some("`teacher.json` is damaged"));
+    };
     if let Some(why) = state.of.difference(identity) {
-        return Err(Some(why));
+        return (0, Some(why));
     }
     let bytes = fs::metadata(folder.join(ROWS)).map_or(0, |metadata| metadata.len());
     let is_there = bytes / (identity.top_k * PAIR) as u64 >= state.positions;
-    if is_there { Ok(state.positions) } else { Err(Some("`top_k.bin` is shorter than it was")) }
+    if is_there { (state.positions, None) } else { (0, Some("`top_k.bin` is shorter than it was")) }
 }
 
 /// Name, bytes and time of change of a file, or of those of a folder that decide what a model says.
 fn files(path: &Path) -> Result<Vec<(String, u64, String)>> {
-    let mut paths = match path.is_dir() {
-        true => fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
-        false => vec![path.to_owned()],
+    // The index of a model's parts stands for its folder.
+    let folder = match path.to_string_lossy().ends_with(".index.json") {
+        true => path.parent().filter(|parent| parent.is_dir()),
+        false => Some(path).filter(|path| path.is_dir()),
     };
-    paths.retain(|path| {
-        let is_weights = path.extension().is_some_and(|end| WEIGHTS.iter().any(|known| end == *known));
-        path.is_file() && (is_weights || path.ends_with("config.json") || path.ends_with("params.json"))
-    });
+    let mut paths = vec![path.to_owned()];
+    if let Some(folder) = folder {
+        paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+        paths.retain(|path| {
+            let is_weights = path.extension().is_some_and(|end| WEIGHTS.iter().any(|known| end == *known));
+            path.is_file() && (is_weights || CONFIGURATIONS.iter().any(|name| path.ends_with(name)))
+        });
+    }
     paths.sort();
     let file = |path: PathBuf| {
         let metadata = fs::metadata(&path)?;

@@ -62,6 +62,11 @@ pub(super) fn is_within(line: &str, step: u64) -> bool {
     !is_end && line["current_steps"].as_u64().is_some_and(|current| current <= step)
 }
 
+/// The step of a line.
+pub(super) fn step_of(line: &str) -> Option<u64> {
+    serde_json::from_str::<Value>(line).ok()?["current_steps"].as_u64()
+}
+
 /// Seconds as Python's `timedelta` prints them: `1:02:03`, `2 days, 1:02:03`.
 fn clock(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);

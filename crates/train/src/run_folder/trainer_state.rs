@@ -90,6 +90,14 @@ impl TrainerState {
         serde_json::from_slice(&fs::read(path)?).map_err(|error| problem(error.to_string()))
     }
 
+    /// Reads that of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_of(checkpoint: &Path) -> Result<Self, RunFolderError> {
+        Self::read(&checkpoint.join(super::TRAINER_STATE))
+    }
+
     pub(super) fn write(&self, path: &Path) -> Result<(), RunFolderError> {
         let mut text = serde_json::to_string_pretty(self).map_err(std::io::Error::from)?;
         text.push('\n');
