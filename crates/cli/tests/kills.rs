@@ -70,7 +70,7 @@ fn folder() -> tempfile::TempDir {
     write_model_of(&folder.path().join("model"), Some(&vocabulary(false)), shape);
     let row = |row: u64| json!({"instruction": format!("第{row}道工序？"), "output": format!("车削{}，公差{}。", row % 5, row * 7 % 11)});
     let pair = |row: u64| json!({"prompt": format!("第{row}问？"), "chosen": format!("车削{}。", row % 3), "rejected": format!("铣刀{}", row % 4)});
-    let judged = |row: u64| json!({"prompt": format!("第{row}问？"), "completion": format!("车削{}。", row % 5), "label": row % 3 != 0});
+    let judged = |row: u64| json!({"prompt": format!("第{row}问？"), "completion": format!("车削{}。", row % 5), "label": !row.is_multiple_of(3)});
     let write = |name: &str, rows: Vec<Value>| {
         std::fs::write(folder.path().join(name), Value::from(rows).to_string()).unwrap();
     };
