@@ -107,6 +107,17 @@ fn fused_backward_gives_the_weights_of_the_ordinary_way() {
         ("muon", &["optim=muon", "clip=per_tensor"]),
         ("adafactor", &["optim=adafactor", "max_grad_norm=0"]),
         ("lora", &["finetuning_type=lora", "model_name_or_path=base", "lora_rank=4", "clip=per_tensor"]),
+        // Lengths of rows are those of A and B as they are, whichever was changed when.
+        (
+            "dora",
+            &[
+                "finetuning_type=lora",
+                "model_name_or_path=base",
+                "lora_rank=4",
+                "use_dora=true",
+                "clip=per_tensor",
+            ],
+        ),
     ] {
         let ordinary = weights(folder, name, settings);
         let fused = weights(folder, &format!("{name}-fused"), &[settings, &["fused_backward=true"]].concat());
