@@ -114,6 +114,7 @@ impl<'m> Generator<'m> {
                 adapters: AdapterScratch::new(model, rows, false),
                 backward: None,
                 squares: None,
+                cache: None,
             },
             residual: [zeros(config.hidden_size), zeros(config.hidden_size)],
             logits: Buffer::zeros(config.vocab_size),
@@ -216,7 +217,7 @@ impl<'m> Generator<'m> {
         self.rotated_for = if past == 0 || before == now { now } else { MIXED };
         self.rotary.place(config, std::iter::once((past..past + ids.len(), length)));
         let sequences = [Sequence { queries: 0..ids.len(), keys: 0..past + ids.len() }];
-        let rows = Rows { rotary: &self.rotary, sequences: &sequences, first_key: past };
+        let rows = Rows { rotary: &self.rotary, sequences: &sequences, follows: &[], first_key: past };
         let width = ids.len() * config.hidden_size;
         model.embed(ids, self.residual[0].first_mut(width));
         for (layer, [keys, values]) in self.cache.iter_mut().enumerate() {

@@ -34,6 +34,7 @@ mod growth;
 mod hooks;
 mod importance;
 mod initialize;
+mod key_cache;
 mod layout;
 mod lora;
 mod merge;

@@ -54,6 +54,47 @@ fn a_generator_continues_as_the_forward_says() {
 }
 
 #[test]
+fn sequences_that_follow_a_prefix_are_as_they_are_alone() {
+    let predicted = |first: usize, ids: &[u32]| -> Vec<Target> {
+        let next = |(place, &id): (usize, &u32)| Target { position: (first + place) as u32, id };
+        ids[1..].iter().enumerate().map(next).collect()
+    };
+    for name in RECORDED {
+        let model = open_f32(&family(name), Rest::Frozen);
+        let mut activations = Activations::new(&model, 40, Keep::Nothing);
+        // Prefixes of different lengths, in two turns; the second is followed twice.
+        for prefixes in [[&SOME_IDS[..7], &SOME_IDS[4..8]], [&SOME_IDS[2..4], &SOME_IDS[1..9]]] {
+            let followers = [(1, &SOME_IDS[..5]), (0, &SOME_IDS[3..12]), (1, &SOME_IDS[6..9])];
+            let kept = PackedTokens::new(prefixes);
+            model.forward_prefixes(&kept, &mut activations).unwrap();
+            let following = PackedTokens::following(&kept, followers);
+            model.forward(&following, &mut activations, &mut Resident).unwrap();
+            let mut targets = Vec::new();
+            let mut first = 0;
+            for (_, ids) in followers {
+                targets.extend(predicted(first, ids));
+                first += ids.len();
+            }
+            let found = model.score(&following, &targets, &mut activations);
+            let mut found = found.iter();
+            for (prefix, ids) in followers {
+                let whole = [prefixes[prefix], ids].concat();
+                let tokens = PackedTokens::new([&whole[..]]);
+                model.forward(&tokens, &mut activations, &mut Resident).unwrap();
+                let targets = predicted(prefixes[prefix].len(), ids);
+                for alone in model.score(&tokens, &targets, &mut activations) {
+                    let found = found.next().unwrap().log_probability;
+                    assert!(
+                        (found - alone.log_probability).abs() < 1e-5,
+                        "{name}: {found} against {alone:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn bf16_stays_near_f32_in_every_family() {
     for name in RECORDED {
         let exact = open_f32(&family(name), Rest::Frozen);
