@@ -170,7 +170,7 @@ impl Activations {
 }
 
 impl<T: Value> Buffers<T> {
-    fn new(model: &Model, capacity: usize, keep: Keep) -> Self {
+    pub(crate) fn new(model: &Model, capacity: usize, keep: Keep) -> Self {
         let config = &model.config;
         let layers = config.num_hidden_layers;
         let (d, f, q) = (config.hidden_size, config.intermediate_size, config.query_size());

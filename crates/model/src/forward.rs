@@ -63,13 +63,21 @@ impl Model {
         buffers: &mut Buffers<T>,
         source: &mut impl ParameterSource,
     ) {
+        let places = tokens.sequences().iter().map(|own| (own.past()..own.keys.len(), own.keys.len()));
+        buffers.rotary.place(&self.config, places);
+        self.run_placed_blocks(tokens, buffers, source);
+    }
+
+    /// The same where the angles of the tokens are known.
+    pub(crate) fn run_placed_blocks<T: Value>(
+        &self,
+        tokens: &PackedTokens,
+        buffers: &mut Buffers<T>,
+        source: &mut impl ParameterSource,
+    ) {
         let Buffers { capacity, residual, blocks, scratch, rotary, .. } = buffers;
         assert!(tokens.len() <= *capacity, "a slice longer than its activations");
         let width = tokens.len() * self.config.hidden_size;
-        rotary.place(
-            &self.config,
-            tokens.sequences().iter().map(|own| (own.past()..own.keys.len(), own.keys.len())),
-        );
         let rows = Rows { rotary, sequences: tokens.sequences(), follows: tokens.follows(), first_key: 0 };
         self.noise.keys_of(tokens, &mut scratch.adapters.keys);
         self.embed(tokens.ids(), residual[0].first_mut(width));

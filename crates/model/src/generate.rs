@@ -153,13 +153,7 @@ impl<'m> Generator<'m> {
             if options.top_log_probabilities > 0 {
                 top_log_probabilities.push(most_probable(self.logits.host(), options.top_log_probabilities));
             }
-            if let Some(logit) = self.logits.host().iter().find(|logit| !logit.is_finite()) {
-                return Err(Error::Message(format!(
-                    "the model's logits are not finite numbers (`{logit}`) after {} tokens: its weights are damaged, or \
-                     too large for the precision; try `--precision f32`",
-                    history.len()
-                )));
-            }
+            check_finite(self.logits.host(), history.len())?;
             let id = sampler.next(self.logits.host_mut(), &history);
             history.push(id);
             if options.stop_ids.contains(&id) {
@@ -181,15 +175,8 @@ impl<'m> Generator<'m> {
 
     /// Runs the part of `prompt` that is not cached yet.
     fn prefill(&mut self, prompt: &[u32]) -> Result<()> {
-        if prompt.is_empty() {
-            let message = "the prompt is empty and the model has no token to begin with; give it a text";
-            return Err(Error::Message(message.into()));
-        }
-        self.model.check_ids(prompt)?;
-        let (tokens, context) = (prompt.len(), self.context);
-        if tokens > context {
-            return Err(Error::TooLong { what: "a prompt", tokens, context, advice: "shorten the prompt" });
-        }
+        self.model.check_prompt(prompt, self.context)?;
+        let tokens = prompt.len();
         let common = self.ids.iter().zip(prompt).take_while(|(cached, id)| cached == id).count();
         // The last token runs again for its logits.
         self.ids.truncate(common.min(prompt.len() - 1));
@@ -249,8 +236,34 @@ impl<'m> Generator<'m> {
     }
 }
 
+impl Model {
+    pub(crate) fn check_prompt(&self, prompt: &[u32], context: usize) -> Result<()> {
+        if prompt.is_empty() {
+            let message = "the prompt is empty and the model has no token to begin with; give it a text";
+            return Err(Error::Message(message.into()));
+        }
+        self.check_ids(prompt)?;
+        if prompt.len() > context {
+            let (what, tokens) = ("a prompt", prompt.len());
+            return Err(Error::TooLong { what, tokens, context, advice: "shorten the prompt" });
+        }
+        Ok(())
+    }
+}
+
+/// Refuses logits that are no numbers, after so many tokens.
+pub(crate) fn check_finite(logits: &[f32], tokens: usize) -> Result<()> {
+    match logits.iter().find(|logit| !logit.is_finite()) {
+        None => Ok(()),
+        Some(logit) => Err(Error::Message(format!(
+            "the model's logits are not finite numbers (`{logit}`) after {tokens} tokens: its weights are damaged, or too \
+             large for the precision; try `--precision f32`",
+        ))),
+    }
+}
+
 /// The `count` most probable tokens, first the most probable.
-fn most_probable(logits: &[f32], count: usize) -> Vec<TokenProbability> {
+pub(crate) fn most_probable(logits: &[f32], count: usize) -> Vec<TokenProbability> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();

@@ -60,6 +60,14 @@ impl PackedTokens {
         packed
     }
 
+    /// Adds tokens of a sequence that has `keys` in a cache, theirs the last.
+    pub(crate) fn push_cached(&mut self, ids: &[u32], keys: Range<usize>) {
+        let queries = self.ids.len()..self.ids.len() + ids.len();
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((keys.len() - ids.len()) as u32..keys.len() as u32);
+        self.sequences.push(Sequence { queries, keys });
+    }
+
     fn push(&mut self, ids: &[u32]) {
         self.push_behind(0, ids);
     }
