@@ -4,8 +4,15 @@
 //! Prompts are those of lm-eval's C-Eval; see [`Scoring`] for the exact texts. Test answers that are withheld are not
 //! predicted here.
 
+mod answered;
+mod contamination;
+mod folder;
+mod pieces;
 mod prompts;
 mod questions;
+mod report;
+mod results;
+mod settings;
 mod subjects;
 mod summary;
 
@@ -16,8 +23,13 @@ use crate::Result;
 use crate::log_likelihood::log_likelihoods;
 use prompts::Asker;
 
+pub use contamination::{Contamination, MOST_BYTES, Overlap, SearchedFile, look_for, run_of};
+pub use folder::{EvaluationFolder, Take, settings_of};
 pub use questions::{OPTIONS, Question, Questions, Selection, Subject};
-pub use summary::{SubjectSummary, Summary};
+pub use report::write_report;
+pub use results::{write_csv, write_submission, write_summary};
+pub use settings::settings;
+pub use summary::{GroupSummary, SubjectSummary, Summary, percent};
 
 /// Whose log-likelihood decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
