@@ -105,7 +105,11 @@ impl ModelArgs {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn open_located(&self, Located { model: path, adapters }: &Located, printer: &Printer) -> Result<Opened> {
+    pub fn open_located(
+        &self,
+        Located { model: path, adapters }: &Located,
+        printer: &Printer,
+    ) -> Result<Opened> {
         let start = Instant::now();
         let precision = self.precision.resolve(path);
         let bits = self.quantization_bit.map(Bits::number);

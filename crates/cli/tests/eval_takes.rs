@@ -98,14 +98,19 @@ fn seed_003_a_folder_holds_fractions_lines_tables_and_a_report() {
         assert!(asked.get(key).is_some(), "{key}: {asked}");
     }
 
-    let lines: Vec<Value> =
-        read(out.join("take0/questions.jsonl")).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = read(out.join("take0/questions.jsonl"))
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(lines.len(), 77);
     let right = lines.iter().filter(|line| line["correct"] == true).count();
     assert_eq!(summary["correct"], right);
     let line = lines.iter().find(|line| line["subject"] == "logic" && line["index"] == 1).unwrap();
     assert!(line["prompt"].as_str().unwrap().ends_with("D. 1.50\n答案："), "{line}");
-    assert!(line["prompt_tokens"].as_u64().unwrap() > 10 && line["right"] == "B" && line["id"] == "1", "{line}");
+    assert!(
+        line["prompt_tokens"].as_u64().unwrap() > 10 && line["right"] == "B" && line["id"] == "1",
+        "{line}"
+    );
     let of_options = line["log_likelihoods"].as_array().unwrap();
     let highest = of_options.iter().map(|value| value.as_f64().unwrap()).fold(f64::MIN, f64::max);
     let chosen = "ABCD".find(line["chosen"].as_str().unwrap()).unwrap();
@@ -192,13 +197,13 @@ fn long_folder() -> tempfile::TempDir {
         ..Config::default()
     };
     write_model_of(&folder.path().join("model"), Some(&vocabulary(false)), shape);
-    let rows: String = (0..512).map(|row| format!("{row},第{row}问：车削是什么？,{row},铣,磨,钻,A\n")).collect();
+    let rows: String =
+        (0..512).map(|row| format!("{row},第{row}问：车削是什么？,{row},铣,磨,钻,A\n")).collect();
     write(folder.path().join("questions.csv"), &format!("{HEADER}{rows}"));
     folder
 }
 
-const LONG: [&str; 8] =
-    ["eval", "mcq", "--model", "model", "--data", "questions.csv", "--output-dir", "out"];
+const LONG: [&str; 8] = ["eval", "mcq", "--model", "model", "--data", "questions.csv", "--output-dir", "out"];
 
 /// Starts it, and waits until `lines` lines are kept.
 fn start(folder: &Path, lines: usize) -> Child {
@@ -253,7 +258,10 @@ fn a_folder_of_another_evaluation_is_refused_and_says_what_differs() {
     let refused = |extra: &[&str], part: &str| {
         run(folder.path(), &ceval(&[&out[..], extra].concat())).is_refused(part);
     };
-    refused(&["--limit", "2"], "`out`: holds another evaluation (`questions` is 3 there and 2 here, `questions_sha256` differs): choose another folder");
+    refused(
+        &["--limit", "2"],
+        "`out`: holds another evaluation (`questions` is 3 there and 2 here, `questions_sha256` differs): choose another folder",
+    );
     refused(&["--log-samples"], "(`log_samples` is false there and true here)");
     refused(&["--chat"], "`template` differs");
     common::write_model(&folder.path().join("model"), Some(&vocabulary(false)), 200);
@@ -261,7 +269,8 @@ fn a_folder_of_another_evaluation_is_refused_and_says_what_differs() {
     assert_eq!(result(&folder.path().join("out")), before);
 
     write(folder.path().join("mine/take0/notes.txt"), "");
-    run(folder.path(), &ceval(&["--output-dir", "mine"])).is_refused("`mine`: has a folder `take0` but no `evaluation.json`");
+    run(folder.path(), &ceval(&["--output-dir", "mine"]))
+        .is_refused("`mine`: has a folder `take0` but no `evaluation.json`");
     write(folder.path().join("file"), "");
     run(folder.path(), &ceval(&["--output-dir", "file"])).is_refused("`file`: is a file: expected a folder");
     for alone in [&["--save-csv"][..], &["--n-times", "2"], &["--log-samples"], &["--no-report"]] {
@@ -315,14 +324,19 @@ fn questions_in_the_training_data_of_a_run_are_told() {
     let found = read_json(folder.path().join("out/contamination.json"));
     assert_eq!((&found["overlapping"], &found["overlaps"][0]["index"]), (&json!(1), &json!(1)), "{found}");
     assert!(found["overlaps"][0]["found_at"].as_str().unwrap().ends_with("rows.jsonl:2"), "{found}");
-    assert!(read(folder.path().join("out/report.md")).contains("1 of 3 questions stand in the training data"));
+    assert!(
+        read(folder.path().join("out/report.md")).contains("1 of 3 questions stand in the training data")
+    );
 
     // The model has no run of its own; another one can be named, and its data may be gone.
     let ran = succeeds(run(folder.path(), &[&own[..], &["base", "--model", "model"]].concat()));
     assert!(!ran.stderr.contains("training data") && !folder.path().join("base/contamination.json").exists());
     let hash: String = Sha256::digest(OWN).iter().map(|byte| format!("{byte:02x}")).collect();
     let files = json!([{"path": "gone.csv", "bytes": OWN.len(), "sha256": hash}, {"path": "away.csv", "bytes": 1, "sha256": null}]);
-    write(folder.path().join("other/run.json"), &json!({"model": null, "data": {"files": files}}).to_string());
+    write(
+        folder.path().join("other/run.json"),
+        &json!({"model": null, "data": {"files": files}}).to_string(),
+    );
     let named = [&own[..], &["other-out", "--model", "model", "--train-run", "other"]].concat();
     let ran = succeeds(run(folder.path(), &named));
     assert!(ran.stderr.contains("3 of 3 questions stand in 0 of 2 files"), "{}", ran.stderr);

@@ -92,7 +92,9 @@ impl BarChart {
                 end - LEFT
             ));
             let (low, high) = (at(bar.share - bar.standard_error), at(bar.share + bar.standard_error));
-            push(format_args!("<path class=\"lc-axis\" stroke-width=\"2\" d=\"M{low:.1} {middle:.1}H{high:.1}\"/>"));
+            push(format_args!(
+                "<path class=\"lc-axis\" stroke-width=\"2\" d=\"M{low:.1} {middle:.1}H{high:.1}\"/>"
+            ));
             push(format_args!(
                 "<text class=\"lc-text\" x=\"{:.1}\" y=\"{base:.1}\" font-size=\"14\">{:.1} %</text>",
                 high + 8.0,
@@ -145,7 +147,9 @@ mod tests {
             .map(|rest| rest.split("width=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
             .collect();
         assert_eq!(widths, [(RIGHT - LEFT) / 2.0, RIGHT - LEFT]);
-        assert!(svg.contains("<title>&lt;t&gt;</title>") && svg.contains("a &amp; b") && !svg.contains("NaN"));
+        assert!(
+            svg.contains("<title>&lt;t&gt;</title>") && svg.contains("a &amp; b") && !svg.contains("NaN")
+        );
         assert!(svg.contains(">50.0 %<") && svg.contains(">chance<") && svg.contains(">none<"));
     }
 }

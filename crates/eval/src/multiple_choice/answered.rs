@@ -57,9 +57,10 @@ impl Answered {
         prompt: Option<Prompt>,
     ) -> Result<Self> {
         if !answer.scores.iter().flatten().all(|value| value.is_finite()) {
-            let problem = "the model's score of an option is not a number: its weights are damaged, or too large for \
+            let problem =
+                "the model's score of an option is not a number: its weights are damaged, or too large for \
                            this precision"
-                .to_owned();
+                    .to_owned();
             return Err(Error::Row { at: question.source.clone(), problem });
         }
         let letter = |option: usize| LETTERS[option].to_owned();

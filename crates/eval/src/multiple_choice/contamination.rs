@@ -138,7 +138,8 @@ pub fn look_for(
             };
             let bytes = fs::metadata(danlu_data::records::split_sheet(&path).0)?.len();
             if bytes > left {
-                let remark = format!("not searched: {bytes} bytes; `--train-run {}` searches it", run.display());
+                let remark =
+                    format!("not searched: {bytes} bytes; `--train-run {}` searches it", run.display());
                 files.push(SearchedFile { path, searched: false, remark: Some(remark) });
                 continue;
             }

@@ -80,7 +80,8 @@ impl EvaluationFolder {
         let file_path = path.join(QUESTIONS);
         let file = fs::File::options().create(true).append(true).open(&file_path)?;
         if let Err(std::fs::TryLockError::WouldBlock) = file.file().try_lock() {
-            let problem = "is being written by another run: wait for its end, or choose another folder".into();
+            let problem =
+                "is being written by another run: wait for its end, or choose another folder".into();
             return Err(Error::File { path: file_path, problem });
         }
         let (answers, bytes) = kept(&fs::read(&file_path)?, questions);
@@ -153,7 +154,8 @@ impl Take {
     ) -> Result<()> {
         let mut lines = Vec::new();
         let mut prompts = prompts.into_iter();
-        let all = piece.subjects.iter().flat_map(|subject| subject.questions.iter().map(move |q| (subject, q)));
+        let all =
+            piece.subjects.iter().flat_map(|subject| subject.questions.iter().map(move |q| (subject, q)));
         for (place, ((subject, question), answer)) in all.zip(&given).enumerate() {
             let prompt = prompts.next().map(|(prompt, prompt_tokens)| Prompt { prompt, prompt_tokens });
             let line = Answered::new(subject, first_index + place, question, answer, scoring, prompt)?;

@@ -163,7 +163,9 @@ impl Report<'_> {
         if shortened > 0 {
             notes.push(Text::new(
                 format!("{shortened} 题的提示超出模型的上下文，因而少了示例。"),
-                format!("{shortened} prompts did not fit the model's context and lost examples, the oldest first."),
+                format!(
+                    "{shortened} prompts did not fit the model's context and lost examples, the oldest first."
+                ),
             ));
         }
         if let Some(found) = self.contamination.filter(|found| found.overlapping > 0) {
@@ -188,8 +190,11 @@ impl Report<'_> {
             share,
             standard_error,
         };
-        let mut bars: Vec<Bar> =
-            summary.groups.iter().map(|group| bar(group.name, group.accuracy, group.standard_error)).collect();
+        let mut bars: Vec<Bar> = summary
+            .groups
+            .iter()
+            .map(|group| bar(group.name, group.accuracy, group.standard_error))
+            .collect();
         if bars.is_empty() {
             let of = |subject: &SubjectSummary| bar(&subject.name, subject.accuracy, subject.standard_error);
             bars.extend(summary.subjects.iter().map(of));

@@ -58,7 +58,8 @@ pub fn write_csv(folder: &Path, questions: &Questions, answers: &[Answer]) -> Re
         for (index, (question, answer)) in subject.questions.iter().zip(&mut rest).enumerate() {
             let id = question.id.clone().unwrap_or_else(|| index.to_string());
             let right = question.right.map_or("", |right| LETTERS[right]);
-            let correctness = question.right.map_or("", |right| if answer.chosen == Some(right) { "1" } else { "0" });
+            let correctness =
+                question.right.map_or("", |right| if answer.chosen == Some(right) { "1" } else { "0" });
             let head = [("id", id.as_str()), ("question", &question.question)];
             let options = LETTERS.into_iter().zip(question.options.iter().map(String::as_str));
             let tail = [

@@ -145,9 +145,7 @@ impl Summary {
     /// names that the older projects have for them.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {
-        let score = |accuracy: f64, questions: usize, correct: usize, error: f64| {
-            json!({"score": accuracy, "num": questions, "correct": correct, "standard_error": error})
-        };
+        let score = |accuracy: f64, questions: usize, correct: usize, error: f64| json!({"score": accuracy, "num": questions, "correct": correct, "standard_error": error});
         let grouped = |groups: &[GroupSummary]| -> Map<String, Value> {
             let entry = |group: &GroupSummary| {
                 let GroupSummary { accuracy, questions, correct, standard_error, .. } = *group;
@@ -167,10 +165,8 @@ impl Summary {
             });
             (subject.subject.clone(), entry)
         };
-        let mut json = Map::from_iter([
-            ("unit".into(), "fraction".into()),
-            ("accuracy".into(), json!(self.accuracy)),
-        ]);
+        let mut json =
+            Map::from_iter([("unit".into(), "fraction".into()), ("accuracy".into(), json!(self.accuracy))]);
         if let Some(accuracy) = self.accuracy_unnormalized {
             json.insert("accuracy_unnormalized".into(), json!(accuracy));
         }
@@ -192,10 +188,7 @@ impl Summary {
         if !self.subcategories.is_empty() {
             json.insert("subcategories".into(), grouped(&self.subcategories).into());
         }
-        json.insert(
-            "All".into(),
-            score(self.accuracy, self.questions, self.correct, self.standard_error),
-        );
+        json.insert("All".into(), score(self.accuracy, self.questions, self.correct, self.standard_error));
         json
     }
 

@@ -33,7 +33,8 @@ const ROWS: &str = "top_k.bin";
 const STATE: &str = "teacher.json";
 /// How names of files with weights end, and names of those that say what they mean.
 const WEIGHTS: [&str; 5] = ["safetensors", "gguf", "bin", "pth", "pt"];
-const CONFIGURATIONS: [&str; 4] = ["config.json", "adapter_config.json", "params.json", "quantize_config.json"];
+const CONFIGURATIONS: [&str; 4] =
+    ["config.json", "adapter_config.json", "params.json", "quantize_config.json"];
 /// What the files are like; with another number they are made anew.
 const VERSION: u32 = 2;
 /// Samples whose slices are made together.

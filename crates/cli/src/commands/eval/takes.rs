@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_eval::multiple_choice::{
-    Contamination, EvaluationFolder, MOST_BYTES, OPTIONS, Options, Questions, Summary, Take, evaluate, look_for, run_of,
-    settings, settings_of, write_csv, write_report, write_submission, write_summary,
+    Contamination, EvaluationFolder, MOST_BYTES, OPTIONS, Options, Questions, Summary, Take, evaluate,
+    look_for, run_of, settings, settings_of, write_csv, write_report, write_submission, write_summary,
 };
 use danlu_kernels::cpu::level;
 use danlu_model::Opened;
@@ -134,7 +134,12 @@ impl Args {
         questions: &Questions,
         json: &Map<String, Value>,
     ) -> danlu_eval::Result<()> {
-        if questions.subjects.iter().flat_map(|subject| &subject.questions).any(|question| question.right.is_none()) {
+        if questions
+            .subjects
+            .iter()
+            .flat_map(|subject| &subject.questions)
+            .any(|question| question.right.is_none())
+        {
             write_submission(take.path(), questions, take.answers())?;
         }
         if self.save_csv {
@@ -147,9 +152,9 @@ impl Args {
     fn settings(&self, asked: &Asked) -> Result<Map<String, Value>> {
         let Asked { args, located, opened, data, questions, options } = asked;
         let named = |path: &PathBuf| -> Result<Value> {
-            let files = model_files(path)?.into_iter().map(|(name, bytes, modified)| {
-                json!({"name": name, "bytes": bytes, "modified": modified})
-            });
+            let files = model_files(path)?
+                .into_iter()
+                .map(|(name, bytes, modified)| json!({"name": name, "bytes": bytes, "modified": modified}));
             Ok(json!({"path": path, "files": files.collect::<Vec<_>>()}))
         };
         let adapters = located.adapters.iter().map(named).collect::<Result<Vec<_>>>()?;
@@ -181,7 +186,8 @@ impl Args {
         let found = look_for(asked.questions, &runs, most, |bytes| bar.set(bytes, "")).map_err(told_apart)?;
         drop(bar);
         let searched = found.files.iter().filter(|file| file.searched).count();
-        let files = format!("{searched} of {} files of training data of `{}`", found.files.len(), first.display());
+        let files =
+            format!("{searched} of {} files of training data of `{}`", found.files.len(), first.display());
         let list = match &self.output_dir {
             Some(folder) => {
                 found.write(folder).map_err(told_apart)?;
