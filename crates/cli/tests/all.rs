@@ -21,6 +21,7 @@ mod distillation;
 mod docs;
 mod doctor;
 mod eval_ner;
+mod eval_takes;
 mod files;
 mod generate;
 mod gptq;
