@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{copy_folder, golden, ids, run, run_with_input, shared, vocabulary, with_model, write_model};
 use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const GREEDY: [&str; 5] = ["generate", "--json", "--temperature", "0", "--model"];
 
@@ -336,6 +336,53 @@ fn seed_003_inference_batch_a_file_of_questions_becomes_a_file_of_answers() {
     assert_eq!(run(folder.path(), &[&common[..], &batch].concat()).json()["answers"], 2);
     let lines = std::fs::read_to_string(folder.path().join("lines.jsonl")).unwrap();
     assert!(lines.lines().count() == 2 && lines.contains("铣削") && !lines.contains("Reference"), "{lines}");
+}
+
+#[test]
+fn a_batch_that_was_stopped_goes_on_with_what_is_answered() {
+    let folder = with_model();
+    let path = folder.path();
+    std::fs::write(path.join("rows.jsonl"), ALPACA).unwrap();
+    let command = |tokens: &str| {
+        let common =
+            ["generate", "--json", "--model", "model", "--raw", "--temperature", "0", "--max-new-tokens"];
+        let batch = ["--input", "rows.jsonl", "--out", "predictions.json"];
+        run(path, &[&common[..], &[tokens], &batch].concat())
+    };
+    assert_eq!(command("4").json()["answers"], 3);
+    let whole = std::fs::read(path.join("predictions.json")).unwrap();
+    assert!(!path.join("predictions.json.partial").exists());
+    // What a run leaves that is killed while it writes its second answer, the first changed so that it can be told.
+    std::fs::rename(path.join("predictions.json"), path.join("whole.json")).unwrap();
+    let kept = |settings: &str| {
+        let line = json!({ "row": 1, "input": "解释\n铣刀", "output": "留下的", "ended_by_length": true });
+        std::fs::write(
+            path.join("predictions.json.partial"),
+            format!("{settings}\n{line}\n{{\"row\": 2, \"in"),
+        )
+        .unwrap();
+    };
+    kept("{}");
+    command("4").is_refused("holds answers of another model or other options");
+    std::fs::remove_file(path.join("predictions.json.partial")).unwrap();
+    let settings = {
+        // A folder in the place of the output: all is answered and kept, and cannot be written.
+        std::fs::create_dir(path.join("predictions.json")).unwrap();
+        assert_ne!(command("4").code, 0);
+        let text = std::fs::read_to_string(path.join("predictions.json.partial")).unwrap();
+        assert_eq!(text.lines().count(), 4, "{text}");
+        std::fs::remove_dir(path.join("predictions.json")).unwrap();
+        text.lines().next().unwrap().to_owned()
+    };
+    kept(&settings);
+    assert_eq!(command("4").json()["answers"], 3);
+    let rows = answers(path, "predictions.json");
+    assert_eq!(rows[1]["Output"], "留下的");
+    kept(&settings);
+    command("5").is_refused("holds answers of another model or other options");
+    std::fs::remove_file(path.join("predictions.json.partial")).unwrap();
+    assert_eq!(command("4").json()["answers"], 3);
+    assert!(std::fs::read(path.join("predictions.json")).unwrap() == whole);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod batch;
 mod interactive;
+mod kept;
 
 use std::io::{self, IsTerminal, Read};
 use std::num::NonZeroUsize;
@@ -155,7 +156,8 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let sampling = args.sampling.sampling()?;
     let questions = args.batch.read()?;
     let text = if questions.is_some() || args.interactive { None } else { args.text()? };
-    let opened = args.model.open(printer)?;
+    let located = args.model.locate(printer)?;
+    let opened = args.model.open_located(&located, printer)?;
     if questions.is_some() || args.interactive {
         let options = GenerationOptions {
             sampling,
@@ -173,7 +175,8 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         };
         let template = args.template_of(&opened, printer)?;
         let template = template.as_ref().map(|template| (template, &args.template));
-        return args.batch.run(&opened, &questions, out, template, &options, printer);
+        let model = args.model.files(&located, &opened)?;
+        return args.batch.run(&opened, model, &questions, out, template, &options, printer);
     }
     let prompt_ids = args.ids(&opened, text.as_deref(), printer)?;
     let max_new_tokens = args.max_new_tokens.get();

@@ -11,11 +11,10 @@ use danlu_eval::multiple_choice::{
 use danlu_kernels::cpu::level;
 use danlu_model::Opened;
 use danlu_tokenizer::ChatTemplate;
-use danlu_train::objective::teacher::model_files;
 use serde_json::{Map, Value, json};
 
 use super::told_apart;
-use crate::models::{Bits, Located, ModelArgs};
+use crate::models::{Located, ModelArgs};
 use crate::printer::Printer;
 use crate::stop;
 
@@ -151,18 +150,8 @@ impl Args {
 
     fn settings(&self, asked: &Asked) -> Result<Map<String, Value>> {
         let Asked { args, located, opened, data, questions, options } = asked;
-        let named = |path: &PathBuf| -> Result<Value> {
-            let files = model_files(path)?
-                .into_iter()
-                .map(|(name, bytes, modified)| json!({"name": name, "bytes": bytes, "modified": modified}));
-            Ok(json!({"path": path, "files": files.collect::<Vec<_>>()}))
-        };
-        let adapters = located.adapters.iter().map(named).collect::<Result<Vec<_>>>()?;
-        let mut all = Map::from_iter([
-            ("model".into(), named(&located.model)?),
-            ("adapters".into(), adapters.into()),
-            ("precision".into(), json!(format!("{:?}", opened.model.precision()).to_lowercase())),
-            ("quantization_bit".into(), json!(args.quantization_bit.map(Bits::number))),
+        let mut all = args.files(located, opened)?;
+        all.extend([
             // With other instructions the last bits differ.
             ("isa".into(), level().name().into()),
             ("data".into(), json!(data)),

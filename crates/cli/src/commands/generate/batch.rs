@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use danlu_data::{Question, questions};
-use danlu_formats::AtomicFile;
+use danlu_formats::write_file_atomically;
 use danlu_model::{FinishReason, GenerationOptions, Opened, Sampling, generate_all};
 use danlu_tokenizer::{ChatTemplate, Message};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::TemplateArgs;
+use super::kept::{Answer, Kept};
 use crate::failure::wrong_input;
 use crate::printer::Printer;
 use crate::prompts::raw_ids;
@@ -69,13 +70,15 @@ impl BatchArgs {
         Ok(Some((questions(input, self.limit)?, out)))
     }
 
-    /// Answers the questions.
+    /// Answers the questions; `model` says which files do.
     ///
     /// # Errors
     /// A question that is too long, a template that refuses one, an output that cannot be written.
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         opened: &Opened,
+        model: Map<String, Value>,
         questions: &[Question],
         out: &Path,
         template: Option<(&ChatTemplate, &TemplateArgs)>,
@@ -96,21 +99,30 @@ impl BatchArgs {
                 )));
             }
         }
-        let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
+        let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.text.as_str()).collect();
+        let settings = json!({ "model": model, "generation": generation_config(options) });
+        let mut kept = Kept::open(out, &settings, &texts)?;
+        let open: Vec<usize> = (0..prompts.len()).filter(|&row| kept.answers[row].is_none()).collect();
+        let ids: Vec<Vec<u32>> = open.iter().map(|&row| prompts[row].ids.clone()).collect();
         let tokenizer = opened.tokenizer()?;
-        let mut answers: Vec<Option<(String, FinishReason)>> = vec![None; prompts.len()];
+        let mut done = prompts.len() - open.len();
         let mut bar = printer.progress("answers", prompts.len() as u64);
-        let (mut done, mut tokens, mut failed) = (0, 0, Ok(()));
+        if done > 0 {
+            bar.skip(done as u64);
+            bar.note(format_args!("{done} of {} questions are answered already", prompts.len()));
+        }
+        let (mut tokens, mut failed) = (0, Ok(()));
         let start = std::time::Instant::now();
         generate_all(&opened.model, &ids, options, self.at_once.into(), |index, generated| {
+            let row = open[index];
             let ends = generated.finish_reason == FinishReason::Stop;
-            let kept = &generated.ids[..generated.ids.len() - usize::from(ends)];
-            match tokenizer.decode(kept, true) {
-                Ok(text) => answers[index] = Some((text, generated.finish_reason)),
-                Err(error) => failed = Err(error),
-            }
+            let own = &generated.ids[..generated.ids.len() - usize::from(ends)];
+            failed = tokenizer.decode(own, true).map_err(Into::into).and_then(|output| {
+                let input = prompts[row].text.clone();
+                kept.keep(row, Answer { input, output, ended_by_length: !ends })
+            });
             (done, tokens) = (done + 1, tokens + generated.ids.len());
-            bar.set(done, "");
+            bar.set(done as u64, "");
             if failed.is_err() || stop::requested() {
                 ControlFlow::Break(())
             } else {
@@ -120,13 +132,15 @@ impl BatchArgs {
         failed?;
         drop(bar);
         if stop::was_requested() {
+            printer
+                .note(format_args!("{done} of {} answers are kept; the same command goes on", prompts.len()));
             return Err(stop::Interrupted.into());
         }
         let seconds = start.elapsed().as_secs_f64();
-        let cut = answers.iter().flatten().filter(|(_, reason)| *reason == FinishReason::Length).count();
-        let rows: Vec<Value> = (prompts.iter().zip(questions).zip(answers))
-            .map(|((prompt, question), answer)| {
-                let mut row = json!({ "Input": prompt.text, "Output": answer.map_or_else(String::new, |(text, _)| text) });
+        let cut = kept.answers.iter().flatten().filter(|answer| answer.ended_by_length).count();
+        let rows: Vec<Value> = (kept.answers.iter().flatten().zip(questions))
+            .map(|(answer, question)| {
+                let mut row = json!({ "Input": answer.input, "Output": answer.output });
                 if let Some(reference) = &question.reference {
                     row["Reference"] = json!(reference);
                 }
@@ -136,7 +150,8 @@ impl BatchArgs {
         write(out, &rows)?;
         let config = folder_of(out).join("generation_config.json");
         let text = serde_json::to_string_pretty(&generation_config(options))? + "\n";
-        write_file(&config, text.as_bytes())?;
+        write_file_atomically(&config, text.as_bytes())?;
+        kept.remove()?;
         if cut > 0 {
             printer.warning(format_args!(
                 "{cut} answers ended by length; a higher `--max-new-tokens` than {} lets them end by themselves",
@@ -183,13 +198,7 @@ fn write(out: &Path, rows: &[Value]) -> Result<()> {
             text.push('\n');
         }
     }
-    write_file(out, text.as_bytes())
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = AtomicFile::create(path)?;
-    file.write(bytes)?;
-    Ok(file.commit()?)
+    Ok(write_file_atomically(out, text.as_bytes())?)
 }
 
 /// How tokens were chosen, in the field's file for it.
