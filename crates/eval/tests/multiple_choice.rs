@@ -52,7 +52,13 @@ fn real_c_eval_is_read_whole() {
     let withheld = Selection { split: Some("test".into()), shots: 5, ..Selection::default() };
     let withheld = read(&ceval, &withheld);
     assert_eq!((withheld.subjects.len(), withheld.len()), (52, 12342));
-    assert!(withheld.subjects.iter().flat_map(|subject| &subject.questions).all(|question| question.right.is_none()));
+    assert!(
+        withheld
+            .subjects
+            .iter()
+            .flat_map(|subject| &subject.questions)
+            .all(|question| question.right.is_none())
+    );
 }
 
 #[test]
@@ -120,13 +126,18 @@ fn bad_input_is_named_with_file_and_line() {
     );
     let split = Selection { split: Some("test".into()), ..Selection::default() };
     let unknown = message(layout.path(), split);
-    assert!(unknown.contains("expected the folders `test` and `dev`") && unknown.contains("found the splits `dev`, `val`"));
+    assert!(
+        unknown.contains("expected the folders `test` and `dev`")
+            && unknown.contains("found the splits `dev`, `val`")
+    );
     assert!(
         message(&layout.path().join("nowhere"), Selection::default()).contains("nowhere`: does not exist")
     );
     std::fs::remove_file(layout.path().join("dev/law_dev.csv")).unwrap();
     let shots = Selection { shots: 1, ..Selection::default() };
-    assert!(message(layout.path(), shots).contains("expected at least 1 examples of `law` for 1 shots, found 0"));
+    assert!(
+        message(layout.path(), shots).contains("expected at least 1 examples of `law` for 1 shots, found 0")
+    );
 }
 
 #[test]
@@ -280,7 +291,8 @@ fn a_short_context_loses_examples_first_and_says_so() {
         assert!((short - alone).abs() < 1e-5 * alone.abs(), "{short} against {alone}");
     }
     // The oldest example goes first.
-    let example = prompts(&long, &with(2), &TEXT).unwrap()[0].1 - prompts(&long, &with(1), &TEXT).unwrap()[0].1;
+    let example =
+        prompts(&long, &with(2), &TEXT).unwrap()[0].1 - prompts(&long, &with(1), &TEXT).unwrap()[0].1;
     let one = prompts(&opened(tokens + example + 5, true), &with(2), &TEXT).unwrap().remove(0).0;
     assert!(one.starts_with("dev/law_dev 第1题") && one.contains("val/law_val 第0题"), "{one}");
     // A question that alone is too long is not cut: it has no scores, and is not right.

@@ -113,7 +113,8 @@ impl Layout {
         match subjects {
             Some(subjects) => Ok(subjects.collect()),
             None => {
-                let splits: Vec<String> = self.parts.keys().flatten().map(|name| format!("`{name}`")).collect();
+                let splits: Vec<String> =
+                    self.parts.keys().flatten().map(|name| format!("`{name}`")).collect();
                 let found = match splits.as_slice() {
                     [] => String::new(),
                     splits => format!(", found the splits {}", splits.join(", ")),
@@ -289,7 +290,8 @@ fn records(path: &Path) -> Records {
     let is_question = first.and_then(Result::ok).is_some_and(|record| match &record.content {
         Content::Fields(fields) => {
             let is_letter = |value: &str| ["A", "B", "C", "D"].contains(&value.trim());
-            let is_name = |value: &Value| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("question"));
+            let is_name =
+                |value: &Value| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("question"));
             text(fields, "answer").is_some_and(is_letter) && !fields.values().any(is_name)
         }
         Content::Text(_) => false,

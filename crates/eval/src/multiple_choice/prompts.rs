@@ -46,20 +46,7 @@ pub(super) enum Wanted {
     /// How probable each option is.
     LogLikelihoods([Request; OPTIONS]),
     /// Logits of the next token.
-    Logits(Logits),
-}
-
-/// The next token's logits that decide.
-#[derive(Debug)]
-pub(super) struct Logits {
-    /// What stands before it.
-    pub(super) prompt: Vec<u32>,
-    /// For each option the tokens whose logits are summed.
-    pub(super) ids: [Vec<u32>; OPTIONS],
-    /// What the logits of tokens that stand in the prompt are divided by (below zero: multiplied by).
-    pub(super) repetition_penalty: f32,
-    /// What all are divided by.
-    pub(super) temperature: f32,
+    Logits(seed::Logits),
 }
 
 /// A prompt as it is shown to people and as the model reads it.
@@ -89,7 +76,8 @@ impl<'a> Asker<'a> {
     /// Leaves out examples from the oldest on, and then the description, where the context is too short.
     pub(super) fn ask(&self, subject: &Subject, question: &Question) -> Result<Asked> {
         let examples = subject.examples.as_slice();
-        let with = (0..=examples.len()).map(|oldest| Before { examples: &examples[oldest..], is_described: true });
+        let with =
+            (0..=examples.len()).map(|oldest| Before { examples: &examples[oldest..], is_described: true });
         let alone = Before { examples: &[], is_described: false };
         let mut shortened = false;
         let mut last = None;
@@ -152,7 +140,9 @@ impl<'a> Asker<'a> {
     ) -> Result<(String, String, SpecialTokens)> {
         let render = |messages: &[Message]| template.render(messages, true, &self.template_tokens);
         let text = match render(messages) {
-            Err(TokenizerError::Template { .. }) if messages.iter().any(|message| message.role == "system") => {
+            Err(TokenizerError::Template { .. })
+                if messages.iter().any(|message| message.role == "system") =>
+            {
                 let rest: Vec<Message> =
                     messages.iter().filter(|message| message.role != "system").cloned().collect();
                 return self.rendered(template, &rest);
@@ -160,7 +150,9 @@ impl<'a> Asker<'a> {
             text => text?,
         };
         match self.tokenizer.guard(messages) {
-            Some(Guarded { messages, guard }) => Ok((text, render(&messages)?, SpecialTokens::Guarded(guard))),
+            Some(Guarded { messages, guard }) => {
+                Ok((text, render(&messages)?, SpecialTokens::Guarded(guard)))
+            }
             None => Ok((text.clone(), text, SpecialTokens::Parse)),
         }
     }

@@ -107,9 +107,8 @@ impl Row<'_> {
             Some(right) => Ok(Some(right)),
             None => {
                 let or_number = if is_numbered { ", or 0 to 3" } else { "" };
-                Err(self.problem(format!(
-                    "column `answer`: expected A, B, C or D{or_number}, found `{answer}`"
-                )))
+                Err(self
+                    .problem(format!("column `answer`: expected A, B, C or D{or_number}, found `{answer}`")))
             }
         }
     }

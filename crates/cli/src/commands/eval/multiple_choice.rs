@@ -7,9 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use danlu_eval::multiple_choice::{
-    Benchmark, Options, Questions, Scoring, Selection, Summary, evaluate,
-};
+use danlu_eval::multiple_choice::{Benchmark, Options, Questions, Scoring, Selection, Summary, evaluate};
 
 use super::told_apart;
 use crate::failure::wrong_input;
@@ -137,7 +135,9 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
     }
     let scoring = args.scoring.map_or(defaults.scoring, Scoring::from);
     if args.one_turn && (template.is_none() || scoring != Scoring::LmEval) {
-        return Err(wrong_input("`--one-turn` goes with `--scoring lm-eval` in a chat: add `--chat`, or leave it out"));
+        return Err(wrong_input(
+            "`--one-turn` goes with `--scoring lm-eval` in a chat: add `--chat`, or leave it out",
+        ));
     }
     let options = Options { scoring, template: template.as_ref(), one_turn: args.one_turn };
     let mut bar = printer.progress("options", 4 * questions.len() as u64);
