@@ -22,6 +22,7 @@ mod docs;
 mod doctor;
 mod eval_choices;
 mod eval_ner;
+mod eval_takes;
 mod files;
 mod generate;
 mod gptq;

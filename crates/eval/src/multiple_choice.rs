@@ -3,10 +3,17 @@
 //! Questions are those of C-Eval, CMMLU and MMLU in the layouts that they are published in, or one's own
 //! ([`Questions::read`]). How they are put, and what of the model's answer decides, says [`Scoring`].
 
+mod answered;
+mod contamination;
+mod folder;
 mod layouts;
+mod pieces;
 mod prompts;
 mod questions;
+mod report;
+mod results;
 mod rows;
+mod settings;
 mod subjects;
 mod summary;
 
@@ -17,9 +24,14 @@ use crate::Result;
 use crate::log_likelihood::log_likelihoods;
 use prompts::{Asked, Asker, Wanted};
 
+pub use contamination::{Contamination, MOST_BYTES, Overlap, SearchedFile, look_for, run_of};
+pub use folder::{EvaluationFolder, Take, settings_of};
 pub use questions::{LETTERS, OPTIONS, Question, Questions, Selection, Subject};
+pub use report::write_report;
+pub use results::{write_csv, write_submission, write_summary};
+pub use settings::settings;
 pub use subjects::Benchmark;
-pub use summary::{SubjectSummary, Summary};
+pub use summary::{GroupSummary, SubjectSummary, Summary, percent};
 
 /// How questions are put, and what decides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -71,10 +83,15 @@ pub fn evaluate(
     opened: &Opened,
     questions: &Questions,
     options: &Options,
-    progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize),
 ) -> Result<Summary> {
-    let answers = answers(opened, questions, options, progress)?;
-    Ok(Summary::new(questions, options, &answers))
+    let mut all = Vec::with_capacity(questions.len());
+    for (_, piece) in pieces::pieces(questions) {
+        let scored = OPTIONS * all.len();
+        let told = |done, _| progress(scored + done, OPTIONS * questions.len());
+        all.extend(answers(opened, &piece, options, told)?);
+    }
+    Ok(Summary::new(questions, options, &all))
 }
 
 /// The answers to all questions, in their order.

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use danlu_eval::multiple_choice::{Benchmark, Options, Questions, Scoring, Selection, Summary, evaluate};
+use danlu_eval::multiple_choice::{Benchmark, Options, Questions, Scoring, Selection, Summary, percent};
 
+use super::takes::{self, Asked};
 use super::told_apart;
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
@@ -70,6 +71,8 @@ pub struct Args {
     /// zh: 用对话模板时，把示例都放进同一条用户消息，而不是作为之前的轮次（仅用于 lm-eval）
     #[arg(long)]
     one_turn: bool,
+    #[command(flatten)]
+    keep: takes::Args,
 }
 
 /// How questions are put, and what decides.
@@ -122,10 +125,14 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
     };
     let questions = Questions::read(&args.data, &selection).map_err(told_apart)?;
     tell_missing(&questions, printer);
-    let opened = args.model.open(printer)?;
+    let located = args.model.locate(printer)?;
+    let opened = args.model.open_located(&located, printer)?;
     let wants_chat = args.chat || args.template.is_some();
     let template = match wants_chat || (defaults.chat && !args.raw) {
-        true => template_of(&opened, args.template.as_deref())?,
+        true => {
+            let template = template_of(&opened, args.template.as_deref())?;
+            template.map(|template| args.keep.on_its_day(template)).transpose()?
+        }
         false => None,
     };
     if args.chat && template.is_none() {
@@ -140,11 +147,17 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
         ));
     }
     let options = Options { scoring, template: template.as_ref(), one_turn: args.one_turn };
-    let mut bar = printer.progress("options", 4 * questions.len() as u64);
-    let summary =
-        evaluate(&opened, &questions, &options, |done, _| bar.set(done as u64, "")).map_err(told_apart)?;
-    drop(bar);
-    report(&summary, printer)
+    let asked = Asked {
+        args: &args.model,
+        located: &located,
+        opened: &opened,
+        data: &args.data,
+        questions: &questions,
+        options,
+    };
+    let (summary, json) = args.keep.evaluate(&asked, printer)?;
+    report(&summary, printer)?;
+    Ok(printer.json(&json.into())?)
 }
 
 /// A score of a part of a benchmark is none that others can be compared with.
@@ -168,7 +181,6 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
     let table = summary.table();
     let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
     printer.table(&header, &table.rows)?;
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let scored = match summary.scoring {
         Scoring::LmEval => "letters",
         Scoring::Text => "option texts by character",
@@ -204,7 +216,7 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
             summary.unasked
         ));
     }
-    Ok(printer.json(&serde_json::to_value(summary)?)?)
+    Ok(())
 }
 
 impl From<ScoringChoice> for Scoring {
