@@ -46,13 +46,6 @@ impl Model {
     }
 }
 
-impl Config {
-    /// Whether a token's angles depend on how long its sequence is.
-    pub fn angles_depend_on_length(&self) -> bool {
-        self.dynamic_beyond().is_some()
-    }
-}
-
 impl<T: Value> KeyCache<T> {
     /// Room for so many tokens.
     pub(crate) fn new(config: &Config, rows: usize) -> Self {
