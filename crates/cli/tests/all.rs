@@ -20,6 +20,7 @@ mod data_templates;
 mod distillation;
 mod docs;
 mod doctor;
+mod eval_choices;
 mod eval_ner;
 mod eval_takes;
 mod files;

@@ -3,5 +3,7 @@
 
 mod common;
 
+mod layouts;
 mod multiple_choice;
 mod perplexity;
+mod prompts;
