@@ -123,6 +123,11 @@ impl KeepArgs {
         if !self.no_report {
             write_report(path, &summary, &settings, found.as_ref()).map_err(told_apart)?;
         }
+        if self.n_times.get() > 1 {
+            printer.note(
+                "the takes are equal: nothing is drawn at random, so that asking again changes no answer",
+            );
+        }
         printer.note(format_args!("written to `{}`", path.display()));
         Ok((summary, json))
     }
@@ -134,12 +139,8 @@ impl KeepArgs {
         questions: &Questions,
         json: &Map<String, Value>,
     ) -> danlu_eval::Result<()> {
-        if questions
-            .subjects
-            .iter()
-            .flat_map(|subject| &subject.questions)
-            .any(|question| question.right.is_none())
-        {
+        let mut all = questions.subjects.iter().flat_map(|subject| &subject.questions);
+        if all.any(|question| question.right.is_none()) {
             write_submission(take.path(), questions, take.answers())?;
         }
         if self.save_csv {
