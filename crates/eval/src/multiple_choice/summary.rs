@@ -26,6 +26,10 @@ pub struct Summary {
     pub withheld: usize,
     /// Questions that alone do not fit the model's context; they count as wrong.
     pub unasked: usize,
+    /// Whether the model wrote its reasons first; then its answer decided.
+    pub reasoned: bool,
+    /// Questions whose answer states no letter; they count as wrong.
+    pub unstated: usize,
     /// What guessing gives.
     pub chance: f64,
     /// Standard error of the accuracy: √(p (1 − p) / n).
@@ -128,6 +132,8 @@ impl Summary {
             correct: all.correct,
             withheld: all.withheld,
             unasked: all.unasked,
+            reasoned: options.reasoning.is_some(),
+            unstated: all.unstated,
             chance: 1.0 / OPTIONS as f64,
             standard_error: all.standard_error(),
             mean_log_probability: mean_log_probability(&all),
@@ -175,6 +181,8 @@ impl Summary {
             ("correct".into(), self.correct.into()),
             ("withheld".into(), self.withheld.into()),
             ("unasked".into(), self.unasked.into()),
+            ("reasoned".into(), self.reasoned.into()),
+            ("unstated".into(), self.unstated.into()),
             ("chance".into(), json!(self.chance)),
             ("standard_error".into(), json!(self.standard_error)),
             ("mean_log_probability".into(), json!(self.mean_log_probability)),
@@ -246,6 +254,7 @@ struct Count {
     correct_unnormalized: usize,
     withheld: usize,
     unasked: usize,
+    unstated: usize,
     shortened: usize,
     /// Questions with a known answer that have scores.
     scored: usize,
@@ -255,7 +264,8 @@ struct Count {
 impl Count {
     fn add(&mut self, right: Option<usize>, answer: &Answer) {
         self.shortened += usize::from(answer.shortened);
-        self.unasked += usize::from(answer.scores.is_none());
+        self.unasked += usize::from(!answer.was_asked());
+        self.unstated += usize::from(answer.response.is_some() && answer.chosen.is_none());
         let Some(right) = right else {
             self.withheld += 1;
             return;
@@ -275,6 +285,7 @@ impl Count {
         self.correct_unnormalized += other.correct_unnormalized;
         self.withheld += other.withheld;
         self.unasked += other.unasked;
+        self.unstated += other.unstated;
         self.scored += other.scored;
         self.shortened += other.shortened;
         self.log_probability += other.log_probability;
