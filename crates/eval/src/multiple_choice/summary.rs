@@ -345,7 +345,7 @@ mod tests {
     fn questions(benchmark: Benchmark, keys: &[&str], right: Option<usize>) -> Questions {
         let source = Source { path: Path::new("q.csv").into(), line: 2 };
         let options = ["1", "2", "3", "4"].map(str::to_owned);
-        let question = Question { id: None, question: "q".into(), options, right, source };
+        let question = Question { id: None, question: "q".into(), options, right, explanation: None, source };
         let subject = |key: &&str| Subject {
             key: (*key).to_owned(),
             name: (*key).to_owned(),
@@ -362,6 +362,7 @@ mod tests {
             most_likely: Some(chosen),
             chosen: Some(chosen),
             shortened: false,
+            response: None,
         }
     }
 

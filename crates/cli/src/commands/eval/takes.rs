@@ -100,7 +100,7 @@ impl KeepArgs {
             let json = complete(&summary);
             return Ok((summary, json));
         };
-        let mut take = folder.take(0, questions).map_err(told_apart)?;
+        let mut take = folder.take(0, questions, options).map_err(told_apart)?;
         let kept = take.answers().len();
         if kept > 0 {
             bar.skip((OPTIONS * kept) as u64);
