@@ -9,8 +9,7 @@ use danlu_eval::multiple_choice::{Options, Questions, Scoring, Selection, answer
 use danlu_model::Opened;
 use danlu_tokenizer::{ChatTemplate, SpecialTokens};
 
-const TEXT: Options =
-    Options { scoring: Scoring::Text, template: None, one_turn: false, reasoning: None };
+const TEXT: Options = Options { scoring: Scoring::Text, template: None, one_turn: false, reasoning: None };
 const LETTER: Options =
     Options { scoring: Scoring::LmEval, template: None, one_turn: false, reasoning: None };
 
@@ -159,7 +158,8 @@ fn text_scores_are_log_likelihoods_per_character() {
         (Some(&template), encode(chat, SpecialTokens::Parse)),
     ];
     for (template, prompt) in prompts {
-        let answer = answers(&opened, &questions, &Options { template, ..TEXT }, |_, _| {}).unwrap().remove(0);
+        let answer =
+            answers(&opened, &questions, &Options { template, ..TEXT }, |_, _| {}).unwrap().remove(0);
         let mut best = (f64::MIN, 0);
         for (index, option) in options.iter().enumerate() {
             let ids = [&prompt[..], &encode(option, SpecialTokens::AsText)].concat();
@@ -279,8 +279,9 @@ fn a_short_context_loses_examples_first_and_says_so() {
             Selection { shots, subjects: vec!["law".into()], limit: Some(1), ..Selection::default() };
         read(folder.path(), &selection)
     };
-    let scores =
-        |opened: &Opened, questions: &Questions| answers(opened, questions, &TEXT, |_, _| {}).unwrap().remove(0);
+    let scores = |opened: &Opened, questions: &Questions| {
+        answers(opened, questions, &TEXT, |_, _| {}).unwrap().remove(0)
+    };
     // Tokens of the question and its longest option; both examples are about as long as the question.
     let long = opened(512, true);
     let alone = scores(&long, &with(0));

@@ -6,12 +6,33 @@
 use super::questions::LETTERS;
 
 /// What announces a letter, the surest first.
-const ANNOUNCED: [&[&str]; 2] = [&["boxed", "答案", "answer"], &["故选", "应选", "选择", "选", "option", "choose", "choice"]];
+const ANNOUNCED: [&[&str]; 2] =
+    [&["boxed", "答案", "answer"], &["故选", "应选", "选择", "选", "option", "choose", "choice"]];
 
 /// Words and signs that may stand between announcement and letter.
 const BETWEEN: [&str; 22] = [
-    "正确", "选项", "应该", "应当", "选择", "是", "为", "应", "选", "就", "的", "：", "，", "option", "should be", "must be",
-    "choice", "is", "the", "correct", "text", "mathrm",
+    "正确",
+    "选项",
+    "应该",
+    "应当",
+    "选择",
+    "是",
+    "为",
+    "应",
+    "选",
+    "就",
+    "的",
+    "：",
+    "，",
+    "option",
+    "should be",
+    "must be",
+    "choice",
+    "is",
+    "the",
+    "correct",
+    "text",
+    "mathrm",
 ];
 
 /// Before an announcement these say the opposite.
@@ -74,9 +95,12 @@ fn is_sign(sign: char) -> bool {
 fn first_letter(text: &str) -> Option<usize> {
     let letter = LETTERS.iter().position(|letter| text.starts_with(letter))?;
     let behind = text[1..].trim_start_matches([' ', '、', ',', '，', '和', '或', '/', '&', ')', '(']);
-    let joined = behind.len() < text.len() - 1 && LETTERS.iter().any(|letter| {
-        behind.strip_prefix(letter).is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
-    });
+    let joined = behind.len() < text.len() - 1
+        && LETTERS.iter().any(|letter| {
+            behind
+                .strip_prefix(letter)
+                .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
+        });
     let is_word = text[1..].starts_with(|next: char| next.is_ascii_alphanumeric());
     (!joined && !is_word).then_some(letter)
 }

@@ -88,7 +88,8 @@ impl Asker<'_> {
         let Some(explanation) = &example.explanation else {
             return Err(Error::Row {
                 at: example.source.clone(),
-                problem: "the example has no `explanation` to show: expected that column, or `--shots 0`".into(),
+                problem: "the example has no `explanation` to show: expected that column, or `--shots 0`"
+                    .into(),
             });
         };
         let [before, behind] = self.words().end;
