@@ -137,7 +137,7 @@ impl Report<'_> {
 
     /// What a reader must know before the numbers.
     fn notes(&self) -> Vec<Text> {
-        let Summary { questions, correct, shortened, withheld, unasked, .. } = *self.summary;
+        let Summary { questions, correct, shortened, withheld, unasked, unstated, .. } = *self.summary;
         let mut notes = vec![Text::new(
             format!("{questions} 题中答对 {correct} 题。标准误为 √(p(1−p)/n)；合计中每题权重相同。"),
             format!(
@@ -158,6 +158,12 @@ impl Report<'_> {
             notes.push(Text::new(
                 format!("{unasked} 题本身就超出模型的上下文，计为答错。"),
                 format!("{unasked} questions alone do not fit the model's context and count as wrong."),
+            ));
+        }
+        if unstated > 0 {
+            notes.push(Text::new(
+                format!("{unstated} 个回答没有给出字母，计为答错。"),
+                format!("{unstated} answers state no letter and count as wrong."),
             ));
         }
         if shortened > 0 {
