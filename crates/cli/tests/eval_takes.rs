@@ -77,7 +77,11 @@ fn seed_003_a_folder_holds_fractions_lines_tables_and_a_report() {
     let summary = read_json(out.join("take0/summary.json"));
     // What is kept is not asked again, and programs get what the file holds.
     let again = run(folder.path(), &ceval(&[&keep[..], &["--json"]].concat()));
-    assert!(again.stderr.contains("77 of 77 questions are answered in `out/take0` already"), "{}", again.stderr);
+    assert!(
+        again.stderr.contains("77 of 77 questions are answered in `out/take0` already"),
+        "{}",
+        again.stderr
+    );
     assert_eq!(again.json(), summary);
 
     assert_eq!((&summary["unit"], &summary["All"]["num"]), (&json!("fraction"), &json!(77)));
