@@ -25,7 +25,7 @@ SUBJECTS = {
              "machine_learning", "moral_scenarios", "philosophy", "us_foreign_policy"],
 }
 PROMPTS = 20
-ASKED = {0: 5, 5: 2}
+ASKED = {0: 3, 5: 1}
 
 
 def main(data, folder):

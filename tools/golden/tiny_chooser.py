@@ -51,7 +51,7 @@ def main():
             noise = torch.randn(parameter.shape, generator=source)
             parameter.copy_(1.0 + 0.1 * noise if name.endswith("norm.weight") else 0.3 * noise)
     model.save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True, "bos_token": "<s>", "eos_token": "<|im_end|>",
         "unk_token": "<unk>", "pad_token": "</s>", "clean_up_tokenization_spaces": False, "model_max_length": 4096,
