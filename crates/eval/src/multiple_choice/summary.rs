@@ -15,10 +15,14 @@ pub struct Summary {
     /// Share of right answers by the log-likelihood as it is; only with [`Scoring::Text`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_unnormalized: Option<f64>,
-    /// Questions asked.
+    /// Questions whose answer is known.
     pub questions: usize,
     /// Right answers.
     pub correct: usize,
+    /// Questions whose answer is withheld; they count nowhere else.
+    pub withheld: usize,
+    /// Questions that alone do not fit the model's context; they count as wrong.
+    pub unasked: usize,
     /// What guessing gives.
     pub chance: f64,
     /// Standard error of the accuracy: √(p (1 − p) / n).
@@ -84,6 +88,8 @@ impl Summary {
                 .then(|| all.share(all.correct_unnormalized)),
             questions: all.questions,
             correct: all.correct,
+            withheld: all.withheld,
+            unasked: all.unasked,
             chance: 1.0 / OPTIONS as f64,
             standard_error: all.standard_error(),
             mean_log_probability: all.mean_log_probability(),
@@ -126,16 +132,29 @@ struct Count {
     correct: usize,
     correct_unnormalized: usize,
     shortened: usize,
+    withheld: usize,
+    unasked: usize,
+    /// Questions with a known answer that have scores.
+    scored: usize,
     log_probability: f64,
 }
 
 impl Count {
-    fn add(&mut self, right: usize, answer: &Answer) {
-        self.questions += 1;
-        self.correct += usize::from(answer.chosen == right);
-        self.correct_unnormalized += usize::from(answer.most_likely == right);
+    /// A question whose answer is withheld counts nowhere; one that the model could not be asked is not right.
+    fn add(&mut self, right: Option<usize>, answer: &Answer) {
         self.shortened += usize::from(answer.shortened);
-        self.log_probability += answer.log_likelihoods[right];
+        self.unasked += usize::from(answer.scores.is_none());
+        let Some(right) = right else {
+            self.withheld += 1;
+            return;
+        };
+        self.questions += 1;
+        self.correct += usize::from(answer.chosen == Some(right));
+        self.correct_unnormalized += usize::from(answer.most_likely == Some(right));
+        if let Some(scores) = answer.scores {
+            self.scored += 1;
+            self.log_probability += scores[right];
+        }
     }
 
     fn join(&mut self, other: &Self) {
@@ -143,6 +162,9 @@ impl Count {
         self.correct += other.correct;
         self.correct_unnormalized += other.correct_unnormalized;
         self.shortened += other.shortened;
+        self.withheld += other.withheld;
+        self.unasked += other.unasked;
+        self.scored += other.scored;
         self.log_probability += other.log_probability;
     }
 
@@ -156,6 +178,6 @@ impl Count {
     }
 
     fn mean_log_probability(&self) -> f64 {
-        self.log_probability / self.questions.max(1) as f64
+        self.log_probability / self.scored.max(1) as f64
     }
 }
