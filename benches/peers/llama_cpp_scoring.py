@@ -6,7 +6,7 @@ prompt goes through in pieces of --batch tokens. Reading the model and tokenizin
 
   llama_cpp_scoring.py --model model-f16.gguf --prompts prompts.jsonl [--limit N] [--batch 512] [--threads 2]
 
-prompts.jsonl is what lm_eval.py beside this writes with --write: `prompt`, `choices`, `right` in each row. The same for danlu:
+prompts.jsonl is what lm_eval_hf.py beside this writes with --write: `prompt`, `choices` and `right` in each row. The same for danlu:
 
   danlu eval ceval --model FOLDER --data CEVAL --shots 5 --threads 2 --json"""
 import argparse, json, resource, time
@@ -16,7 +16,7 @@ from llama_cpp import Llama
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--model", required=True, help="a GGUF file")
-ap.add_argument("--prompts", required=True, help="JSON lines of lm_eval.py --write")
+ap.add_argument("--prompts", required=True, help="JSON lines of lm_eval_hf.py --write")
 ap.add_argument("--limit", type=int, help="the first so many prompts")
 ap.add_argument("--batch", type=int, default=512, help="tokens of one evaluation, llama.cpp's n_batch and n_ubatch")
 ap.add_argument("--threads", type=int, default=2)

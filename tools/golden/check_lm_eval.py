@@ -25,7 +25,7 @@ TOLERANCE = 1e-3
 def of_danlu(given, subjects, out):
     """danlu's questions by subject, in their order, and the object on its last line."""
     command = [given.danlu, "eval", given.benchmark, "--model", given.model, "--data", given.data, "--shots", str(given.shots),
-               "--subject", ",".join(subjects), "--precision", "f32", "--threads", str(given.threads), "--output-dir", str(out),
+               "--subject", *subjects, "--precision", "f32", "--threads", str(given.threads), "--output-dir", str(out),
                "--log-samples", "--json", "--chat" if given.chat else "--raw"]
     if given.limit:
         command += ["--limit", str(given.limit)]

@@ -36,7 +36,7 @@ def main(data, folder):
             for task, (subject, of_subject) in zip(tasks(benchmark, Path(data) / benchmark, subjects), found.items(), strict=True):
                 recorded.append({
                     "benchmark": benchmark, "subject": subject, "shots": shots,
-                    "prompts": [hashlib.sha256(prompt.encode()).hexdigest() for prompt, _ in prompts(task, shots, "raw", PROMPTS)],
+                    "prompts": [hashlib.sha256(prompt.encode()).hexdigest() for prompt, *_ in prompts(task, shots, limit=PROMPTS)],
                     "answers": [{"log_likelihoods": [round(value, 4) for value in one["log_likelihoods"]],
                                  "chosen": one["chosen"], "right": one["right"]} for one in of_subject],
                 })

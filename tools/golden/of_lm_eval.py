@@ -54,15 +54,15 @@ def backend(folder, dtype=torch.float32, batch=8):
     return HFLM(pretrained=str(folder), dtype=dtype, device="cpu", batch_size=batch)
 
 
-def prompts(task, shots, form, limit=None, model=None):
-    """The exact texts that lm-eval continues for a task's first questions, each with the four continuations."""
+def prompts(task, shots, form="raw", limit=None, model=None):
+    """The exact texts that lm-eval continues for a task's first questions, each with the four continuations and the right one's place."""
     task.set_config("num_fewshot", shots)
     template = model.apply_chat_template if model else None
     task.build_all_requests(limit=limit, chat_template=template, **FORMS[form])
     asked = {}
     for instance in task.instances:
         context, continuation = instance.args
-        asked.setdefault(instance.doc_id, (context, []))[1].append(continuation)
+        asked.setdefault(instance.doc_id, (context, [], task.doc_to_target(instance.doc)))[1].append(continuation)
     return [asked[place] for place in sorted(asked)]
 
 

@@ -3,5 +3,6 @@
 
 mod common;
 
+mod lm_eval;
 mod multiple_choice;
 mod perplexity;
