@@ -1,12 +1,12 @@
 """Checks that danlu asks and answers multiple choice as lm-eval does: every prompt, every log-likelihood, every chosen letter.
 
     python check_lm_eval.py --danlu DANLU --model FOLDER --benchmark ceval --data ../shared/data/benchmarks/ceval --subjects law,logic \\
-        [--shots 5] [--chat] [--limit 20] [--threads 2]
+        [--shots 5] [--chat | --one-turn] [--limit 20] [--threads 2]
 
 FOLDER is a Hugging Face folder, which both read in float32: lm-eval with its transformers backend. Prompts are compared byte for byte,
 the four log-likelihoods within 1e-3, and the chosen letter, acc and acc_norm of each question. A letter may differ where two
 log-likelihoods of lm-eval are nearer than that; such questions are counted. --chat asks in the model's own chat template with examples as
-earlier turns, lm-eval's default there. Without --subjects all are asked that the folder has.
+earlier turns, lm-eval's default there, --one-turn with all in one message. Without --subjects all are asked that the folder has.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def of_danlu(given, subjects, out):
     """danlu's questions by subject, in their order, and the object on its last line."""
     command = [given.danlu, "eval", given.benchmark, "--model", given.model, "--data", given.data, "--shots", str(given.shots),
                "--subject", *subjects, "--precision", "f32", "--threads", str(given.threads), "--output-dir", str(out),
-               "--log-samples", "--json", "--chat" if given.chat else "--raw"]
+               "--log-samples", "--json", *(["--chat"] if given.chat or given.one_turn else ["--raw"]), *(["--one-turn"] if given.one_turn else [])]
     if given.limit:
         command += ["--limit", str(given.limit)]
     ran = subprocess.run(command, capture_output=True, text=True)
@@ -84,13 +84,14 @@ def main():
     parser.add_argument("--limit", type=int)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--chat", action="store_true")
+    parser.add_argument("--one-turn", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     there = {file.stem.removesuffix("_dev") for file in (Path(given.data) / "dev").glob("*.csv")}
     subjects = given.subjects.split(",") if given.subjects else [name for name in all_subjects(given.benchmark) if name in there]
     with tempfile.TemporaryDirectory() as folder:
         mine, summary = of_danlu(given, subjects, Path(folder) / "out")
-    form = "chat" if given.chat else "raw"
+    form = "chat-one-turn" if given.one_turn else "chat" if given.chat else "raw"
     theirs = answers(backend(given.model), given.benchmark, given.data, subjects, given.shots, form, given.limit)
     tally = Tally()
     for subject in subjects:

@@ -24,7 +24,7 @@ SUBJECTS = {
     "mmlu": ["abstract_algebra", "anatomy", "college_computer_science", "formal_logic", "global_facts", "high_school_geography",
              "machine_learning", "moral_scenarios", "philosophy", "us_foreign_policy"],
 }
-PROMPTS = 20
+PROMPTS = 3
 ASKED = {0: 3, 5: 1}
 
 
