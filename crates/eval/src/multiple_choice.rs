@@ -3,23 +3,38 @@
 //! Questions are those of C-Eval, CMMLU and MMLU in the layouts that they are published in, or one's own
 //! ([`Questions::read`]). How they are put, and what of the model's answer decides, says [`Scoring`].
 
+mod answered;
+mod contamination;
+mod folder;
 mod layouts;
+mod pieces;
 mod prompts;
 mod questions;
+mod reasoning;
+mod report;
+mod results;
 mod rows;
+mod settings;
+mod stated_letter;
 mod subjects;
 mod summary;
 
-use danlu_model::{Generator, Model, Opened, penalize};
+use danlu_model::{Generator, Model, Opened};
 use danlu_tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::Result;
 use crate::log_likelihood::log_likelihoods;
-use prompts::{Asked, Asker, Logits, Wanted};
+use prompts::{Asked, Asker, Wanted};
 
+pub use contamination::{Contamination, MOST_BYTES, Overlap, SearchedFile, look_for, run_of};
+pub use folder::{EvaluationFolder, Take, settings_of};
 pub use questions::{LETTERS, OPTIONS, Question, Questions, Selection, Subject};
+pub use reasoning::Reasoning;
+pub use report::write_report;
+pub use results::{write_csv, write_submission, write_summary};
+pub use settings::settings;
 pub use subjects::Benchmark;
-pub use summary::{SubjectSummary, Summary};
+pub use summary::{GroupSummary, SubjectSummary, Summary, percent};
 
 /// How questions are put, and what decides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -47,13 +62,16 @@ pub struct Options<'a> {
     pub template: Option<&'a ChatTemplate>,
     /// In a chat with [`Scoring::LmEval`], put the examples into the user's one message.
     pub one_turn: bool,
+    /// Let the model write its reasons first; what it then states decides, in place of [`Options::scoring`].
+    pub reasoning: Option<&'a Reasoning>,
 }
 
 /// What the model said to one question.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Log-likelihood of each option (natural logarithm), in the order A to D; with [`Scoring::Seed`], the sum of the logits
-    /// that decide. None where the question alone does not fit the model's context.
+    /// Log-likelihood of each option (natural logarithm), in the order A to D; with [`Scoring::Seed`] of Chinese questions, the
+    /// sum of the logits that decide. None where the question alone does not fit the model's context, and with
+    /// [`Options::reasoning`].
     pub scores: Option<[f64; OPTIONS]>,
     /// The option with the highest score, the first of equals.
     pub most_likely: Option<usize>,
@@ -61,6 +79,16 @@ pub struct Answer {
     pub chosen: Option<usize>,
     /// Whether examples or the description were left out to fit the model's context.
     pub shortened: bool,
+    /// What it wrote, with [`Options::reasoning`].
+    pub response: Option<String>,
+}
+
+impl Answer {
+    /// Whether the question was put to the model.
+    #[must_use]
+    pub fn was_asked(&self) -> bool {
+        self.scores.is_some() || self.response.is_some()
+    }
 }
 
 /// Asks every question and counts. `progress` is told how many options of how many are scored.
@@ -71,10 +99,15 @@ pub fn evaluate(
     opened: &Opened,
     questions: &Questions,
     options: &Options,
-    progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize),
 ) -> Result<Summary> {
-    let answers = answers(opened, questions, options, progress)?;
-    Ok(Summary::new(questions, options, &answers))
+    let mut all = Vec::with_capacity(questions.len());
+    for (_, piece) in pieces::pieces(questions) {
+        let scored = OPTIONS * all.len();
+        let told = |done, _| progress(scored + done, OPTIONS * questions.len());
+        all.extend(answers(opened, &piece, options, told)?);
+    }
+    Ok(Summary::new(questions, options, &all))
 }
 
 /// The answers to all questions, in their order.
@@ -87,7 +120,11 @@ pub fn answers(
     options: &Options,
     progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Answer>> {
-    let asked = ask(opened, questions, options)?;
+    let asker = asker(opened, questions, options)?;
+    let asked = ask(&asker, questions)?;
+    if let Some(reasoning) = options.reasoning {
+        return reasoning::answers(opened, reasoning, &asker, &asked, progress);
+    }
     let scores = scores(&opened.model, &asked, progress)?;
     let all = questions.subjects.iter().flat_map(|subject| &subject.questions);
     let answer = |((question, asked), scores): ((_, &Asked), _)| {
@@ -101,17 +138,20 @@ pub fn answers(
 /// # Errors
 /// As [`evaluate`].
 pub fn prompts(opened: &Opened, questions: &Questions, options: &Options) -> Result<Vec<(String, usize)>> {
-    let asked = ask(opened, questions, options)?;
+    let asked = ask(&asker(opened, questions, options)?, questions)?;
     Ok(asked.into_iter().map(|asked| (asked.prompt, asked.prompt_tokens)).collect())
 }
 
-fn ask(opened: &Opened, questions: &Questions, options: &Options) -> Result<Vec<Asked>> {
+fn asker<'a>(opened: &'a Opened, questions: &Questions, options: &Options<'a>) -> Result<Asker<'a>> {
     let tokenizer: &Tokenizer = opened.tokenizer()?;
-    let context = opened.model.config().context_length();
-    let asker = Asker::new(tokenizer, options, questions.benchmark, context);
-    let all = questions.subjects.iter().flat_map(|subject| {
-        subject.questions.iter().map(move |question| (subject, question))
-    });
+    Ok(Asker::new(tokenizer, options, questions.benchmark, opened.model.config().context_length()))
+}
+
+fn ask(asker: &Asker, questions: &Questions) -> Result<Vec<Asked>> {
+    let all = questions
+        .subjects
+        .iter()
+        .flat_map(|subject| subject.questions.iter().map(move |question| (subject, question)));
     all.map(|(subject, question)| asker.ask(subject, question)).collect()
 }
 
@@ -129,14 +169,14 @@ fn scores(
     let mut done = 0;
     for (index, asked) in asked.iter().enumerate() {
         match &asked.wanted {
-            None => done += OPTIONS,
+            None | Some(Wanted::Reasons { .. }) => done += OPTIONS,
             Some(Wanted::LogLikelihoods(of_question)) => {
                 requests.extend_from_slice(of_question);
                 owners.push(index);
             }
             Some(Wanted::Logits(logits)) => {
                 let generator = generator.get_or_insert_with(|| Generator::new(model, longest));
-                scores[index] = Some(sums(logits, generator)?);
+                scores[index] = Some(logits.sums(generator)?);
                 done += OPTIONS;
                 progress(done, all);
             }
@@ -147,14 +187,6 @@ fn scores(
         scores[owner] = Some(*sums);
     }
     Ok(scores)
-}
-
-/// The processed logits of each option's tokens, summed.
-fn sums(logits: &Logits, generator: &mut Generator) -> Result<[f64; OPTIONS]> {
-    let mut next = generator.next_logits(&logits.prompt)?.to_vec();
-    penalize(&mut next, &logits.prompt, logits.repetition_penalty);
-    let processed = |id: &u32| next.get(*id as usize).map_or(0.0, |logit| f64::from(logit / logits.temperature));
-    Ok(logits.ids.each_ref().map(|ids| ids.iter().map(processed).sum()))
 }
 
 fn answer(question: &Question, scores: Option<[f64; OPTIONS]>, scoring: Scoring, shortened: bool) -> Answer {
@@ -169,7 +201,7 @@ fn answer(question: &Question, scores: Option<[f64; OPTIONS]>, scoring: Scoring,
         Scoring::LmEval | Scoring::Seed => most_likely,
         Scoring::Text => scores.map(by_length).map(first_highest),
     };
-    Answer { scores, most_likely, chosen, shortened }
+    Answer { scores, most_likely, chosen, shortened, response: None }
 }
 
 fn first_highest(values: [f64; OPTIONS]) -> usize {

@@ -3,6 +3,8 @@
 
 mod common;
 
+mod layouts;
 mod lm_eval;
 mod multiple_choice;
 mod perplexity;
+mod prompts;

@@ -9,8 +9,9 @@ use danlu_eval::multiple_choice::{Options, Questions, Scoring, Selection, answer
 use danlu_model::Opened;
 use danlu_tokenizer::{ChatTemplate, SpecialTokens};
 
-const TEXT: Options = Options { scoring: Scoring::Text, template: None, one_turn: false };
-const LETTER: Options = Options { scoring: Scoring::LmEval, template: None, one_turn: false };
+const TEXT: Options = Options { scoring: Scoring::Text, template: None, one_turn: false, reasoning: None };
+const LETTER: Options =
+    Options { scoring: Scoring::LmEval, template: None, one_turn: false, reasoning: None };
 
 fn read(path: &Path, selection: &Selection) -> Questions {
     Questions::read(path, selection).unwrap()
@@ -52,7 +53,13 @@ fn real_c_eval_is_read_whole() {
     let withheld = Selection { split: Some("test".into()), shots: 5, ..Selection::default() };
     let withheld = read(&ceval, &withheld);
     assert_eq!((withheld.subjects.len(), withheld.len()), (52, 12342));
-    assert!(withheld.subjects.iter().flat_map(|subject| &subject.questions).all(|question| question.right.is_none()));
+    assert!(
+        withheld
+            .subjects
+            .iter()
+            .flat_map(|subject| &subject.questions)
+            .all(|question| question.right.is_none())
+    );
 }
 
 #[test]
@@ -120,13 +127,18 @@ fn bad_input_is_named_with_file_and_line() {
     );
     let split = Selection { split: Some("test".into()), ..Selection::default() };
     let unknown = message(layout.path(), split);
-    assert!(unknown.contains("expected the folders `test` and `dev`") && unknown.contains("found the splits `dev`, `val`"));
+    assert!(
+        unknown.contains("expected the folders `test` and `dev`")
+            && unknown.contains("found the splits `dev`, `val`")
+    );
     assert!(
         message(&layout.path().join("nowhere"), Selection::default()).contains("nowhere`: does not exist")
     );
     std::fs::remove_file(layout.path().join("dev/law_dev.csv")).unwrap();
     let shots = Selection { shots: 1, ..Selection::default() };
-    assert!(message(layout.path(), shots).contains("expected at least 1 examples of `law` for 1 shots, found 0"));
+    assert!(
+        message(layout.path(), shots).contains("expected at least 1 examples of `law` for 1 shots, found 0")
+    );
 }
 
 #[test]
@@ -146,7 +158,8 @@ fn text_scores_are_log_likelihoods_per_character() {
         (Some(&template), encode(chat, SpecialTokens::Parse)),
     ];
     for (template, prompt) in prompts {
-        let answer = answers(&opened, &questions, &Options { template, ..TEXT }, |_, _| {}).unwrap()[0];
+        let answer =
+            answers(&opened, &questions, &Options { template, ..TEXT }, |_, _| {}).unwrap().remove(0);
         let mut best = (f64::MIN, 0);
         for (index, option) in options.iter().enumerate() {
             let ids = [&prompt[..], &encode(option, SpecialTokens::AsText)].concat();
@@ -181,7 +194,7 @@ fn letters_are_asked_as_lm_eval_asks_them() {
     );
     let tokenizer = opened.tokenizer().unwrap();
     let prompt = tokenizer.encode(&prompt, SpecialTokens::AsText).unwrap();
-    let answer = answers(&opened, &questions, &LETTER, |_, _| {}).unwrap()[2];
+    let answer = answers(&opened, &questions, &LETTER, |_, _| {}).unwrap().remove(2);
     for (letter, found) in [" A", " B", " C", " D"].iter().zip(answer.scores.unwrap()) {
         let ids = [&prompt[..], &tokenizer.encode(letter, SpecialTokens::AsText).unwrap()].concat();
         let expected = -negative_log_likelihood(&opened.model, &ids, prompt.len());
@@ -199,7 +212,7 @@ fn letters_are_asked_as_lm_eval_asks_them() {
         block("val/law_val", 2)
     );
     let prompt = tokenizer.encode(&prompt, SpecialTokens::Parse).unwrap();
-    let answer = answers(&opened, &questions, &options, |_, _| {}).unwrap()[2];
+    let answer = answers(&opened, &questions, &options, |_, _| {}).unwrap().remove(2);
     for (letter, found) in ["\nA", "\nB", "\nC", "\nD"].iter().zip(answer.scores.unwrap()) {
         let ids = [&prompt[..], &tokenizer.encode(letter, SpecialTokens::AsText).unwrap()].concat();
         let expected = -negative_log_likelihood(&opened.model, &ids, prompt.len());
@@ -226,7 +239,7 @@ fn questions_scored_together_get_the_scores_they_get_alone() {
                     questions: vec![question.clone()],
                     ..subject.clone()
                 };
-                let alone = answers(&opened, &alone, &options, |_, _| {}).unwrap()[0];
+                let alone = answers(&opened, &alone, &options, |_, _| {}).unwrap().remove(0);
                 for (together, alone) in together[index].scores.unwrap().iter().zip(alone.scores.unwrap()) {
                     assert!((together - alone).abs() < 1e-5 * alone.abs(), "{together} against {alone}");
                 }
@@ -266,8 +279,9 @@ fn a_short_context_loses_examples_first_and_says_so() {
             Selection { shots, subjects: vec!["law".into()], limit: Some(1), ..Selection::default() };
         read(folder.path(), &selection)
     };
-    let scores =
-        |opened: &Opened, questions: &Questions| answers(opened, questions, &TEXT, |_, _| {}).unwrap()[0];
+    let scores = |opened: &Opened, questions: &Questions| {
+        answers(opened, questions, &TEXT, |_, _| {}).unwrap().remove(0)
+    };
     // Tokens of the question and its longest option; both examples are about as long as the question.
     let long = opened(512, true);
     let alone = scores(&long, &with(0));
@@ -280,7 +294,8 @@ fn a_short_context_loses_examples_first_and_says_so() {
         assert!((short - alone).abs() < 1e-5 * alone.abs(), "{short} against {alone}");
     }
     // The oldest example goes first.
-    let example = prompts(&long, &with(2), &TEXT).unwrap()[0].1 - prompts(&long, &with(1), &TEXT).unwrap()[0].1;
+    let example =
+        prompts(&long, &with(2), &TEXT).unwrap()[0].1 - prompts(&long, &with(1), &TEXT).unwrap()[0].1;
     let one = prompts(&opened(tokens + example + 5, true), &with(2), &TEXT).unwrap().remove(0).0;
     assert!(one.starts_with("dev/law_dev 第1题") && one.contains("val/law_val 第0题"), "{one}");
     // A question that alone is too long is not cut: it has no scores, and is not right.
@@ -314,12 +329,12 @@ fn the_summary_counts_and_serialises() {
     assert!((summary.standard_error - expected).abs() < 1e-12);
     assert_eq!(summary.subjects.iter().map(|subject| subject.questions).collect::<Vec<_>>(), [5, 7]);
     assert_eq!(summary.subjects.iter().map(|subject| subject.correct).sum::<usize>(), correct);
-    let json = serde_json::to_value(&summary).unwrap();
+    let json = summary.to_json();
     assert_eq!(json["chance"], 0.25);
     assert_eq!(json["scoring"], "text");
-    assert_eq!(json["subjects"][0]["name"], "法学");
+    assert_eq!(json["subjects"]["law"]["name"], "法学");
     let table = summary.table();
-    assert_eq!((table.rows.len(), table.rows[2][0].as_str(), table.rows[2][1].as_str()), (3, "all", "12"));
+    assert_eq!((table.rows.len(), table.rows[2][0].as_str(), table.rows[2][1].as_str()), (3, "All", "12"));
     let letters = evaluate(&opened, &questions, &LETTER, |_, _| {}).unwrap();
-    assert!(serde_json::to_value(&letters).unwrap().get("accuracy_unnormalized").is_none());
+    assert!(!letters.to_json().contains_key("accuracy_unnormalized"));
 }

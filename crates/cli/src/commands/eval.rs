@@ -3,6 +3,7 @@
 mod multiple_choice;
 mod ner;
 mod perplexity;
+mod takes;
 
 use anyhow::Result;
 use danlu_eval::Error;
@@ -58,6 +59,8 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
 pub(super) fn told_apart(error: Error) -> anyhow::Error {
     match error {
         Error::Io(error) => error.into(),
+        Error::Format(error) => error.into(),
+        Error::Report(error) => error.into(),
         Error::Model(error) => error.into(),
         Error::Tokenizer(error) => error.into(),
         input => wrong_input(input.to_string()),

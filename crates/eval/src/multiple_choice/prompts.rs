@@ -1,9 +1,10 @@
 //! Questions as token ids: which prompt is continued, and by what.
 //!
-//! Each way of scoring words its prompts in a file of its own: [`lm_eval`], [`text`], [`seed`]. Here is what they share:
+//! Each way of scoring words its prompts in a file of its own: [`lm_eval`], [`text`], [`seed`], [`reasoned`]. Here is what they share:
 //! which examples a context has room for, and how a text or conversation becomes ids.
 
 mod lm_eval;
+mod reasoned;
 mod seed;
 mod text;
 
@@ -46,20 +47,9 @@ pub(super) enum Wanted {
     /// How probable each option is.
     LogLikelihoods([Request; OPTIONS]),
     /// Logits of the next token.
-    Logits(Logits),
-}
-
-/// The next token's logits that decide.
-#[derive(Debug)]
-pub(super) struct Logits {
-    /// What stands before it.
-    pub(super) prompt: Vec<u32>,
-    /// For each option the tokens whose logits are summed.
-    pub(super) ids: [Vec<u32>; OPTIONS],
-    /// What the logits of tokens that stand in the prompt are divided by (below zero: multiplied by).
-    pub(super) repetition_penalty: f32,
-    /// What all are divided by.
-    pub(super) temperature: f32,
+    Logits(seed::Logits),
+    /// The letter that reasons of at most `room` tokens arrive at.
+    Reasons { prompt: Vec<u32>, room: usize },
 }
 
 /// A prompt as it is shown to people and as the model reads it.
@@ -89,15 +79,17 @@ impl<'a> Asker<'a> {
     /// Leaves out examples from the oldest on, and then the description, where the context is too short.
     pub(super) fn ask(&self, subject: &Subject, question: &Question) -> Result<Asked> {
         let examples = subject.examples.as_slice();
-        let with = (0..=examples.len()).map(|oldest| Before { examples: &examples[oldest..], is_described: true });
+        let with =
+            (0..=examples.len()).map(|oldest| Before { examples: &examples[oldest..], is_described: true });
         let alone = Before { examples: &[], is_described: false };
         let mut shortened = false;
         let mut last = None;
         for before in with.chain([alone]) {
-            let Prompt { text, wanted } = match self.options.scoring {
-                Scoring::LmEval => self.lm_eval(subject, before, question)?,
-                Scoring::Text => self.text(before, question)?,
-                Scoring::Seed => self.seed(subject, before, question)?,
+            let Prompt { text, wanted } = match (self.options.reasoning, self.options.scoring) {
+                (Some(reasoning), _) => self.reasoned(subject, before, question, reasoning.max_new_tokens)?,
+                (None, Scoring::LmEval) => self.lm_eval(subject, before, question)?,
+                (None, Scoring::Text) => self.text(before, question)?,
+                (None, Scoring::Seed) => self.seed(subject, before, question)?,
             };
             let (prompt_tokens, fits) = (wanted.prompt_tokens(), wanted.inputs() <= self.context);
             let asked =
@@ -152,7 +144,9 @@ impl<'a> Asker<'a> {
     ) -> Result<(String, String, SpecialTokens)> {
         let render = |messages: &[Message]| template.render(messages, true, &self.template_tokens);
         let text = match render(messages) {
-            Err(TokenizerError::Template { .. }) if messages.iter().any(|message| message.role == "system") => {
+            Err(TokenizerError::Template { .. })
+                if messages.iter().any(|message| message.role == "system") =>
+            {
                 let rest: Vec<Message> =
                     messages.iter().filter(|message| message.role != "system").cloned().collect();
                 return self.rendered(template, &rest);
@@ -160,7 +154,9 @@ impl<'a> Asker<'a> {
             text => text?,
         };
         match self.tokenizer.guard(messages) {
-            Some(Guarded { messages, guard }) => Ok((text, render(&messages)?, SpecialTokens::Guarded(guard))),
+            Some(Guarded { messages, guard }) => {
+                Ok((text, render(&messages)?, SpecialTokens::Guarded(guard)))
+            }
             None => Ok((text.clone(), text, SpecialTokens::Parse)),
         }
     }
@@ -175,6 +171,7 @@ impl Wanted {
                 requests.iter().map(|request| request.ids.len() - 1).max().unwrap_or(0)
             }
             Self::Logits(logits) => logits.prompt.len(),
+            Self::Reasons { prompt, room } => prompt.len() + room,
         }
     }
 
@@ -182,6 +179,7 @@ impl Wanted {
         match self {
             Self::LogLikelihoods(requests) => requests[0].start,
             Self::Logits(logits) => logits.prompt.len(),
+            Self::Reasons { prompt, .. } => prompt.len(),
         }
     }
 }

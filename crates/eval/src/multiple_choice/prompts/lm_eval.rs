@@ -25,7 +25,12 @@ impl Asker<'_> {
         let mut text = if before.is_described { self.description(subject) } else { String::new() };
         text += &self.solved(before.examples);
         text += &self.asked(question);
-        let wanted = self.requests(&text, LETTERS.map(|letter| format!(" {letter}")), SpecialTokens::AsText, question)?;
+        let wanted = self.requests(
+            &text,
+            LETTERS.map(|letter| format!(" {letter}")),
+            SpecialTokens::AsText,
+            question,
+        )?;
         Ok(Prompt { text, wanted })
     }
 
@@ -55,7 +60,7 @@ impl Asker<'_> {
         Ok(Prompt { text, wanted })
     }
 
-    fn description(&self, subject: &Subject) -> String {
+    pub(super) fn description(&self, subject: &Subject) -> String {
         let name = &subject.name;
         match self.benchmark {
             Benchmark::Ceval | Benchmark::Own => {
@@ -69,7 +74,10 @@ impl Asker<'_> {
     }
 
     fn solved(&self, examples: &[Question]) -> String {
-        examples.iter().map(|example| format!("{} {}\n\n", self.asked(example), right_letter(example))).collect()
+        examples
+            .iter()
+            .map(|example| format!("{} {}\n\n", self.asked(example), right_letter(example)))
+            .collect()
     }
 
     fn asked(&self, question: &Question) -> String {

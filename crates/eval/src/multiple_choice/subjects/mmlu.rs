@@ -36,7 +36,12 @@ pub(super) const SUBJECTS: [Known; 57] = [
     Known::within("high_school_computer_science", "high school computer science", STEM, "computer science"),
     Known::within("high_school_european_history", "high school european history", HUMANITIES, "history"),
     Known::within("high_school_geography", "high school geography", SOCIAL, "geography"),
-    Known::within("high_school_government_and_politics", "high school government and politics", SOCIAL, "politics"),
+    Known::within(
+        "high_school_government_and_politics",
+        "high school government and politics",
+        SOCIAL,
+        "politics",
+    ),
     Known::within("high_school_macroeconomics", "high school macroeconomics", SOCIAL, "economics"),
     Known::within("high_school_mathematics", "high school mathematics", STEM, "math"),
     Known::within("high_school_microeconomics", "high school microeconomics", SOCIAL, "economics"),
