@@ -123,6 +123,7 @@ fn prompts_and_answers_are_those_of_lm_eval() {
             scoring: Scoring::LmEval,
             template: Some(&template).filter(|_| asked.form != Form::Raw),
             one_turn: asked.form == Form::ChatOneTurn,
+            ..Options::default()
         };
         let prompts = prompts(&opened, &questions, &options).unwrap();
         let answers = answers(&opened, &questions, &options, |_, _| {}).unwrap();
