@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+mod server;
 
+mod arena;
 mod multiple_choice;
+mod openai;
 mod perplexity;

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::escape::{escape, write_whole};
-use crate::{LineChart, ReportError, Table};
+use crate::{IntervalChart, LineChart, ReportError, Table};
 
 /// A text in both languages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,6 +84,11 @@ impl Page {
 
     /// A chart in each language.
     pub fn chart(&mut self, zh: &LineChart, en: &LineChart) -> &mut Self {
+        self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
+    }
+
+    /// Values with intervals in each language.
+    pub fn intervals(&mut self, zh: &IntervalChart, en: &IntervalChart) -> &mut Self {
         self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
     }
 
