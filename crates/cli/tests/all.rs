@@ -20,6 +20,8 @@ mod data_templates;
 mod distillation;
 mod docs;
 mod doctor;
+mod eval_arena;
+mod eval_compare;
 mod eval_ner;
 mod files;
 mod generate;

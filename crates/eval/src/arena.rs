@@ -14,6 +14,7 @@ use crate::resampling::{Draws, middle_95_percent};
 use crate::{Error, Result};
 use bradley_terry::Tally;
 
+pub use report::Cell;
 pub use votes::{Vote, Votes, Winner};
 
 /// Points for odds of 10 to 1.

@@ -16,6 +16,8 @@ pub use results::{Answered, Results};
 
 /// The metric of questions that are right or wrong.
 const ACCURACY: &str = "accuracy";
+/// The same by log-likelihoods that are not divided by length.
+const UNNORMALIZED: &str = "accuracy_unnormalized";
 /// Differences that only rounding makes.
 const NOTHING: f64 = 1e-12;
 
@@ -50,8 +52,10 @@ pub struct Comparison {
     /// Of questions that are right or wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mc_nemar: Option<McNemar>,
+    /// By group of subjects, where a summary beside the results tells the groups; of the first metric.
+    pub groups: Vec<PartDifference>,
     /// By subject, where there is more than one; of the first metric.
-    pub subjects: Vec<SubjectDifference>,
+    pub subjects: Vec<PartDifference>,
     /// Questions on which `b` was better, the largest differences first; of the first metric.
     pub wins: Vec<Listed>,
     /// Questions on which `a` was better.
@@ -100,11 +104,11 @@ pub struct McNemar {
     pub p_value: f64,
 }
 
-/// One subject.
+/// A subject, or a group of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SubjectDifference {
+pub struct PartDifference {
     /// Its name.
-    pub subject: String,
+    pub name: String,
     /// Its questions.
     pub questions: usize,
     /// Mean of the first result.
@@ -157,6 +161,11 @@ pub fn compare(a: &Results, b: &Results, options: &Options) -> Result<Comparison
     let scores = |name: &str, (one, other): &(&Answered, &Answered)| {
         (one.scores.get(name).copied().unwrap_or(0.0), other.scores.get(name).copied().unwrap_or(0.0))
     };
+    // Letters all have one length.
+    names.retain(|name| {
+        let is_another = |pair| scores(UNNORMALIZED, pair) != scores(ACCURACY, pair);
+        *name != UNNORMALIZED || pairs.iter().any(is_another)
+    });
     let differences: Vec<Vec<f64>> = names
         .iter()
         .map(|name| pairs.iter().map(|pair| scores(name, pair)).map(|(one, other)| other - one).collect())
@@ -198,13 +207,14 @@ pub fn compare(a: &Results, b: &Results, options: &Options) -> Result<Comparison
             p_value: sign_test(only_a, only_b),
         }
     });
-    let mut by_subject: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
-    for pair in &pairs {
-        by_subject.entry(pair.0.subject.as_deref().unwrap_or("")).or_default().push(scores(first, pair));
-    }
-    let subjects = match by_subject.len() {
-        0 | 1 => Vec::new(),
-        _ => by_subject.into_iter().map(|(subject, scores)| of_subject(subject, &scores)).collect(),
+    let parts = |name: &dyn Fn(&Answered) -> String| {
+        let mut parts: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+        for pair in &pairs {
+            parts.entry(name(pair.0)).or_default().push(scores(first, pair));
+        }
+        let several = parts.len() > 1;
+        let parts = parts.into_iter().filter(|_| several);
+        parts.map(|(name, scores)| of_part(name, &scores)).collect::<Vec<_>>()
     };
     let listed = |sign: f64| {
         let mut found: Vec<(f64, &(&Answered, &Answered))> =
@@ -227,7 +237,8 @@ pub fn compare(a: &Results, b: &Results, options: &Options) -> Result<Comparison
         questions: pairs.len(),
         metrics,
         mc_nemar,
-        subjects,
+        groups: parts(&|question| a.group_of(question)),
+        subjects: parts(&|question| question.subject.clone().unwrap_or_default()),
         wins: listed(1.0),
         losses: listed(-1.0),
         rounds: options.rounds,
@@ -254,14 +265,14 @@ fn drawn_means(differences: &[Vec<f64>], questions: usize, options: &Options) ->
     means
 }
 
-fn of_subject(subject: &str, scores: &[(f64, f64)]) -> SubjectDifference {
+fn of_part(name: String, scores: &[(f64, f64)]) -> PartDifference {
     let count = scores.len() as f64;
     let mean = |score: fn(&(f64, f64)) -> f64| scores.iter().map(score).sum::<f64>() / count;
     let (a, b) = (mean(|pair| pair.0), mean(|pair| pair.1));
     let wins = scores.iter().filter(|(one, other)| other - one > NOTHING).count();
     let losses = scores.iter().filter(|(one, other)| one - other > NOTHING).count();
-    SubjectDifference {
-        subject: subject.to_owned(),
+    PartDifference {
+        name,
         questions: scores.len(),
         a,
         b,

@@ -292,6 +292,7 @@ fn may_pass(error: &ureq::Error) -> bool {
 fn reason(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::Timeout(which) => format!("no answer in time: {which}"),
         ureq::Error::HostNotFound => "no such host, or no network".into(),
         other => other.to_string(),
     }

@@ -4,6 +4,27 @@ use danlu_report::{IntervalChart, IntervalRow, Page, Table, Text};
 
 use super::{Pair, Ratings};
 
+/// What stands in a matrix of models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell {
+    /// How often the row's model beat the column's, ties being half a win.
+    WinRate,
+    /// The same, ties being left out.
+    WinRateWithoutTies,
+    /// Votes on both.
+    Votes,
+}
+
+/// The matrices of a report with their headings in Chinese and English.
+const MATRICES: [(Cell, (&str, &str)); 3] = [
+    (
+        Cell::WinRate,
+        ("行胜列的比例，平局计半胜", "How often the row beat the column, a tie being half a win"),
+    ),
+    (Cell::WinRateWithoutTies, ("行胜列的比例，不计平局", "How often the row beat the column, without ties")),
+    (Cell::Votes, ("每对模型的票数", "Votes on each pair")),
+];
+
 impl Ratings {
     /// A row for each model, from the best on; the header is that of [`Self::HEADER`] or its translation.
     #[must_use]
@@ -36,22 +57,27 @@ impl Ratings {
     const HEADER_ZH: [&str; 10] =
         ["名次", "模型", "评分", "95 % 区间", "Elo", "票数", "胜", "平", "胜率", "组"];
 
-    /// How often the row's model won against the column's: `with_ties` counts them as half a win, else they are left out.
+    /// The models against each other; empty where two never met.
     #[must_use]
-    pub fn matrix(&self, corner: &str, with_ties: bool) -> Table {
+    pub fn matrix(&self, corner: &str, cell: Cell) -> Table {
         let names = self.models.iter().map(|rating| rating.model.as_str());
         let mut table = Table::new(std::iter::once(corner).chain(names.clone()));
-        let share = |pair: &Pair| if with_ties { Some(pair.win_rate) } else { pair.win_rate_without_ties };
+        let text = |pair: &Pair, is_swapped: bool| {
+            let share = |share: f64| percent(if is_swapped { 1.0 - share } else { share });
+            match cell {
+                Cell::WinRate => share(pair.win_rate),
+                Cell::WinRateWithoutTies => pair.win_rate_without_ties.map_or_else(String::new, share),
+                Cell::Votes => pair.votes.to_string(),
+            }
+        };
         for row in names.clone() {
             let cells = names.clone().map(|column| {
-                self.pairs
-                    .iter()
-                    .find_map(|pair| match (pair.a == row, pair.b == row) {
-                        (true, _) if pair.b == column => share(pair),
-                        (_, true) if pair.a == column => share(pair).map(|share| 1.0 - share),
-                        _ => None,
-                    })
-                    .map_or_else(String::new, percent)
+                let found = self.pairs.iter().find_map(|pair| match (pair.a.as_str(), pair.b.as_str()) {
+                    (a, b) if (a, b) == (row, column) => Some(text(pair, false)),
+                    (a, b) if (b, a) == (row, column) => Some(text(pair, true)),
+                    _ => None,
+                });
+                found.unwrap_or_default()
             });
             table.row(std::iter::once(row.to_owned()).chain(cells));
         }
@@ -118,29 +144,26 @@ impl Ratings {
             &self.chart("评分与 95 % 区间", "分"),
             &self.chart("Ratings with 95 % intervals", "points"),
         );
-        page.heading(&Text::new(
-            "行胜列的比例，平局计半胜",
-            "How often the row beat the column, a tie being half a win",
-        ))
-        .table(&self.matrix("模型", true), &self.matrix("model", true))
-        .heading(&Text::new("行胜列的比例，不计平局", "How often the row beat the column, without ties"))
-        .table(&self.matrix("模型", false), &self.matrix("model", false))
-        .heading(&Text::new("方法", "Method"))
-        .paragraph(&self.method());
+        for (cell, heading) in MATRICES {
+            page.heading(&Text::new(heading.0, heading.1))
+                .table(&self.matrix("模型", cell), &self.matrix("model", cell));
+        }
+        page.heading(&Text::new("方法", "Method")).paragraph(&self.method());
         page
     }
 
     /// The tables as Markdown.
     #[must_use]
     pub fn markdown(&self) -> String {
+        let matrix = |(cell, heading): (Cell, (&str, &str))| {
+            format!("\n## {}\n\n{}", heading.1, self.matrix("model", cell).to_markdown())
+        };
         format!(
-            "# Ratings of models from votes\n\n{} votes, {} of them ties.\n\n{}\n## How often the row beat the column, a tie \
-             being half a win\n\n{}\n## The same without ties\n\n{}\n## Method\n\n{}\n",
+            "# Ratings of models from votes\n\n{} votes, {} of them ties.\n\n{}{}\n## Method\n\n{}\n",
             self.votes,
             self.ties,
             self.table(Self::HEADER).to_markdown(),
-            self.matrix("model", true).to_markdown(),
-            self.matrix("model", false).to_markdown(),
+            MATRICES.map(matrix).concat(),
             self.method().en
         )
     }

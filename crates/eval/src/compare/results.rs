@@ -3,23 +3,26 @@
 //!
 //! | file | fields |
 //! |---|---|
-//! | `questions.jsonl` | `subject`, `index`, `right`, `chosen`, `correct` |
+//! | `questions.jsonl` | `subject`, `index`, `right`, `chosen`, `correct`, `most_likely` |
 //! | `generated.jsonl` | `prompt`, `reference`, `prediction`, `scores` (names of metrics and numbers) |
+//!
+//! Groups of subjects are those of the `summary.json` beside it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use danlu_data::{Content, Record, Records};
+use fs_err as fs;
 use serde_json::{Map, Value};
 
-use super::ACCURACY;
+use super::{ACCURACY, UNNORMALIZED};
 use crate::{Error, Result};
 
 /// Where an output folder has them.
 const FILES: [&str; 4] =
     ["questions.jsonl", "generated.jsonl", "take0/questions.jsonl", "take0/generated.jsonl"];
-/// Answers may be told by their index.
-const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
+const SUMMARY: &str = "summary.json";
+const NO_GROUP: &str = "(no group)";
 
 /// The results of one evaluation.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +30,8 @@ pub struct Results {
     /// The file.
     pub path: PathBuf,
     questions: Vec<Answered>,
+    /// By subject.
+    groups: HashMap<String, String>,
 }
 
 /// What one model said to one question, and what that is worth.
@@ -79,7 +84,13 @@ impl Results {
         if questions.is_empty() {
             return Err(Error::File { path: file, problem: "has no questions".into() });
         }
-        Ok(Self { path: file, questions })
+        Ok(Self { groups: groups_beside(&file), path: file, questions })
+    }
+
+    /// The group that the question's subject belongs to.
+    pub(super) fn group_of(&self, question: &Answered) -> String {
+        let group = question.subject.as_ref().and_then(|subject| self.groups.get(subject));
+        group.map_or_else(|| NO_GROUP.to_owned(), String::clone)
     }
 
     /// Names of the metrics that every question has.
@@ -89,6 +100,16 @@ impl Results {
             .filter(|name| self.questions.iter().all(|question| question.scores.contains_key(*name)))
             .collect()
     }
+}
+
+/// The groups of subjects that the summary beside a file tells, if there is one.
+fn groups_beside(file: &Path) -> HashMap<String, String> {
+    let summary = fs::read(file.with_file_name(SUMMARY)).ok();
+    let summary: Option<Value> = summary.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let subjects = summary.as_ref().and_then(|summary| summary.get("subjects")?.as_object());
+    let group =
+        |(subject, told): (&String, &Value)| Some((subject.clone(), told.get("group")?.as_str()?.to_owned()));
+    subjects.into_iter().flatten().filter_map(group).collect()
 }
 
 /// The questions of `a` with those of `b`, in the order of `a`.
@@ -154,11 +175,16 @@ fn answered(record: Record, row: usize) -> Result<Answered> {
     let Content::Fields(fields) = record.content else {
         return Err(error("expected a JSON object"));
     };
+    let told = |name: &str| fields.get(name).filter(|value| !value.is_null());
     let mut scores = BTreeMap::new();
     match fields.get("correct") {
         Some(Value::Bool(correct)) => _ = scores.insert(ACCURACY.to_owned(), f64::from(u8::from(*correct))),
+        Some(Value::Null) => return Err(error("the right answer is withheld: there is nothing to compare")),
         Some(_) => return Err(error("`correct`: expected `true` or `false`")),
         None => {}
+    }
+    if let (Some(right), Some(most_likely)) = (told("right"), told("most_likely")) {
+        scores.insert(UNNORMALIZED.to_owned(), f64::from(u8::from(right == most_likely)));
     }
     if let Some(Value::Object(found)) = fields.get("scores") {
         let numbers = found.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
@@ -169,19 +195,14 @@ fn answered(record: Record, row: usize) -> Result<Answered> {
             "has no score: expected `correct`, or an object `scores` with a number for each metric",
         ));
     }
-    let text = text_of(&fields, &["prompt", "question"]);
     let index = fields.get("index").map(plain);
+    let text = text_of(&fields, &["question", "prompt"]).map(|text| match &index {
+        // Behind the examples, each of which ends in an empty line.
+        Some(_) => text.rsplit("\n\n").next().unwrap_or_default().to_owned(),
+        None => text,
+    });
     let id = index.or_else(|| text.clone()).unwrap_or_else(|| row.to_string());
-    let letter = |name: &str| {
-        let index = fields.get(name)?.as_u64()? as usize;
-        LETTERS.get(index).map(|letter| (*letter).to_owned())
-    };
-    let answer = |names: &[&str]| {
-        names
-            .iter()
-            .find_map(|name| letter(name).or_else(|| fields.get(*name).map(plain)))
-            .unwrap_or_default()
-    };
+    let answer = |names: &[&str]| names.iter().find_map(|name| told(name).map(plain)).unwrap_or_default();
     Ok(Answered {
         subject: text_of(&fields, &["subject"]),
         text,

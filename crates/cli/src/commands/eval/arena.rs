@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use danlu_eval::arena::{CENTRE, Options, Ratings, Votes, rate};
+use danlu_eval::arena::{CENTRE, Cell, Options, Ratings, Votes, rate};
 use danlu_eval::openai::Client;
 use danlu_eval::{Error, judge};
 use danlu_formats::write_file_atomically;
@@ -212,8 +212,8 @@ fn write(folder: &Path, ratings: &Ratings) -> Result<()> {
 fn report(ratings: &Ratings, printer: &Printer) -> Result<()> {
     let mut tables = vec![ratings.table(Ratings::HEADER)];
     if ratings.models.len() <= WIDEST_MATRIX {
-        tables.push(ratings.matrix("row beats column", true));
-        tables.push(ratings.matrix("without ties", false));
+        tables.push(ratings.matrix("row beats column", Cell::WinRate));
+        tables.push(ratings.matrix("without ties", Cell::WinRateWithoutTies));
     }
     for (place, table) in tables.iter().enumerate() {
         if place > 0 {

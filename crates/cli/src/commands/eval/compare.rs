@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use danlu_eval::compare::{self, Comparison, Listed, Options, Results};
+use danlu_eval::compare::{self, Comparison, Listed, Options, PartDifference, Results};
 
 use super::told_apart;
 use crate::printer::Printer;
@@ -80,25 +80,33 @@ fn report(comparison: &Comparison, printer: &Printer) -> Result<()> {
             test.both, test.only_a, test.only_b, test.neither, test.p_value
         ))?;
     }
-    if !comparison.subjects.is_empty() {
-        let rows = comparison.subjects.iter().map(|subject| {
-            vec![
-                subject.subject.clone(),
-                subject.questions.to_string(),
-                number(subject.a),
-                number(subject.b),
-                format!("{:+.4}", subject.difference),
-                subject.wins.to_string(),
-                subject.losses.to_string(),
-                number(subject.p_value),
-            ]
-        });
-        let header = ["subject", "questions", "A", "B", "B − A", "B better", "A better", "p"];
-        printer.line("")?;
-        printer.table(&header, &rows.collect::<Vec<_>>())?;
+    match comparison.groups.is_empty() {
+        true => parts("subject", &comparison.subjects, printer)?,
+        false => parts("group", &comparison.groups, printer)?,
     }
     list("B better", &comparison.wins, printer)?;
     list("A better", &comparison.losses, printer)
+}
+
+fn parts(title: &str, parts: &[PartDifference], printer: &Printer) -> Result<()> {
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let rows = parts.iter().map(|part| {
+        vec![
+            part.name.clone(),
+            part.questions.to_string(),
+            format!("{:.4}", part.a),
+            format!("{:.4}", part.b),
+            format!("{:+.4}", part.difference),
+            part.wins.to_string(),
+            part.losses.to_string(),
+            format!("{:.4}", part.p_value),
+        ]
+    });
+    printer.line("")?;
+    let header = [title, "questions", "A", "B", "B − A", "B better", "A better", "p"];
+    Ok(printer.table(&header, &rows.collect::<Vec<_>>())?)
 }
 
 fn list(title: &str, listed: &[Listed], printer: &Printer) -> Result<()> {
