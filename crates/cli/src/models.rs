@@ -76,7 +76,7 @@ pub enum Bits {
 }
 
 impl Bits {
-    fn number(self) -> u64 {
+    pub fn number(self) -> u64 {
         match self {
             Self::Four => 4,
             Self::Eight => 8,
@@ -98,11 +98,22 @@ impl ModelArgs {
     /// # Errors
     /// No model is there, or it cannot be opened.
     pub fn open(&self, printer: &Printer) -> Result<Opened> {
+        self.open_located(&self.locate(printer)?, printer)
+    }
+
+    /// [`open`](Self::open) of what [`locate`](Self::locate) has found.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open_located(
+        &self,
+        Located { model: path, adapters }: &Located,
+        printer: &Printer,
+    ) -> Result<Opened> {
         let start = Instant::now();
-        let Located { model: path, adapters } = self.locate(printer)?;
-        let precision = self.precision.resolve(&path);
+        let precision = self.precision.resolve(path);
         let bits = self.quantization_bit.map(Bits::number);
-        let mut opened = open(&path, precision, bits.and_then(Rest::of_bits).unwrap_or(Rest::Frozen))?;
+        let mut opened = open(path, precision, bits.and_then(Rest::of_bits).unwrap_or(Rest::Frozen))?;
         if !adapters.is_empty() {
             apply_adapters(&mut opened.model, &adapters.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         }

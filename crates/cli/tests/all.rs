@@ -23,6 +23,7 @@ mod doctor;
 mod eval_arena;
 mod eval_compare;
 mod eval_ner;
+mod eval_takes;
 mod files;
 mod generate;
 mod gptq;

@@ -39,7 +39,7 @@ pub mod slices;
 pub mod token_files;
 
 pub use corpus_tokens::{CorpusTokens, EncodedCorpus, encode_corpus};
-pub use data_files::{DataFile, data_files};
+pub use data_files::{DataFile, data_files, sha256_of};
 pub use dataset::{Dataset, Split, Task, Watch, texts};
 pub use dataset_format::Purpose;
 pub use deduplication::Deduplication;

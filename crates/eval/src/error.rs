@@ -13,6 +13,12 @@ pub enum Error {
     /// A file could not be read; the message carries its path.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// A file could not be written whole.
+    #[error(transparent)]
+    Format(#[from] danlu_formats::Error),
+    /// A page or chart could not be written.
+    #[error(transparent)]
+    Report(#[from] danlu_report::ReportError),
     /// The model could not run.
     #[error(transparent)]
     Model(#[from] danlu_model::Error),
@@ -78,6 +84,7 @@ impl From<DataError> for Error {
     fn from(error: DataError) -> Self {
         match error {
             DataError::Io(error) => Self::Io(error),
+            DataError::Format(error) => Self::Format(error),
             // Without the advice to skip the row: a benchmark is scored whole.
             DataError::Row { at, problem } => Self::Row { at, problem: problem.to_string() },
             other => Self::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, other)),

@@ -1,11 +1,14 @@
 //! The client of OpenAI-compatible servers against one on the loopback interface.
 
+use crate::common::{HEADER, log_probabilities, opened, write};
 use crate::server::{Reply, Request, Server, chat, ok};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use danlu_eval::multiple_choice::{LETTERS, Options, Questions, Selection, answers, prompts};
 use danlu_eval::openai::{Client, Continuation};
 use danlu_eval::{Error, Result};
+use danlu_tokenizer::SpecialTokens;
 use serde_json::json;
 
 fn client(server: &Server) -> Client {
@@ -108,6 +111,41 @@ fn log_likelihoods_are_those_of_the_tokens_behind_the_prompt() {
     assert_eq!(requests.len(), 6, "each prompt is counted once");
     let body = &requests[0].body;
     assert_eq!((&body["echo"], &body["logprobs"], &body["max_tokens"]), (&json!(true), &json!(1), &json!(1)));
+}
+
+#[test]
+fn a_model_by_url_and_here_gives_the_same_log_likelihoods() {
+    let here = opened(512, true);
+    let served = opened(512, true);
+    let server = Server::start(move |request| {
+        let tokenizer = served.tokenizer().unwrap();
+        let text = request.body["prompt"].as_str().unwrap();
+        let ids = tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+        let ids: Vec<u32> = tokenizer.bos_id().into_iter().chain(ids).collect();
+        let known = log_probabilities(&served.model, &ids, 1);
+        let known = known.into_iter().map(|value| json!(value));
+        let tokens: Vec<_> = std::iter::once(json!(null)).chain(known).chain([json!(-0.5)]).collect();
+        ok(&json!({ "choices": [{ "text": text, "logprobs": { "token_logprobs": tokens } }],
+                    "usage": { "prompt_tokens": ids.len(), "completion_tokens": 1 } }))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "0,铝的密度是多少？,1,2,3,4,A\n1,钢的熔点是多少？,NA,1.5,钢,铝,C\n";
+    let file = write(folder.path(), "law.csv", &format!("{HEADER}{rows}"));
+    let questions = Questions::read(&file, &Selection::default()).unwrap();
+    let expected = answers(&here, &questions, &Options::default(), |_, _| ()).unwrap();
+    let expected: Vec<f64> = expected.iter().flat_map(|answer| answer.scores.unwrap()).collect();
+    let prompts = prompts(&here, &questions, &Options::default()).unwrap();
+    let options = |(prompt, _): &(String, usize)| {
+        let prompt = prompt.clone();
+        LETTERS.map(|letter| Continuation { prompt: prompt.clone(), text: format!(" {letter}") })
+    };
+    let requests: Vec<Continuation> = prompts.iter().flat_map(options).collect();
+    let sums = client(&server).log_likelihoods(&requests, 2, |_| ()).unwrap();
+    assert!(sums.iter().any(|sum| (sum - sums[0]).abs() > 1e-3), "{sums:?}");
+    for (sum, expected) in sums.iter().zip(&expected) {
+        assert!((sum - expected).abs() < 1e-5, "{sums:?} {expected:?}");
+    }
+    assert_eq!((sums.len(), server.requests().len()), (8, 10));
 }
 
 #[test]

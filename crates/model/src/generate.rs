@@ -178,6 +178,15 @@ impl<'m> Generator<'m> {
         Ok(Generated { ids: history.split_off(prompt.len()), finish_reason, top_log_probabilities })
     }
 
+    /// The logits [V] of the token after `prompt`, which becomes the cached tokens as in [`Generator::generate`].
+    ///
+    /// # Errors
+    /// An empty prompt, one with ids outside the vocabulary, one longer than the context.
+    pub fn next_logits(&mut self, prompt: &[u32]) -> Result<&[f32]> {
+        self.prefill(prompt)?;
+        Ok(self.logits.host())
+    }
+
     /// Runs the part of `prompt` that is not cached yet.
     fn prefill(&mut self, prompt: &[u32]) -> Result<()> {
         if prompt.is_empty() {

@@ -86,7 +86,7 @@ pub use parameters::{Parameter, ParameterId, Parameters};
 pub use pissa::pissa_method;
 pub use presets::PRESETS;
 pub use rope_scaling::{RopeScaling, Yarn};
-pub use sampling::{Sampler, Sampling};
+pub use sampling::{Sampler, Sampling, penalize};
 pub use save::{save_folder, save_pth};
 pub use tokens::{PackedTokens, Target, TrainingPlace};
 pub use verify::{Comparison, compare_merged};

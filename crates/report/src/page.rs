@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::escape::{escape, write_whole};
-use crate::{IntervalChart, LineChart, ReportError, Table};
+use crate::{BarChart, IntervalChart, LineChart, ReportError, Table};
 
 /// A text in both languages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,8 +87,13 @@ impl Page {
         self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
     }
 
+    /// A chart of shares in each language.
+    pub fn bar_chart(&mut self, zh: &BarChart, en: &BarChart) -> &mut Self {
+        self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
+    }
+
     /// Values with intervals in each language.
-    pub fn intervals(&mut self, zh: &IntervalChart, en: &IntervalChart) -> &mut Self {
+    pub fn interval_chart(&mut self, zh: &IntervalChart, en: &IntervalChart) -> &mut Self {
         self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
     }
 

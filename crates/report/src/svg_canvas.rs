@@ -7,7 +7,7 @@ use crate::line_chart::{Anchor, Canvas, Ink, WIDTH};
 
 /// Class names start with `lc-`, for the sheet applies to the whole page that the element stands in.
 /// Viewers without `prefers-color-scheme` show the light colours.
-const STYLE: &str = "\
+pub(crate) const STYLE: &str = "\
 .lc-back{fill:#fff}.lc text{font-family:system-ui,-apple-system,'Segoe UI','Noto Sans','PingFang SC','Microsoft YaHei','Noto Sans CJK SC',sans-serif}\
 .lc path{fill:none;stroke-linejoin:round;stroke-linecap:round}\
 .lc-text{fill:#1c2430}.lc-muted{fill:#5b6675}.lc-grid{stroke:#e6e9ee}.lc-axis{stroke:#9aa4b1}\

@@ -5,6 +5,7 @@ mod compare;
 mod multiple_choice;
 mod ner;
 mod perplexity;
+mod takes;
 
 use anyhow::Result;
 use danlu_eval::Error;
@@ -19,6 +20,14 @@ pub enum Args {
     ///
     /// zh: C-Eval，提问方式与 lm-eval 相同：默认比较字母、5 个示例、不用对话模板
     Ceval(multiple_choice::Args),
+    /// CMMLU, as lm-eval asks it: by default letters, 5 examples, no chat template
+    ///
+    /// zh: CMMLU，提问方式与 lm-eval 相同：默认比较字母、5 个示例、不用对话模板
+    Cmmlu(multiple_choice::Args),
+    /// MMLU, as lm-eval asks it: by default letters, 5 examples, no chat template
+    ///
+    /// zh: MMLU，提问方式与 lm-eval 相同：默认比较字母、5 个示例、不用对话模板
+    Mmlu(multiple_choice::Args),
     /// Your own multiple-choice questions: by default the options' texts, no examples, the model's own chat template
     ///
     /// zh: 自备的单项选择题：默认比较选项文本、无示例、使用模型自带的对话模板
@@ -48,6 +57,8 @@ pub enum Args {
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     match args {
         Args::Ceval(args) => multiple_choice::run(args, &multiple_choice::CEVAL, printer),
+        Args::Cmmlu(args) => multiple_choice::run(args, &multiple_choice::CMMLU, printer),
+        Args::Mmlu(args) => multiple_choice::run(args, &multiple_choice::MMLU, printer),
         Args::Mcq(args) => multiple_choice::run(args, &multiple_choice::MCQ, printer),
         Args::Ppl(args) => perplexity::run(args, printer),
         Args::Ner(args) => ner::run(&args, printer),
@@ -66,6 +77,8 @@ fn rounds(text: &str) -> Result<usize, String> {
 pub(super) fn told_apart(error: Error) -> anyhow::Error {
     match error {
         Error::Io(error) => error.into(),
+        Error::Format(error) => error.into(),
+        Error::Report(error) => error.into(),
         Error::Model(error) => error.into(),
         Error::Tokenizer(error) => error.into(),
         error @ Error::Server { .. } => error.into(),

@@ -140,7 +140,7 @@ impl Ratings {
             (self.ties.to_string(), Text::new("平局", "ties")),
         ]);
         page.table(&self.table(Self::HEADER_ZH), &self.table(Self::HEADER));
-        page.intervals(
+        page.interval_chart(
             &self.chart("评分与 95 % 区间", "分"),
             &self.chart("Ratings with 95 % intervals", "points"),
         );
