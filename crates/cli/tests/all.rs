@@ -21,6 +21,7 @@ mod distillation;
 mod docs;
 mod doctor;
 mod eval_arena;
+mod eval_choices;
 mod eval_compare;
 mod eval_ner;
 mod eval_takes;

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Ran, run, vocabulary, write_model_of};
-use danlu_model::Config;
+use common::{Ran, run, vocabulary};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -150,7 +149,8 @@ fn seed_003_withheld_answers_become_a_submission() {
     assert!(answers.len() == 3 && answers.iter().all(|letter| ["A", "B", "C", "D"].contains(letter)));
     let summary = read_json(take.join("summary.json"));
     assert_eq!((&summary["All"]["score"], &summary["withheld"]), (&Value::Null, &json!(3)));
-    assert!(read(take.join("law_test.csv")).lines().nth(1).unwrap().ends_with(&format!(",,{},", answers[0])));
+    let table = read(take.join("law_test.csv"));
+    assert!(table.lines().nth(1).unwrap().ends_with(&format!(",1.50,\"\",{},\"\"", answers[0])), "{table}");
     assert!(!folder.path().join("out/report.html").exists());
 }
 
@@ -181,25 +181,11 @@ fn lines_that_were_cut_off_anywhere_are_asked_again() {
     }
 }
 
-/// Many questions for a model that takes a while.
+/// Five pieces of questions.
 fn long_folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let shape = Config {
-        hidden_size: 128,
-        intermediate_size: 256,
-        num_hidden_layers: 4,
-        num_attention_heads: 4,
-        num_key_value_heads: 4,
-        head_dim: 32,
-        max_position_embeddings: 256,
-        tie_word_embeddings: true,
-        initializer_range: 0.2,
-        ..Config::default()
-    };
-    write_model_of(&folder.path().join("model"), Some(&vocabulary(false)), shape);
-    let rows: String =
-        (0..512).map(|row| format!("{row},第{row}问：车削是什么？,{row},铣,磨,钻,A\n")).collect();
-    write(folder.path().join("questions.csv"), &format!("{HEADER}{rows}"));
+    let folder = common::with_model();
+    let row = |row: u64| format!("{row},第{row}问：车削是什么？,{row},铣,磨,钻,A\n");
+    write(folder.path().join("questions.csv"), &format!("{HEADER}{}", (0..320).map(row).collect::<String>()));
     folder
 }
 
@@ -224,7 +210,7 @@ fn a_killed_run_goes_on_and_ends_with_the_same_bytes() {
     let folder = long_folder();
     let whole = [&LONG[..7], &["whole"]].concat();
     succeeds(run(folder.path(), &whole));
-    for lines in [1, 65, 250] {
+    for lines in [1, 65, 129] {
         let mut child = start(folder.path(), lines);
         assert!(child.try_wait().unwrap().is_none(), "ended before it was killed");
         child.kill().unwrap();
@@ -232,7 +218,7 @@ fn a_killed_run_goes_on_and_ends_with_the_same_bytes() {
         assert!(!folder.path().join("out/take0/summary.json").exists());
     }
     let ran = succeeds(run(folder.path(), &LONG));
-    assert!(ran.stderr.contains("of 512 questions are answered in `out` already"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("of 320 questions are answered in `out` already"), "{}", ran.stderr);
     assert_eq!(result(&folder.path().join("out")), result(&folder.path().join("whole")));
 }
 
@@ -296,7 +282,7 @@ fn a_template_with_the_date_keeps_the_day_it_began_on() {
     std::fs::remove_file(folder.path().join("out/take0/questions.jsonl")).unwrap();
     succeeds(run(folder.path(), &ceval(&out)));
     let line = read(folder.path().join("out/take0/questions.jsonl"));
-    assert!(line.contains("\"prompt\":\"2001<user>"), "{line}");
+    assert!(line.contains("\"prompt\":\"2001<system>"), "{line}");
 }
 
 const OWN: &str = "id,question,A,B,C,D,answer\n0,立式铣床加工铝合金薄壁零件时应当怎样装夹,夹,压,吸,粘,A\n\
@@ -311,7 +297,7 @@ fn questions_in_the_training_data_of_a_run_are_told() {
         "{\"instruction\": \"车削是什么？\", \"output\": \"加工。\"}\n\
          {\"instruction\": \"题：深孔钻削时，切屑不易排出，应当采用什么办法？\", \"output\": \"退刀\"}\n",
     );
-    let recipe = "model_name_or_path: model\nstage: sft\nfinetuning_type: lora\ndataset: rows.jsonl\nmax_steps: 1\n\
+    let recipe = "model_name_or_path: model\nstage: sft\nfinetuning_type: lora\ndataset: rows.jsonl\ncutoff_len: 128\nmax_steps: 1\n\
                   plot_loss: false\noutput_dir: run\nsave_strategy: no\n";
     write(folder.path().join("recipe.yaml"), recipe);
     succeeds(run(folder.path(), &["train", "recipe.yaml"]));

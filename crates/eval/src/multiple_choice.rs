@@ -17,12 +17,12 @@ mod settings;
 mod subjects;
 mod summary;
 
-use danlu_model::{Generator, Model, Opened, penalize};
+use danlu_model::{Generator, Model, Opened};
 use danlu_tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::Result;
 use crate::log_likelihood::log_likelihoods;
-use prompts::{Asked, Asker, Logits, Wanted};
+use prompts::{Asked, Asker, Wanted};
 
 pub use contamination::{Contamination, MOST_BYTES, Overlap, SearchedFile, look_for, run_of};
 pub use folder::{EvaluationFolder, Take, settings_of};
@@ -64,8 +64,8 @@ pub struct Options<'a> {
 /// What the model said to one question.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Answer {
-    /// Log-likelihood of each option (natural logarithm), in the order A to D; with [`Scoring::Seed`], the sum of the logits
-    /// that decide. None where the question alone does not fit the model's context.
+    /// Log-likelihood of each option (natural logarithm), in the order A to D; with [`Scoring::Seed`] of Chinese questions, the
+    /// sum of the logits that decide. None where the question alone does not fit the model's context.
     pub scores: Option<[f64; OPTIONS]>,
     /// The option with the highest score, the first of equals.
     pub most_likely: Option<usize>,
@@ -154,7 +154,7 @@ fn scores(
             }
             Some(Wanted::Logits(logits)) => {
                 let generator = generator.get_or_insert_with(|| Generator::new(model, longest));
-                scores[index] = Some(sums(logits, generator)?);
+                scores[index] = Some(logits.sums(generator)?);
                 done += OPTIONS;
                 progress(done, all);
             }
@@ -165,15 +165,6 @@ fn scores(
         scores[owner] = Some(*sums);
     }
     Ok(scores)
-}
-
-/// The processed logits of each option's tokens, summed.
-fn sums(logits: &Logits, generator: &mut Generator) -> Result<[f64; OPTIONS]> {
-    let mut next = generator.next_logits(&logits.prompt)?.to_vec();
-    penalize(&mut next, &logits.prompt, logits.repetition_penalty);
-    let processed =
-        |id: &u32| next.get(*id as usize).map_or(0.0, |logit| f64::from(logit / logits.temperature));
-    Ok(logits.ids.each_ref().map(|ids| ids.iter().map(processed).sum()))
 }
 
 fn answer(question: &Question, scores: Option<[f64; OPTIONS]>, scoring: Scoring, shortened: bool) -> Answer {

@@ -5,6 +5,8 @@ mod common;
 mod server;
 
 mod arena;
+mod layouts;
 mod multiple_choice;
 mod openai;
 mod perplexity;
+mod prompts;

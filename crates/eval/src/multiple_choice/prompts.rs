@@ -46,20 +46,7 @@ pub(super) enum Wanted {
     /// How probable each option is.
     LogLikelihoods([Request; OPTIONS]),
     /// Logits of the next token.
-    Logits(Logits),
-}
-
-/// The next token's logits that decide.
-#[derive(Debug)]
-pub(super) struct Logits {
-    /// What stands before it.
-    pub(super) prompt: Vec<u32>,
-    /// For each option the tokens whose logits are summed.
-    pub(super) ids: [Vec<u32>; OPTIONS],
-    /// What the logits of tokens that stand in the prompt are divided by (below zero: multiplied by).
-    pub(super) repetition_penalty: f32,
-    /// What all are divided by.
-    pub(super) temperature: f32,
+    Logits(seed::Logits),
 }
 
 /// A prompt as it is shown to people and as the model reads it.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use danlu_eval::multiple_choice::{Benchmark, Options, Questions, Scoring, Selection, Summary, percent};
 
-use super::takes::{self, Asked};
+use super::takes::{Asked, KeepArgs};
 use super::told_apart;
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
@@ -72,7 +72,7 @@ pub struct Args {
     #[arg(long)]
     one_turn: bool,
     #[command(flatten)]
-    keep: takes::Args,
+    keep: KeepArgs,
 }
 
 /// How questions are put, and what decides.

@@ -21,7 +21,7 @@ use crate::stop;
 
 /// What is kept.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct KeepArgs {
     /// Folder for scores, answers and a report; a run that was stopped goes on there
     ///
     /// zh: 保存分数、作答与报告的文件夹；中断的运行会从中继续
@@ -64,7 +64,7 @@ pub struct Asked<'a> {
     pub options: Options<'a>,
 }
 
-impl Args {
+impl KeepArgs {
     /// A template that writes the date writes that of the evaluation which goes on.
     ///
     /// # Errors
@@ -158,17 +158,17 @@ impl Args {
             Ok(json!({"path": path, "files": files.collect::<Vec<_>>()}))
         };
         let adapters = located.adapters.iter().map(named).collect::<Result<Vec<_>>>()?;
-        let mut all = Map::from_iter([
+        let mut all = settings(opened, questions, options).map_err(told_apart)?;
+        all.extend([
+            ("data".into(), json!(data)),
             ("model".into(), named(&located.model)?),
             ("adapters".into(), adapters.into()),
             ("precision".into(), json!(format!("{:?}", opened.model.precision()).to_lowercase())),
             ("quantization_bit".into(), json!(args.quantization_bit.map(Bits::number))),
             // With other instructions the last bits differ.
             ("isa".into(), level().name().into()),
-            ("data".into(), json!(data)),
+            ("log_samples".into(), self.log_samples.into()),
         ]);
-        all.extend(settings(opened, questions, options).map_err(told_apart)?);
-        all.insert("log_samples".into(), self.log_samples.into());
         Ok(all)
     }
 

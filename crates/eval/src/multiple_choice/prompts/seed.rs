@@ -9,19 +9,40 @@
 //! with BOS twice; here it has one.
 //!
 //! MMLU: `The following are multiple choice questions (with answers) about  {name}.\n\n` with two blanks, examples
-//! as `{question}\nA. {A}…\nAnswer: {letter}\n\n`, no chat. The logits decide as they are. The scripts look at the letter without
-//! the blank that the examples teach; here it is the token that does follow `Answer:`.
+//! as `{question}\nA. {A}…\nAnswer: {letter}\n\n`, no chat. The logits decide as they are; so do log-likelihoods, which differ
+//! from them by one number. The scripts look at the letter without the blank that the examples teach; here it is what does
+//! follow `Answer:`.
 
+use danlu_model::{Generator, penalize};
 use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens};
 
-use super::{Asker, Before, Logits, Prompt, Wanted, lettered, right_letter};
-use crate::multiple_choice::questions::{LETTERS, Question, Subject};
+use super::{Asker, Before, Prompt, Wanted, lettered, right_letter};
+use crate::multiple_choice::questions::{LETTERS, OPTIONS, Question, Subject};
 use crate::multiple_choice::subjects::Benchmark;
 use crate::{Error, Result};
 
 const SYSTEM: &str = "You are a helpful assistant. 你是一个乐于助人的助手。";
 const REPETITION_PENALTY: f32 = 1.1;
 const TEMPERATURE: f32 = 0.2;
+
+/// The logits of the next token that decide.
+#[derive(Debug)]
+pub(in crate::multiple_choice) struct Logits {
+    /// What stands before it.
+    pub(super) prompt: Vec<u32>,
+    /// For each option the tokens whose processed logits are summed.
+    ids: [Vec<u32>; OPTIONS],
+}
+
+impl Logits {
+    /// The sum for each option.
+    pub(in crate::multiple_choice) fn sums(&self, generator: &mut Generator) -> Result<[f64; OPTIONS]> {
+        let mut logits = generator.next_logits(&self.prompt)?.to_vec();
+        penalize(&mut logits, &self.prompt, REPETITION_PENALTY);
+        let processed = |id: &u32| f64::from(logits[*id as usize] / TEMPERATURE);
+        Ok(self.ids.each_ref().map(|ids| ids.iter().map(processed).sum()))
+    }
+}
 
 impl Asker<'_> {
     pub(super) fn seed(&self, subject: &Subject, before: Before, question: &Question) -> Result<Prompt> {
@@ -43,13 +64,12 @@ impl Asker<'_> {
                 (text, prompt)
             }
         };
-        let mut ids = [const { Vec::new() }; LETTERS.len()];
+        let mut ids = [const { Vec::new() }; OPTIONS];
         for (ids, letter) in ids.iter_mut().zip(LETTERS) {
             ids.extend(self.encode(letter)?.first());
             ids.extend(self.encode(&format!("：{letter}"))?.last());
         }
-        let logits = Logits { prompt, ids, repetition_penalty: REPETITION_PENALTY, temperature: TEMPERATURE };
-        Ok(Prompt { text, wanted: Wanted::Logits(logits) })
+        Ok(Prompt { text, wanted: Wanted::Logits(Logits { prompt, ids }) })
     }
 
     fn older_chat(
@@ -94,18 +114,9 @@ impl Asker<'_> {
             text += &format!("{} {}\n\n", asked(example), right_letter(example));
         }
         text += &asked(question);
-        let mut answered = [const { Vec::new() }; LETTERS.len()];
-        for (ids, letter) in answered.iter_mut().zip(LETTERS) {
-            *ids = self.tokenizer.prompt_ids(&format!("{text} {letter}"))?;
-        }
-        // A blank that is a token of its own belongs to the prompt.
-        let [first, others @ ..] = &answered;
-        let is_common = |place: &usize| others.iter().all(|ids| ids.get(*place) == first.get(*place));
-        let common = (0..first.len()).take_while(is_common).count();
-        let prompt = first[..common].to_vec();
-        let ids = answered.each_ref().map(|ids| ids.get(common).copied().into_iter().collect());
-        let logits = Logits { prompt, ids, repetition_penalty: 1.0, temperature: 1.0 };
-        Ok(Prompt { text, wanted: Wanted::Logits(logits) })
+        let letters = LETTERS.map(|letter| format!(" {letter}"));
+        let wanted = self.requests(&text, letters, SpecialTokens::AsText, question)?;
+        Ok(Prompt { text, wanted })
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
