@@ -301,11 +301,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exact_test_is_that_of_binomial_tails() {
-        assert_eq!(sign_test(0, 0), 1.0);
-        assert_eq!(sign_test(3, 3), 1.0);
-        assert!((sign_test(0, 5) - 2.0 / 32.0).abs() < 1e-15);
-        assert!((sign_test(9, 1) - 2.0 * 11.0 / 1024.0).abs() < 1e-15);
-        assert!(sign_test(0, 100_000) >= 0.0 && sign_test(50_000, 50_000) == 1.0);
+    fn the_exact_test_is_that_of_scipy() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/arena.json");
+        let recorded: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let cases = recorded["mc_nemar"].as_array().unwrap();
+        for case in cases {
+            let count = |place: usize| case[place].as_u64().unwrap() as usize;
+            let (found, expected) = (sign_test(count(0), count(1)), case[2].as_f64().unwrap());
+            assert!((found - expected).abs() < 1e-12 * expected.max(1e-3), "{case}: {found}");
+        }
+        assert!(cases.len() > 5 && sign_test(0, 100_000) >= 0.0);
+        assert_eq!(sign_test(50_000, 50_000), 1.0);
     }
 }
