@@ -12,8 +12,9 @@ use danlu_model::{
 };
 use danlu_tokenizer::Tokenizer;
 use danlu_train::machine;
+use danlu_train::objective::teacher::model_files;
 use fs_err as fs;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
@@ -99,6 +100,26 @@ impl ModelArgs {
     /// No model is there, or it cannot be opened.
     pub fn open(&self, printer: &Printer) -> Result<Opened> {
         self.open_located(&self.locate(printer)?, printer)
+    }
+
+    /// What decides what the model says: its files and how it computes.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn files(&self, located: &Located, opened: &Opened) -> Result<Map<String, Value>> {
+        let named = |path: &PathBuf| -> Result<Value> {
+            let files = model_files(path)?
+                .into_iter()
+                .map(|(name, bytes, modified)| json!({"name": name, "bytes": bytes, "modified": modified}));
+            Ok(json!({"path": path, "files": files.collect::<Vec<_>>()}))
+        };
+        let adapters = located.adapters.iter().map(named).collect::<Result<Vec<_>>>()?;
+        Ok(Map::from_iter([
+            ("model".into(), named(&located.model)?),
+            ("adapters".into(), adapters.into()),
+            ("precision".into(), json!(format!("{:?}", opened.model.precision()).to_lowercase())),
+            ("quantization_bit".into(), json!(self.quantization_bit.map(Bits::number))),
+        ]))
     }
 
     /// [`open`](Self::open) of what [`locate`](Self::locate) has found.

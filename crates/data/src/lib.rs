@@ -29,6 +29,7 @@ pub mod options;
 pub mod order;
 pub mod packing;
 pub mod placeholders;
+mod questions;
 pub mod record_writer;
 pub mod records;
 pub mod report;
@@ -51,6 +52,7 @@ pub use options::{
 };
 pub use order::{StepOrder, epoch_order};
 pub use packing::{Packing, PackingReport};
+pub use questions::{Question, questions};
 pub use record_writer::{RecordWriter, refuse_output_in};
 pub use records::{Content, RawRecord, ReadOptions, Record, Records, Source, TextUnit};
 pub use report::DatasetReport;

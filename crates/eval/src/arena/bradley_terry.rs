@@ -91,9 +91,9 @@ impl Tally {
         reached[start] = true;
         let mut waiting = vec![start];
         while let Some(model) = waiting.pop() {
-            for other in 0..self.models {
-                if !reached[other] && leads(model, other) {
-                    reached[other] = true;
+            for (other, is_reached) in reached.iter_mut().enumerate() {
+                if !*is_reached && leads(model, other) {
+                    *is_reached = true;
                     waiting.push(other);
                 }
             }

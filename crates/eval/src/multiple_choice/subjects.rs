@@ -134,7 +134,7 @@ mod tests {
     fn seed_003_groups_have_the_published_sizes() {
         let sizes = |benchmark: Benchmark| -> Vec<usize> {
             let size = |group: &&str| {
-                benchmark.subjects().filter(|key| benchmark.group(key) == Some(**group)).count()
+                benchmark.subjects().filter(|key| benchmark.group(key) == Some(*group)).count()
             };
             benchmark.groups().iter().map(|group| size(group)).collect()
         };

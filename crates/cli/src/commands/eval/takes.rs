@@ -11,11 +11,10 @@ use danlu_eval::multiple_choice::{
 use danlu_kernels::cpu::level;
 use danlu_model::Opened;
 use danlu_tokenizer::ChatTemplate;
-use danlu_train::objective::teacher::model_files;
 use serde_json::{Map, Value, json};
 
 use super::told_apart;
-use crate::models::{Bits, Located, ModelArgs};
+use crate::models::{Located, ModelArgs};
 use crate::printer::Printer;
 use crate::stop;
 
@@ -151,20 +150,10 @@ impl KeepArgs {
 
     fn settings(&self, asked: &Asked) -> Result<Map<String, Value>> {
         let Asked { args, located, opened, data, questions, options } = asked;
-        let named = |path: &PathBuf| -> Result<Value> {
-            let files = model_files(path)?
-                .into_iter()
-                .map(|(name, bytes, modified)| json!({"name": name, "bytes": bytes, "modified": modified}));
-            Ok(json!({"path": path, "files": files.collect::<Vec<_>>()}))
-        };
-        let adapters = located.adapters.iter().map(named).collect::<Result<Vec<_>>>()?;
         let mut all = settings(opened, questions, options).map_err(told_apart)?;
+        all.extend(args.files(located, opened)?);
         all.extend([
             ("data".into(), json!(data)),
-            ("model".into(), named(&located.model)?),
-            ("adapters".into(), adapters.into()),
-            ("precision".into(), json!(format!("{:?}", opened.model.precision()).to_lowercase())),
-            ("quantization_bit".into(), json!(args.quantization_bit.map(Bits::number))),
             // With other instructions the last bits differ.
             ("isa".into(), level().name().into()),
             ("log_samples".into(), self.log_samples.into()),
