@@ -83,6 +83,7 @@ fn withheld_answers_are_no_error() {
 #[test]
 fn prompts_beyond_the_context_lose_examples_and_questions_beyond_it_are_not_asked() {
     let folder = folder();
+    write_model(&folder.path().join("model"), Some(&vocabulary(false)), 192);
     let ran = eval(folder.path(), "ceval", &["--shots", "2", "--chat", "--json"]);
     assert!(
         ran.stderr.contains("4 prompts did not fit the model's context and lost examples"),
@@ -118,9 +119,9 @@ fn own_questions_are_a_file_of_json_lines() {
 #[test]
 fn what_does_not_go_together_is_refused() {
     let folder = folder();
-    eval(folder.path(), "ceval", &["--one-turn"])
+    eval(folder.path(), "ceval", &["--shots", "1", "--one-turn"])
         .is_refused("`--one-turn` goes with `--scoring lm-eval` in a chat");
-    eval(folder.path(), "mmlu", &["--chat", "--scoring", "seed"])
+    eval(folder.path(), "mmlu", &["--shots", "1", "--chat", "--scoring", "seed"])
         .is_refused("MMLU is not asked in a chat by `seed`");
     eval(folder.path(), "ceval", &["--subject", "laws"]).is_refused("did you mean `law`?");
     eval(folder.path(), "cmmlu", &["--split", "val"]).is_refused("found the splits `dev`, `test`");

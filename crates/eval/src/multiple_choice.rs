@@ -10,10 +10,12 @@ mod layouts;
 mod pieces;
 mod prompts;
 mod questions;
+mod reasoning;
 mod report;
 mod results;
 mod rows;
 mod settings;
+mod stated_letter;
 mod subjects;
 mod summary;
 
@@ -27,6 +29,7 @@ use prompts::{Asked, Asker, Wanted};
 pub use contamination::{Contamination, MOST_BYTES, Overlap, SearchedFile, look_for, run_of};
 pub use folder::{EvaluationFolder, Take, settings_of};
 pub use questions::{LETTERS, OPTIONS, Question, Questions, Selection, Subject};
+pub use reasoning::Reasoning;
 pub use report::write_report;
 pub use results::{write_csv, write_submission, write_summary};
 pub use settings::settings;
@@ -59,13 +62,16 @@ pub struct Options<'a> {
     pub template: Option<&'a ChatTemplate>,
     /// In a chat with [`Scoring::LmEval`], put the examples into the user's one message.
     pub one_turn: bool,
+    /// Let the model write its reasons first; what it then states decides, in place of [`Options::scoring`].
+    pub reasoning: Option<&'a Reasoning>,
 }
 
 /// What the model said to one question.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// Log-likelihood of each option (natural logarithm), in the order A to D; with [`Scoring::Seed`] of Chinese questions, the
-    /// sum of the logits that decide. None where the question alone does not fit the model's context.
+    /// sum of the logits that decide. None where the question alone does not fit the model's context, and with
+    /// [`Options::reasoning`].
     pub scores: Option<[f64; OPTIONS]>,
     /// The option with the highest score, the first of equals.
     pub most_likely: Option<usize>,
@@ -73,6 +79,16 @@ pub struct Answer {
     pub chosen: Option<usize>,
     /// Whether examples or the description were left out to fit the model's context.
     pub shortened: bool,
+    /// What it wrote, with [`Options::reasoning`].
+    pub response: Option<String>,
+}
+
+impl Answer {
+    /// Whether the question was put to the model.
+    #[must_use]
+    pub fn was_asked(&self) -> bool {
+        self.scores.is_some() || self.response.is_some()
+    }
 }
 
 /// Asks every question and counts. `progress` is told how many options of how many are scored.
@@ -86,7 +102,7 @@ pub fn evaluate(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Summary> {
     let mut all = Vec::with_capacity(questions.len());
-    for (_, piece) in pieces::pieces(questions) {
+    for (_, piece) in pieces::pieces(questions, options) {
         let scored = OPTIONS * all.len();
         let told = |done, _| progress(scored + done, OPTIONS * questions.len());
         all.extend(answers(opened, &piece, options, told)?);
@@ -104,7 +120,11 @@ pub fn answers(
     options: &Options,
     progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Answer>> {
-    let asked = ask(opened, questions, options)?;
+    let asker = asker(opened, questions, options)?;
+    let asked = ask(&asker, questions)?;
+    if let Some(reasoning) = options.reasoning {
+        return reasoning::answers(opened, reasoning, &asker, &asked, progress);
+    }
     let scores = scores(&opened.model, &asked, progress)?;
     let all = questions.subjects.iter().flat_map(|subject| &subject.questions);
     let answer = |((question, asked), scores): ((_, &Asked), _)| {
@@ -118,14 +138,16 @@ pub fn answers(
 /// # Errors
 /// As [`evaluate`].
 pub fn prompts(opened: &Opened, questions: &Questions, options: &Options) -> Result<Vec<(String, usize)>> {
-    let asked = ask(opened, questions, options)?;
+    let asked = ask(&asker(opened, questions, options)?, questions)?;
     Ok(asked.into_iter().map(|asked| (asked.prompt, asked.prompt_tokens)).collect())
 }
 
-fn ask(opened: &Opened, questions: &Questions, options: &Options) -> Result<Vec<Asked>> {
+fn asker<'a>(opened: &'a Opened, questions: &Questions, options: &Options<'a>) -> Result<Asker<'a>> {
     let tokenizer: &Tokenizer = opened.tokenizer()?;
-    let context = opened.model.config().context_length();
-    let asker = Asker::new(tokenizer, options, questions.benchmark, context);
+    Ok(Asker::new(tokenizer, options, questions.benchmark, opened.model.config().context_length()))
+}
+
+fn ask(asker: &Asker, questions: &Questions) -> Result<Vec<Asked>> {
     let all = questions
         .subjects
         .iter()
@@ -147,7 +169,7 @@ fn scores(
     let mut done = 0;
     for (index, asked) in asked.iter().enumerate() {
         match &asked.wanted {
-            None => done += OPTIONS,
+            None | Some(Wanted::Reasons { .. }) => done += OPTIONS,
             Some(Wanted::LogLikelihoods(of_question)) => {
                 requests.extend_from_slice(of_question);
                 owners.push(index);
@@ -179,7 +201,7 @@ fn answer(question: &Question, scores: Option<[f64; OPTIONS]>, scoring: Scoring,
         Scoring::LmEval | Scoring::Seed => most_likely,
         Scoring::Text => scores.map(by_length).map(first_highest),
     };
-    Answer { scores, most_likely, chosen, shortened }
+    Answer { scores, most_likely, chosen, shortened, response: None }
 }
 
 fn first_highest(values: [f64; OPTIONS]) -> usize {

@@ -9,8 +9,9 @@ use danlu_eval::multiple_choice::{Options, Questions, Scoring, Selection, answer
 use danlu_model::Opened;
 use danlu_tokenizer::{ChatTemplate, SpecialTokens};
 
-const TEXT: Options = Options { scoring: Scoring::Text, template: None, one_turn: false };
-const LETTER: Options = Options { scoring: Scoring::LmEval, template: None, one_turn: false };
+const TEXT: Options = Options { scoring: Scoring::Text, template: None, one_turn: false, reasoning: None };
+const LETTER: Options =
+    Options { scoring: Scoring::LmEval, template: None, one_turn: false, reasoning: None };
 
 fn read(path: &Path, selection: &Selection) -> Questions {
     Questions::read(path, selection).unwrap()
@@ -157,7 +158,8 @@ fn text_scores_are_log_likelihoods_per_character() {
         (Some(&template), encode(chat, SpecialTokens::Parse)),
     ];
     for (template, prompt) in prompts {
-        let answer = answers(&opened, &questions, &Options { template, ..TEXT }, |_, _| {}).unwrap()[0];
+        let answer =
+            answers(&opened, &questions, &Options { template, ..TEXT }, |_, _| {}).unwrap().remove(0);
         let mut best = (f64::MIN, 0);
         for (index, option) in options.iter().enumerate() {
             let ids = [&prompt[..], &encode(option, SpecialTokens::AsText)].concat();
@@ -192,7 +194,7 @@ fn letters_are_asked_as_lm_eval_asks_them() {
     );
     let tokenizer = opened.tokenizer().unwrap();
     let prompt = tokenizer.encode(&prompt, SpecialTokens::AsText).unwrap();
-    let answer = answers(&opened, &questions, &LETTER, |_, _| {}).unwrap()[2];
+    let answer = answers(&opened, &questions, &LETTER, |_, _| {}).unwrap().remove(2);
     for (letter, found) in [" A", " B", " C", " D"].iter().zip(answer.scores.unwrap()) {
         let ids = [&prompt[..], &tokenizer.encode(letter, SpecialTokens::AsText).unwrap()].concat();
         let expected = -negative_log_likelihood(&opened.model, &ids, prompt.len());
@@ -210,7 +212,7 @@ fn letters_are_asked_as_lm_eval_asks_them() {
         block("val/law_val", 2)
     );
     let prompt = tokenizer.encode(&prompt, SpecialTokens::Parse).unwrap();
-    let answer = answers(&opened, &questions, &options, |_, _| {}).unwrap()[2];
+    let answer = answers(&opened, &questions, &options, |_, _| {}).unwrap().remove(2);
     for (letter, found) in ["\nA", "\nB", "\nC", "\nD"].iter().zip(answer.scores.unwrap()) {
         let ids = [&prompt[..], &tokenizer.encode(letter, SpecialTokens::AsText).unwrap()].concat();
         let expected = -negative_log_likelihood(&opened.model, &ids, prompt.len());
@@ -237,7 +239,7 @@ fn questions_scored_together_get_the_scores_they_get_alone() {
                     questions: vec![question.clone()],
                     ..subject.clone()
                 };
-                let alone = answers(&opened, &alone, &options, |_, _| {}).unwrap()[0];
+                let alone = answers(&opened, &alone, &options, |_, _| {}).unwrap().remove(0);
                 for (together, alone) in together[index].scores.unwrap().iter().zip(alone.scores.unwrap()) {
                     assert!((together - alone).abs() < 1e-5 * alone.abs(), "{together} against {alone}");
                 }
@@ -277,8 +279,9 @@ fn a_short_context_loses_examples_first_and_says_so() {
             Selection { shots, subjects: vec!["law".into()], limit: Some(1), ..Selection::default() };
         read(folder.path(), &selection)
     };
-    let scores =
-        |opened: &Opened, questions: &Questions| answers(opened, questions, &TEXT, |_, _| {}).unwrap()[0];
+    let scores = |opened: &Opened, questions: &Questions| {
+        answers(opened, questions, &TEXT, |_, _| {}).unwrap().remove(0)
+    };
     // Tokens of the question and its longest option; both examples are about as long as the question.
     let long = opened(512, true);
     let alone = scores(&long, &with(0));
@@ -326,12 +329,12 @@ fn the_summary_counts_and_serialises() {
     assert!((summary.standard_error - expected).abs() < 1e-12);
     assert_eq!(summary.subjects.iter().map(|subject| subject.questions).collect::<Vec<_>>(), [5, 7]);
     assert_eq!(summary.subjects.iter().map(|subject| subject.correct).sum::<usize>(), correct);
-    let json = serde_json::to_value(&summary).unwrap();
+    let json = summary.to_json();
     assert_eq!(json["chance"], 0.25);
     assert_eq!(json["scoring"], "text");
-    assert_eq!(json["subjects"][0]["name"], "法学");
+    assert_eq!(json["subjects"]["law"]["name"], "法学");
     let table = summary.table();
-    assert_eq!((table.rows.len(), table.rows[2][0].as_str(), table.rows[2][1].as_str()), (3, "all", "12"));
+    assert_eq!((table.rows.len(), table.rows[2][0].as_str(), table.rows[2][1].as_str()), (3, "All", "12"));
     let letters = evaluate(&opened, &questions, &LETTER, |_, _| {}).unwrap();
-    assert!(serde_json::to_value(&letters).unwrap().get("accuracy_unnormalized").is_none());
+    assert!(!letters.to_json().contains_key("accuracy_unnormalized"));
 }

@@ -126,7 +126,7 @@ fn seed_003_the_penalised_logits_of_both_letters_are_summed() {
     let tokenizer = opened.tokenizer().unwrap();
     let questions = questions(Benchmark::Ceval, "law", 1);
     let options = Options { scoring: Scoring::Seed, ..Options::default() };
-    let answer = answers(&opened, &questions, &options, |_, _| {}).unwrap()[0];
+    let answer = answers(&opened, &questions, &options, |_, _| {}).unwrap().remove(0);
     let text = prompt(&questions, options);
     let encode = |text: &str| tokenizer.encode(text, SpecialTokens::AsText).unwrap();
     let ids = encode(&text);
@@ -172,7 +172,7 @@ fn a_letter_of_two_tokens_is_scored_whole() {
     let opened = opened(2048, false);
     let tokenizer = opened.tokenizer().unwrap();
     let questions = questions(Benchmark::Ceval, "law", 0);
-    let answer = answers(&opened, &questions, &Options::default(), |_, _| {}).unwrap()[0];
+    let answer = answers(&opened, &questions, &Options::default(), |_, _| {}).unwrap().remove(0);
     let text = prompt(&questions, Options::default());
     let encode = |text: &str| tokenizer.encode(text, SpecialTokens::AsText).unwrap();
     let prompt = encode(&text);

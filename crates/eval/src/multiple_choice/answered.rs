@@ -30,6 +30,9 @@ pub(super) struct Answered {
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<[f64; OPTIONS]>,
     shortened: bool,
+    /// What the model wrote, where it was asked for reasons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<String>,
     #[serde(flatten)]
     prompt: Option<Prompt>,
 }
@@ -75,6 +78,7 @@ impl Answered {
             log_likelihoods: answer.scores.filter(|_| scoring != Scoring::Seed),
             logits: answer.scores.filter(|_| scoring == Scoring::Seed),
             shortened: answer.shortened,
+            response: answer.response.clone(),
             prompt,
         })
     }
@@ -89,8 +93,9 @@ impl Answered {
             most_likely: option(&self.most_likely),
             chosen: option(&self.chosen),
             shortened: self.shortened,
+            response: self.response.clone(),
         };
-        let is_whole = answer.scores.is_some() == answer.chosen.is_some();
+        let is_whole = answer.response.is_some() || answer.scores.is_some() == answer.chosen.is_some();
         let is_of_question = (self.subject.as_str(), self.index) == (subject.key.as_str(), index);
         (is_whole && is_of_question).then_some(answer)
     }

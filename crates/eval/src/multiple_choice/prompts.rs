@@ -1,9 +1,10 @@
 //! Questions as token ids: which prompt is continued, and by what.
 //!
-//! Each way of scoring words its prompts in a file of its own: [`lm_eval`], [`text`], [`seed`]. Here is what they share:
+//! Each way of scoring words its prompts in a file of its own: [`lm_eval`], [`text`], [`seed`], [`reasoned`]. Here is what they share:
 //! which examples a context has room for, and how a text or conversation becomes ids.
 
 mod lm_eval;
+mod reasoned;
 mod seed;
 mod text;
 
@@ -47,6 +48,8 @@ pub(super) enum Wanted {
     LogLikelihoods([Request; OPTIONS]),
     /// Logits of the next token.
     Logits(seed::Logits),
+    /// The letter that reasons of at most `room` tokens arrive at.
+    Reasons { prompt: Vec<u32>, room: usize },
 }
 
 /// A prompt as it is shown to people and as the model reads it.
@@ -82,10 +85,11 @@ impl<'a> Asker<'a> {
         let mut shortened = false;
         let mut last = None;
         for before in with.chain([alone]) {
-            let Prompt { text, wanted } = match self.options.scoring {
-                Scoring::LmEval => self.lm_eval(subject, before, question)?,
-                Scoring::Text => self.text(before, question)?,
-                Scoring::Seed => self.seed(subject, before, question)?,
+            let Prompt { text, wanted } = match (self.options.reasoning, self.options.scoring) {
+                (Some(reasoning), _) => self.reasoned(subject, before, question, reasoning.max_new_tokens)?,
+                (None, Scoring::LmEval) => self.lm_eval(subject, before, question)?,
+                (None, Scoring::Text) => self.text(before, question)?,
+                (None, Scoring::Seed) => self.seed(subject, before, question)?,
             };
             let (prompt_tokens, fits) = (wanted.prompt_tokens(), wanted.inputs() <= self.context);
             let asked =
@@ -167,6 +171,7 @@ impl Wanted {
                 requests.iter().map(|request| request.ids.len() - 1).max().unwrap_or(0)
             }
             Self::Logits(logits) => logits.prompt.len(),
+            Self::Reasons { prompt, room } => prompt.len() + room,
         }
     }
 
@@ -174,6 +179,7 @@ impl Wanted {
         match self {
             Self::LogLikelihoods(requests) => requests[0].start,
             Self::Logits(logits) => logits.prompt.len(),
+            Self::Reasons { prompt, .. } => prompt.len(),
         }
     }
 }

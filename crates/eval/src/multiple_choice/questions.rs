@@ -28,6 +28,8 @@ pub struct Question {
     pub options: [String; OPTIONS],
     /// Index of the right option; none where the benchmark withholds it.
     pub right: Option<usize>,
+    /// Why it is right, in the column `explanation`.
+    pub explanation: Option<String>,
     /// Where it stands.
     pub source: Source,
 }

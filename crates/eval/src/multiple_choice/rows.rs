@@ -6,7 +6,7 @@
 //! | `question,choices,answer`, or `options`: a list of four, and a letter or 0 to 3 | MMLU as on the hub, JSON lines |
 //! | `question,choice0,choice1,choice2,choice3,answer`: 0 to 3 | MMLU |
 //!
-//! Other columns, such as `explanation`, are not read.
+//! `explanation` is read for examples of reasoning, other columns are not.
 
 use std::sync::Arc;
 
@@ -55,7 +55,8 @@ fn question(Record { content, source }: Record) -> Result<Question> {
     };
     let right = row.right(is_numbered)?;
     let id = ID.iter().find_map(|name| cell(fields.get(*name)?));
-    Ok(Question { id, question, options, right, source })
+    let explanation = fields.get("explanation").and_then(cell).filter(|text| !text.trim().is_empty());
+    Ok(Question { id, question, options, right, explanation, source })
 }
 
 struct Row<'a> {

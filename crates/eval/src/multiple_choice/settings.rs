@@ -29,6 +29,7 @@ pub fn settings(opened: &Opened, questions: &Questions, options: &Options) -> Re
         ("shots".into(), questions.shots.into()),
         ("template".into(), json!(template)),
         ("one_turn".into(), options.one_turn.into()),
+        ("reasoning".into(), json!(options.reasoning)),
         ("tokenizer".into(), opened.tokenizer()?.fingerprint().into()),
         ("context_length".into(), opened.model.config().context_length().into()),
     ]))

@@ -99,7 +99,7 @@ impl KeepArgs {
             let json = complete(&summary);
             return Ok((summary, json));
         };
-        let mut take = folder.take(0, questions).map_err(told_apart)?;
+        let mut take = folder.take(0, questions, options).map_err(told_apart)?;
         let kept = take.answers().len();
         if kept > 0 {
             bar.skip((OPTIONS * kept) as u64);
@@ -122,6 +122,11 @@ impl KeepArgs {
         if !self.no_report {
             write_report(path, &summary, &settings, found.as_ref()).map_err(told_apart)?;
         }
+        if self.n_times.get() > 1 {
+            printer.note(
+                "the takes are equal: nothing is drawn at random, so that asking again changes no answer",
+            );
+        }
         printer.note(format_args!("written to `{}`", path.display()));
         Ok((summary, json))
     }
@@ -133,12 +138,8 @@ impl KeepArgs {
         questions: &Questions,
         json: &Map<String, Value>,
     ) -> danlu_eval::Result<()> {
-        if questions
-            .subjects
-            .iter()
-            .flat_map(|subject| &subject.questions)
-            .any(|question| question.right.is_none())
-        {
+        let mut all = questions.subjects.iter().flat_map(|subject| &subject.questions);
+        if all.any(|question| question.right.is_none()) {
             write_submission(take.path(), questions, take.answers())?;
         }
         if self.save_csv {

@@ -60,7 +60,7 @@ impl Asker<'_> {
         Ok(Prompt { text, wanted })
     }
 
-    fn description(&self, subject: &Subject) -> String {
+    pub(super) fn description(&self, subject: &Subject) -> String {
         let name = &subject.name;
         match self.benchmark {
             Benchmark::Ceval | Benchmark::Own => {
