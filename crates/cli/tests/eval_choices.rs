@@ -117,12 +117,55 @@ fn own_questions_are_a_file_of_json_lines() {
 }
 
 #[test]
+fn reasons_are_written_and_what_they_state_decides() {
+    let folder = folder();
+    let cot =
+        ["--cot", "--max-new-tokens", "8", "--output-dir", "out", "--n-times", "2", "--temperature", "1"];
+    let ran = eval(folder.path(), "ceval", &[&cot[..], &["--json"]].concat());
+    assert!(ran.stderr.contains("answers state no letter"), "{}", ran.stderr);
+    let score = ran.json();
+    assert_eq!(
+        (&score["reasoned"], &score["unasked"], &score["shots"]),
+        (&true.into(), &0.into(), &0.into())
+    );
+    let responses = |take: &str| -> Vec<String> {
+        let lines =
+            std::fs::read_to_string(folder.path().join("out").join(take).join("questions.jsonl")).unwrap();
+        let response =
+            |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["response"].to_string();
+        lines.lines().map(response).collect()
+    };
+    // Each take is drawn anew.
+    assert!(responses("take0").len() == 4 && responses("take0") != responses("take1"));
+    let again = eval(folder.path(), "ceval", &[&cot[..], &["--json"]].concat());
+    assert!(again.stderr.contains("4 of 4 questions are answered"), "{}", again.stderr);
+    assert_eq!(again.json(), score);
+    // Examples show their reasons.
+    eval(folder.path(), "ceval", &["--cot", "--shots", "1"])
+        .is_refused("the example has no `explanation` to show");
+    let dev = ROWS.replace("source", "explanation").replace(",甲", ",先定位。").replace(",乙", ",磨削热。");
+    for subject in ["law", "logic"] {
+        write(folder.path(), &format!("ceval/dev/{subject}_dev.csv"), &dev);
+    }
+    let shown = ["--cot", "--shots", "1", "--max-new-tokens", "8", "--output-dir", "shown", "--log-samples"];
+    assert_eq!(eval(folder.path(), "ceval", &shown).code, 0);
+    let lines = std::fs::read_to_string(folder.path().join("shown/take0/questions.jsonl")).unwrap();
+    assert!(
+        lines.contains("\\n答案：让我们一步一步思考，\\n先定位。\\n所以答案是A。\\n\\n")
+            && lines.contains("思考，\\n\""),
+        "{lines}"
+    );
+}
+
+#[test]
 fn what_does_not_go_together_is_refused() {
     let folder = folder();
     eval(folder.path(), "ceval", &["--shots", "1", "--one-turn"])
         .is_refused("`--one-turn` goes with `--scoring lm-eval` in a chat");
     eval(folder.path(), "mmlu", &["--shots", "1", "--chat", "--scoring", "seed"])
         .is_refused("MMLU is not asked in a chat by `seed`");
+    eval(folder.path(), "ceval", &["--cot", "--temperature", "-1"])
+        .is_refused("`temperature`: expected a number 0 or more");
     eval(folder.path(), "ceval", &["--subject", "laws"]).is_refused("did you mean `law`?");
     eval(folder.path(), "cmmlu", &["--split", "val"]).is_refused("found the splits `dev`, `test`");
     let turns = eval(folder.path(), "ceval", &["--shots", "1", "--chat", "--json"]).json();

@@ -78,7 +78,11 @@ fn seed_003_a_folder_holds_fractions_lines_tables_and_a_report() {
     let summary = read_json(out.join("take0/summary.json"));
     // What is kept is not asked again, and programs get what the file holds.
     let again = run(folder.path(), &ceval(&[&keep[..], &["--json"]].concat()));
-    assert!(again.stderr.contains("77 of 77 questions are answered in `out` already"), "{}", again.stderr);
+    assert!(
+        again.stderr.contains("77 of 77 questions are answered in `out/take0` already"),
+        "{}",
+        again.stderr
+    );
     assert_eq!(again.json(), summary);
 
     assert_eq!((&summary["unit"], &summary["All"]["num"]), (&json!("fraction"), &json!(77)));
@@ -219,7 +223,7 @@ fn a_killed_run_goes_on_and_ends_with_the_same_bytes() {
         assert!(!folder.path().join("out/take0/summary.json").exists());
     }
     let ran = succeeds(run(folder.path(), &LONG));
-    assert!(ran.stderr.contains("of 320 questions are answered in `out` already"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("of 320 questions are answered in `out/take0` already"), "{}", ran.stderr);
     assert_eq!(result(&folder.path().join("out")), result(&folder.path().join("whole")));
 }
 

@@ -23,6 +23,15 @@ pub struct Reasoning {
     pub max_new_tokens: usize,
 }
 
+impl Reasoning {
+    /// The same with the seed of a later time.
+    #[must_use]
+    pub fn of_take(&self, number: usize) -> Self {
+        let seed = self.sampling.seed.wrapping_add(number as u64);
+        Self { sampling: Sampling { seed, ..self.sampling.clone() }, ..*self }
+    }
+}
+
 /// The answers to questions that were put so. `progress` is told how many options of how many are decided.
 pub(super) fn answers(
     opened: &Opened,

@@ -136,7 +136,7 @@ mod tests {
             let size = |group: &&str| {
                 benchmark.subjects().filter(|key| benchmark.group(key) == Some(*group)).count()
             };
-            benchmark.groups().iter().map(|group| size(group)).collect()
+            benchmark.groups().iter().map(size).collect()
         };
         assert_eq!(sizes(Benchmark::Ceval), [20, 10, 11, 11]);
         assert_eq!(sizes(Benchmark::Cmmlu), [17, 11, 13, 11, 15]);

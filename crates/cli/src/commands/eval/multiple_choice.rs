@@ -7,7 +7,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use danlu_eval::multiple_choice::{Benchmark, Options, Questions, Scoring, Selection, Summary, percent};
+use danlu_eval::multiple_choice::{
+    Benchmark, Options, Questions, Reasoning, Scoring, Selection, Summary, percent,
+};
+use danlu_model::Sampling;
 
 use super::takes::{Asked, KeepArgs};
 use super::told_apart;
@@ -71,6 +74,26 @@ pub struct Args {
     /// zh: 用对话模板时，把示例都放进同一条用户消息，而不是作为之前的轮次（仅用于 lm-eval）
     #[arg(long)]
     one_turn: bool,
+    /// Let the model reason step by step before it states a letter, which then decides (by default 0 examples)
+    ///
+    /// zh: 让模型先一步一步思考再给出字母，以该字母为准（默认 0 个示例）
+    #[arg(long, conflicts_with_all = ["scoring", "one_turn"])]
+    cot: bool,
+    /// Most tokens of such an answer; at most half of the model's context
+    ///
+    /// zh: 此类回答最多的词元数；至多为模型上下文的一半
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "cot")]
+    max_new_tokens: usize,
+    /// For such answers: 0 takes the most probable token; higher is more varied
+    ///
+    /// zh: 用于此类回答：0 总取概率最高的词元；越高越多样
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true, requires = "cot")]
+    temperature: f32,
+    /// For such answers: the same seed chooses the same tokens
+    ///
+    /// zh: 用于此类回答：相同的种子选出相同的词元
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().seed, requires = "cot")]
+    seed: u64,
     #[command(flatten)]
     keep: KeepArgs,
 }
@@ -116,10 +139,11 @@ pub const MCQ: Defaults =
 /// # Errors
 /// A model or questions that cannot be used.
 pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
+    let reasoning = args.cot.then(|| args.reasoning()).transpose()?;
     let selection = Selection {
         benchmark: defaults.benchmark,
         split: args.split,
-        shots: args.shots.unwrap_or(defaults.shots),
+        shots: args.shots.unwrap_or(if args.cot { 0 } else { defaults.shots }),
         subjects: args.subject,
         limit: args.limit,
     };
@@ -146,7 +170,12 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
             "`--one-turn` goes with `--scoring lm-eval` in a chat: add `--chat`, or leave it out",
         ));
     }
-    let options = Options { scoring, template: template.as_ref(), one_turn: args.one_turn };
+    let options = Options {
+        scoring,
+        template: template.as_ref(),
+        one_turn: args.one_turn,
+        reasoning: reasoning.as_ref(),
+    };
     let asked = Asked {
         args: &args.model,
         located: &located,
@@ -158,6 +187,15 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
     let (summary, json) = args.keep.evaluate(&asked, printer)?;
     report(&summary, printer)?;
     Ok(printer.json(&json.into())?)
+}
+
+impl Args {
+    fn reasoning(&self) -> Result<Reasoning> {
+        let Self { temperature, seed, max_new_tokens, .. } = *self;
+        let sampling = Sampling { temperature, seed, top_k: 0, top_p: 1.0, ..Sampling::default() };
+        sampling.check().map_err(wrong_input)?;
+        Ok(Reasoning { sampling, max_new_tokens })
+    }
 }
 
 /// A score of a part of a benchmark is none that others can be compared with.
@@ -182,6 +220,7 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
     let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
     printer.table(&header, &table.rows)?;
     let scored = match summary.scoring {
+        _ if summary.reasoned => "letters that its reasons arrive at",
         Scoring::LmEval => "letters",
         Scoring::Text => "option texts by character",
         Scoring::Seed => "letters as the older projects score them",
@@ -214,6 +253,12 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
         printer.warning(format_args!(
             "{} questions alone do not fit the model's context and count as wrong",
             summary.unasked
+        ));
+    }
+    if summary.unstated > 0 {
+        printer.warning(format_args!(
+            "{} answers state no letter and count as wrong; more `--max-new-tokens` may help",
+            summary.unstated
         ));
     }
     Ok(())

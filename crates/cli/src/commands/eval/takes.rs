@@ -26,9 +26,10 @@ pub struct KeepArgs {
     /// zh: 保存分数、作答与报告的文件夹；中断的运行会从中继续
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
-    /// Write so many folders take0, take1, …; they are equal, since log-likelihoods know no chance
+    /// Write so many folders take0, take1, …; they are equal, since log-likelihoods know no chance, but for --cot, where each
+    /// has the next seed
     ///
-    /// zh: 写出多少个文件夹 take0、take1……；对数似然没有随机性，因此内容相同
+    /// zh: 写出多少个文件夹 take0、take1……；对数似然没有随机性，因此内容相同；用 --cot 时各次的随机种子依次加一
     #[arg(long, value_name = "N", requires = "output_dir", default_value = "1")]
     n_times: NonZeroUsize,
     /// Write a CSV file for each subject: its questions, the model's answers, and whether they are right
@@ -87,66 +88,76 @@ impl KeepArgs {
         let folder = self.output_dir.as_deref().map(|path| EvaluationFolder::open(path, &settings));
         let folder = folder.transpose().map_err(told_apart)?;
         let found = self.look_for_questions(asked, printer)?;
-        let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
-        let complete = |summary: &Summary| {
-            let mut json = summary.to_json();
-            json.insert("evaluation".into(), settings.clone().into());
-            json
-        };
         let (Some(folder), Some(path)) = (folder, &self.output_dir) else {
+            let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
             let summary = evaluate(opened, questions, options, |done, _| bar.set(done as u64, ""));
             let summary = summary.map_err(told_apart)?;
-            let json = complete(&summary);
+            let json = complete(&summary, &settings);
             return Ok((summary, json));
         };
-        let mut take = folder.take(0, questions, options).map_err(told_apart)?;
+        stop::answer_with(format!(
+            "stopped; what is answered stands in `{}`, and the same command goes on from there",
+            path.display()
+        ));
+        let first = self.take(0, &folder, asked, &settings, printer)?;
+        match options.reasoning {
+            // Reasons are drawn anew each time.
+            Some(_) => (1..self.n_times.get())
+                .try_for_each(|number| self.take(number, &folder, asked, &settings, printer).map(drop))?,
+            None => folder.repeat_first(self.n_times.get()).map_err(told_apart)?,
+        }
+        if !self.no_report {
+            write_report(path, &first.0, &settings, found.as_ref()).map_err(told_apart)?;
+        }
+        printer.note(format_args!("written to `{}`", path.display()));
+        Ok(first)
+    }
+
+    /// Asks everything once, or goes on asking, and writes what came of it.
+    fn take(
+        &self,
+        number: usize,
+        folder: &EvaluationFolder,
+        asked: &Asked,
+        settings: &Map<String, Value>,
+        printer: &Printer,
+    ) -> Result<(Summary, Map<String, Value>)> {
+        let Asked { opened, questions, options, .. } = asked;
+        let reasoning = options.reasoning.map(|reasoning| reasoning.of_take(number));
+        let options = Options { reasoning: reasoning.as_ref(), ..*options };
+        let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
+        let mut take = folder.take(number, questions, &options).map_err(told_apart)?;
         let kept = take.answers().len();
         if kept > 0 {
             bar.skip((OPTIONS * kept) as u64);
             bar.note(format_args!(
                 "{kept} of {} questions are answered in `{}` already",
                 questions.len(),
-                path.display()
+                take.path().display()
             ));
         }
-        stop::answer_with(format!(
-            "stopped; what is answered stands in `{}`, and the same command goes on from there",
-            path.display()
-        ));
-        take.go_on(opened, questions, options, self.log_samples, |done, _| bar.set(done as u64, ""))
+        take.go_on(opened, questions, &options, self.log_samples, |done, _| bar.set(done as u64, ""))
             .map_err(told_apart)?;
         drop(bar);
-        let summary = Summary::new(questions, options, take.answers());
-        let json = complete(&summary);
-        self.write(&folder, &take, questions, &json).map_err(told_apart)?;
-        if !self.no_report {
-            write_report(path, &summary, &settings, found.as_ref()).map_err(told_apart)?;
-        }
-        if self.n_times.get() > 1 {
-            printer.note(
-                "the takes are equal: nothing is drawn at random, so that asking again changes no answer",
-            );
-        }
-        printer.note(format_args!("written to `{}`", path.display()));
+        let summary = Summary::new(questions, &options, take.answers());
+        let json = complete(&summary, settings);
+        self.write(&take, questions, &json).map_err(told_apart)?;
         Ok((summary, json))
     }
 
-    fn write(
-        &self,
-        folder: &EvaluationFolder,
-        take: &Take,
-        questions: &Questions,
-        json: &Map<String, Value>,
-    ) -> danlu_eval::Result<()> {
-        let mut all = questions.subjects.iter().flat_map(|subject| &subject.questions);
-        if all.any(|question| question.right.is_none()) {
+    fn write(&self, take: &Take, questions: &Questions, json: &Map<String, Value>) -> danlu_eval::Result<()> {
+        if questions
+            .subjects
+            .iter()
+            .flat_map(|subject| &subject.questions)
+            .any(|question| question.right.is_none())
+        {
             write_submission(take.path(), questions, take.answers())?;
         }
         if self.save_csv {
             write_csv(take.path(), questions, take.answers())?;
         }
-        write_summary(take.path(), json)?;
-        folder.repeat_first(self.n_times.get())
+        write_summary(take.path(), json)
     }
 
     fn settings(&self, asked: &Asked) -> Result<Map<String, Value>> {
@@ -194,4 +205,11 @@ impl KeepArgs {
         }
         Ok(Some(found))
     }
+}
+
+/// What `summary.json` holds.
+fn complete(summary: &Summary, settings: &Map<String, Value>) -> Map<String, Value> {
+    let mut json = summary.to_json();
+    json.insert("evaluation".into(), settings.clone().into());
+    json
 }
