@@ -85,6 +85,7 @@ fn code(error: &(dyn Error + 'static)) -> Option<u8> {
             danlu_eval::Error::Report(_) => FAILED,
             danlu_eval::Error::Model(error) => of_model(error),
             danlu_eval::Error::Tokenizer(error) => of_tokenizer(error),
+            danlu_eval::Error::Server { .. } => FAILED,
             _ => WRONG_INPUT,
         });
     }

@@ -51,6 +51,25 @@ pub enum Error {
         /// The nearest of them.
         nearest: Option<String>,
     },
+    /// A server does not answer as it should.
+    #[error("`{url}` {problem}")]
+    Server {
+        /// What was asked.
+        url: String,
+        /// What it does and what to do.
+        problem: String,
+    },
+    /// An address, a key or the name of a model with which a server cannot be asked.
+    #[error("`{url}` {problem}")]
+    Address {
+        /// What was given, or asked.
+        url: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// The caller asked the work to end.
+    #[error("interrupted")]
+    Stopped,
     /// An option has a value that cannot work.
     #[error("`{option}`: {problem}")]
     Option {

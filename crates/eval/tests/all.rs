@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+mod server;
 
+mod arena;
 mod layouts;
 mod lm_eval;
 mod multiple_choice;
+mod openai;
 mod perplexity;
 mod prompts;

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::escape::{escape, write_whole};
-use crate::{BarChart, LineChart, ReportError, Table};
+use crate::{BarChart, IntervalChart, LineChart, ReportError, Table};
 
 /// A text in both languages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,6 +89,11 @@ impl Page {
 
     /// A chart of shares in each language.
     pub fn bar_chart(&mut self, zh: &BarChart, en: &BarChart) -> &mut Self {
+        self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
+    }
+
+    /// Values with intervals in each language.
+    pub fn interval_chart(&mut self, zh: &IntervalChart, en: &IntervalChart) -> &mut Self {
         self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
     }
 

@@ -1,5 +1,7 @@
-//! `danlu eval`: multiple choice, perplexity, entities. Each is a file of its own; this one only names them.
+//! `danlu eval`: multiple choice, perplexity, entities, comparison of models. Each is a file of its own; this one only names them.
 
+mod arena;
+mod compare;
 mod multiple_choice;
 mod ner;
 mod perplexity;
@@ -38,6 +40,14 @@ pub enum Args {
     ///
     /// zh: 实体抽取，回答每行一个“实体_类型”：按类型与总体给出精确率、召回率与 F1
     Ner(ner::Args),
+    /// Two results on the same questions: differences with intervals, exact tests, who got what right
+    ///
+    /// zh: 比较同样题目上的两份结果：差值及区间、精确检验、各自答对了什么
+    Compare(compare::Args),
+    /// Ratings of models from votes on pairs of answers, of people or of a judge
+    ///
+    /// zh: 由成对回答的投票（来自人或评判模型）计算模型评分
+    Arena(arena::Args),
 }
 
 /// Runs `danlu eval`.
@@ -52,7 +62,15 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Mcq(args) => multiple_choice::run(args, &multiple_choice::MCQ, printer),
         Args::Ppl(args) => perplexity::run(args, printer),
         Args::Ner(args) => ner::run(&args, printer),
+        Args::Compare(args) => compare::run(&args, printer),
+        Args::Arena(args) => arena::run(&args, printer),
     }
+}
+
+/// Rounds of a bootstrap: at least 1, and not more than anybody waits for.
+fn rounds(text: &str) -> Result<usize, String> {
+    let rounds: usize = text.parse().map_err(|_| "expected a whole number".to_owned())?;
+    if (1..=1_000_000).contains(&rounds) { Ok(rounds) } else { Err("expected 1 to 1000000".to_owned()) }
 }
 
 /// Errors of the rooms below tell their exit code themselves; the others are of the input.
@@ -63,6 +81,7 @@ pub(super) fn told_apart(error: Error) -> anyhow::Error {
         Error::Report(error) => error.into(),
         Error::Model(error) => error.into(),
         Error::Tokenizer(error) => error.into(),
+        error @ Error::Server { .. } => error.into(),
         input => wrong_input(input.to_string()),
     }
 }
