@@ -336,4 +336,21 @@ fn questions_in_the_training_data_of_a_run_are_told() {
     assert_eq!(remarks, [&json!("is a file of the questions"), &json!("is not there any more")]);
     run(folder.path(), &[&own[..], &["x", "--model", "model", "--train-run", "model"]].concat())
         .is_refused("run.json");
+    // A run is followed to the one that its model comes from.
+    let model = json!({"files": [{"path": "run/adapter_model.safetensors"}]});
+    write(folder.path().join("later/run.json"), &json!({"model": model, "data": {"files": []}}).to_string());
+    let ran = succeeds(run(
+        folder.path(),
+        &[&own[..], &["z", "--model", "model", "--train-run", "later"]].concat(),
+    ));
+    assert!(ran.stderr.contains("1 of 3 questions stand in 1 of 1 files"), "{}", ran.stderr);
+    assert_eq!(read_json(folder.path().join("z/contamination.json"))["runs"], json!(["later", "run"]));
+    // A record that cannot be read hinders no evaluation that did not ask for it.
+    write(folder.path().join("run/run.json"), "{}");
+    let ran = succeeds(run(folder.path(), &[&own[..], &["y", "--model", "run"]].concat()));
+    assert!(
+        ran.stderr.contains("the training data is not searched for the questions: `run/run.json`"),
+        "{}",
+        ran.stderr
+    );
 }
