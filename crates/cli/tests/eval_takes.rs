@@ -259,6 +259,15 @@ fn a_folder_of_another_evaluation_is_refused_and_says_what_differs() {
     refused(&[], "`model` differs");
     assert_eq!(result(&folder.path().join("out")), before);
 
+    // Two runs at once would mix their lines.
+    let lines = folder.path().join("busy/take0/questions.jsonl");
+    succeeds(run(folder.path(), &ceval(&["--output-dir", "busy", "--subject", "logic"])));
+    let other = std::fs::File::open(lines).unwrap();
+    other.lock().unwrap();
+    run(folder.path(), &ceval(&["--output-dir", "busy", "--subject", "logic"]))
+        .is_refused("`busy/take0/questions.jsonl`: is being written by another run");
+    drop(other);
+
     write(folder.path().join("mine/take0/notes.txt"), "");
     run(folder.path(), &ceval(&["--output-dir", "mine"]))
         .is_refused("`mine`: has a folder `take0` but no `evaluation.json`");
