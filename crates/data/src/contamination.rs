@@ -251,8 +251,9 @@ impl Gathered {
     }
 }
 
-/// The rows of a file. Its columns are named as [`WITHOUT_HEADER`] if its first row is a question that these fit.
-fn records(path: &Path) -> Records {
+/// The rows of a file of questions. The columns of MMLU's own files, which have no header, are named `question`, `A` to `D` and
+/// `answer`: where the first row is a question that these fit.
+pub fn records(path: &Path) -> Records {
     let files = vec![path.to_owned()];
     let columns = WITHOUT_HEADER.map(str::to_owned).to_vec();
     let reading = ReadOptions { csv_columns: Some(columns), ..ReadOptions::default() };

@@ -4,6 +4,7 @@
 mod common;
 
 mod layouts;
+mod lm_eval;
 mod multiple_choice;
 mod perplexity;
 mod prompts;

@@ -15,7 +15,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use danlu_data::{Content, ReadOptions, Record, Records};
+use danlu_data::contamination::records;
+use danlu_data::{Content, Record, Records};
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
@@ -38,9 +39,6 @@ const ENDINGS: [&str; 5] = ["csv", "tsv", "jsonl", "parquet", "arrow"];
 
 /// The folder of a hub that holds every subject once more.
 const ALL: &str = "all";
-
-/// The columns of MMLU's own files, which have no header.
-const WITHOUT_HEADER: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
 
 /// The rows of a benchmark, by split and subject.
 pub(super) struct Layout {
@@ -279,22 +277,4 @@ fn is_archive(path: &Path) -> bool {
 
 fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     fields.get(name).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
-}
-
-/// The rows of a file. Its columns are named as [`WITHOUT_HEADER`] if its first row is a question that these fit.
-fn records(path: &Path) -> Records {
-    let files = vec![path.to_owned()];
-    let columns = WITHOUT_HEADER.map(str::to_owned).to_vec();
-    let reading = ReadOptions { csv_columns: Some(columns), ..ReadOptions::default() };
-    let first = Records::of_files_with(files.clone(), &reading).next();
-    let is_question = first.and_then(Result::ok).is_some_and(|record| match &record.content {
-        Content::Fields(fields) => {
-            let is_letter = |value: &str| ["A", "B", "C", "D"].contains(&value.trim());
-            let is_name =
-                |value: &Value| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("question"));
-            text(fields, "answer").is_some_and(is_letter) && !fields.values().any(is_name)
-        }
-        Content::Text(_) => false,
-    });
-    if is_question { Records::of_files_with(files, &reading) } else { Records::of_files(files) }
 }
