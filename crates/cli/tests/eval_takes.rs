@@ -259,6 +259,15 @@ fn a_folder_of_another_evaluation_is_refused_and_says_what_differs() {
     refused(&[], "`model` differs");
     assert_eq!(result(&folder.path().join("out")), before);
 
+    // Two runs at once would mix their lines.
+    let lines = folder.path().join("busy/take0/questions.jsonl");
+    succeeds(run(folder.path(), &ceval(&["--output-dir", "busy", "--subject", "logic"])));
+    let other = std::fs::File::open(lines).unwrap();
+    other.lock().unwrap();
+    run(folder.path(), &ceval(&["--output-dir", "busy", "--subject", "logic"]))
+        .is_refused("`busy/take0/questions.jsonl`: is being written by another run");
+    drop(other);
+
     write(folder.path().join("mine/take0/notes.txt"), "");
     run(folder.path(), &ceval(&["--output-dir", "mine"]))
         .is_refused("`mine`: has a folder `take0` but no `evaluation.json`");
@@ -336,4 +345,21 @@ fn questions_in_the_training_data_of_a_run_are_told() {
     assert_eq!(remarks, [&json!("is a file of the questions"), &json!("is not there any more")]);
     run(folder.path(), &[&own[..], &["x", "--model", "model", "--train-run", "model"]].concat())
         .is_refused("run.json");
+    // A run is followed to the one that its model comes from.
+    let model = json!({"files": [{"path": "run/adapter_model.safetensors"}]});
+    write(folder.path().join("later/run.json"), &json!({"model": model, "data": {"files": []}}).to_string());
+    let ran = succeeds(run(
+        folder.path(),
+        &[&own[..], &["z", "--model", "model", "--train-run", "later"]].concat(),
+    ));
+    assert!(ran.stderr.contains("1 of 3 questions stand in 1 of 1 files"), "{}", ran.stderr);
+    assert_eq!(read_json(folder.path().join("z/contamination.json"))["runs"], json!(["later", "run"]));
+    // A record that cannot be read hinders no evaluation that did not ask for it.
+    write(folder.path().join("run/run.json"), "{}");
+    let ran = succeeds(run(folder.path(), &[&own[..], &["y", "--model", "run"]].concat()));
+    assert!(
+        ran.stderr.contains("the training data is not searched for the questions: `run/run.json`"),
+        "{}",
+        ran.stderr
+    );
 }

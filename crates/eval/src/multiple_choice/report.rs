@@ -89,6 +89,10 @@ impl Report<'_> {
             page.heading(&Text::new("各类别", "By group"));
             page.bar_chart(&self.chart(true), &self.chart(false));
             page.table(&self.groups(true), &self.groups(false));
+            if !summary.subcategories.is_empty() {
+                page.heading(&Text::new("各子类", "By subcategory"));
+                page.table(&self.subcategories(true), &self.subcategories(false));
+            }
             page.heading(&Text::new("各科目", "By subject"));
         }
         page.table(&self.subjects(true), &self.subjects(false));
@@ -106,6 +110,9 @@ impl Report<'_> {
             }
             if !self.summary.groups.is_empty() {
                 text += &format!("{}\n", self.groups(is_chinese).to_markdown());
+            }
+            if !self.summary.subcategories.is_empty() {
+                text += &format!("{}\n", self.subcategories(is_chinese).to_markdown());
             }
             text += &format!("{}\n", self.subjects(is_chinese).to_markdown());
             text + &self.settings(is_chinese).to_markdown()
@@ -211,8 +218,16 @@ impl Report<'_> {
     }
 
     fn groups(&self, is_chinese: bool) -> Table {
+        self.parts(&self.summary.groups, is_chinese)
+    }
+
+    fn subcategories(&self, is_chinese: bool) -> Table {
+        self.parts(&self.summary.subcategories, is_chinese)
+    }
+
+    fn parts(&self, groups: &[GroupSummary], is_chinese: bool) -> Table {
         let mut table = Table::new(if is_chinese { HEADER_ZH } else { HEADER });
-        let parts = self.summary.groups.iter().map(|group| {
+        let parts = groups.iter().map(|group| {
             let GroupSummary { name, questions, correct, accuracy, standard_error, .. } = *group;
             (name, questions, correct, accuracy, standard_error)
         });

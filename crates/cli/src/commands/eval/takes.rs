@@ -186,8 +186,17 @@ impl KeepArgs {
         };
         let Some(first) = runs.first() else { return Ok(None) };
         let mut bar = printer.progress("searching training data, bytes", None);
-        let found = look_for(asked.questions, &runs, most, |bytes| bar.set(bytes, "")).map_err(told_apart)?;
+        let found = look_for(asked.questions, &runs, most, |bytes| bar.set(bytes, ""));
         drop(bar);
+        let found = match found {
+            Ok(found) => found,
+            // Nobody asked for the search, which is but a notice.
+            Err(error) if self.train_run.is_none() => {
+                printer.warning(format_args!("the training data is not searched for the questions: {error}"));
+                return Ok(None);
+            }
+            Err(error) => return Err(told_apart(error)),
+        };
         let searched = found.files.iter().filter(|file| file.searched).count();
         let files =
             format!("{searched} of {} files of training data of `{}`", found.files.len(), first.display());
