@@ -70,7 +70,11 @@ fn accuracy_is_compared_question_by_question() {
         told.contains("in A alone 2, in B alone 12, in none 6: McNemar's exact test p = 0.0129"),
         "{told}"
     );
+    let header = |line: &str| line.split_whitespace().eq(["B", "better", "right", "A", "B"]);
+    assert!(told.lines().any(header), "no column for texts that are not known: {told}");
     assert_eq!(compare(folder.path(), &[]).stdout, told, "the seed decides");
+    let apart = compare(folders(0, 20).path(), &[]).stdout;
+    assert!(apart.contains("McNemar's exact test p < 0.0001"), "{apart}");
 }
 
 #[test]
