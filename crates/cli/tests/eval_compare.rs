@@ -70,7 +70,11 @@ fn accuracy_is_compared_question_by_question() {
         told.contains("in A alone 2, in B alone 12, in none 6: McNemar's exact test p = 0.0129"),
         "{told}"
     );
+    let header = |line: &str| line.split_whitespace().eq(["B", "better", "right", "A", "B"]);
+    assert!(told.lines().any(header), "no column for texts that are not known: {told}");
     assert_eq!(compare(folder.path(), &[]).stdout, told, "the seed decides");
+    let apart = compare(folders(0, 20).path(), &[]).stdout;
+    assert!(apart.contains("McNemar's exact test p < 0.0001"), "{apart}");
 }
 
 #[test]
@@ -93,10 +97,14 @@ fn scores_of_generated_texts_are_compared() {
     for (name, shift) in [("one", 0.0), ("two", 0.1)] {
         let row = |index: usize| {
             let scores = json!({ "rouge_l": 0.5 + shift, "exact_match": 0.0, "own": 1 });
-            json!({ "prompt": format!("问题{}", index / 2), "reference": "答", "prediction": name, "scores": scores })
+            let category = if index < 4 { "写作" } else { "常识" };
+            json!({ "index": index, "category": category, "prompt": format!("问题{}", index / 2), "reference": "答",
+                    "prediction": name, "scores": scores })
         };
         let rows: String = (0..6).map(|index| format!("{}\n", row(index))).collect();
-        std::fs::write(folder.path().join(format!("{name}.jsonl")), rows).unwrap();
+        // Without a reference there is no score, and nothing to compare.
+        let open = json!({ "index": 6, "prompt": "写一首诗", "reference": null, "prediction": name, "scores": null });
+        std::fs::write(folder.path().join(format!("{name}.jsonl")), format!("{open}\n{rows}")).unwrap();
     }
     let arguments = ["eval", "compare", "one.jsonl", "two.jsonl", "--rounds", "50", "--json"];
     let found = run(folder.path(), &arguments).json();
@@ -110,6 +118,10 @@ fn scores_of_generated_texts_are_compared() {
     let metric = &found["metrics"][2];
     assert!((metric["difference"].as_f64().unwrap() - 0.1).abs() < 1e-12 && metric["wins"] == 6, "{metric}");
     assert!((metric["low"].as_f64().unwrap() - 0.1).abs() < 1e-12);
+    assert_eq!((&found["questions"], &found["subjects"][1]["name"]), (&json!(6), &json!("常识")));
+    let other = std::fs::read_to_string(folder.path().join("two.jsonl")).unwrap().replace("问题1", "问题8");
+    std::fs::write(folder.path().join("two.jsonl"), other).unwrap();
+    run(folder.path(), &arguments).is_refused("lacks 2 of the 6 questions, the first of them `row 4`");
     assert_eq!((found["metrics"][0]["p_value"].as_f64(), found.get("mc_nemar")), (Some(1.0), None));
 }
 
@@ -136,7 +148,7 @@ fn results_of_other_questions_are_refused() {
     std::fs::write(&two, "{\"subject\": \"law\"}\n").unwrap();
     compare(path, &[]).is_refused("questions.jsonl:1: has no score: expected `correct`");
     std::fs::write(&two, "").unwrap();
-    compare(path, &[]).is_refused("has no questions");
+    compare(path, &[]).is_refused("has no questions with a score");
     std::fs::remove_file(&two).unwrap();
     compare(path, &[]).is_refused("`two`: has no results: expected one of `questions.jsonl`");
     run(path, &["eval", "compare", "one", "two", "--rounds", "0"]).is_refused("expected 1 to 1000000");

@@ -1,5 +1,7 @@
 //! Ratings as tables, as a chart, and as a page in both languages.
 
+use std::collections::HashMap;
+
 use danlu_report::{IntervalChart, IntervalRow, Page, Table, Text};
 
 use super::{Pair, Ratings};
@@ -70,15 +72,15 @@ impl Ratings {
                 Cell::Votes => pair.votes.to_string(),
             }
         };
+        let met: HashMap<(&str, &str), &Pair> =
+            self.pairs.iter().map(|pair| ((pair.a.as_str(), pair.b.as_str()), pair)).collect();
         for row in names.clone() {
-            let cells = names.clone().map(|column| {
-                let found = self.pairs.iter().find_map(|pair| match (pair.a.as_str(), pair.b.as_str()) {
-                    (a, b) if (a, b) == (row, column) => Some(text(pair, false)),
-                    (a, b) if (b, a) == (row, column) => Some(text(pair, true)),
-                    _ => None,
+            let cells =
+                names.clone().map(|column| match (met.get(&(row, column)), met.get(&(column, row))) {
+                    (Some(pair), _) => text(pair, false),
+                    (_, Some(pair)) => text(pair, true),
+                    _ => String::new(),
                 });
-                found.unwrap_or_default()
-            });
             table.row(std::iter::once(row.to_owned()).chain(cells));
         }
         table

@@ -4,7 +4,7 @@
 //! | file | fields |
 //! |---|---|
 //! | `questions.jsonl` | `subject`, `index`, `right`, `chosen`, `correct`, `most_likely` |
-//! | `generated.jsonl` | `prompt`, `reference`, `prediction`, `scores` (names of metrics and numbers) |
+//! | `generated.jsonl` | `prompt`, `reference`, `prediction`, `scores` (names of metrics and numbers), `category` |
 //!
 //! Groups of subjects are those of the `summary.json` beside it.
 
@@ -37,7 +37,7 @@ pub struct Results {
 /// What one model said to one question, and what that is worth.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answered {
-    /// Its subject, where there are subjects.
+    /// Its subject or category, where there are such.
     pub subject: Option<String>,
     /// The question's text, where it is told.
     pub text: Option<String>,
@@ -78,11 +78,13 @@ impl Results {
             false => path.to_owned(),
         };
         let mut questions = Vec::new();
+        let mut rows = 0;
         for record in Records::open(&file)? {
-            questions.push(answered(record?, questions.len() + 1)?);
+            rows += 1;
+            questions.extend(answered(record?, rows)?);
         }
         if questions.is_empty() {
-            return Err(Error::File { path: file, problem: "has no questions".into() });
+            return Err(Error::File { path: file, problem: "has no questions with a score".into() });
         }
         Ok(Self { groups: groups_beside(&file), path: file, questions })
     }
@@ -169,7 +171,8 @@ fn keys(results: &Results) -> Vec<Key<'_>> {
     keys
 }
 
-fn answered(record: Record, row: usize) -> Result<Answered> {
+/// What a row says; nothing where the answer has no reference, and so no score.
+fn answered(record: Record, row: usize) -> Result<Option<Answered>> {
     let at = record.source;
     let error = |problem: &str| Error::Row { at: at.clone(), problem: problem.to_owned() };
     let Content::Fields(fields) = record.content else {
@@ -190,28 +193,32 @@ fn answered(record: Record, row: usize) -> Result<Answered> {
         let numbers = found.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)));
         scores.extend(numbers);
     }
+    if scores.is_empty() && fields.get("scores").is_some_and(Value::is_null) {
+        return Ok(None);
+    }
     if scores.is_empty() {
         return Err(error(
             "has no score: expected `correct`, or an object `scores` with a number for each metric",
         ));
     }
-    let index = fields.get("index").map(plain);
-    let text = text_of(&fields, &["question", "prompt"]).map(|text| match &index {
+    let subject = text_of(&fields, &["subject"]);
+    let text = text_of(&fields, &["question", "prompt"]).map(|text| match &subject {
         // Behind the examples, each of which ends in an empty line.
         Some(_) => text.rsplit("\n\n").next().unwrap_or_default().to_owned(),
         None => text,
     });
-    let id = index.or_else(|| text.clone()).unwrap_or_else(|| row.to_string());
+    let index = fields.get("index").map(plain);
+    let id = if subject.is_some() { index.or(text.clone()) } else { text.clone().or(index) };
     let answer = |names: &[&str]| names.iter().find_map(|name| told(name).map(plain)).unwrap_or_default();
-    Ok(Answered {
-        subject: text_of(&fields, &["subject"]),
+    Ok(Some(Answered {
+        subject: subject.or_else(|| text_of(&fields, &["category"])),
         text,
         right: answer(&["right", "reference"]),
         answer: answer(&["chosen", "prediction"]),
         scores,
-        id,
+        id: id.unwrap_or_else(|| row.to_string()),
         row,
-    })
+    }))
 }
 
 fn text_of(fields: &Map<String, Value>, names: &[&str]) -> Option<String> {

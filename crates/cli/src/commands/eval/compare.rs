@@ -10,6 +10,8 @@ use crate::printer::Printer;
 
 /// Characters of a text in the lists.
 const SHOWN: usize = 40;
+/// Smaller p-values are told as such.
+const SMALLEST: f64 = 0.0001;
 
 /// Which results, and how they are compared.
 #[derive(Debug, clap::Args)]
@@ -65,7 +67,7 @@ fn report(comparison: &Comparison, printer: &Printer) -> Result<()> {
             number(metric.b),
             format!("{:+.4}", metric.difference),
             format!("{:+.4} to {:+.4}", metric.low, metric.high),
-            number(metric.p_value),
+            p_value(metric.p_value),
             metric.wins.to_string(),
             metric.losses.to_string(),
         ]
@@ -76,8 +78,16 @@ fn report(comparison: &Comparison, printer: &Printer) -> Result<()> {
         .line(format_args!("{questions} questions, {} draws, seed {}", comparison.rounds, comparison.seed))?;
     if let Some(test) = &comparison.mc_nemar {
         printer.line(format_args!(
-            "right in both {}, in A alone {}, in B alone {}, in none {}: McNemar's exact test p = {:.4}",
-            test.both, test.only_a, test.only_b, test.neither, test.p_value
+            "right in both {}, in A alone {}, in B alone {}, in none {}: McNemar's exact test p {}",
+            test.both,
+            test.only_a,
+            test.only_b,
+            test.neither,
+            if test.p_value < SMALLEST {
+                p_value(test.p_value)
+            } else {
+                format!("= {}", p_value(test.p_value))
+            }
         ))?;
     }
     match comparison.groups.is_empty() {
@@ -101,7 +111,7 @@ fn parts(title: &str, parts: &[PartDifference], printer: &Printer) -> Result<()>
             format!("{:+.4}", part.difference),
             part.wins.to_string(),
             part.losses.to_string(),
-            format!("{:.4}", part.p_value),
+            p_value(part.p_value),
         ]
     });
     printer.line("")?;
@@ -113,12 +123,25 @@ fn list(title: &str, listed: &[Listed], printer: &Printer) -> Result<()> {
     if listed.is_empty() {
         return Ok(());
     }
+    let has_text = listed.iter().any(|found| found.text.is_some());
     let rows = listed.iter().map(|found| {
         let text = found.text.as_deref().unwrap_or_default();
-        vec![found.question.clone(), shown(text), shown(&found.right), shown(&found.a), shown(&found.b)]
+        let mut cells = vec![found.question.clone(), shown(&found.right), shown(&found.a), shown(&found.b)];
+        if has_text {
+            cells.insert(1, shown(text));
+        }
+        cells
     });
+    let mut header = vec![title, "right", "A", "B"];
+    if has_text {
+        header.insert(1, "question");
+    }
     printer.line("")?;
-    Ok(printer.table(&[title, "question", "right", "A", "B"], &rows.collect::<Vec<_>>())?)
+    Ok(printer.table(&header, &rows.collect::<Vec<_>>())?)
+}
+
+fn p_value(p_value: f64) -> String {
+    if p_value < SMALLEST { format!("< {SMALLEST}") } else { format!("{p_value:.4}") }
 }
 
 /// The beginning of a text on one line.
