@@ -71,6 +71,7 @@ fn seed_003_a_folder_holds_fractions_lines_tables_and_a_report() {
     let folder = folder();
     let keep = ["--output-dir", "out", "--n-times", "2", "--save-csv", "--log-samples"];
     let told = succeeds(run(folder.path(), &ceval(&keep)));
+    assert!(told.stderr.contains("the takes are equal"), "{}", told.stderr);
     let rows: Vec<&str> = told.stdout.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(rows[2..5], ["STEM", "Humanities", "All"], "{}", told.stdout);
     let out = folder.path().join("out");

@@ -102,7 +102,7 @@ pub fn evaluate(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Summary> {
     let mut all = Vec::with_capacity(questions.len());
-    for (_, piece) in pieces::pieces(questions) {
+    for (_, piece) in pieces::pieces(questions, options) {
         let scored = OPTIONS * all.len();
         let told = |done, _| progress(scored + done, OPTIONS * questions.len());
         all.extend(answers(opened, &piece, options, told)?);

@@ -98,6 +98,8 @@ fn seed_003_the_published_archive_is_read_as_it_is() {
     // Unpacked beside it, the folders count.
     write(folder.path(), "val/law_val.csv", &row("新"));
     assert_eq!(only(&read(folder.path(), &selection(Benchmark::Ceval))).question, "新");
+    let test = Selection { split: Some("test".into()), ..selection(Benchmark::Ceval) };
+    assert!(problem(folder.path(), &test).contains("has no questions of the split `test`"));
 }
 
 #[test]

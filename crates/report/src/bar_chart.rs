@@ -96,8 +96,8 @@ impl BarChart {
                 "<path class=\"lc-axis\" stroke-width=\"2\" d=\"M{low:.1} {middle:.1}H{high:.1}\"/>"
             ));
             push(format_args!(
-                "<text class=\"lc-text\" x=\"{:.1}\" y=\"{base:.1}\" font-size=\"14\">{:.1} %</text>",
-                high + 8.0,
+                "<text class=\"lc-text\" x=\"{:.1}\" y=\"{base:.1}\" font-size=\"14\" text-anchor=\"end\">{:.1} %</text>",
+                WIDTH - 20.0,
                 100.0 * bar.share
             ));
         }

@@ -178,7 +178,7 @@ const STYLE: &str = "\
 body{max-width:960px;margin:0 auto;padding:24px 20px 64px;background:var(--back);color:var(--text);\
 font:16px/1.65 system-ui,-apple-system,'Segoe UI','Noto Sans','PingFang SC','Microsoft YaHei','Noto Sans CJK SC',sans-serif}\
 header{display:flex;justify-content:space-between;align-items:baseline;gap:16px}\
-h1{font-size:28px;line-height:1.3;margin:16px 0}h2{font-size:20px;margin:40px 0 12px;border-bottom:1px solid var(--rule);padding-bottom:6px}\
+h1{font-size:28px;line-height:1.3;margin:16px 0;overflow-wrap:anywhere}h2{font-size:20px;margin:40px 0 12px;border-bottom:1px solid var(--rule);padding-bottom:6px}\
 button{font:inherit;font-size:14px;color:var(--text);background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:4px 12px;cursor:pointer}\
 figure{margin:16px 0}svg{display:block;width:100%;height:auto}\
 .figures{display:flex;flex-wrap:wrap;gap:12px;margin:16px 0}\

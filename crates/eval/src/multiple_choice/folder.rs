@@ -74,7 +74,7 @@ impl EvaluationFolder {
     ///
     /// # Errors
     /// Another program that writes it at this moment, a place that cannot be read or written.
-    pub fn take(&self, number: usize, questions: &Questions) -> Result<Take> {
+    pub fn take(&self, number: usize, questions: &Questions, options: &Options) -> Result<Take> {
         let path = take_path(&self.path, number);
         fs::create_dir_all(&path)?;
         let file_path = path.join(QUESTIONS);
@@ -84,7 +84,7 @@ impl EvaluationFolder {
                 "is being written by another run: wait for its end, or choose another folder".into();
             return Err(Error::File { path: file_path, problem });
         }
-        let (answers, bytes) = kept(&fs::read(&file_path)?, questions);
+        let (answers, bytes) = kept(&fs::read(&file_path)?, questions, options);
         file.set_len(bytes as u64)?;
         Ok(Take { path, file, answers })
     }
@@ -132,7 +132,7 @@ impl Take {
     ) -> Result<()> {
         let all = OPTIONS * questions.len();
         let mut before = 0;
-        for (first_index, piece) in pieces(questions) {
+        for (first_index, piece) in pieces(questions, options) {
             if before >= self.answers.len() {
                 let scored = OPTIONS * before;
                 let given = answers(opened, &piece, options, |done, _| progress(scored + done, all))?;
@@ -208,10 +208,10 @@ fn changed(earlier: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String
 }
 
 /// The answers that lines hold of these questions, as far as they make whole pieces, and the bytes of those lines.
-fn kept(text: &[u8], questions: &Questions) -> (Vec<Answer>, usize) {
+fn kept(text: &[u8], questions: &Questions, options: &Options) -> (Vec<Answer>, usize) {
     let mut lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let (mut answers, mut bytes) = (Vec::new(), 0);
-    for (first_index, piece) in pieces(questions) {
+    for (first_index, piece) in pieces(questions, options) {
         let mut of_piece = Vec::new();
         for subject in &piece.subjects {
             for place in 0..subject.questions.len() {

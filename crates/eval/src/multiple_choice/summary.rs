@@ -331,3 +331,69 @@ impl Groups {
         self.0.into_iter().map(summary).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use danlu_data::Source;
+
+    use super::super::questions::{Question, Subject};
+    use super::*;
+
+    /// A question of each subject whose right option is B.
+    fn questions(benchmark: Benchmark, keys: &[&str], right: Option<usize>) -> Questions {
+        let source = Source { path: Path::new("q.csv").into(), line: 2 };
+        let options = ["1", "2", "3", "4"].map(str::to_owned);
+        let question = Question { id: None, question: "q".into(), options, right, explanation: None, source };
+        let subject = |key: &&str| Subject {
+            key: (*key).to_owned(),
+            name: (*key).to_owned(),
+            examples: Vec::new(),
+            questions: vec![question.clone(), question.clone()],
+        };
+        let subjects = keys.iter().map(subject).collect();
+        Questions { benchmark, split: "test".into(), subjects, shots: 0, missing: Vec::new() }
+    }
+
+    fn answer(chosen: usize) -> Answer {
+        Answer {
+            scores: Some([-1.0; OPTIONS]),
+            most_likely: Some(chosen),
+            chosen: Some(chosen),
+            shortened: false,
+            response: None,
+        }
+    }
+
+    #[test]
+    fn groups_weigh_by_questions_and_stand_in_the_published_order() {
+        let keys = ["management", "abstract_algebra", "astronomy", "formal_logic"];
+        let questions = questions(Benchmark::Mmlu, &keys, Some(1));
+        let answers = [0, 0, 1, 1, 1, 0, 2, 1].map(answer);
+        let json = Summary::new(&questions, &Options::default(), &answers).to_json();
+        let scores = |value: &Value| -> Vec<(String, f64)> {
+            let groups = value.as_object().unwrap().iter();
+            groups.map(|(name, group)| (name.clone(), group["score"].as_f64().unwrap())).collect()
+        };
+        let other = "other (business, health, misc.)";
+        let expected = [("STEM", 0.75), ("humanities", 0.5), (other, 0.0)];
+        assert_eq!(scores(&json["grouped"]), expected.map(|(name, score)| (name.to_owned(), score)));
+        let parts = [("business", 0.0), ("math", 1.0), ("physics", 0.5), ("philosophy", 0.5)];
+        assert_eq!(scores(&json["subcategories"]), parts.map(|(name, score)| (name.to_owned(), score)));
+        assert_eq!((&json["All"]["correct"], &json["All"]["num"]), (&json!(4), &json!(8)));
+        assert_eq!(json["subjects"]["astronomy"]["group"], "STEM");
+    }
+
+    #[test]
+    fn withheld_answers_leave_no_score() {
+        let questions = questions(Benchmark::Ceval, &["law"], None);
+        let summary = Summary::new(&questions, &Options::default(), &[answer(0), answer(1)]);
+        let json = summary.to_json();
+        assert_eq!(
+            (&json["accuracy"], &json["withheld"], &json["questions"]),
+            (&Value::Null, &json!(2), &json!(0))
+        );
+        assert!(!summary.table().to_markdown().contains("NaN"));
+    }
+}

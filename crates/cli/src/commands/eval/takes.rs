@@ -101,11 +101,17 @@ impl KeepArgs {
             path.display()
         ));
         let first = self.take(0, &folder, asked, &settings, printer)?;
-        match options.reasoning {
+        let times = self.n_times.get();
+        if options.reasoning.is_some_and(|reasoning| reasoning.sampling.temperature > 0.0) {
             // Reasons are drawn anew each time.
-            Some(_) => (1..self.n_times.get())
-                .try_for_each(|number| self.take(number, &folder, asked, &settings, printer).map(drop))?,
-            None => folder.repeat_first(self.n_times.get()).map_err(told_apart)?,
+            for number in 1..times {
+                self.take(number, &folder, asked, &settings, printer)?;
+            }
+        } else {
+            folder.repeat_first(times).map_err(told_apart)?;
+            if times > 1 {
+                printer.note("the takes are equal: nothing is drawn at random");
+            }
         }
         if !self.no_report {
             write_report(path, &first.0, &settings, found.as_ref()).map_err(told_apart)?;
@@ -127,7 +133,7 @@ impl KeepArgs {
         let reasoning = options.reasoning.map(|reasoning| reasoning.of_take(number));
         let options = Options { reasoning: reasoning.as_ref(), ..*options };
         let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
-        let mut take = folder.take(number, questions).map_err(told_apart)?;
+        let mut take = folder.take(number, questions, &options).map_err(told_apart)?;
         let kept = take.answers().len();
         if kept > 0 {
             bar.skip((OPTIONS * kept) as u64);
@@ -147,12 +153,8 @@ impl KeepArgs {
     }
 
     fn write(&self, take: &Take, questions: &Questions, json: &Map<String, Value>) -> danlu_eval::Result<()> {
-        if questions
-            .subjects
-            .iter()
-            .flat_map(|subject| &subject.questions)
-            .any(|question| question.right.is_none())
-        {
+        let mut all = questions.subjects.iter().flat_map(|subject| &subject.questions);
+        if all.any(|question| question.right.is_none()) {
             write_submission(take.path(), questions, take.answers())?;
         }
         if self.save_csv {
