@@ -44,16 +44,19 @@ model = Llama(a.model, n_ctx=context, n_batch=a.batch, n_ubatch=a.batch, n_threa
               flash_attn=a.flash_attention, verbose=False)
 model.reset()
 model.eval(questions[0][0])
-start, cpu, right = time.perf_counter(), time.process_time(), 0
-for prompt, letters, answer in questions:
+chosen = []
+start, cpu = time.perf_counter(), time.process_time()
+for prompt, letters, _ in questions:
     model.reset()
     model.eval(prompt)
     logits = model._ctx.get_logits_ith(-1)
-    right += int(numpy.argmax([logits[letter] for letter in letters])) == answer
+    chosen.append(int(numpy.argmax([logits[letter] for letter in letters])))
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 tokens = sum(len(prompt) for prompt, _, _ in questions)
+right = sum(one == answer for one, (_, _, answer) in zip(chosen, questions))
 print(json.dumps({
     "peer": "llama.cpp", "questions": len(questions), "seconds": round(seconds, 2), "questions_per_s": round(len(questions) / seconds, 3),
     "tokens_per_s": round(tokens / seconds, 1), "cpu_s": round(cpu, 2), "accuracy": right / len(questions),
+    "chosen": "".join("ABCD"[one] for one in chosen),
     "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
 }))

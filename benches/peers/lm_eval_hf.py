@@ -57,5 +57,6 @@ found = [one for of_subject in answers(model, a.benchmark, a.data, subjects, a.s
 print(json.dumps({
     "peer": "lm-eval", "backend": "hf", "dtype": a.dtype, "batch": a.batch, "questions": len(found), "seconds": round(spent["seconds"], 2),
     "questions_per_s": round(len(found) / spent["seconds"], 3), "cpu_s": round(spent["cpu"], 2),
-    "accuracy": sum(one["acc"] for one in found) / len(found), "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    "accuracy": sum(one["acc"] for one in found) / len(found),
+    "chosen": "".join(one["chosen"] for one in found), "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
 }))

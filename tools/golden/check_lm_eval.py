@@ -26,7 +26,9 @@ def of_danlu(given, subjects, out):
     """danlu's questions by subject, in their order, and the object on its last line."""
     command = [given.danlu, "eval", given.benchmark, "--model", given.model, "--data", given.data, "--shots", str(given.shots),
                "--subject", *subjects, "--precision", "f32", "--threads", str(given.threads), "--output-dir", str(out),
-               "--log-samples", "--json", *(["--chat"] if given.chat or given.one_turn else ["--raw"]), *(["--one-turn"] if given.one_turn else [])]
+               "--log-samples", "--json", "--chat" if given.chat or given.one_turn else "--raw"]
+    if given.one_turn:
+        command.append("--one-turn")
     if given.limit:
         command += ["--limit", str(given.limit)]
     ran = subprocess.run(command, capture_output=True, text=True)

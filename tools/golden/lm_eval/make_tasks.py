@@ -3,7 +3,9 @@
     python make_tasks.py
 
 Read from the installed lm_eval package: every subject's description and what the tasks of a benchmark have in common, unchanged but for
-the data, which `tables.py` reads instead of a hub. Names of tasks and subjects are those of the package.
+the data, which `tables.py` reads instead of a hub. Names of tasks and subjects are those of the package. lm-eval itself runs them with
+
+    lm_eval run --tasks local-mmlu --include_path tools/golden/lm_eval --metadata '{"data": "../shared/data/benchmarks/mmlu"}' --model …
 """
 
 from pathlib import Path
