@@ -3,5 +3,6 @@
 
 mod common;
 
+mod metrics;
 mod multiple_choice;
 mod perplexity;

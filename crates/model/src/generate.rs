@@ -37,6 +37,8 @@ pub struct Generator<'m> {
     /// The length whose frequencies turned the cached keys, where a sequence's length decides them.
     rotated_for: Option<usize>,
     context: usize,
+    /// New tokens before which a stop token is impossible.
+    min_new_tokens: usize,
 }
 
 /// How to generate.
@@ -120,7 +122,14 @@ impl<'m> Generator<'m> {
             rotary: Rotary::new(config, context),
             rotated_for: None,
             context,
+            min_new_tokens: 0,
         }
+    }
+
+    /// Makes stop tokens impossible before so many new tokens.
+    #[must_use]
+    pub fn with_min_new_tokens(self, min_new_tokens: usize) -> Self {
+        Self { min_new_tokens, ..self }
     }
 
     /// Bytes of the cache and of everything beside it.
@@ -158,6 +167,13 @@ impl<'m> Generator<'m> {
                      too large for the precision; try `--precision f32`",
                     history.len()
                 )));
+            }
+            if new_tokens < self.min_new_tokens {
+                for &id in &options.stop_ids {
+                    if let Some(logit) = self.logits.host_mut().get_mut(id as usize) {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
             }
             let id = sampler.next(self.logits.host_mut(), &history);
             history.push(id);

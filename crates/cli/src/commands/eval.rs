@@ -1,8 +1,10 @@
-//! `danlu eval`: multiple choice, perplexity, entities. Each is a file of its own; this one only names them.
+//! `danlu eval`: multiple choice, perplexity, entities, long texts. Each is a file of its own; this one only names them.
 
+mod longbench;
 mod multiple_choice;
 mod ner;
 mod perplexity;
+mod settings;
 
 use anyhow::Result;
 use danlu_eval::Error;
@@ -29,6 +31,10 @@ pub enum Args {
     ///
     /// zh: 实体抽取，回答每行一个“实体_类型”：按类型与总体给出精确率、召回率与 F1
     Ner(ner::Args),
+    /// LongBench: answers about long texts, as its own scripts ask and score them, from local files
+    ///
+    /// zh: LongBench：针对长文本的回答，提问与评分方式与其官方脚本相同，读取本地文件
+    Longbench(Box<longbench::Args>),
 }
 
 /// Runs `danlu eval`.
@@ -41,6 +47,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Mcq(args) => multiple_choice::run(args, &multiple_choice::MCQ, printer),
         Args::Ppl(args) => perplexity::run(args, printer),
         Args::Ner(args) => ner::run(&args, printer),
+        Args::Longbench(args) => longbench::run(&args, printer),
     }
 }
 
