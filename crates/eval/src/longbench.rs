@@ -10,7 +10,7 @@ mod rows;
 pub mod scores;
 mod tasks;
 
-pub use asking::{Answer, Asking, Instruction};
+pub use asking::{Answer, Asking, Instruction, Prompt};
 pub use predictions::{Prediction, Predictions, read_predictions};
 pub use results::{Results, TaskScore};
 pub use rows::{Row, data_file, read_rows};

@@ -3,6 +3,7 @@
 
 mod common;
 
+mod longbench;
 mod metrics;
 mod multiple_choice;
 mod perplexity;

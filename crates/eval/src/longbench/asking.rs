@@ -45,18 +45,19 @@ pub struct Asking<'a> {
 pub struct Answer {
     /// The text, without special tokens.
     pub text: String,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Whether the prompt lost its middle to `max_length`.
+    /// What it answers.
+    pub prompt: Prompt,
+}
+
+/// What the model is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// Whether it lost its middle to `max_length`.
     pub is_cut: bool,
     /// Whether it lost more to the model's context.
     pub is_cut_for_context: bool,
-}
-
-struct Prompt {
-    ids: Vec<u32>,
-    is_cut: bool,
-    is_cut_for_context: bool,
 }
 
 impl Asking<'_> {
@@ -71,7 +72,7 @@ impl Asking<'_> {
         mut go_on: impl FnMut() -> ControlFlow<()>,
     ) -> Result<Option<Answer>> {
         let tokenizer = self.opened.tokenizer()?;
-        let prompt = self.prompt(tokenizer, task, row)?;
+        let prompt = self.prompt(task, row)?;
         let mut options = GenerationOptions {
             sampling: self.sampling.clone(),
             max_new_tokens: task.max_new_tokens,
@@ -90,11 +91,15 @@ impl Asking<'_> {
             return Ok(None);
         }
         let text = tokenizer.decode(&generated.ids, true)?;
-        let Prompt { ids, is_cut, is_cut_for_context } = prompt;
-        Ok(Some(Answer { text, prompt_tokens: ids.len(), is_cut, is_cut_for_context }))
+        Ok(Some(Answer { text, prompt }))
     }
 
-    fn prompt(&self, tokenizer: &Tokenizer, task: &Task, row: &Row) -> Result<Prompt> {
+    /// The prompt of a row.
+    ///
+    /// # Errors
+    /// A model without a tokenizer, or whose context has no room for a prompt.
+    pub fn prompt(&self, task: &Task, row: &Row) -> Result<Prompt> {
+        let tokenizer = self.opened.tokenizer()?;
         let text = filled(task.prompt(), row);
         let whole = tokenizer.prompt_ids(&text)?;
         let context = self.opened.model.config().context_length();

@@ -161,8 +161,8 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
                 return Err(stop::Interrupted.into());
             };
             asked += 1;
-            cut += usize::from(answer.is_cut);
-            cut_for_context += usize::from(answer.is_cut_for_context);
+            cut += usize::from(answer.prompt.is_cut);
+            cut_for_context += usize::from(answer.prompt.is_cut_for_context);
             predictions.push(&Prediction::of(row, answer.text)).map_err(told_apart)?;
             bar.set((before + index + 1) as u64, task.name);
         }
