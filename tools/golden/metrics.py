@@ -3,10 +3,9 @@
 crates/eval/tests/golden/metrics.json: {"cases": [{"reference", "prediction", "classes", "scores": {name: number}}],
     "corpora": {"13a": {"bleu", "chrf"}, "zh": {"bleu", "chrf"}}, "words": [[text, [word, ...]]], "tokenized": [[text, 13a, zh]]}
 
-A corpus is all cases in their order. Needs `rouge==1.0.1 rouge_chinese==1.0.3 nltk sacrebleu jieba==0.42.1 fuzzywuzzy`, without python-Levenshtein:
-`fuzzywuzzy` uses it where it is there, and LongBench does not ask for it. The scores of LongBench are written here from the
-definitions in its `metrics.py`; Appendix A.4 of the specification holds scores of the original. `rouge` recurses: how deep it may is what it may
-when LongBench's `eval.py` calls it.
+A corpus is all cases in their order. python-Levenshtein must not be installed: `fuzzywuzzy` uses it where it is there, and LongBench does
+not ask for it. The scores of LongBench are written here from the definitions in its `metrics.py`; scores of the original are in a test
+beside the recorded ones. `rouge` calls itself: as deep as it may when LongBench's `eval.py` calls it on Python 3.11.
 """
 
 import json

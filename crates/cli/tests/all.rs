@@ -20,6 +20,7 @@ mod data_templates;
 mod distillation;
 mod docs;
 mod doctor;
+mod eval_generate;
 mod eval_longbench;
 mod eval_ner;
 mod files;

@@ -80,30 +80,55 @@ fn seed_003_longbench_predicts_line_by_line_and_goes_on_where_it_was() {
     let told = longbench(folder.path(), &ALL);
     assert_eq!(told.code, 0, "{}", told.stderr);
     assert!(told.stderr.contains("not in `data`, left out: 2wikimqa, musique,"), "{}", told.stderr);
-    assert!(told.stderr.contains("180 of 180 prompts lost their middle to `--max-length 48`"), "{}", told.stderr);
+    assert!(
+        told.stderr.contains("180 of 180 prompts lost their middle to `--max-length 48`"),
+        "{}",
+        told.stderr
+    );
     let result = read(folder.path(), "out/pred/result.json");
     let scores: Value = serde_json::from_str(&result).unwrap();
     let names: Vec<&String> = scores.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["hotpotqa", "trec", "samsum", "passage_count", "passage_retrieval_en", "dureader",
-                       "multifieldqa_zh", "passage_retrieval_zh", "lcc"]);
+    assert_eq!(
+        names,
+        [
+            "hotpotqa",
+            "trec",
+            "samsum",
+            "passage_count",
+            "passage_retrieval_en",
+            "dureader",
+            "multifieldqa_zh",
+            "passage_retrieval_zh",
+            "lcc"
+        ]
+    );
     assert!(result.starts_with("{\n    \"hotpotqa\": "), "{result}");
     assert!(told.stdout.contains("data set") && told.stdout.contains("qa_f1_zh"), "{}", told.stdout);
     let dureader = read(folder.path(), "out/pred/dureader.jsonl");
     for (index, line) in dureader.lines().enumerate() {
         let line: Value = serde_json::from_str(line).unwrap();
-        assert_eq!(line.as_object().unwrap().keys().collect::<Vec<_>>(), ["pred", "answers", "all_classes", "length"]);
-        assert_eq!((&line["answers"][0], &line["length"]), (&json!(answer("dureader", index)), &json!(1000 + 500 * index)));
+        assert_eq!(
+            line.as_object().unwrap().keys().collect::<Vec<_>>(),
+            ["pred", "answers", "all_classes", "length"]
+        );
+        assert_eq!(
+            (&line["answers"][0], &line["length"]),
+            (&json!(answer("dureader", index)), &json!(1000 + 500 * index))
+        );
         assert_ne!(line["pred"], "");
     }
     assert_eq!(dureader.lines().count(), ROWS);
     // samsum ends with its first line.
     let samsum = read(folder.path(), "out/pred/samsum.jsonl");
-    let preds = samsum.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["pred"].as_str().unwrap().to_owned());
+    let preds = samsum
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["pred"].as_str().unwrap().to_owned());
     assert!(preds.into_iter().all(|pred| !pred.trim_end_matches('\n').contains('\n')), "{samsum}");
 
     // Killed within a line: the same run goes on, to the bit.
     let seventh: usize = dureader.split_inclusive('\n').take(7).map(str::len).sum();
-    std::fs::write(folder.path().join("out/pred/dureader.jsonl"), &dureader.as_bytes()[..seventh + 11]).unwrap();
+    std::fs::write(folder.path().join("out/pred/dureader.jsonl"), &dureader.as_bytes()[..seventh + 11])
+        .unwrap();
     std::fs::remove_file(folder.path().join("out/pred/lcc.jsonl")).unwrap();
     let again = longbench(folder.path(), &[&ALL[..], &["--json"]].concat()).json();
     assert_eq!((again, read(folder.path(), "out/pred/dureader.jsonl")), (scores, dureader));
@@ -184,7 +209,8 @@ fn longbench_files_and_options_that_cannot_be_used_are_refused() {
     let ask = |more: &[&str]| longbench(path, &[&["--model", "model"], more].concat());
     longbench(path, &["--score-only"]).is_refused("out/pred");
     longbench(path, &["--model", "model"]).is_refused("--data");
-    ask(&["--data", "model"]).is_refused("`model` has no file of LongBench: expected one such as `dureader.jsonl`");
+    ask(&["--data", "model"])
+        .is_refused("`model` has no file of LongBench: expected one such as `dureader.jsonl`");
     ask(&["--data", "data", "--e"]).is_refused("LongBench-E has no Chinese data sets");
     ask(&["--data", "data", "--template", "chatml"]).is_refused("add `--with-inst true` or `auto`");
     ask(&["--data", "data", "--max-length", "1"]).is_refused("--max-length");

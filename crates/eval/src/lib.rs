@@ -5,6 +5,8 @@
 
 pub mod entities;
 mod error;
+pub mod generation;
+pub mod line_file;
 mod log_likelihood;
 pub mod longbench;
 pub mod metrics;

@@ -15,7 +15,13 @@ fn task(name: &str) -> Task {
 
 fn row(context: &str) -> Row {
     let answers = vec!["钢".to_owned()];
-    Row { input: "钢的密度？".into(), context: context.into(), answers, all_classes: None, length: Value::Null }
+    Row {
+        input: "钢的密度？".into(),
+        context: context.into(),
+        answers,
+        all_classes: None,
+        length: Value::Null,
+    }
 }
 
 fn asking<'a>(
@@ -83,9 +89,13 @@ fn a_small_context_takes_more_of_the_middle_and_is_told() {
         assert!((room - 8..=room).contains(&prompt.ids.len()), "{} of {room}", prompt.ids.len());
     }
     let opened = opened(80, true);
-    let error = asking(&opened, Instruction::True, Some(&template), 3584).prompt(&task("multifieldqa_zh"), &row);
+    let error =
+        asking(&opened, Instruction::True, Some(&template), 3584).prompt(&task("multifieldqa_zh"), &row);
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("its context of 80 tokens has no room for a prompt beside the 64 tokens"), "{error}");
+    assert!(
+        error.contains("its context of 80 tokens has no room for a prompt beside the 64 tokens"),
+        "{error}"
+    );
 }
 
 #[test]

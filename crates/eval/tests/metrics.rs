@@ -61,7 +61,9 @@ fn every_score_equals_that_of_the_packages() {
             let expected = &case["scores"][name];
             if !close(found, expected) {
                 let (reference, prediction, _) = texts(case);
-                wrong.push(format!("{name}: {found} against {expected} of {prediction:.80?} and {reference:.80?}"));
+                wrong.push(format!(
+                    "{name}: {found} against {expected} of {prediction:.80?} and {reference:.80?}"
+                ));
             }
         }
     }

@@ -1,5 +1,6 @@
-//! `danlu eval`: multiple choice, perplexity, entities, long texts. Each is a file of its own; this one only names them.
+//! `danlu eval`: multiple choice, perplexity, entities, long texts, answers. Each is a file of its own; this one only names them.
 
+mod generate;
 mod longbench;
 mod multiple_choice;
 mod ner;
@@ -35,6 +36,10 @@ pub enum Args {
     ///
     /// zh: LongBench：针对长文本的回答，提问与评分方式与其官方脚本相同，读取本地文件
     Longbench(Box<longbench::Args>),
+    /// Answers to questions with reference answers: BLEU-4, ROUGE-1/2/L, chrF, exact match
+    ///
+    /// zh: 回答带参考答案的问题：BLEU-4、ROUGE-1/2/L、chrF、完全匹配
+    Generate(Box<generate::Args>),
 }
 
 /// Runs `danlu eval`.
@@ -48,6 +53,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Ppl(args) => perplexity::run(args, printer),
         Args::Ner(args) => ner::run(&args, printer),
         Args::Longbench(args) => longbench::run(&args, printer),
+        Args::Generate(args) => generate::run(&args, printer),
     }
 }
 

@@ -113,7 +113,11 @@ impl Asking<'_> {
             let ids = self.ids(tokenizer, task, &text)?;
             let excess = (ids.len() + task.max_new_tokens).saturating_sub(context);
             if excess == 0 {
-                return Ok(Prompt { ids, is_cut, is_cut_for_context: length < self.max_length.min(whole.len()) });
+                return Ok(Prompt {
+                    ids,
+                    is_cut,
+                    is_cut_for_context: length < self.max_length.min(whole.len()),
+                });
             }
             length = length.saturating_sub(excess);
             if length < 2 {

@@ -151,7 +151,8 @@ mod tests {
         assert_eq!(PROMPT_OF.len(), TASKS.len());
         for task in TASKS {
             assert!(task.prompt().contains("{context}"), "{}", task.name);
-            let has_no_input = ["gov_report", "multi_news", "vcsum", "passage_count", "lcc"].contains(&task.name);
+            let has_no_input =
+                ["gov_report", "multi_news", "vcsum", "passage_count", "lcc"].contains(&task.name);
             assert_eq!(task.prompt().contains("{input}"), !has_no_input, "{}", task.name);
         }
         assert_eq!(PROMPTS.matches("asconcisely").count(), 2);

@@ -23,7 +23,8 @@ struct Order {
 impl Chrf {
     /// Counts a pair.
     pub fn add(&mut self, reference: &str, hypothesis: &str) {
-        let characters = |text: &str| -> Vec<char> { text.chars().filter(|c| !python::is_space(*c)).collect() };
+        let characters =
+            |text: &str| -> Vec<char> { text.chars().filter(|c| !python::is_space(*c)).collect() };
         let (reference, hypothesis) = (characters(reference), characters(hypothesis));
         for (index, sum) in self.orders.iter_mut().enumerate() {
             let (wanted, found) = (counts(&reference, index + 1), counts(&hypothesis, index + 1));

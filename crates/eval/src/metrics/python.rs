@@ -66,7 +66,8 @@ impl Substitutions {
 
     /// The text after all of them.
     pub(super) fn apply(&self, text: &str) -> String {
-        let rules = self.0.iter().filter_map(|(Pattern(regex), replacement)| Some((regex.as_ref()?, replacement)));
+        let rules =
+            self.0.iter().filter_map(|(Pattern(regex), replacement)| Some((regex.as_ref()?, replacement)));
         rules.fold(text.to_owned(), |text, (regex, replacement)| {
             regex.replace_all(&text, *replacement).into_owned()
         })

@@ -32,7 +32,9 @@ pub fn sequence_ratio(one: &[char], other: &[char]) -> f64 {
     let mut waiting = vec![(0, one.len(), 0, other.len())];
     let mut matches = 0;
     while let Some((start, end, other_start, other_end)) = waiting.pop() {
-        let Some(block) = longest_block(one, start..end, other, other_start..other_end, &places) else { continue };
+        let Some(block) = longest_block(one, start..end, other, other_start..other_end, &places) else {
+            continue;
+        };
         matches += block.length;
         let (after, other_after) = (block.start + block.length, block.other_start + block.length);
         if start < block.start && other_start < block.other_start {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_eval::longbench::{
-    Asking, Group, Instruction, Prediction, Predictions, Results, Row, TASKS, Task, data_file, read_rows,
+    Asking, Group, Instruction, Prediction, Results, Row, TASKS, Task, data_file, open_predictions, read_rows,
 };
 use danlu_formats::write_file_atomically;
 use serde::Serialize;
@@ -111,34 +111,29 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
     let sampling = args.sampling.sampling()?;
     let sets = data_sets(args, data, printer)?;
     let instruction = Instruction::from(args.with_inst);
-    if instruction == Instruction::False && (args.template.template.is_some() || args.template.system.is_some()) {
+    if instruction == Instruction::False
+        && (args.template.template.is_some() || args.template.system.is_some())
+    {
         return Err(wrong_input(
             "`--template` and `--system` are for prompts in a chat template: add `--with-inst true` or `auto`",
         ));
     }
-    let located = args.model.locate(printer)?;
-    let known = settings::of_model(&located)?;
-    let model = ModelArgs { model: Some(located.model), adapter: located.adapters, ..args.model.clone() };
-    let opened = model.open(printer)?;
+    let (opened, mut settings) = settings::open(&args.model, printer)?;
     let template = match instruction {
         Instruction::False => None,
         _ => Some(args.template.open(&opened)?.ok_or_else(|| {
-            wrong_input("the model has no chat template: choose one with `--template`, or leave out `--with-inst`")
+            wrong_input(
+                "the model has no chat template: choose one with `--template`, or leave out `--with-inst`",
+            )
         })?),
     };
     let system = args.template.system.as_deref().unwrap_or(SYSTEM);
-    let settings = json!({
-        "model": known,
-        "precision": format!("{:?}", args.model.precision).to_lowercase(),
-        "quantization_bit": args.model.quantization_bit.map(|bits| format!("{bits:?}").to_lowercase()),
-        "tokenizer": opened.tokenizer()?.fingerprint(),
-        "with_inst": instruction,
-        "template": args.template.template,
-        "enable_thinking": args.template.enable_thinking,
-        "system": system,
-        "max_length": args.max_length,
-        "sampling": sampling,
-    });
+    settings["with_inst"] = json!(instruction);
+    settings["template"] = json!(args.template.template);
+    settings["enable_thinking"] = json!(args.template.enable_thinking);
+    settings["system"] = json!(system);
+    settings["max_length"] = json!(args.max_length);
+    settings["sampling"] = json!(sampling);
     settings::claim(folder, &settings)?;
     let max_length = args.max_length as usize;
     let asking =
@@ -148,8 +143,7 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
     let (mut before, mut asked, mut cut, mut cut_for_context) = (0, 0, 0, 0);
     for (task, rows) in &sets {
         let path = folder.join(format!("{}.jsonl", task.name));
-        let mut predictions = Predictions::open(&path, rows).map_err(told_apart)?;
-        let done = predictions.done();
+        let (mut predictions, done) = open_predictions(&path, rows).map_err(told_apart)?;
         bar.skip((before + done) as u64);
         for (index, row) in rows.iter().enumerate().skip(done) {
             let go_on = || match stop::requested() {
@@ -157,7 +151,11 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
                 false => ControlFlow::Continue(()),
             };
             let Some(answer) = asking.answer(task, row, go_on).map_err(told_apart)? else {
-                printer.note(format_args!("the same command goes on with row {} of {}", index + 1, task.name));
+                printer.note(format_args!(
+                    "the same command goes on with row {} of {}",
+                    index + 1,
+                    task.name
+                ));
                 return Err(stop::Interrupted.into());
             };
             asked += 1;
@@ -170,7 +168,8 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
     }
     drop(bar);
     if cut > 0 {
-        printer.note(format_args!("{cut} of {asked} prompts lost their middle to `--max-length {max_length}`"));
+        printer
+            .note(format_args!("{cut} of {asked} prompts lost their middle to `--max-length {max_length}`"));
     }
     if cut_for_context > 0 {
         printer.warning(format_args!(

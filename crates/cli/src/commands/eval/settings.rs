@@ -5,17 +5,34 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::Result;
 use danlu_formats::write_file_atomically;
+use danlu_model::Opened;
 use fs_err as fs;
 use serde_json::{Value, json};
 
 use crate::failure::wrong_input;
-use crate::models::Located;
+use crate::models::{Located, ModelArgs};
+use crate::printer::Printer;
 
-/// The files of a model and its adapters. Weights are large: their size and time say enough.
+/// Opens a model, and tells what of it decides its answers.
 ///
 /// # Errors
-/// A folder that cannot be read.
-pub fn of_model(located: &Located) -> Result<Value> {
+/// A model that is not there, or cannot be opened.
+pub fn open(args: &ModelArgs, printer: &Printer) -> Result<(Opened, Value)> {
+    let located = args.locate(printer)?;
+    let files = files_of(&located)?;
+    let args = ModelArgs { model: Some(located.model), adapter: located.adapters, ..args.clone() };
+    let opened = args.open(printer)?;
+    let settings = json!({
+        "model": files,
+        "precision": format!("{:?}", args.precision).to_lowercase(),
+        "quantization_bit": args.quantization_bit.map(|bits| format!("{bits:?}").to_lowercase()),
+        "tokenizer": opened.tokenizer()?.fingerprint(),
+    });
+    Ok((opened, settings))
+}
+
+/// The files of a model and its adapters. Weights are large: their size and time say enough.
+fn files_of(located: &Located) -> Result<Value> {
     let mut files = Vec::new();
     for path in [&located.model].into_iter().chain(&located.adapters) {
         let mut paths = vec![path.clone()];
