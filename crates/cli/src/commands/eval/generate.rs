@@ -75,8 +75,8 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         Some(path) => {
             let predictions = given(path, all.len(), questions.len())?;
             let mut answers = Answers::open(args, questions, &json!({ "predictions": path }))?;
-            let left = predictions.into_iter().skip(answers.done.len());
-            left.map(|prediction| answers.push(prediction)).collect::<Result<()>>()?;
+            let mut left = predictions.into_iter().skip(answers.done.len());
+            left.try_for_each(|prediction| answers.push(prediction))?;
             answers.done
         }
         None => answer(args, questions, printer)?,
