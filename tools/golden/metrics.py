@@ -179,7 +179,7 @@ ODD = [
     ("<skipped> &quot;hi&quot; &amp; &lt;b&gt;", "\"hi\" & <b>"), ("well-\nknown", "wellknown"), ("5-axis 3-2=1", "5 -axis 3 - 2 = 1"),
     ("1,000.5, .5 5.", "1,000.5,.5 5 ."), ("a.b,c", "a . b , c"), ("[x]{y}~`^", "[ x ] { y } ~ ` ^"), ("a/b@c:d;e", "a / b @ c : d ; e"),
     ("①②③㎡℃", "①②③m²°C"), ("ﬁne", "fine"), ("Ａ１，ｂ", "A1,b"), ("\u2001\u2014\u2a6d\u2a6e", "— \u2a6d"), ("\U00020000\U0002f800", "\U00020000"),
-    ("⾀⿰㇀ㄅㆠ㈠㌀", "㈠⾀"), ("鿕鿿㐀", "鿿"), ("𠮷野家", "吉野家"), ("C++和C#、.NET", "C#和C++"), ("3.14%", "3.14"), ("GPT-4o_mini", "GPT 4o mini"),
+    ("⾀⿰㇀ㄅㆠ㈠㌀", "㈠⾀"), ("鿕鿿㐀", "鿿"), ("鿖鿗鿘铣鿙鿚", "鿖鿘"), ("㐀㐁㐂好㐃", "㐀㐁"), ("𠀀𠀁𠀂车", "𠀀车"), ("𠮷野家", "吉野家"), ("C++和C#、.NET", "C#和C++"), ("3.14%", "3.14"), ("GPT-4o_mini", "GPT 4o mini"),
     ("aaaa", "aa"), ("ab" * 150, "ba" * 120), ("x = 1; " * 40, "y = 1; " * 35 + "x"), ("切" * 250, "切" * 201 + "削"),
     (" ".join(f"w{n}" for n in range(495)), " ".join(f"v{n}" for n in range(494))),
     (" ".join(f"w{n}" for n in range(495)), " ".join(f"v{n}" for n in range(495))),
@@ -250,9 +250,9 @@ if __name__ == "__main__":
         for name in ("13a", "zh")
     }
     texts = sorted(set(predictions + answers), key=lambda text: (len(text), text))
-    words = [[text, cut(text)] for text in texts if len(text) < 200]
+    words = [[text, cut(text)] for text in texts if len(text) < 80]
     tokenizers = [sacrebleu.metrics.bleu._get_tokenizer(name)() for name in ("13a", "zh")]
-    tokenized = [[text, *(tokenizer(text) for tokenizer in tokenizers)] for text in texts if len(text) < 200]
+    tokenized = [[text, *(tokenizer(text) for tokenizer in tokenizers)] for text in texts if len(text) < 80]
     lines = ",\n".join(f" {json.dumps(case, ensure_ascii=False)}" for case in cases)
     rows = [",\n".join(f" {json.dumps(row, ensure_ascii=False)}" for row in table) for table in (words, tokenized)]
     text = (f'{{"cases": [\n{lines}\n],\n"corpora": {json.dumps(corpora)},\n"words": [\n{rows[0]}\n],\n'
