@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 ROOT = Path(__file__).resolve().parents[2]
 MODEL_GOLDEN = ROOT / "crates/model/tests/golden"
 TRAIN_GOLDEN = ROOT / "crates/train/tests/golden"
+EVAL_GOLDEN = ROOT / "crates/eval/tests/golden"
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)

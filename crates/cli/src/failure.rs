@@ -81,8 +81,11 @@ fn code(error: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = error.downcast_ref::<danlu_eval::Error>() {
         return Some(match error {
             danlu_eval::Error::Io(error) => of_io(error),
+            danlu_eval::Error::Format(error) => of_format(error),
+            danlu_eval::Error::Report(_) => FAILED,
             danlu_eval::Error::Model(error) => of_model(error),
             danlu_eval::Error::Tokenizer(error) => of_tokenizer(error),
+            danlu_eval::Error::Server { .. } => FAILED,
             _ => WRONG_INPUT,
         });
     }

@@ -12,8 +12,9 @@ use danlu_model::{
 };
 use danlu_tokenizer::Tokenizer;
 use danlu_train::machine;
+use danlu_train::objective::teacher::model_files;
 use fs_err as fs;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
@@ -76,7 +77,7 @@ pub enum Bits {
 }
 
 impl Bits {
-    fn number(self) -> u64 {
+    pub fn number(self) -> u64 {
         match self {
             Self::Four => 4,
             Self::Eight => 8,
@@ -98,11 +99,42 @@ impl ModelArgs {
     /// # Errors
     /// No model is there, or it cannot be opened.
     pub fn open(&self, printer: &Printer) -> Result<Opened> {
+        self.open_located(&self.locate(printer)?, printer)
+    }
+
+    /// What decides what the model says: its files and how it computes.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn files(&self, located: &Located, opened: &Opened) -> Result<Map<String, Value>> {
+        let named = |path: &PathBuf| -> Result<Value> {
+            let files = model_files(path)?
+                .into_iter()
+                .map(|(name, bytes, modified)| json!({"name": name, "bytes": bytes, "modified": modified}));
+            Ok(json!({"path": path, "files": files.collect::<Vec<_>>()}))
+        };
+        let adapters = located.adapters.iter().map(named).collect::<Result<Vec<_>>>()?;
+        Ok(Map::from_iter([
+            ("model".into(), named(&located.model)?),
+            ("adapters".into(), adapters.into()),
+            ("precision".into(), json!(format!("{:?}", opened.model.precision()).to_lowercase())),
+            ("quantization_bit".into(), json!(self.quantization_bit.map(Bits::number))),
+        ]))
+    }
+
+    /// [`open`](Self::open) of what [`locate`](Self::locate) has found.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open_located(
+        &self,
+        Located { model: path, adapters }: &Located,
+        printer: &Printer,
+    ) -> Result<Opened> {
         let start = Instant::now();
-        let Located { model: path, adapters } = self.locate(printer)?;
-        let precision = self.precision.resolve(&path);
+        let precision = self.precision.resolve(path);
         let bits = self.quantization_bit.map(Bits::number);
-        let mut opened = open(&path, precision, bits.and_then(Rest::of_bits).unwrap_or(Rest::Frozen))?;
+        let mut opened = open(path, precision, bits.and_then(Rest::of_bits).unwrap_or(Rest::Frozen))?;
         if !adapters.is_empty() {
             apply_adapters(&mut opened.model, &adapters.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         }

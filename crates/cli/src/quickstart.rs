@@ -219,7 +219,7 @@ fn vocabulary(folder: &Folder) -> Result<usize> {
 fn score(model: &Path, questions: &Questions, scoring: Scoring, printer: &Printer) -> Result<Summary> {
     let opened = open_model(model)?;
     let template = template_of(&opened, None)?;
-    let options = Options { scoring, template: template.as_ref() };
+    let options = Options { scoring, template: template.as_ref(), ..Options::default() };
     let mut bar = printer.progress("scoring", (OPTIONS * questions.len()) as u64);
     Ok(evaluate(&opened, questions, &options, |done, _| bar.set(done as u64, "options"))?)
 }
@@ -228,7 +228,7 @@ impl Scores {
     fn of(model: &Path, questions: &Questions, printer: &Printer) -> Result<Self> {
         Ok(Self {
             text: score(model, questions, Scoring::Text, printer)?,
-            letter: score(model, questions, Scoring::Letter, printer)?,
+            letter: score(model, questions, Scoring::LmEval, printer)?,
         })
     }
 

@@ -13,7 +13,7 @@ pub const INTERRUPTED: u8 = 130;
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static POLLED: AtomicBool = AtomicBool::new(false);
 /// What the first Ctrl-C is answered with.
-static ANSWER: Mutex<Option<&str>> = Mutex::new(None);
+static ANSWER: Mutex<Option<String>> = Mutex::new(None);
 
 /// Takes over Ctrl-C and a polite request to terminate.
 ///
@@ -21,20 +21,22 @@ static ANSWER: Mutex<Option<&str>> = Mutex::new(None);
 /// The system refuses.
 pub fn install() -> anyhow::Result<()> {
     let handler = || {
-        if REQUESTED.swap(true, Ordering::Relaxed) || !POLLED.load(Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        if let Ok(Some(answer)) = ANSWER.lock().as_deref() {
+        let is_second = REQUESTED.swap(true, Ordering::Relaxed);
+        if !is_second && let Ok(Some(answer)) = ANSWER.lock().as_deref() {
             _ = writeln!(std::io::stderr(), "\n{answer}");
+        }
+        if is_second || !POLLED.load(Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
         }
     };
     ctrlc::set_handler(handler).context("cannot take over Ctrl-C")
 }
 
-/// Answers the first Ctrl-C at once, for work that takes a while to come to its end.
-pub fn answer_with(text: &'static str) {
+/// Answers the first Ctrl-C at once: for work that takes a while to come to its end, or that needs none because what is
+/// done is kept as it goes.
+pub fn answer_with(text: impl Into<String>) {
     if let Ok(mut answer) = ANSWER.lock() {
-        *answer = Some(text);
+        *answer = Some(text.into());
     }
 }
 

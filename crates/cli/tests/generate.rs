@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{copy_folder, golden, ids, run, run_with_input, shared, vocabulary, with_model, write_model};
 use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const GREEDY: [&str; 5] = ["generate", "--json", "--temperature", "0", "--model"];
 
@@ -298,4 +298,147 @@ fn the_trained_model_answers() {
     let compared = found.len().min(expected.len());
     assert!(compared >= 199);
     assert_eq!(found[..compared], expected[..compared]);
+}
+
+const ALPACA: &str = "{\"instruction\": \"车削是什么？\", \"output\": \"一种切削方法。\"}\n\
+                      {\"instruction\": \"解释\", \"input\": \"铣刀\", \"output\": \"多刃刀具。\"}\n\
+                      {\"instruction\": \"磨削温度\", \"output\": \"很高。\"}\n";
+
+fn answers(folder: &Path, name: &str) -> Vec<Value> {
+    serde_json::from_str(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn seed_003_inference_batch_a_file_of_questions_becomes_a_file_of_answers() {
+    let folder = with_model();
+    std::fs::write(folder.path().join("rows.jsonl"), ALPACA).unwrap();
+    let common = ["generate", "--json", "--model", "model", "--template", "chatml", "--precision", "f32"];
+    let common = [&common[..], &["--temperature", "0", "--max-new-tokens", "6"]].concat();
+    let batch = ["--input", "rows.jsonl", "--out", "predictions.json", "--at-once", "2"];
+    let told = run(folder.path(), &[&common[..], &batch].concat()).json();
+    assert_eq!((&told["out"], &told["answers"]), (&"predictions.json".into(), &3.into()));
+    let text = std::fs::read_to_string(folder.path().join("predictions.json")).unwrap();
+    assert!(text.starts_with("[\n  {\n    \"Input\": \"") && text.contains("车削是什么"), "{text}");
+    let rows = answers(folder.path(), "predictions.json");
+    for (row, question) in rows.iter().zip(["车削是什么？", "解释\n铣刀", "磨削温度"]) {
+        let keys: Vec<&String> = row.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["Input", "Output", "Reference"]);
+        let input = format!("<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n");
+        assert!(row["Input"].as_str().unwrap().ends_with(&input), "{row}");
+        let alone = run(folder.path(), &[&common[..], &["--prompt", question]].concat()).json();
+        assert_eq!(row["Output"], alone["text"], "{question}");
+    }
+    let config = std::fs::read_to_string(folder.path().join("generation_config.json")).unwrap();
+    assert!(config.contains("\"do_sample\": false") && config.contains("\"max_new_tokens\": 6"), "{config}");
+    // Lines of text, as lines, with a limit.
+    std::fs::write(folder.path().join("lines.txt"), "车削\n\n铣削\n磨削\n").unwrap();
+    let batch = ["--input", "lines.txt", "--out", "lines.jsonl", "--limit", "2"];
+    assert_eq!(run(folder.path(), &[&common[..], &batch].concat()).json()["answers"], 2);
+    let lines = std::fs::read_to_string(folder.path().join("lines.jsonl")).unwrap();
+    assert!(lines.lines().count() == 2 && lines.contains("铣削") && !lines.contains("Reference"), "{lines}");
+}
+
+#[test]
+fn a_batch_that_was_stopped_goes_on_with_what_is_answered() {
+    let folder = with_model();
+    let path = folder.path();
+    std::fs::write(path.join("rows.jsonl"), ALPACA).unwrap();
+    let command = |tokens: &str| {
+        let common =
+            ["generate", "--json", "--model", "model", "--raw", "--temperature", "0", "--max-new-tokens"];
+        let batch = ["--input", "rows.jsonl", "--out", "predictions.json"];
+        run(path, &[&common[..], &[tokens], &batch].concat())
+    };
+    assert_eq!(command("4").json()["answers"], 3);
+    let whole = std::fs::read(path.join("predictions.json")).unwrap();
+    assert!(!path.join("predictions.json.partial").exists());
+    // What a run leaves that is killed while it writes its second answer, the first changed so that it can be told.
+    std::fs::rename(path.join("predictions.json"), path.join("whole.json")).unwrap();
+    let kept = |settings: &str| {
+        let line = json!({ "row": 1, "input": "解释\n铣刀", "output": "留下的", "ended_by_length": true });
+        std::fs::write(
+            path.join("predictions.json.partial"),
+            format!("{settings}\n{line}\n{{\"row\": 2, \"in"),
+        )
+        .unwrap();
+    };
+    kept("{}");
+    command("4").is_refused("holds answers of another model or other options");
+    std::fs::remove_file(path.join("predictions.json.partial")).unwrap();
+    let settings = {
+        // A folder in the place of the output: all is answered and kept, and cannot be written.
+        std::fs::create_dir(path.join("predictions.json")).unwrap();
+        assert_ne!(command("4").code, 0);
+        let text = std::fs::read_to_string(path.join("predictions.json.partial")).unwrap();
+        assert_eq!(text.lines().count(), 4, "{text}");
+        std::fs::remove_dir(path.join("predictions.json")).unwrap();
+        text.lines().next().unwrap().to_owned()
+    };
+    kept(&settings);
+    assert_eq!(command("4").json()["answers"], 3);
+    let rows = answers(path, "predictions.json");
+    assert_eq!(rows[1]["Output"], "留下的");
+    kept(&settings);
+    command("5").is_refused("holds answers of another model or other options");
+    std::fs::remove_file(path.join("predictions.json.partial")).unwrap();
+    assert_eq!(command("4").json()["answers"], 3);
+    assert!(std::fs::read(path.join("predictions.json")).unwrap() == whole);
+}
+
+#[test]
+fn a_batch_that_cannot_work_is_refused_before_it_begins() {
+    let folder = with_model();
+    let path = folder.path();
+    std::fs::write(path.join("rows.jsonl"), ALPACA).unwrap();
+    let refused = |more: &[&str], part: &str| {
+        let common = ["generate", "--model", "model", "--raw"];
+        run(path, &[&common[..], more].concat()).is_refused(part);
+    };
+    refused(&["--input", "rows.jsonl", "--out", "a.txt"], "`.json` or `.jsonl`");
+    refused(&["--input", "rows.jsonl", "--out", "no/a.json"], "there is no folder `no`");
+    refused(&["--input", "absent.jsonl", "--out", "a.json"], "absent.jsonl");
+    std::fs::write(path.join("long.txt"), format!("短\n{}\n", "车削".repeat(3000))).unwrap();
+    let long =
+        run(path, &["generate", "--model", "model", "--raw", "--input", "long.txt", "--out", "a.json"]);
+    assert!(long.code == 2 && long.stderr.contains("long.txt:2: a prompt of"), "{}", long.stderr);
+    std::fs::write(
+        path.join("said.jsonl"),
+        "{\"messages\": [{\"role\": \"system\", \"content\": \"好\"}]}\n",
+    )
+    .unwrap();
+    refused(&["--input", "said.jsonl", "--out", "a.json"], "said.jsonl:1");
+    assert!(!path.join("a.json").exists());
+}
+
+#[test]
+fn seed_003_interactive_an_empty_line_ends_it() {
+    let folder = with_model();
+    let arguments = [
+        "generate",
+        "--model",
+        "model",
+        "--raw",
+        "--interactive",
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "4",
+    ];
+    let ran = run_with_input(folder.path(), &arguments, "车削\n铣削\n\n磨削\n");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(ran.stdout.matches("Response:  ").count(), 2, "{}", ran.stdout);
+    let alone = [
+        "generate",
+        "--model",
+        "model",
+        "--raw",
+        "--prompt",
+        "铣削",
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "4",
+    ];
+    let alone = run(folder.path(), &alone).stdout;
+    assert!(ran.stdout.ends_with(&format!("Response:  {alone}\n")), "{} {alone}", ran.stdout);
 }

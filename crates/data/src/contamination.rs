@@ -6,18 +6,23 @@
 //! characters or 52 letters, which many harmless texts share, is looked for together with its options, and left out if
 //! it is still shorter.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::deduplication::row_text::{normalise, push_shingles, row_text};
 use crate::error::{DataError, Result};
-use crate::records::{Content, ReadOptions, Record, Records, Source};
+use crate::records::{Content, RawRecord, ReadOptions, Record, Records, Source};
 
 /// Characters of a run.
 pub const NGRAM: usize = 13;
 /// Share of a question's runs that make a row contain it.
 pub const SHARE: f64 = 0.8;
+
+/// Bytes of rows that are searched together.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// As many letters say about as much as one Han character.
 const LETTERS_OF_HAN: usize = 4;
@@ -60,24 +65,27 @@ impl Questions {
     /// # Errors
     /// Files that cannot be read; no question in them.
     pub fn open(paths: &[PathBuf], ngram: usize, share: f64) -> Result<Self> {
-        let mut gathered =
-            Gathered { ngram, sources: Vec::new(), sizes: Vec::new(), shingles: Vec::new(), too_short: 0 };
+        let mut gathered = Gathered::new(ngram);
         for path in paths {
             for file in Records::open(path)?.files() {
                 gathered.file(file)?;
             }
         }
-        let Gathered { sources, sizes, mut shingles, too_short, .. } = gathered;
-        if let (true, Some(path)) = (sources.is_empty(), paths.first()) {
-            return Err(DataError::NoQuestions { path: path.clone() });
+        match paths.first() {
+            Some(path) if gathered.sources.is_empty() => Err(DataError::NoQuestions { path: path.clone() }),
+            _ => Ok(gathered.finish(share)),
         }
-        shingles.sort_unstable();
-        let bits = shingles.len().max(2).ilog2();
-        let shift = u64::BITS - bits;
-        let mut starts = vec![0; (1 << bits) + 1];
-        shingles.iter().for_each(|(shingle, _)| starts[(shingle >> shift) as usize + 1] += 1);
-        (1..starts.len()).for_each(|at| starts[at] += starts[at - 1]);
-        Ok(Self { ngram, share, sources, sizes, shingles, starts, shift, too_short })
+    }
+
+    /// Questions that were read already: the stem of each, its options, and where it stands.
+    pub fn of_texts<'a>(
+        questions: impl Iterator<Item = (&'a str, String, Source)>,
+        ngram: usize,
+        share: f64,
+    ) -> Self {
+        let mut gathered = Gathered::new(ngram);
+        questions.for_each(|(stem, options, source)| gathered.push(stem, &options, source));
+        gathered.finish(share)
     }
 
     /// How many questions are looked for.
@@ -98,6 +106,52 @@ impl Questions {
     /// The questions that a text contains, in order.
     pub fn find(&self, text: &str) -> Vec<Found> {
         self.find_normalised(&normalise(text), &mut Vec::new())
+    }
+
+    /// The questions that rows of a file contain: for each that is found the row that has most of it, the first of equals.
+    /// Rows that cannot be read are passed over. `progress` is told how many bytes of rows are done.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is none of rows or texts.
+    pub fn search(&self, file: &Path, mut progress: impl FnMut(u64)) -> Result<Vec<(Found, Source)>> {
+        let mut records = Records::of_files(vec![file.to_owned()]);
+        let mut found: BTreeMap<u32, (f64, Source)> = BTreeMap::new();
+        let mut bytes = 0;
+        loop {
+            let mut rows = Vec::new();
+            let mut in_batch = 0;
+            while in_batch < BATCH_BYTES
+                && let Some(row) = records.next_raw()
+            {
+                match row {
+                    Ok(row) => {
+                        in_batch += row.bytes();
+                        rows.push(row);
+                    }
+                    Err(DataError::Row { problem, .. }) if problem.can_be_skipped() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if rows.is_empty() {
+                return Ok(found
+                    .into_iter()
+                    .map(|(question, (share, source))| (Found { question, share }, source))
+                    .collect());
+            }
+            let in_row = |row: RawRecord| -> Vec<(Found, Source)> {
+                let Ok(Record { content, source }) = row.parse() else { return Vec::new() };
+                let text = row_text(&content, &[]).unwrap_or_default();
+                self.find(&text).into_iter().map(|found| (found, source.clone())).collect()
+            };
+            let of_batch: Vec<_> = rows.into_par_iter().flat_map_iter(in_row).collect();
+            for (Found { question, share }, source) in of_batch {
+                if found.get(&question).is_none_or(|(known, _)| share > *known) {
+                    found.insert(question, (share, source));
+                }
+            }
+            bytes += in_batch as u64;
+            progress(bytes);
+        }
     }
 
     pub(crate) fn find_normalised(&self, text: &str, hashes: &mut Vec<u64>) -> Vec<Found> {
@@ -132,6 +186,21 @@ struct Gathered {
 }
 
 impl Gathered {
+    fn new(ngram: usize) -> Self {
+        Self { ngram, sources: Vec::new(), sizes: Vec::new(), shingles: Vec::new(), too_short: 0 }
+    }
+
+    fn finish(self, share: f64) -> Questions {
+        let Self { ngram, sources, sizes, mut shingles, too_short } = self;
+        shingles.sort_unstable();
+        let bits = shingles.len().max(2).ilog2();
+        let shift = u64::BITS - bits;
+        let mut starts = vec![0; (1 << bits) + 1];
+        shingles.iter().for_each(|(shingle, _)| starts[(shingle >> shift) as usize + 1] += 1);
+        (1..starts.len()).for_each(|at| starts[at] += starts[at - 1]);
+        Questions { ngram, share, sources, sizes, shingles, starts, shift, too_short }
+    }
+
     fn file(&mut self, path: &Path) -> Result<()> {
         for record in records(path) {
             let Record { content, source } = record?;
@@ -182,8 +251,9 @@ impl Gathered {
     }
 }
 
-/// The rows of a file. Its columns are named as [`WITHOUT_HEADER`] if its first row is a question that these fit.
-fn records(path: &Path) -> Records {
+/// The rows of a file of questions. The columns of MMLU's own files, which have no header, are named `question`, `A` to `D` and
+/// `answer`: where the first row is a question that these fit.
+pub fn records(path: &Path) -> Records {
     let files = vec![path.to_owned()];
     let columns = WITHOUT_HEADER.map(str::to_owned).to_vec();
     let reading = ReadOptions { csv_columns: Some(columns), ..ReadOptions::default() };
@@ -202,6 +272,8 @@ fn records(path: &Path) -> Records {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn questions(files: &[(&str, &str)]) -> Questions {
@@ -288,6 +360,27 @@ mod tests {
         assert_eq!(questions.find(&part(92)), [Found { question: 0, share: 0.8 }]);
         assert_eq!(questions.find(&part(91)), []);
         assert_eq!(questions.find(&part(91).repeat(2)).len(), 0);
+    }
+
+    #[test]
+    fn files_are_searched_and_the_fullest_row_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let stem = "下列关于税法基本原则的表述中，不正确的是哪一项原则的内容";
+        let source = |line| Source { path: Path::new("q.csv").into(), line };
+        let texts = [(stem, String::new(), source(2)), ("短", "一\n二".to_owned(), source(3))];
+        let questions = Questions::of_texts(texts.into_iter(), NGRAM, SHARE);
+        assert_eq!((questions.count(), questions.too_short()), (1, 1));
+        let rows = folder.path().join("rows.jsonl");
+        let most: String = stem.chars().skip(2).collect();
+        let lines = [r#"{"text": "车削"}"#.to_owned(), "{broken".to_owned()];
+        let texts = [most, stem.to_owned(), stem.to_owned()].map(|text| json!({ "text": text }).to_string());
+        std::fs::write(&rows, [&lines[..], &texts[..]].concat().join("\n")).unwrap();
+        let mut done = 0;
+        let found = questions.search(&rows, |bytes| done = bytes).unwrap();
+        let line = |line| Source { path: rows.as_path().into(), line };
+        assert_eq!(found, [(Found { question: 0, share: 1.0 }, line(4))]);
+        assert!(done > 0);
+        assert!(questions.search(&folder.path().join("gone.jsonl"), |_| {}).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The files that data sets are read from, told apart by their content: for the record of a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::Serialize;
@@ -38,18 +38,23 @@ pub fn data_files(options: &DataOptions, purpose: Purpose, names: &[String]) -> 
         for path in paths(options, purpose, name)?.0 {
             let file = split_sheet(&path).0;
             let bytes = fs::metadata(file)?.len();
-            let mut hash = Sha256::new();
-            let sha256 = if bytes <= left {
-                left -= bytes;
-                hash_file(file, &mut hash)?;
-                Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-            } else {
-                None
-            };
+            let is_hashed = bytes <= left;
+            left -= if is_hashed { bytes } else { 0 };
+            let sha256 = is_hashed.then(|| sha256_of(file)).transpose()?;
             files.push(DataFile { path, bytes, sha256 });
         }
     }
     Ok(files)
+}
+
+/// SHA-256 of a file's content, hexadecimal.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn sha256_of(file: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash_file(file, &mut hash)?;
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The files of a data set, and everything beside them and the options that decides what its rows mean.

@@ -405,6 +405,10 @@ pub enum RowProblem {
     )]
     NoAnswer,
 
+    /// A conversation that does not end with what a user says.
+    #[error("nothing is asked: expected a conversation whose last message, but for the answer, is by `user`")]
+    NoQuestion,
+
     /// A text with turns that does not go on with one of their marks.
     #[error("field `{field}`: expected `<s>Human: ` or `<s>Assistant: `, found `{found}`")]
     Transcript {

@@ -29,6 +29,7 @@ pub mod options;
 pub mod order;
 pub mod packing;
 pub mod placeholders;
+mod questions;
 pub mod record_writer;
 pub mod records;
 pub mod report;
@@ -39,7 +40,7 @@ pub mod slices;
 pub mod token_files;
 
 pub use corpus_tokens::{CorpusTokens, EncodedCorpus, encode_corpus};
-pub use data_files::{DataFile, data_files};
+pub use data_files::{DataFile, data_files, sha256_of};
 pub use dataset::{Dataset, Split, Task, Watch, texts};
 pub use dataset_format::Purpose;
 pub use deduplication::Deduplication;
@@ -51,6 +52,7 @@ pub use options::{
 };
 pub use order::{StepOrder, epoch_order};
 pub use packing::{Packing, PackingReport};
+pub use questions::{Question, questions};
 pub use record_writer::{RecordWriter, refuse_output_in};
 pub use records::{Content, RawRecord, ReadOptions, Record, Records, Source, TextUnit};
 pub use report::DatasetReport;

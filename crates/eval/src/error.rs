@@ -13,6 +13,12 @@ pub enum Error {
     /// A file could not be read; the message carries its path.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// A file could not be written whole.
+    #[error(transparent)]
+    Format(#[from] danlu_formats::Error),
+    /// A page or chart could not be written.
+    #[error(transparent)]
+    Report(#[from] danlu_report::ReportError),
     /// The model could not run.
     #[error(transparent)]
     Model(#[from] danlu_model::Error),
@@ -45,6 +51,25 @@ pub enum Error {
         /// The nearest of them.
         nearest: Option<String>,
     },
+    /// A server does not answer as it should.
+    #[error("`{url}` {problem}")]
+    Server {
+        /// What was asked.
+        url: String,
+        /// What it does and what to do.
+        problem: String,
+    },
+    /// An address, a key or the name of a model with which a server cannot be asked.
+    #[error("`{url}` {problem}")]
+    Address {
+        /// What was given, or asked.
+        url: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// The caller asked the work to end.
+    #[error("interrupted")]
+    Stopped,
     /// An option has a value that cannot work.
     #[error("`{option}`: {problem}")]
     Option {
@@ -59,6 +84,7 @@ impl From<DataError> for Error {
     fn from(error: DataError) -> Self {
         match error {
             DataError::Io(error) => Self::Io(error),
+            DataError::Format(error) => Self::Format(error),
             // Without the advice to skip the row: a benchmark is scored whole.
             DataError::Row { at, problem } => Self::Row { at, problem: problem.to_string() },
             other => Self::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, other)),

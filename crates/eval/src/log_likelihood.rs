@@ -1,6 +1,10 @@
 //! Log-likelihoods of many continuations: packed without padding, what is shared is computed once.
 //!
-//! It knows ids only; which texts they are is said by those who ask.
+//! Requests after the same text are answered from one sequence. Sequences that begin alike, such as the questions of a
+//! subject after its examples, follow a prefix that runs once. It knows ids only; which texts they are is said by those
+//! who ask.
+
+use std::ops::Range;
 
 use danlu_model::{Activations, Keep, Model, PackedTokens, Resident, Target};
 
@@ -8,6 +12,10 @@ use crate::Result;
 
 /// Tokens of a forward, unless a single sequence is longer.
 const SLICE_TOKENS: usize = 1024;
+/// Keys that the sequences of a forward see in all, unless a single one sees more: those of a prefix are copied for each.
+const SLICE_KEYS: usize = 16 * SLICE_TOKENS;
+/// A beginning of fewer tokens does not pay for a forward of its own.
+const SHORTEST_PREFIX: usize = 16;
 
 /// A continuation of a prompt; neither is empty, and together they exceed the model's context by at most the one
 /// last id, which is no input.
@@ -26,10 +34,21 @@ impl Request {
     }
 }
 
-/// A sequence of a slice and the requests that are answered from it.
+/// A sequence and the requests that are answered from it.
 struct Shared<'a> {
     inputs: &'a [u32],
     requests: Vec<usize>,
+    /// Tokens to predict.
+    targets: usize,
+    /// Inputs before the first that predicts one.
+    silent: usize,
+}
+
+/// Sequences that begin with the same `prefix` tokens.
+#[derive(Debug, PartialEq, Eq)]
+struct Group {
+    prefix: usize,
+    sequences: Range<usize>,
 }
 
 /// log p(continuation | prompt) of each request, natural logarithm, summed over the continuation's tokens.
@@ -40,78 +59,158 @@ pub(crate) fn log_likelihoods(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<f64>> {
     let sequences = share(requests);
-    let targets_of = |sequence: &Shared| -> usize {
-        sequence.requests.iter().map(|&index| requests[index].ids.len() - requests[index].start).sum()
+    let groups = match model.config().angles_depend_on_length() {
+        true => (0..sequences.len()).map(|index| Group { prefix: 0, sequences: index..index + 1 }).collect(),
+        false => groups(&sequences),
     };
-    // Both tokens and targets of a slice live in buffers of this many rows.
+    // Tokens and targets of a slice live in buffers of this many rows, and positions reach as far.
     let capacity = sequences
         .iter()
-        .map(|sequence| sequence.inputs.len().max(targets_of(sequence)))
+        .map(|sequence| sequence.inputs.len().max(sequence.targets))
         .fold(SLICE_TOKENS, usize::max);
-    let mut activations = Activations::new(model, capacity, Keep::Nothing);
-    let mut sums = vec![0.0; requests.len()];
-    let mut answered = 0;
-    let mut rest = &sequences[..];
-    while !rest.is_empty() {
-        let (mut tokens, mut targets) = (0, 0);
-        let fits = |sequence: &&Shared| {
-            tokens += sequence.inputs.len();
-            targets += targets_of(sequence);
-            tokens <= capacity && targets <= capacity
-        };
-        let (slice, after) = rest.split_at(rest.iter().take_while(fits).count());
-        rest = after;
-        score_slice(model, requests, slice, &mut activations, &mut sums)?;
-        answered += slice.iter().map(|sequence| sequence.requests.len()).sum::<usize>();
-        progress(answered, requests.len());
+    let mut scorer = Scorer {
+        model,
+        requests,
+        sequences: &sequences,
+        capacity,
+        activations: Activations::new(model, capacity, Keep::Nothing),
+        sums: vec![0.0; requests.len()],
+        answered: 0,
+    };
+    let mut rest = &groups[..];
+    while let Some(first) = rest.first() {
+        let mut tokens = 0;
+        let together = rest.iter().take_while(|group| {
+            tokens += group.prefix;
+            (group.prefix > 0) == (first.prefix > 0) && tokens <= capacity
+        });
+        let (now, later) = rest.split_at(together.count());
+        rest = later;
+        scorer.score(now, &mut progress)?;
     }
-    Ok(sums)
+    Ok(scorer.sums)
 }
 
-/// Joins requests whose inputs begin the inputs of another, such as the four letters after one question, and puts the
-/// longest sequences first, so that those of a slice are about equally long.
+/// Joins requests whose inputs begin the inputs of another, such as the four letters after one question. Sequences that
+/// begin alike stand side by side.
 fn share(requests: &[Request]) -> Vec<Shared<'_>> {
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|&index| requests[index].inputs());
     let mut sequences: Vec<Shared> = Vec::new();
     // In this order the inputs that begin with others come right behind them.
     for index in order.into_iter().rev() {
-        let inputs = requests[index].inputs();
+        let request = &requests[index];
+        let (inputs, targets, silent) =
+            (request.inputs(), request.ids.len() - request.start, request.start - 1);
         match sequences.last_mut().filter(|sequence| sequence.inputs.starts_with(inputs)) {
-            Some(sequence) => sequence.requests.push(index),
-            None => sequences.push(Shared { inputs, requests: vec![index] }),
+            Some(sequence) => {
+                sequence.requests.push(index);
+                sequence.targets += targets;
+                sequence.silent = sequence.silent.min(silent);
+            }
+            None => sequences.push(Shared { inputs, requests: vec![index], targets, silent }),
         }
     }
-    sequences.sort_by_key(|sequence| std::cmp::Reverse(sequence.inputs.len()));
     sequences
 }
 
-fn score_slice(
-    model: &Model,
-    requests: &[Request],
-    slice: &[Shared],
-    activations: &mut Activations,
-    sums: &mut [f64],
-) -> Result<()> {
-    let tokens = PackedTokens::new(slice.iter().map(|sequence| sequence.inputs));
-    let mut targets = Vec::new();
-    let mut owners = Vec::new();
-    let mut first_row = 0;
-    for sequence in slice {
-        for &index in &sequence.requests {
-            let Request { ids, start } = &requests[index];
-            for (place, &id) in ids.iter().enumerate().skip(*start) {
-                targets.push(Target { position: (first_row + place - 1) as u32, id });
-                owners.push(index);
+/// Neighbours with a common beginning, as many as save tokens by it.
+fn groups(sequences: &[Shared]) -> Vec<Group> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    while start < sequences.len() {
+        let (mut end, mut prefix, mut saved) = (start + 1, sequences[start].silent, 0);
+        while let Some(next) = sequences.get(end) {
+            let common = common_beginning(sequences[end - 1].inputs, next.inputs);
+            let common = common.min(prefix).min(next.silent);
+            if common < SHORTEST_PREFIX || common * (end - start) < saved {
+                break;
             }
+            (prefix, saved) = (common, common * (end - start));
+            end += 1;
         }
-        first_row += sequence.inputs.len();
+        groups.push(Group { prefix: if end - start > 1 { prefix } else { 0 }, sequences: start..end });
+        start = end;
     }
-    model.forward(&tokens, activations, &mut Resident)?;
-    for (owner, score) in owners.into_iter().zip(model.score(&tokens, &targets, activations)) {
-        sums[owner] += f64::from(score.log_probability);
+    groups
+}
+
+fn common_beginning(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+struct Scorer<'a> {
+    model: &'a Model,
+    requests: &'a [Request],
+    sequences: &'a [Shared<'a>],
+    capacity: usize,
+    activations: Activations,
+    sums: Vec<f64>,
+    answered: usize,
+}
+
+impl Scorer<'_> {
+    /// Groups that all have a prefix, or all have none.
+    fn score(&mut self, groups: &[Group], progress: &mut impl FnMut(usize, usize)) -> Result<()> {
+        let sequences = self.sequences;
+        let prefix_of = |group: &Group| &sequences[group.sequences.start].inputs[..group.prefix];
+        let prefixes = PackedTokens::new(groups.iter().map(prefix_of).filter(|prefix| !prefix.is_empty()));
+        if !prefixes.is_empty() {
+            self.model.forward_prefixes(&prefixes, &mut self.activations)?;
+        }
+        // The sequences of a slice are about equally long.
+        let members = groups.iter().enumerate();
+        let mut members: Vec<(usize, usize, usize)> = members
+            .flat_map(|(index, group)| group.sequences.clone().map(move |at| (at, index, group.prefix)))
+            .collect();
+        members.sort_by_key(|&(at, _, prefix)| std::cmp::Reverse(sequences[at].inputs.len() - prefix));
+        let mut rest = &members[..];
+        while !rest.is_empty() {
+            let (mut tokens, mut targets, mut keys) = (0, 0, 0);
+            let fits = |&&(at, _, prefix): &&(usize, usize, usize)| {
+                let first = keys == 0;
+                tokens += sequences[at].inputs.len() - prefix;
+                targets += sequences[at].targets;
+                keys += sequences[at].inputs.len();
+                tokens <= self.capacity && targets <= self.capacity && (first || keys <= SLICE_KEYS)
+            };
+            let (slice, after) = rest.split_at(rest.iter().take_while(fits).count());
+            rest = after;
+            self.score_slice(&prefixes, slice)?;
+            self.answered += slice.iter().map(|&(at, ..)| sequences[at].requests.len()).sum::<usize>();
+            progress(self.answered, self.requests.len());
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Sequences, each with the index and the length of its prefix.
+    fn score_slice(&mut self, prefixes: &PackedTokens, slice: &[(usize, usize, usize)]) -> Result<()> {
+        let own =
+            |&(at, index, prefix): &(usize, usize, usize)| (index, &self.sequences[at].inputs[prefix..]);
+        let tokens = match prefixes.is_empty() {
+            true => PackedTokens::new(slice.iter().map(own).map(|(_, ids)| ids)),
+            false => PackedTokens::following(prefixes, slice.iter().map(own)),
+        };
+        let mut targets = Vec::new();
+        let mut owners = Vec::new();
+        let mut first_row = 0;
+        for &(at, _, prefix) in slice {
+            for &index in &self.sequences[at].requests {
+                let Request { ids, start } = &self.requests[index];
+                for (place, &id) in ids.iter().enumerate().skip(*start) {
+                    targets.push(Target { position: (first_row + place - 1 - prefix) as u32, id });
+                    owners.push(index);
+                }
+            }
+            first_row += self.sequences[at].inputs.len() - prefix;
+        }
+        self.model.forward(&tokens, &mut self.activations, &mut Resident)?;
+        let scores = self.model.score(&tokens, &targets, &mut self.activations);
+        for (owner, score) in owners.into_iter().zip(scores) {
+            self.sums[owner] += f64::from(score.log_probability);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +238,15 @@ mod tests {
                 };
                 continuations.into_iter().map(join).collect::<Vec<_>>()
             });
-        prop::collection::vec(one, 1..8).prop_map(|requests| requests.concat())
+        let subject = (prop::collection::vec(0_u32..3, 1..30), prop::collection::vec(one, 1..8));
+        let subject = subject.prop_map(|(beginning, requests)| {
+            let behind = |Request { ids, start }: Request| Request {
+                ids: [&beginning[..], &ids].concat(),
+                start: beginning.len() + start,
+            };
+            requests.concat().into_iter().map(behind).collect::<Vec<_>>()
+        });
+        prop::collection::vec(subject, 1..3).prop_map(|subjects| subjects.concat())
     }
 
     proptest! {
@@ -166,8 +273,29 @@ mod tests {
                 }
             }
             prop_assert!(seen.iter().all(|&count| count == 1));
-            prop_assert!(sequences.is_sorted_by_key(|sequence| std::cmp::Reverse(sequence.inputs.len())));
+            let groups = groups(&sequences);
+            prop_assert!(groups.iter().flat_map(|group| group.sequences.clone()).eq(0..sequences.len()));
+            for group in &groups {
+                let members = &sequences[group.sequences.clone()];
+                let prefix = &members[0].inputs[..group.prefix];
+                prop_assert!(members.iter().all(|member| member.inputs.starts_with(prefix)));
+                prop_assert!(members.iter().all(|member| member.silent >= group.prefix));
+            }
         }
+    }
+
+    #[test]
+    fn questions_of_a_subject_share_their_examples() {
+        let request = |subject: u32, question: u32| Request {
+            ids: [vec![subject; 40], vec![question; 5 + question as usize], vec![7]].concat(),
+            start: 45 + question as usize,
+        };
+        let requests: Vec<Request> = [(1, 2), (1, 3), (1, 4), (2, 1), (2, 3)]
+            .map(|(subject, question)| request(subject, question))
+            .into();
+        let found: Vec<(usize, usize)> =
+            groups(&share(&requests)).iter().map(|group| (group.prefix, group.sequences.len())).collect();
+        assert_eq!(found, [(40, 2), (40, 3)]);
     }
 
     #[test]

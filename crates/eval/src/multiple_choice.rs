@@ -1,74 +1,113 @@
-//! Multiple choice by log-likelihood: of the letter behind question and options, or of the option's own text behind
-//! the question alone.
+//! Multiple choice: the option that a model finds most probable, by its letter or by its text.
 //!
-//! Prompts are those of lm-eval's C-Eval; see [`Scoring`] for the exact texts. Test answers that are withheld are not
-//! predicted here.
+//! Questions are those of C-Eval, CMMLU and MMLU in the layouts that they are published in, or one's own
+//! ([`Questions::read`]). How they are put, and what of the model's answer decides, says [`Scoring`].
 
+mod answered;
+mod contamination;
+mod folder;
+mod layouts;
+mod pieces;
 mod prompts;
 mod questions;
+mod reasoning;
+mod report;
+mod results;
+mod rows;
+mod settings;
+mod stated_letter;
 mod subjects;
 mod summary;
 
-use danlu_model::Opened;
+use danlu_model::{Generator, Model, Opened};
 use danlu_tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::Result;
 use crate::log_likelihood::log_likelihoods;
-use prompts::Asker;
+use prompts::{Asked, Asker, Wanted};
 
-pub use questions::{OPTIONS, Question, Questions, Selection, Subject};
-pub use summary::{SubjectSummary, Summary};
+pub use contamination::{Contamination, MOST_BYTES, Overlap, SearchedFile, look_for, run_of};
+pub use folder::{EvaluationFolder, Take, settings_of};
+pub use questions::{LETTERS, OPTIONS, Question, Questions, Selection, Subject};
+pub use reasoning::Reasoning;
+pub use report::write_report;
+pub use results::{write_csv, write_submission, write_summary};
+pub use settings::settings;
+pub use subjects::Benchmark;
+pub use summary::{GroupSummary, SubjectSummary, Summary, percent};
 
-/// Whose log-likelihood decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+/// How questions are put, and what decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Scoring {
-    /// The letter's, after question and options:
-    /// `{question}\nA. {A}\nB. {B}\nC. {C}\nD. {D}\n答案：` and ` A` to ` D`.
-    ///
-    /// Before it all stands `以下是中国关于{subject}的单项选择题，请选出其中的正确答案。\n\n`, and before the question
-    /// the examples with their letters, each followed by an empty line.
-    Letter,
-    /// The option's text after the question alone: `{question}\n答案：` and the text. The log-likelihood is divided by
-    /// the text's number of characters (Unicode scalar values), as lm-eval's `acc_norm` does. No description.
+    /// As lm-eval does: the log-likelihood of the letter behind question and options. Divided by the letter's length it is
+    /// the same, so that lm-eval's `acc` and `acc_norm` are.
+    #[default]
+    LmEval,
+    /// The log-likelihood of the option's text behind the question alone, divided by the text's number of characters
+    /// (Unicode scalar values), as lm-eval's `acc_norm` is. No description.
     Text,
+    /// As the older projects' scripts do: logits of the letter as the next token, with their repetition penalty and
+    /// temperature. Their prompts, too.
+    Seed,
 }
 
 /// How questions are asked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// Whose log-likelihood decides.
+    /// How they are put, and what decides.
     pub scoring: Scoring,
-    /// Ask in a chat: what is asked is the user's message (with [`Scoring::Text`] the bare question), what is scored
-    /// begins the assistant's answer, and examples are earlier turns. Without one the texts are continued as they are.
+    /// Ask in a chat: what is asked is the user's message, what is scored begins the assistant's answer, and examples are
+    /// earlier turns. Without one the texts are continued as they are.
     pub template: Option<&'a ChatTemplate>,
+    /// In a chat with [`Scoring::LmEval`], put the examples into the user's one message.
+    pub one_turn: bool,
+    /// Let the model write its reasons first; what it then states decides, in place of [`Options::scoring`].
+    pub reasoning: Option<&'a Reasoning>,
 }
 
 /// What the model said to one question.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Log-likelihood of each option (natural logarithm), in the order A to D.
-    pub log_likelihoods: [f64; OPTIONS],
-    /// The option with the highest log-likelihood, the first of equals.
-    pub most_likely: usize,
-    /// The option with the highest log-likelihood per character, the first of equals. For letters the same.
-    pub chosen: usize,
-    /// Whether examples were left out, or the prompt's beginning was cut off, to fit the model's context.
+    /// Log-likelihood of each option (natural logarithm), in the order A to D; with [`Scoring::Seed`] of Chinese questions, the
+    /// sum of the logits that decide. None where the question alone does not fit the model's context, and with
+    /// [`Options::reasoning`].
+    pub scores: Option<[f64; OPTIONS]>,
+    /// The option with the highest score, the first of equals.
+    pub most_likely: Option<usize>,
+    /// The option with the highest score per character, the first of equals. For letters the same.
+    pub chosen: Option<usize>,
+    /// Whether examples or the description were left out to fit the model's context.
     pub shortened: bool,
+    /// What it wrote, with [`Options::reasoning`].
+    pub response: Option<String>,
+}
+
+impl Answer {
+    /// Whether the question was put to the model.
+    #[must_use]
+    pub fn was_asked(&self) -> bool {
+        self.scores.is_some() || self.response.is_some()
+    }
 }
 
 /// Asks every question and counts. `progress` is told how many options of how many are scored.
 ///
 /// # Errors
-/// A model without a vocabulary, an option longer than the context, a chat template that refuses the conversation.
+/// A model without a vocabulary, a chat template that refuses the conversation.
 pub fn evaluate(
     opened: &Opened,
     questions: &Questions,
     options: &Options,
-    progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize),
 ) -> Result<Summary> {
-    let answers = answers(opened, questions, options, progress)?;
-    Ok(Summary::new(questions, options, &answers))
+    let mut all = Vec::with_capacity(questions.len());
+    for (_, piece) in pieces::pieces(questions, options) {
+        let scored = OPTIONS * all.len();
+        let told = |done, _| progress(scored + done, OPTIONS * questions.len());
+        all.extend(answers(opened, &piece, options, told)?);
+    }
+    Ok(Summary::new(questions, options, &all))
 }
 
 /// The answers to all questions, in their order.
@@ -81,43 +120,91 @@ pub fn answers(
     options: &Options,
     progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Answer>> {
+    let asker = asker(opened, questions, options)?;
+    let asked = ask(&asker, questions)?;
+    if let Some(reasoning) = options.reasoning {
+        return reasoning::answers(opened, reasoning, &asker, &asked, progress);
+    }
+    let scores = scores(&opened.model, &asked, progress)?;
+    let all = questions.subjects.iter().flat_map(|subject| &subject.questions);
+    let answer = |((question, asked), scores): ((_, &Asked), _)| {
+        answer(question, scores, options.scoring, asked.shortened)
+    };
+    Ok(all.zip(&asked).zip(scores).map(answer).collect())
+}
+
+/// The prompts of all questions, in their order: the text that stands before the options, and its number of tokens.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn prompts(opened: &Opened, questions: &Questions, options: &Options) -> Result<Vec<(String, usize)>> {
+    let asked = ask(&asker(opened, questions, options)?, questions)?;
+    Ok(asked.into_iter().map(|asked| (asked.prompt, asked.prompt_tokens)).collect())
+}
+
+fn asker<'a>(opened: &'a Opened, questions: &Questions, options: &Options<'a>) -> Result<Asker<'a>> {
     let tokenizer: &Tokenizer = opened.tokenizer()?;
-    let context = opened.model.config().context_length();
-    let asker = Asker::new(tokenizer, options, context);
-    let mut requests = Vec::with_capacity(OPTIONS * questions.len());
-    let mut shortened = Vec::with_capacity(questions.len());
-    for subject in &questions.subjects {
-        for question in &subject.questions {
-            let asked = asker.ask(subject, question)?;
-            requests.extend(asked.requests);
-            shortened.push(asked.shortened);
+    Ok(Asker::new(tokenizer, options, questions.benchmark, opened.model.config().context_length()))
+}
+
+fn ask(asker: &Asker, questions: &Questions) -> Result<Vec<Asked>> {
+    let all = questions
+        .subjects
+        .iter()
+        .flat_map(|subject| subject.questions.iter().map(move |question| (subject, question)));
+    all.map(|(subject, question)| asker.ask(subject, question)).collect()
+}
+
+/// The scores of each question's options.
+fn scores(
+    model: &Model,
+    asked: &[Asked],
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Vec<Option<[f64; OPTIONS]>>> {
+    let all = OPTIONS * asked.len();
+    let mut scores = vec![None; asked.len()];
+    let (mut requests, mut owners) = (Vec::new(), Vec::new());
+    let longest = asked.iter().map(|asked| asked.prompt_tokens).max().unwrap_or(0);
+    let mut generator = None;
+    let mut done = 0;
+    for (index, asked) in asked.iter().enumerate() {
+        match &asked.wanted {
+            None | Some(Wanted::Reasons { .. }) => done += OPTIONS,
+            Some(Wanted::LogLikelihoods(of_question)) => {
+                requests.extend_from_slice(of_question);
+                owners.push(index);
+            }
+            Some(Wanted::Logits(logits)) => {
+                let generator = generator.get_or_insert_with(|| Generator::new(model, longest));
+                scores[index] = Some(logits.sums(generator)?);
+                done += OPTIONS;
+                progress(done, all);
+            }
         }
     }
-    let sums = log_likelihoods(&opened.model, &requests, progress)?;
-    let all = questions.subjects.iter().flat_map(|subject| &subject.questions);
-    Ok(all
-        .zip(sums.as_chunks::<OPTIONS>().0)
-        .zip(shortened)
-        .map(|((question, sums), shortened)| answer(question, *sums, options.scoring, shortened))
-        .collect())
+    let sums = log_likelihoods(model, &requests, |answered, _| progress(done + answered, all))?;
+    for (owner, sums) in owners.into_iter().zip(sums.as_chunks::<OPTIONS>().0) {
+        scores[owner] = Some(*sums);
+    }
+    Ok(scores)
 }
 
-fn answer(question: &Question, log_likelihoods: [f64; OPTIONS], scoring: Scoring, shortened: bool) -> Answer {
-    let most_likely = first_highest(&log_likelihoods);
-    let chosen = match scoring {
-        Scoring::Letter => most_likely,
-        Scoring::Text => {
-            let mut normalised = log_likelihoods;
-            for (value, text) in normalised.iter_mut().zip(&question.options) {
-                *value /= text.trim().chars().count() as f64;
-            }
-            first_highest(&normalised)
+fn answer(question: &Question, scores: Option<[f64; OPTIONS]>, scoring: Scoring, shortened: bool) -> Answer {
+    let by_length = |mut scores: [f64; OPTIONS]| {
+        for (value, text) in scores.iter_mut().zip(&question.options) {
+            *value /= text.trim().chars().count() as f64;
         }
+        scores
     };
-    Answer { log_likelihoods, most_likely, chosen, shortened }
+    let most_likely = scores.map(first_highest);
+    let chosen = match scoring {
+        Scoring::LmEval | Scoring::Seed => most_likely,
+        Scoring::Text => scores.map(by_length).map(first_highest),
+    };
+    Answer { scores, most_likely, chosen, shortened, response: None }
 }
 
-fn first_highest(values: &[f64]) -> usize {
+fn first_highest(values: [f64; OPTIONS]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {
         if *value > values[best] {

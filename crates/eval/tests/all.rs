@@ -2,8 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+mod server;
 
+mod arena;
+mod layouts;
+mod lm_eval;
 mod longbench;
 mod metrics;
 mod multiple_choice;
+mod openai;
 mod perplexity;
+mod prompts;

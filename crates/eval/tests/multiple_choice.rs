@@ -5,12 +5,13 @@ use crate::common;
 use std::path::Path;
 
 use common::{HEADER, negative_log_likelihood, opened, shared, write};
-use danlu_eval::multiple_choice::{Options, Questions, Scoring, Selection, answers, evaluate};
+use danlu_eval::multiple_choice::{Options, Questions, Scoring, Selection, answers, evaluate, prompts};
 use danlu_model::Opened;
 use danlu_tokenizer::{ChatTemplate, SpecialTokens};
 
-const TEXT: Options = Options { scoring: Scoring::Text, template: None };
-const LETTER: Options = Options { scoring: Scoring::Letter, template: None };
+const TEXT: Options = Options { scoring: Scoring::Text, template: None, one_turn: false, reasoning: None };
+const LETTER: Options =
+    Options { scoring: Scoring::LmEval, template: None, one_turn: false, reasoning: None };
 
 fn read(path: &Path, selection: &Selection) -> Questions {
     Questions::read(path, selection).unwrap()
@@ -49,9 +50,16 @@ fn real_c_eval_is_read_whole() {
     let part = read(&ceval, &part);
     let keys: Vec<&str> = part.subjects.iter().map(|subject| subject.key.as_str()).collect();
     assert_eq!((keys, part.len()), (vec!["law", "logic"], 6));
-    let error =
-        Questions::read(&ceval, &Selection { split: "test".into(), ..Selection::default() }).unwrap_err();
-    assert!(error.to_string().contains("withholds the answers"), "{error}");
+    let withheld = Selection { split: Some("test".into()), shots: 5, ..Selection::default() };
+    let withheld = read(&ceval, &withheld);
+    assert_eq!((withheld.subjects.len(), withheld.len()), (52, 12342));
+    assert!(
+        withheld
+            .subjects
+            .iter()
+            .flat_map(|subject| &subject.questions)
+            .all(|question| question.right.is_none())
+    );
 }
 
 #[test]
@@ -68,7 +76,7 @@ fn numbers_and_missing_value_words_stay_text() {
         assert_eq!((subject.key.as_str(), subject.name.as_str()), ("钢材", "钢材"));
         let question = &subject.questions[0];
         assert_eq!(question.options, ["nan", "NA", "1.50", "a,b"]);
-        assert_eq!((question.question.as_str(), question.right), ("多行\n题目", 2));
+        assert_eq!((question.question.as_str(), question.right), ("多行\n题目", Some(2)));
     }
 }
 
@@ -84,7 +92,10 @@ fn bad_input_is_named_with_file_and_line() {
     assert!(
         message(&row("E"), &plain).ends_with("bad.csv:3: column `answer`: expected A, B, C or D, found `E`")
     );
-    assert!(message(&row(""), &plain).contains("found ``"));
+    assert!(
+        message(&row(""), &plain)
+            .ends_with("bad.csv:3: column `answer` is empty: expected A, B, C or D, as the other rows have")
+    );
     assert!(
         message(&format!("{HEADER}0,问,1,,3,4,A\n"), &plain)
             .ends_with("bad.csv:2: column `B` is empty: expected a text")
@@ -112,16 +123,22 @@ fn bad_input_is_named_with_file_and_line() {
     let shots = Selection { shots: 3, ..Selection::default() };
     assert!(
         message(layout.path(), shots)
-            .contains("law_dev.csv`: expected at least 3 examples for 3 shots, found 2")
+            .contains("law_dev.csv`: expected at least 3 examples of `law` for 3 shots, found 2")
     );
-    let split = Selection { split: "test".into(), ..Selection::default() };
-    assert!(message(layout.path(), split).contains("expected the folders `test` and `dev`"));
+    let split = Selection { split: Some("test".into()), ..Selection::default() };
+    let unknown = message(layout.path(), split);
+    assert!(
+        unknown.contains("expected the folders `test` and `dev`")
+            && unknown.contains("found the splits `dev`, `val`")
+    );
     assert!(
         message(&layout.path().join("nowhere"), Selection::default()).contains("nowhere`: does not exist")
     );
     std::fs::remove_file(layout.path().join("dev/law_dev.csv")).unwrap();
     let shots = Selection { shots: 1, ..Selection::default() };
-    assert!(message(layout.path(), shots).contains("law_dev.csv"));
+    assert!(
+        message(layout.path(), shots).contains("expected at least 1 examples of `law` for 1 shots, found 0")
+    );
 }
 
 #[test]
@@ -141,19 +158,20 @@ fn text_scores_are_log_likelihoods_per_character() {
         (Some(&template), encode(chat, SpecialTokens::Parse)),
     ];
     for (template, prompt) in prompts {
-        let answer = answers(&opened, &questions, &Options { template, ..TEXT }, |_, _| {}).unwrap()[0];
+        let answer =
+            answers(&opened, &questions, &Options { template, ..TEXT }, |_, _| {}).unwrap().remove(0);
         let mut best = (f64::MIN, 0);
         for (index, option) in options.iter().enumerate() {
             let ids = [&prompt[..], &encode(option, SpecialTokens::AsText)].concat();
             let expected = -negative_log_likelihood(&opened.model, &ids, prompt.len());
-            let found = answer.log_likelihoods[index];
+            let found = answer.scores.unwrap()[index];
             assert!((found - expected).abs() < 1e-4 * expected.abs(), "{option}: {found} against {expected}");
             let normalised = expected / option.chars().count() as f64;
             if normalised > best.0 {
                 best = (normalised, index);
             }
         }
-        assert_eq!(answer.chosen, best.1);
+        assert_eq!(answer.chosen, Some(best.1));
         assert!(!answer.shortened);
     }
 }
@@ -176,24 +194,26 @@ fn letters_are_asked_as_lm_eval_asks_them() {
     );
     let tokenizer = opened.tokenizer().unwrap();
     let prompt = tokenizer.encode(&prompt, SpecialTokens::AsText).unwrap();
-    let answer = answers(&opened, &questions, &LETTER, |_, _| {}).unwrap()[2];
-    for (letter, found) in [" A", " B", " C", " D"].iter().zip(answer.log_likelihoods) {
+    let answer = answers(&opened, &questions, &LETTER, |_, _| {}).unwrap().remove(2);
+    for (letter, found) in [" A", " B", " C", " D"].iter().zip(answer.scores.unwrap()) {
         let ids = [&prompt[..], &tokenizer.encode(letter, SpecialTokens::AsText).unwrap()].concat();
         let expected = -negative_log_likelihood(&opened.model, &ids, prompt.len());
         assert!((found - expected).abs() < 1e-4 * expected.abs(), "{letter}: {found} against {expected}");
     }
-    // In a chat the example is an earlier turn, and the description opens the first.
+    // In a chat the example is an earlier turn, the description is the system message, and the line break at the prompt's end
+    // belongs to the answer.
     let template = ChatTemplate::builtin("chatml").unwrap();
     let options = Options { template: Some(&template), ..LETTER };
     let prompt = format!(
-        "<|im_start|>user\n以下是中国关于法学的单项选择题，请选出其中的正确答案。\n\n{}<|im_end|>\n\
-         <|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_start|>system\n以下是中国关于法学的单项选择题，请选出其中的正确答案。\n\n<|im_end|>\n\
+         <|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n\
+         <|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant",
         block("dev/law_dev", 0),
         block("val/law_val", 2)
     );
     let prompt = tokenizer.encode(&prompt, SpecialTokens::Parse).unwrap();
-    let answer = answers(&opened, &questions, &options, |_, _| {}).unwrap()[2];
-    for (letter, found) in ["A", "B", "C", "D"].iter().zip(answer.log_likelihoods) {
+    let answer = answers(&opened, &questions, &options, |_, _| {}).unwrap().remove(2);
+    for (letter, found) in ["\nA", "\nB", "\nC", "\nD"].iter().zip(answer.scores.unwrap()) {
         let ids = [&prompt[..], &tokenizer.encode(letter, SpecialTokens::AsText).unwrap()].concat();
         let expected = -negative_log_likelihood(&opened.model, &ids, prompt.len());
         assert!((found - expected).abs() < 1e-4 * expected.abs(), "{letter}: {found} against {expected}");
@@ -219,8 +239,8 @@ fn questions_scored_together_get_the_scores_they_get_alone() {
                     questions: vec![question.clone()],
                     ..subject.clone()
                 };
-                let alone = answers(&opened, &alone, &options, |_, _| {}).unwrap()[0];
-                for (together, alone) in together[index].log_likelihoods.iter().zip(alone.log_likelihoods) {
+                let alone = answers(&opened, &alone, &options, |_, _| {}).unwrap().remove(0);
+                for (together, alone) in together[index].scores.unwrap().iter().zip(alone.scores.unwrap()) {
                     assert!((together - alone).abs() < 1e-5 * alone.abs(), "{together} against {alone}");
                 }
                 assert_eq!(together[index].chosen, alone.chosen);
@@ -238,12 +258,12 @@ fn the_order_of_options_does_not_change_which_text_wins() {
     let mut turned = questions.clone();
     for question in turned.subjects.iter_mut().flat_map(|subject| &mut subject.questions) {
         question.options.rotate_left(1);
-        question.right = (question.right + 3) % 4;
+        question.right = question.right.map(|right| (right + 3) % 4);
     }
     let texts = |questions: &Questions| -> Vec<String> {
         let answers = answers(&opened, questions, &TEXT, |_, _| {}).unwrap();
         let all = questions.subjects.iter().flat_map(|subject| &subject.questions);
-        all.zip(answers).map(|(question, answer)| question.options[answer.chosen].clone()).collect()
+        all.zip(answers).map(|(question, answer)| question.options[answer.chosen.unwrap()].clone()).collect()
     };
     assert_eq!(texts(&questions), texts(&turned));
     let [summary, turned] =
@@ -259,8 +279,9 @@ fn a_short_context_loses_examples_first_and_says_so() {
             Selection { shots, subjects: vec!["law".into()], limit: Some(1), ..Selection::default() };
         read(folder.path(), &selection)
     };
-    let scores =
-        |opened: &Opened, questions: &Questions| answers(opened, questions, &TEXT, |_, _| {}).unwrap()[0];
+    let scores = |opened: &Opened, questions: &Questions| {
+        answers(opened, questions, &TEXT, |_, _| {}).unwrap().remove(0)
+    };
     // Tokens of the question and its longest option; both examples are about as long as the question.
     let long = opened(512, true);
     let alone = scores(&long, &with(0));
@@ -269,14 +290,20 @@ fn a_short_context_loses_examples_first_and_says_so() {
     let tokens = tokens.unwrap().len();
     let short = scores(&opened(tokens, true), &with(2));
     assert!(short.shortened && !alone.shortened);
-    for (short, alone) in short.log_likelihoods.iter().zip(alone.log_likelihoods) {
+    for (short, alone) in short.scores.unwrap().iter().zip(alone.scores.unwrap()) {
         assert!((short - alone).abs() < 1e-5 * alone.abs(), "{short} against {alone}");
     }
+    // The oldest example goes first.
+    let example =
+        prompts(&long, &with(2), &TEXT).unwrap()[0].1 - prompts(&long, &with(1), &TEXT).unwrap()[0].1;
+    let one = prompts(&opened(tokens + example + 5, true), &with(2), &TEXT).unwrap().remove(0).0;
+    assert!(one.starts_with("dev/law_dev 第1题") && one.contains("val/law_val 第0题"), "{one}");
+    // A question that alone is too long is not cut: it has no scores, and is not right.
     let cut = opened(tokens - 5, true);
-    assert!(scores(&cut, &with(0)).shortened);
-    assert_eq!(evaluate(&cut, &with(0), &TEXT, |_, _| {}).unwrap().shortened, 1);
-    let error = answers(&opened(2, true), &with(0), &TEXT, |_, _| {}).unwrap_err().to_string();
-    assert!(error.contains("law_val.csv:2: an option of"), "{error}");
+    let unasked = scores(&cut, &with(2));
+    assert_eq!((unasked.scores, unasked.chosen, unasked.shortened), (None, None, true));
+    let summary = evaluate(&cut, &with(0), &TEXT, |_, _| {}).unwrap();
+    assert_eq!((summary.questions, summary.correct, summary.unasked), (1, 0, 1));
 }
 
 #[test]
@@ -285,7 +312,7 @@ fn the_summary_counts_and_serialises() {
     let folder = folder();
     let questions = read(folder.path(), &Selection::default());
     let answers = answers(&opened, &questions, &TEXT, |_, _| {}).unwrap();
-    let rights: Vec<usize> = questions
+    let rights: Vec<Option<usize>> = questions
         .subjects
         .iter()
         .flat_map(|subject| &subject.questions)
@@ -302,12 +329,12 @@ fn the_summary_counts_and_serialises() {
     assert!((summary.standard_error - expected).abs() < 1e-12);
     assert_eq!(summary.subjects.iter().map(|subject| subject.questions).collect::<Vec<_>>(), [5, 7]);
     assert_eq!(summary.subjects.iter().map(|subject| subject.correct).sum::<usize>(), correct);
-    let json = serde_json::to_value(&summary).unwrap();
+    let json = summary.to_json();
     assert_eq!(json["chance"], 0.25);
     assert_eq!(json["scoring"], "text");
-    assert_eq!(json["subjects"][0]["name"], "法学");
+    assert_eq!(json["subjects"]["law"]["name"], "法学");
     let table = summary.table();
-    assert_eq!((table.rows.len(), table.rows[2][0].as_str(), table.rows[2][1].as_str()), (3, "all", "12"));
+    assert_eq!((table.rows.len(), table.rows[2][0].as_str(), table.rows[2][1].as_str()), (3, "All", "12"));
     let letters = evaluate(&opened, &questions, &LETTER, |_, _| {}).unwrap();
-    assert!(serde_json::to_value(&letters).unwrap().get("accuracy_unnormalized").is_none());
+    assert!(!letters.to_json().contains_key("accuracy_unnormalized"));
 }

@@ -73,7 +73,7 @@ pub struct Sequence {
 
 impl Sequence {
     /// Keys that precede the first query.
-    fn past(&self) -> usize {
+    pub fn past(&self) -> usize {
         self.keys.len() - self.queries.len()
     }
 

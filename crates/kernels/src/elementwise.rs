@@ -4,12 +4,13 @@ use half::bf16;
 
 use crate::buffer::{View, ViewMut};
 use crate::team::parallel_chunks;
+use crate::value::Value;
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 14;
 
 /// y = x.
-pub fn copy(x: View<f32>, y: ViewMut<f32>) {
+pub fn copy<T: Value>(x: View<T>, y: ViewMut<T>) {
     let _timer = crate::timing::Operation::Copy.start();
     assert_eq!(x.0.len(), y.0.len());
     parallel_chunks(y.0, CHUNK, |task, y| y.copy_from_slice(&x.0[task * CHUNK..][..y.len()]));

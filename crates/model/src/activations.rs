@@ -5,6 +5,7 @@
 use danlu_kernels::{Buffer, Precision, Value, bf16};
 
 use crate::importance::InputSquares;
+use crate::key_cache::KeyCache;
 use crate::projection::{AdapterScratch, LowRank};
 use crate::rotary::Rotary;
 use crate::{Model, Module};
@@ -68,6 +69,8 @@ pub(crate) struct Buffers<T: Value> {
     pub(crate) scratch: Scratch<T>,
     pub(crate) head: HeadActivations<T>,
     pub(crate) rotary: Rotary,
+    /// What the last prefixes left.
+    pub(crate) prefixes: Option<KeyCache<T>>,
 }
 
 /// The rows whose next token is predicted, [N ≤ T, …] each.
@@ -130,6 +133,8 @@ pub(crate) struct Scratch<T: Value> {
     pub(crate) backward: Option<BackwardScratch<T>>,
     /// What every forward adds the inputs of linear layers to, where they are wanted.
     pub(crate) squares: Option<InputSquares>,
+    /// Keys beside those of the slice, while a forward needs them.
+    pub(crate) cache: Option<KeyCache<T>>,
 }
 
 pub(crate) struct BackwardScratch<T: Value> {
@@ -165,7 +170,7 @@ impl Activations {
 }
 
 impl<T: Value> Buffers<T> {
-    fn new(model: &Model, capacity: usize, keep: Keep) -> Self {
+    pub(crate) fn new(model: &Model, capacity: usize, keep: Keep) -> Self {
         let config = &model.config;
         let layers = config.num_hidden_layers;
         let (d, f, q) = (config.hidden_size, config.intermediate_size, config.query_size());
@@ -195,6 +200,7 @@ impl<T: Value> Buffers<T> {
                 adapters: AdapterScratch::new(model, capacity, keep.has_backward()),
                 backward,
                 squares: None,
+                cache: None,
             },
             head: HeadActivations {
                 residual: zeros(d),
@@ -204,6 +210,7 @@ impl<T: Value> Buffers<T> {
                 dresidual: zeros(dhead),
             },
             rotary: Rotary::new(config, capacity),
+            prefixes: None,
         }
     }
 

@@ -109,7 +109,7 @@ impl Model {
                 let Ok([x, output]) = residual.get_disjoint_mut([layer, layer + 1]) else {
                     unreachable!("a block reads one residual stream and writes the next")
                 };
-                let rows = Rows { rotary, sequences: tokens.sequences(), first_key: 0 };
+                let rows = Rows { rotary, sequences: tokens.sequences(), follows: &[], first_key: 0 };
                 let (saved, cache) = (&mut block.saved, [&mut block.keys, &mut block.values]);
                 self.block(layer, rows, x.first(width), saved, cache, scratch, output.first_mut(width));
             }

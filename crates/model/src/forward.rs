@@ -1,5 +1,7 @@
 //! The forward: embedding, decoder blocks, and the last norm at the rows whose next token is predicted.
 
+use std::ops::Range;
+
 use danlu_kernels::attention::{Sequence, attention};
 use danlu_kernels::elementwise::{copy, gather_rows};
 use danlu_kernels::embedding::embedding;
@@ -21,6 +23,8 @@ pub(crate) struct Rows<'a> {
     /// The angles of each token.
     pub(crate) rotary: &'a Rotary,
     pub(crate) sequences: &'a [Sequence],
+    /// The cached rows that each sequence follows, if any does.
+    pub(crate) follows: &'a [Range<usize>],
     /// Row of the keys and values where these tokens' own begin: the length of the cache.
     pub(crate) first_key: usize,
 }
@@ -40,7 +44,16 @@ impl Model {
         for sequence in tokens.sequences() {
             self.check_length("a sequence", sequence.keys.len(), "lower `cutoff_len`")?;
         }
-        with_buffers!(&mut activations.0, buffers => self.run_blocks(tokens, buffers, source));
+        with_buffers!(&mut activations.0, buffers => {
+            if tokens.follows().is_empty() {
+                self.run_blocks(tokens, buffers, source);
+            } else {
+                buffers.scratch.cache = buffers.prefixes.take();
+                assert!(buffers.scratch.cache.is_some(), "sequences follow others that ran");
+                self.run_blocks(tokens, buffers, source);
+                buffers.prefixes = buffers.scratch.cache.take();
+            }
+        });
         Ok(())
     }
 
@@ -50,11 +63,22 @@ impl Model {
         buffers: &mut Buffers<T>,
         source: &mut impl ParameterSource,
     ) {
+        let places = tokens.sequences().iter().map(|own| (own.past()..own.keys.len(), own.keys.len()));
+        buffers.rotary.place(&self.config, places);
+        self.run_placed_blocks(tokens, buffers, source);
+    }
+
+    /// The same where the angles of the tokens are known.
+    pub(crate) fn run_placed_blocks<T: Value>(
+        &self,
+        tokens: &PackedTokens,
+        buffers: &mut Buffers<T>,
+        source: &mut impl ParameterSource,
+    ) {
         let Buffers { capacity, residual, blocks, scratch, rotary, .. } = buffers;
         assert!(tokens.len() <= *capacity, "a slice longer than its activations");
         let width = tokens.len() * self.config.hidden_size;
-        rotary.place(&self.config, tokens.sequences().iter().map(|own| (0..own.keys.len(), own.keys.len())));
-        let rows = Rows { rotary, sequences: tokens.sequences(), first_key: 0 };
+        let rows = Rows { rotary, sequences: tokens.sequences(), follows: tokens.follows(), first_key: 0 };
         self.noise.keys_of(tokens, &mut scratch.adapters.keys);
         self.embed(tokens.ids(), residual[0].first_mut(width));
         self.noise.add_to_embeddings(tokens, &scratch.adapters.keys, residual[0].first_mut(width));
@@ -153,7 +177,7 @@ impl Model {
             (Module::Key, projected_keys),
             (Module::Value, values.view_mut(own_keys.clone())),
         ];
-        let Scratch { normed, adapters, .. } = scratch;
+        let Scratch { normed, adapters, cache, .. } = scratch;
         self.forward_together(layer, normed.first(d), members, low, adapters, Output::Overwrite);
         if let Some(norms) = head_norms
             && let [Some(query_norm), Some(key_norm)] =
@@ -169,14 +193,19 @@ impl Model {
             rope(queries.first_mut(q), angles, table, Direction::Forward);
             rope(keys.view_mut(own_keys), angles, table, Direction::Forward);
         }
+        let own = [keys.first(all_keys), values.first(all_keys)];
+        let [keys, values] = match cache {
+            None => own,
+            Some(cache) => cache.attended(layer, rows.sequences, rows.follows, own, kv_size),
+        };
         attention(
             self.precision,
             config.heads(),
             self.distance(),
             rows.sequences,
             queries.first(q),
-            keys.first(all_keys),
-            values.first(all_keys),
+            keys,
+            values,
             attended.first_mut(q),
             log_sum_exp.first_mut(tokens * config.num_attention_heads),
         );

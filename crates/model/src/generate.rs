@@ -116,6 +116,7 @@ impl<'m> Generator<'m> {
                 adapters: AdapterScratch::new(model, rows, false),
                 backward: None,
                 squares: None,
+                cache: None,
             },
             residual: [zeros(config.hidden_size), zeros(config.hidden_size)],
             logits: Buffer::zeros(config.vocab_size),
@@ -161,13 +162,7 @@ impl<'m> Generator<'m> {
             if options.top_log_probabilities > 0 {
                 top_log_probabilities.push(most_probable(self.logits.host(), options.top_log_probabilities));
             }
-            if let Some(logit) = self.logits.host().iter().find(|logit| !logit.is_finite()) {
-                return Err(Error::Message(format!(
-                    "the model's logits are not finite numbers (`{logit}`) after {} tokens: its weights are damaged, or \
-                     too large for the precision; try `--precision f32`",
-                    history.len()
-                )));
-            }
+            check_finite(self.logits.host(), history.len())?;
             if new_tokens < self.min_new_tokens {
                 for &id in &options.stop_ids {
                     if let Some(logit) = self.logits.host_mut().get_mut(id as usize) {
@@ -194,17 +189,19 @@ impl<'m> Generator<'m> {
         Ok(Generated { ids: history.split_off(prompt.len()), finish_reason, top_log_probabilities })
     }
 
+    /// The logits [V] of the token after `prompt`, which becomes the cached tokens as in [`Generator::generate`].
+    ///
+    /// # Errors
+    /// An empty prompt, one with ids outside the vocabulary, one longer than the context.
+    pub fn next_logits(&mut self, prompt: &[u32]) -> Result<&[f32]> {
+        self.prefill(prompt)?;
+        Ok(self.logits.host())
+    }
+
     /// Runs the part of `prompt` that is not cached yet.
     fn prefill(&mut self, prompt: &[u32]) -> Result<()> {
-        if prompt.is_empty() {
-            let message = "the prompt is empty and the model has no token to begin with; give it a text";
-            return Err(Error::Message(message.into()));
-        }
-        self.model.check_ids(prompt)?;
-        let (tokens, context) = (prompt.len(), self.context);
-        if tokens > context {
-            return Err(Error::TooLong { what: "a prompt", tokens, context, advice: "shorten the prompt" });
-        }
+        self.model.check_prompt(prompt, self.context)?;
+        let tokens = prompt.len();
         let common = self.ids.iter().zip(prompt).take_while(|(cached, id)| cached == id).count();
         // The last token runs again for its logits.
         self.ids.truncate(common.min(prompt.len() - 1));
@@ -232,7 +229,7 @@ impl<'m> Generator<'m> {
         self.rotated_for = if past == 0 || before == now { now } else { MIXED };
         self.rotary.place(config, std::iter::once((past..past + ids.len(), length)));
         let sequences = [Sequence { queries: 0..ids.len(), keys: 0..past + ids.len() }];
-        let rows = Rows { rotary: &self.rotary, sequences: &sequences, first_key: past };
+        let rows = Rows { rotary: &self.rotary, sequences: &sequences, follows: &[], first_key: past };
         let width = ids.len() * config.hidden_size;
         model.embed(ids, self.residual[0].first_mut(width));
         for (layer, [keys, values]) in self.cache.iter_mut().enumerate() {
@@ -264,8 +261,34 @@ impl<'m> Generator<'m> {
     }
 }
 
+impl Model {
+    pub(crate) fn check_prompt(&self, prompt: &[u32], context: usize) -> Result<()> {
+        if prompt.is_empty() {
+            let message = "the prompt is empty and the model has no token to begin with; give it a text";
+            return Err(Error::Message(message.into()));
+        }
+        self.check_ids(prompt)?;
+        if prompt.len() > context {
+            let (what, tokens) = ("a prompt", prompt.len());
+            return Err(Error::TooLong { what, tokens, context, advice: "shorten the prompt" });
+        }
+        Ok(())
+    }
+}
+
+/// Refuses logits that are no numbers, after so many tokens.
+pub(crate) fn check_finite(logits: &[f32], tokens: usize) -> Result<()> {
+    match logits.iter().find(|logit| !logit.is_finite()) {
+        None => Ok(()),
+        Some(logit) => Err(Error::Message(format!(
+            "the model's logits are not finite numbers (`{logit}`) after {tokens} tokens: its weights are damaged, or too \
+             large for the precision; try `--precision f32`",
+        ))),
+    }
+}
+
 /// The `count` most probable tokens, first the most probable.
-fn most_probable(logits: &[f32], count: usize) -> Vec<TokenProbability> {
+pub(crate) fn most_probable(logits: &[f32], count: usize) -> Vec<TokenProbability> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();

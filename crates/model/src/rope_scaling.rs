@@ -259,4 +259,9 @@ impl Config {
     pub(crate) fn dynamic_beyond(&self) -> Option<usize> {
         matches!(self.rope_scaling, RopeScaling::Dynamic { .. }).then_some(self.max_position_embeddings)
     }
+
+    /// Whether a token's angles depend on how long its sequence is.
+    pub fn angles_depend_on_length(&self) -> bool {
+        self.dynamic_beyond().is_some()
+    }
 }

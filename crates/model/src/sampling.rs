@@ -74,8 +74,9 @@ impl Sampler {
     }
 }
 
-/// Every token that occurred is penalized once.
-fn penalize(logits: &mut [f32], previous: &[u32], penalty: f32) {
+/// Divides the logits [V] of tokens that occurred by the penalty, or multiplies them where they are below zero. A token that
+/// occurred often is penalized once.
+pub fn penalize(logits: &mut [f32], previous: &[u32], penalty: f32) {
     if penalty == 1.0 {
         return;
     }

@@ -1,5 +1,7 @@
 //! A packed row of tokens: sequences one behind the other, without padding.
 
+use std::ops::Range;
+
 use danlu_kernels::attention::Sequence;
 
 /// Tokens of one or more sequences and where each begins.
@@ -8,6 +10,8 @@ pub struct PackedTokens {
     ids: Vec<u32>,
     positions: Vec<u32>,
     sequences: Vec<Sequence>,
+    /// The rows of the prefix that each sequence follows; empty if none does.
+    follows: Vec<Range<usize>>,
     training: Option<TrainingPlace>,
 }
 
@@ -39,14 +43,44 @@ impl PackedTokens {
         packed
     }
 
+    /// Packs sequences that go on behind the sequence of `prefixes` with this index; their keys are that one's and their
+    /// own. Empty ones are left out. For a forward after [`Model::forward_prefixes`](crate::Model::forward_prefixes).
+    ///
+    /// # Panics
+    /// If there is no such prefix.
+    pub fn following<'a>(prefixes: &Self, sequences: impl IntoIterator<Item = (usize, &'a [u32])>) -> Self {
+        let mut packed = Self::default();
+        for (prefix, ids) in sequences {
+            let prefix = prefixes.sequences[prefix].keys.clone();
+            packed.push_behind(prefix.len(), ids);
+            if !ids.is_empty() {
+                packed.follows.push(prefix);
+            }
+        }
+        packed
+    }
+
+    /// Adds tokens of a sequence that has `keys` in a cache, theirs the last.
+    pub(crate) fn push_cached(&mut self, ids: &[u32], keys: Range<usize>) {
+        let queries = self.ids.len()..self.ids.len() + ids.len();
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((keys.len() - ids.len()) as u32..keys.len() as u32);
+        self.sequences.push(Sequence { queries, keys });
+    }
+
     fn push(&mut self, ids: &[u32]) {
+        self.push_behind(0, ids);
+    }
+
+    fn push_behind(&mut self, past: usize, ids: &[u32]) {
         if ids.is_empty() {
             return;
         }
-        let rows = self.ids.len()..self.ids.len() + ids.len();
+        let queries = self.ids.len()..self.ids.len() + ids.len();
+        let first_key = self.sequences.last().map_or(0, |last| last.keys.end);
         self.ids.extend_from_slice(ids);
-        self.positions.extend(0..ids.len() as u32);
-        self.sequences.push(Sequence { queries: rows.clone(), keys: rows });
+        self.positions.extend(past as u32..(past + ids.len()) as u32);
+        self.sequences.push(Sequence { queries, keys: first_key..first_key + past + ids.len() });
     }
 
     /// The same as tokens to train on: a forward drops and disturbs what the model's settings say.
@@ -58,6 +92,10 @@ impl PackedTokens {
 
     pub(crate) fn training_place(&self) -> Option<TrainingPlace> {
         self.training
+    }
+
+    pub(crate) fn follows(&self) -> &[Range<usize>] {
+        &self.follows
     }
 
     /// All tokens.

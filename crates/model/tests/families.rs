@@ -8,8 +8,8 @@ use std::path::Path;
 use common::families::*;
 use common::*;
 use danlu_model::{
-    Activations, AttentionBias, Config, Family, Generator, Gradients, Keep, PackedTokens, Precision,
-    Resident, Rest, RopeLayout, Target, open, save_folder,
+    Activations, AttentionBias, BatchGenerator, Config, Family, Generator, Gradients, Keep, PackedTokens,
+    Precision, Resident, Rest, RopeLayout, Target, generate_all, open, save_folder,
 };
 use serde_json::{Value, json};
 
@@ -50,6 +50,97 @@ fn a_generator_continues_as_the_forward_says() {
         let options = greedy(8, Vec::new());
         let found = generator.generate(prompt, &options, |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(found.ids, ids[prompt.len()..], "{name}");
+    }
+}
+
+#[test]
+fn sequences_generated_at_once_are_as_they_are_alone() {
+    for name in RECORDED {
+        let model = open_f32(&family(name), Rest::Frozen);
+        let prompts: Vec<Vec<u32>> = (1..SOME_IDS.len()).map(|length| SOME_IDS[..length].to_vec()).collect();
+        let options = greedy(9, vec![7, 11]);
+        // Fewer slots than prompts: those that end make room.
+        for at_once in [1, 3, 20] {
+            let mut found = vec![None; prompts.len()];
+            generate_all(&model, &prompts, &options, at_once, |index, generated| {
+                found[index] = Some(generated);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+            for (prompt, found) in prompts.iter().zip(found) {
+                let mut generator = Generator::new(&model, 64);
+                let alone = generator.generate(prompt, &options, |_| ControlFlow::Continue(())).unwrap();
+                assert_eq!(found, Some(alone), "{name}, {at_once} at once");
+            }
+        }
+    }
+}
+
+#[test]
+fn long_prompts_join_sequences_that_grow() {
+    let model = open_f32(&family("llama-bias"), Rest::Frozen);
+    let length = model.config().context_length();
+    let prompt = |length: usize| -> Vec<u32> { (0..length as u32).map(|place| place * 7 % 31).collect() };
+    let prompts = [prompt(2), prompt(length), prompt(length - 3), prompt(5)];
+    let options = greedy(6, Vec::new());
+    let mut lengths = [0; 4];
+    generate_all(&model, &prompts, &options, 4, |index, generated| {
+        lengths[index] = generated.ids.len();
+        assert_eq!(generated.finish_reason.name(), "length");
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    // A sequence that fills the context gets the one token that needs no place in it.
+    assert_eq!(lengths, [6, 1, 4, 6]);
+    let mut batch = BatchGenerator::new(&model, 1, 8);
+    let error = batch.add(&prompt(9), &options).unwrap_err().to_string();
+    assert!(error.contains("9 tokens") && error.contains('8'), "{error}");
+    let slot = batch.add(&prompt(3), &options).unwrap();
+    assert!(batch.add(&prompt(3), &options).is_err() && !batch.has_room());
+    batch.step().unwrap();
+    let broken_off = batch.cancel(slot).unwrap();
+    assert_eq!((broken_off.ids.len(), broken_off.finish_reason.name()), (1, "cancelled"));
+    assert!(batch.is_idle() && batch.step().unwrap().is_empty());
+}
+
+#[test]
+fn sequences_that_follow_a_prefix_are_as_they_are_alone() {
+    let predicted = |first: usize, ids: &[u32]| -> Vec<Target> {
+        let next = |(place, &id): (usize, &u32)| Target { position: (first + place) as u32, id };
+        ids[1..].iter().enumerate().map(next).collect()
+    };
+    for name in RECORDED {
+        let model = open_f32(&family(name), Rest::Frozen);
+        let mut activations = Activations::new(&model, 40, Keep::Nothing);
+        // Prefixes of different lengths, in two turns; the second is followed twice.
+        for prefixes in [[&SOME_IDS[..7], &SOME_IDS[4..8]], [&SOME_IDS[2..4], &SOME_IDS[1..9]]] {
+            let followers = [(1, &SOME_IDS[..5]), (0, &SOME_IDS[3..12]), (1, &SOME_IDS[6..9])];
+            let kept = PackedTokens::new(prefixes);
+            model.forward_prefixes(&kept, &mut activations).unwrap();
+            let following = PackedTokens::following(&kept, followers);
+            model.forward(&following, &mut activations, &mut Resident).unwrap();
+            let mut targets = Vec::new();
+            let mut first = 0;
+            for (_, ids) in followers {
+                targets.extend(predicted(first, ids));
+                first += ids.len();
+            }
+            let found = model.score(&following, &targets, &mut activations);
+            let mut found = found.iter();
+            for (prefix, ids) in followers {
+                let whole = [prefixes[prefix], ids].concat();
+                let tokens = PackedTokens::new([&whole[..]]);
+                model.forward(&tokens, &mut activations, &mut Resident).unwrap();
+                let targets = predicted(prefixes[prefix].len(), ids);
+                for alone in model.score(&tokens, &targets, &mut activations) {
+                    let found = found.next().unwrap().log_probability;
+                    assert!(
+                        (found - alone.log_probability).abs() < 1e-5,
+                        "{name}: {found} against {alone:?}"
+                    );
+                }
+            }
+        }
     }
 }
 

@@ -92,7 +92,7 @@ impl LineChart {
     /// The chart as one `<svg>` element without external references; colours follow the reader's light or dark scheme.
     #[must_use]
     pub fn to_svg(&self) -> String {
-        let mut canvas = SvgCanvas::new(&self.title);
+        let mut canvas = SvgCanvas::new(&self.title, HEIGHT);
         self.draw(&mut canvas);
         canvas.finish()
     }
@@ -181,7 +181,7 @@ impl LineChart {
 }
 
 /// A width that is at least that of the text in common fonts: full-width characters are one em.
-fn estimated_width(text: &str, size: f64) -> f64 {
+pub(crate) fn estimated_width(text: &str, size: f64) -> f64 {
     text.chars().map(|character| if character < '\u{2E80}' { 0.55 } else { 1.0 }).sum::<f64>() * size
 }
 
@@ -227,14 +227,14 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// A range of values with round tick values inside.
-struct Axis {
+pub(crate) struct Axis {
     range: RangeInclusive<f64>,
     step: f64,
 }
 
 impl Axis {
     /// `padding` is the share of the range added at both ends; about `tick_count` ticks.
-    fn new(values: impl Iterator<Item = f64>, padding: f64, tick_count: usize) -> Self {
+    pub(crate) fn new(values: impl Iterator<Item = f64>, padding: f64, tick_count: usize) -> Self {
         let (mut low, mut high) = values
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
         if low > high {
@@ -252,12 +252,12 @@ impl Axis {
     }
 
     /// Position of `value` within the range, 0 at the low end, 1 at the high end.
-    fn share(&self, value: f64) -> f64 {
+    pub(crate) fn share(&self, value: f64) -> f64 {
         let (low, high) = (*self.range.start(), *self.range.end());
         ((value - low) / (high - low)).clamp(0.0, 1.0)
     }
 
-    fn ticks(&self) -> Vec<(f64, String)> {
+    pub(crate) fn ticks(&self) -> Vec<(f64, String)> {
         // A tick at the very end of the range must not be lost to rounding.
         let first = (self.range.start() / self.step - 1e-9).ceil();
         let last = (self.range.end() / self.step + 1e-9).floor();

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::escape::{escape, write_whole};
-use crate::{LineChart, ReportError, Table};
+use crate::{BarChart, IntervalChart, LineChart, ReportError, Table};
 
 /// A text in both languages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,6 +84,16 @@ impl Page {
 
     /// A chart in each language.
     pub fn chart(&mut self, zh: &LineChart, en: &LineChart) -> &mut Self {
+        self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
+    }
+
+    /// A chart of shares in each language.
+    pub fn bar_chart(&mut self, zh: &BarChart, en: &BarChart) -> &mut Self {
+        self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
+    }
+
+    /// Values with intervals in each language.
+    pub fn interval_chart(&mut self, zh: &IntervalChart, en: &IntervalChart) -> &mut Self {
         self.push(&both_html("figure", &zh.to_svg(), &en.to_svg()))
     }
 
@@ -173,7 +183,7 @@ const STYLE: &str = "\
 body{max-width:960px;margin:0 auto;padding:24px 20px 64px;background:var(--back);color:var(--text);\
 font:16px/1.65 system-ui,-apple-system,'Segoe UI','Noto Sans','PingFang SC','Microsoft YaHei','Noto Sans CJK SC',sans-serif}\
 header{display:flex;justify-content:space-between;align-items:baseline;gap:16px}\
-h1{font-size:28px;line-height:1.3;margin:16px 0}h2{font-size:20px;margin:40px 0 12px;border-bottom:1px solid var(--rule);padding-bottom:6px}\
+h1{font-size:28px;line-height:1.3;margin:16px 0;overflow-wrap:anywhere}h2{font-size:20px;margin:40px 0 12px;border-bottom:1px solid var(--rule);padding-bottom:6px}\
 button{font:inherit;font-size:14px;color:var(--text);background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:4px 12px;cursor:pointer}\
 figure{margin:16px 0}svg{display:block;width:100%;height:auto}\
 .figures{display:flex;flex-wrap:wrap;gap:12px;margin:16px 0}\

@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use crate::escape::escape;
-use crate::line_chart::{Anchor, Canvas, HEIGHT, Ink, WIDTH};
+use crate::line_chart::{Anchor, Canvas, Ink, WIDTH};
 
 /// Class names start with `lc-`, for the sheet applies to the whole page that the element stands in.
 /// Viewers without `prefers-color-scheme` show the light colours.
-const STYLE: &str = "\
+pub(crate) const STYLE: &str = "\
 .lc-back{fill:#fff}.lc text{font-family:system-ui,-apple-system,'Segoe UI','Noto Sans','PingFang SC','Microsoft YaHei','Noto Sans CJK SC',sans-serif}\
 .lc path{fill:none;stroke-linejoin:round;stroke-linecap:round}\
 .lc-text{fill:#1c2430}.lc-muted{fill:#5b6675}.lc-grid{stroke:#e6e9ee}.lc-axis{stroke:#9aa4b1}\
@@ -27,11 +27,11 @@ pub(crate) struct SvgCanvas {
 }
 
 impl SvgCanvas {
-    pub(crate) fn new(title: &str) -> Self {
+    pub(crate) fn new(title: &str, height: f64) -> Self {
         let svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"lc\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"lc\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
              <title>{}</title>\n<style>{STYLE}</style>\n\
-             <rect class=\"lc-back\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"10\"/>\n",
+             <rect class=\"lc-back\" width=\"{WIDTH}\" height=\"{height}\" rx=\"10\"/>\n",
             escape(title)
         );
         Self { svg }

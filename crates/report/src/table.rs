@@ -1,4 +1,4 @@
-//! A table of texts, as Markdown and as HTML.
+//! A table of texts, as Markdown, HTML and LaTeX.
 //!
 //! It does not lay out for terminals; the command line has its own library for that.
 
@@ -61,6 +61,26 @@ impl Table {
         )
     }
 
+    /// A `tabular` environment that needs no package; columns of numbers are right-aligned, and the last row, where it is
+    /// `apart`, has a line above.
+    #[must_use]
+    pub fn to_latex(&self, apart: bool) -> String {
+        let columns: String =
+            (0..self.width()).map(|column| if self.is_numeric(column) { 'r' } else { 'l' }).collect();
+        let line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(|cell| latex(cell)).collect();
+            format!("{} \\\\\n", cells.join(" & "))
+        };
+        let mut text = format!("\\begin{{tabular}}{{{columns}}}\n\\hline\n{}\\hline\n", line(&self.header));
+        for (index, row) in self.rows.iter().enumerate() {
+            if apart && index > 0 && index + 1 == self.rows.len() {
+                text.push_str("\\hline\n");
+            }
+            text.push_str(&line(row));
+        }
+        text + "\\hline\n\\end{tabular}\n"
+    }
+
     fn width(&self) -> usize {
         self.rows.iter().map(Vec::len).fold(self.header.len(), usize::max)
     }
@@ -74,6 +94,22 @@ impl Table {
                 number.parse::<f64>().is_ok()
             })
     }
+}
+
+fn latex(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => escaped.extend(['\\', character]),
+            '\\' => escaped.push_str("\\textbackslash{}"),
+            '~' => escaped.push_str("\\textasciitilde{}"),
+            '^' => escaped.push_str("\\textasciicircum{}"),
+            '±' => escaped.push_str("$\\pm$"),
+            '\n' | '\r' => escaped.push(' '),
+            other => escaped.push(other),
+        }
+    }
+    escaped
 }
 
 fn markdown_cell(cell: Option<&String>) -> String {
@@ -95,6 +131,15 @@ mod tests {
     fn markdown_keeps_one_line_per_row_and_aligns_numbers() {
         let expected = "| 任务 | accuracy |\n| --- | ---: |\n| a\\|b<br>c | 38.5 % |\n| <script> | 1,200 |\n| short |  |\n";
         assert_eq!(table().to_markdown(), expected);
+    }
+
+    #[test]
+    fn latex_is_escaped_and_the_last_row_stands_apart() {
+        let mut table = Table::new(["group", "± error"]);
+        table.row(["a_b & c\\d", "1.5 %"]).row(["All", "2"]);
+        let expected = "\\begin{tabular}{lr}\n\\hline\ngroup & $\\pm$ error \\\\\n\\hline\n\
+                        a\\_b \\& c\\textbackslash{}d & 1.5 \\% \\\\\n\\hline\nAll & 2 \\\\\n\\hline\n\\end{tabular}\n";
+        assert_eq!(table.to_latex(true), expected);
     }
 
     #[test]

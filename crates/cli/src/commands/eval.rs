@@ -1,11 +1,15 @@
-//! `danlu eval`: multiple choice, perplexity, entities, long texts, answers. Each is a file of its own; this one only names them.
+//! `danlu eval`: multiple choice, perplexity, entities, long texts, answers, comparison of models. Each is a file of its own; this
+//! one only names them.
 
+mod arena;
+mod compare;
 mod generate;
 mod longbench;
 mod multiple_choice;
 mod ner;
 mod perplexity;
 mod settings;
+mod takes;
 
 use anyhow::Result;
 use danlu_eval::Error;
@@ -20,6 +24,14 @@ pub enum Args {
     ///
     /// zh: C-Eval，提问方式与 lm-eval 相同：默认比较字母、5 个示例、不用对话模板
     Ceval(multiple_choice::Args),
+    /// CMMLU, as lm-eval asks it: by default letters, 5 examples, no chat template
+    ///
+    /// zh: CMMLU，提问方式与 lm-eval 相同：默认比较字母、5 个示例、不用对话模板
+    Cmmlu(multiple_choice::Args),
+    /// MMLU, as lm-eval asks it: by default letters, 5 examples, no chat template
+    ///
+    /// zh: MMLU，提问方式与 lm-eval 相同：默认比较字母、5 个示例、不用对话模板
+    Mmlu(multiple_choice::Args),
     /// Your own multiple-choice questions: by default the options' texts, no examples, the model's own chat template
     ///
     /// zh: 自备的单项选择题：默认比较选项文本、无示例、使用模型自带的对话模板
@@ -40,6 +52,14 @@ pub enum Args {
     ///
     /// zh: 回答带参考答案的问题：BLEU-4、ROUGE-1/2/L、chrF、完全匹配
     Generate(Box<generate::Args>),
+    /// Two results on the same questions: differences with intervals, exact tests, who got what right
+    ///
+    /// zh: 比较同样题目上的两份结果：差值及区间、精确检验、各自答对了什么
+    Compare(compare::Args),
+    /// Ratings of models from votes on pairs of answers, of people or of a judge
+    ///
+    /// zh: 由成对回答的投票（来自人或评判模型）计算模型评分
+    Arena(arena::Args),
 }
 
 /// Runs `danlu eval`.
@@ -49,20 +69,33 @@ pub enum Args {
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     match args {
         Args::Ceval(args) => multiple_choice::run(args, &multiple_choice::CEVAL, printer),
+        Args::Cmmlu(args) => multiple_choice::run(args, &multiple_choice::CMMLU, printer),
+        Args::Mmlu(args) => multiple_choice::run(args, &multiple_choice::MMLU, printer),
         Args::Mcq(args) => multiple_choice::run(args, &multiple_choice::MCQ, printer),
         Args::Ppl(args) => perplexity::run(args, printer),
         Args::Ner(args) => ner::run(&args, printer),
         Args::Longbench(args) => longbench::run(&args, printer),
         Args::Generate(args) => generate::run(&args, printer),
+        Args::Compare(args) => compare::run(&args, printer),
+        Args::Arena(args) => arena::run(&args, printer),
     }
+}
+
+/// Rounds of a bootstrap: at least 1, and not more than anybody waits for.
+fn rounds(text: &str) -> Result<usize, String> {
+    let rounds: usize = text.parse().map_err(|_| "expected a whole number".to_owned())?;
+    if (1..=1_000_000).contains(&rounds) { Ok(rounds) } else { Err("expected 1 to 1000000".to_owned()) }
 }
 
 /// Errors of the rooms below tell their exit code themselves; the others are of the input.
 pub(super) fn told_apart(error: Error) -> anyhow::Error {
     match error {
         Error::Io(error) => error.into(),
+        Error::Format(error) => error.into(),
+        Error::Report(error) => error.into(),
         Error::Model(error) => error.into(),
         Error::Tokenizer(error) => error.into(),
+        error @ Error::Server { .. } => error.into(),
         input => wrong_input(input.to_string()),
     }
 }

@@ -1,4 +1,8 @@
-//! `danlu generate`: one prompt in, one answer or continuation out.
+//! `danlu generate`: one prompt in, one answer or continuation out; or a file of questions, or a question a line.
+
+mod batch;
+mod interactive;
+mod kept;
 
 use std::io::{self, IsTerminal, Read};
 use std::num::NonZeroUsize;
@@ -58,6 +62,13 @@ pub struct Args {
     /// zh: 与 `--json` 一起：报告每一步概率最高的若干词元
     #[arg(long, value_name = "K", requires = "json", default_value_t = 0, hide_default_value = true)]
     top_logprobs: usize,
+    #[command(flatten)]
+    batch: batch::BatchArgs,
+    /// Answer a question a line, each on its own, until an empty one (`danlu chat` remembers what was said)
+    ///
+    /// zh: 逐行回答互不相关的问题，空行结束（`danlu chat` 会记住对话）
+    #[arg(long, conflicts_with_all = ["prompt", "prompt_ids", "prompt_file", "input", "json"])]
+    interactive: bool,
 }
 
 /// How tokens are chosen.
@@ -143,8 +154,30 @@ impl TemplateArgs {
 /// A model, template or prompt that cannot be used.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let sampling = args.sampling.sampling()?;
-    let text = args.text()?;
-    let opened = args.model.open(printer)?;
+    let questions = args.batch.read()?;
+    let text = if questions.is_some() || args.interactive { None } else { args.text()? };
+    let located = args.model.locate(printer)?;
+    let opened = args.model.open_located(&located, printer)?;
+    if questions.is_some() || args.interactive {
+        let options = GenerationOptions {
+            sampling,
+            max_new_tokens: args.max_new_tokens.get(),
+            stop_ids: opened.stop_ids(),
+            top_log_probabilities: 0,
+        };
+        let Some((questions, out)) = questions else {
+            return interactive::run(
+                &opened,
+                &options,
+                |line| args.ids(&opened, Some(line), printer),
+                printer,
+            );
+        };
+        let template = args.template_of(&opened, printer)?;
+        let template = template.as_ref().map(|template| (template, &args.template));
+        let model = args.model.files(&located, &opened)?;
+        return args.batch.run(&opened, model, &questions, out, template, &options, printer);
+    }
     let prompt_ids = args.ids(&opened, text.as_deref(), printer)?;
     let max_new_tokens = args.max_new_tokens.get();
     let options = GenerationOptions {
@@ -216,23 +249,32 @@ impl Args {
         Ok(Some(text))
     }
 
+    /// The template of the conversation; none where texts are continued.
+    fn template_of(&self, opened: &Opened, printer: &Printer) -> Result<Option<ChatTemplate>> {
+        if self.raw {
+            return Ok(None);
+        }
+        let template = self.template.open(opened)?;
+        if template.is_none() {
+            if self.template.system.is_some() {
+                return Err(wrong_input(
+                    "the model has no chat template for `--system`: give one with `--template`",
+                ));
+            }
+            printer.note("the model has no chat template: the text is continued as it is (`--raw`)");
+        }
+        Ok(template)
+    }
+
     fn ids(&self, opened: &Opened, text: Option<&str>, printer: &Printer) -> Result<Vec<u32>> {
         if let Some(ids) = &self.prompt_ids {
             return Ok(ids.clone());
         }
         let text = text.unwrap_or_default();
-        let template = if self.raw { None } else { self.template.open(opened)? };
-        let Some(template) = template else {
-            if !self.raw && !text.is_empty() {
-                if self.template.system.is_some() {
-                    return Err(wrong_input(
-                        "the model has no chat template for `--system`: give one with `--template`",
-                    ));
-                }
-                printer.note("the model has no chat template: the text is continued as it is (`--raw`)");
-            }
+        if text.is_empty() && !self.raw && self.template.open(opened)?.is_none() {
             return raw_ids(opened, text);
-        };
+        }
+        let Some(template) = self.template_of(opened, printer)? else { return raw_ids(opened, text) };
         let system = self.template.system.iter().map(|text| Message::new("system", text));
         let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
         Ok(opened.tokenizer()?.chat_ids(&template, &messages)?)

@@ -34,8 +34,9 @@ pub fn samples(pretrained: &Path, fine_tuned: &Path, questions: &Questions) -> R
     let fine_tuned = open_model(fine_tuned)?;
     let fixed = PROMPTS.iter().map(|prompt| ((*prompt).to_owned(), None));
     let held_out = questions.subjects.iter().filter_map(|subject| subject.questions.first());
-    let held_out =
-        held_out.map(|question| (question.question.clone(), Some(question.options[question.right].clone())));
+    let held_out = held_out.map(|question| {
+        (question.question.clone(), question.right.map(|right| question.options[right].clone()))
+    });
     fixed
         .chain(held_out)
         .map(|(prompt, right)| {

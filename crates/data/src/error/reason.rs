@@ -42,6 +42,7 @@ impl RowProblem {
             Self::LossWeight { .. } => ("wrong `loss_weight`", "`loss_weight` 不对"),
             Self::NoWeight => ("every `loss_weight` is 0", "所有 `loss_weight` 都为 0"),
             Self::NoAnswer => ("no answer", "没有回答"),
+            Self::NoQuestion => ("nothing is asked", "没有提问"),
             Self::Transcript { .. } => ("text without marks of its turns", "文本没有轮次标记"),
             Self::PreferencePair { .. } => ("preference pair", "偏好对"),
             Self::NoPairAnswer { column } => {

@@ -1,181 +1,210 @@
 //! Questions as token ids: which prompt is continued, and by what.
+//!
+//! Each way of scoring words its prompts in a file of its own: [`lm_eval`], [`text`], [`seed`], [`reasoned`]. Here is what they share:
+//! which examples a context has room for, and how a text or conversation becomes ids.
 
-use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, TemplateTokens, Tokenizer};
+mod lm_eval;
+mod reasoned;
+mod seed;
+mod text;
+
+use danlu_tokenizer::{
+    ChatTemplate, Error as TokenizerError, Guarded, Message, SpecialTokens, TemplateTokens, Tokenizer,
+};
 
 use super::questions::{LETTERS, OPTIONS, Question, Subject};
+use super::subjects::Benchmark;
 use super::{Options, Scoring};
 use crate::log_likelihood::Request;
 use crate::{Error, Result};
 
-/// Turns questions into requests for one model.
+/// Turns questions into what is asked of one model.
 pub(super) struct Asker<'a> {
     tokenizer: &'a Tokenizer,
     template_tokens: TemplateTokens,
-    template: Option<&'a ChatTemplate>,
-    scoring: Scoring,
+    options: Options<'a>,
+    benchmark: Benchmark,
     /// Most tokens that the model sees.
     context: usize,
 }
 
-/// One question's options, each with its prompt.
+/// One question as it is asked.
+#[derive(Debug)]
 pub(super) struct Asked {
-    pub(super) requests: [Request; OPTIONS],
+    /// What the model is shown before the options, without the BOS that its tokenizer puts there.
+    pub(super) prompt: String,
+    /// Its tokens, BOS included.
+    pub(super) prompt_tokens: usize,
+    /// What is read off the model; nothing where the question alone does not fit the context.
+    pub(super) wanted: Option<Wanted>,
+    /// Whether examples or the description were left out to fit the model's context.
     pub(super) shortened: bool,
 }
 
+/// What decides between the options.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// How probable each option is.
+    LogLikelihoods([Request; OPTIONS]),
+    /// Logits of the next token.
+    Logits(seed::Logits),
+    /// The letter that reasons of at most `room` tokens arrive at.
+    Reasons { prompt: Vec<u32>, room: usize },
+}
+
+/// A prompt as it is shown to people and as the model reads it.
+struct Prompt {
+    text: String,
+    wanted: Wanted,
+}
+
+/// What stands before a question.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    examples: &'a [Question],
+    is_described: bool,
+}
+
 impl<'a> Asker<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, options: &Options<'a>, context: usize) -> Self {
+    pub(super) fn new(
+        tokenizer: &'a Tokenizer,
+        options: &Options<'a>,
+        benchmark: Benchmark,
+        context: usize,
+    ) -> Self {
         let template_tokens = tokenizer.template_tokens();
-        let Options { scoring, template } = *options;
-        Self { tokenizer, template_tokens, template, scoring, context }
+        Self { tokenizer, template_tokens, options: *options, benchmark, context }
     }
 
-    /// Leaves out examples from the last on, then the prompt's beginning, where the context is too short.
+    /// Leaves out examples from the oldest on, and then the description, where the context is too short.
     pub(super) fn ask(&self, subject: &Subject, question: &Question) -> Result<Asked> {
-        let mut shots = subject.examples.len();
-        loop {
-            let requests = self.requests(subject, &subject.examples[..shots], question)?;
-            // The last id is no input.
-            let fits = requests.iter().all(|request| request.ids.len() <= self.context + 1);
-            if fits || shots == 0 {
-                let shortened = !fits || shots < subject.examples.len();
-                let mut requests = requests;
-                for request in &mut requests {
-                    self.cut_beginning(request, question)?;
-                }
-                return Ok(Asked { requests, shortened });
+        let examples = subject.examples.as_slice();
+        let with =
+            (0..=examples.len()).map(|oldest| Before { examples: &examples[oldest..], is_described: true });
+        let alone = Before { examples: &[], is_described: false };
+        let mut shortened = false;
+        let mut last = None;
+        for before in with.chain([alone]) {
+            let Prompt { text, wanted } = match (self.options.reasoning, self.options.scoring) {
+                (Some(reasoning), _) => self.reasoned(subject, before, question, reasoning.max_new_tokens)?,
+                (None, Scoring::LmEval) => self.lm_eval(subject, before, question)?,
+                (None, Scoring::Text) => self.text(before, question)?,
+                (None, Scoring::Seed) => self.seed(subject, before, question)?,
+            };
+            let (prompt_tokens, fits) = (wanted.prompt_tokens(), wanted.inputs() <= self.context);
+            let asked =
+                Asked { prompt: text, prompt_tokens, wanted: Some(wanted).filter(|_| fits), shortened };
+            if fits {
+                return Ok(asked);
             }
-            shots -= 1;
+            shortened = true;
+            last = Some(asked);
         }
+        last.ok_or_else(|| Error::Row { at: question.source.clone(), problem: "cannot be asked".into() })
     }
 
+    /// What goes on from a prompt, which has one BOS iff the vocabulary's files say so or the chat template wrote it. Blanks and
+    /// line breaks at the prompt's end belong to what follows them, and a token that joins the end with the beginning too, as
+    /// in lm-eval.
     fn requests(
         &self,
-        subject: &Subject,
-        examples: &[Question],
+        prompt: &str,
+        continuations: [String; OPTIONS],
+        special: SpecialTokens,
         question: &Question,
-    ) -> Result<[Request; OPTIONS]> {
+    ) -> Result<Wanted> {
+        let bos = self.bos_before(prompt, special);
+        let before = self.tokenizer.encode(prompt.trim_end(), special)?;
         let mut requests = Vec::with_capacity(OPTIONS);
-        for option in 0..OPTIONS {
-            requests.push(match self.template {
-                Some(template) => self.in_chat(template, subject, examples, question, option)?,
-                None => self.continued(subject, examples, question, option)?,
-            });
+        for (option, continuation) in continuations.iter().enumerate() {
+            let whole = self.tokenizer.encode(&format!("{prompt}{continuation}"), special)?;
+            let start = match whole.len() > before.len() {
+                true => before.len(),
+                false => before.iter().zip(&whole).take_while(|(before, whole)| before == whole).count(),
+            };
+            let start = (start + usize::from(bos.is_some())).max(1);
+            requests.push(request(bos.into_iter().chain(whole).collect(), start, question, option)?);
         }
-        requests.try_into().map_err(|_| Error::Row {
-            at: question.source.clone(),
-            problem: format!("expected {OPTIONS} options"),
-        })
+        four(requests, question).map(Wanted::LogLikelihoods)
     }
 
-    /// The text as it is, BOS in front iff the vocabulary's files say so.
-    fn continued(
-        &self,
-        subject: &Subject,
-        examples: &[Question],
-        question: &Question,
-        option: usize,
-    ) -> Result<Request> {
-        // lm-eval puts a blank between C-Eval's prompt and the letter.
-        let delimiter = if self.scoring == Scoring::Letter { " " } else { "" };
-        let mut prompt = self.description(subject);
-        for example in examples {
-            let answer = self.answer(example, example.right);
-            prompt += &format!("{}{delimiter}{answer}\n\n", self.asked(example));
-        }
-        prompt += &self.asked(question);
-        let whole = format!("{prompt}{delimiter}{}", self.answer(question, option));
-        let encode = |text: &str| self.tokenizer.encode(text, SpecialTokens::AsText);
-        let (prompt, whole) = (encode(&prompt)?, encode(&whole)?);
-        // A token that joins the prompt's end with the option's beginning belongs to the option.
-        let common = prompt.iter().zip(&whole).take_while(|(prompt, whole)| prompt == whole).count();
-        let bos = self.tokenizer.bos_id().filter(|_| self.tokenizer.adds_bos());
-        let mut ids: Vec<u32> = bos.into_iter().collect();
-        let start = (ids.len() + common).max(1);
-        ids.extend(whole);
-        self.request(ids, start, question, option)
+    /// The BOS that a text is still to get.
+    fn bos_before(&self, text: &str, special: SpecialTokens) -> Option<u32> {
+        let bos_text = self.template_tokens.bos_token.as_str();
+        let is_written = special != SpecialTokens::AsText && text.starts_with(bos_text);
+        self.tokenizer.bos_id().filter(|_| self.tokenizer.adds_bos() && !is_written)
     }
 
-    /// A conversation, tokenized stretch by stretch as in training; the end of the turn is not scored.
-    fn in_chat(
+    /// A conversation up to where the answer begins, as text, and as text to encode and how. A template without a place for
+    /// a system message is asked without it, as in lm-eval.
+    fn rendered(
         &self,
         template: &ChatTemplate,
-        subject: &Subject,
-        examples: &[Question],
-        question: &Question,
-        option: usize,
-    ) -> Result<Request> {
-        let mut messages = Vec::new();
-        let mut before = self.description(subject);
-        for example in examples {
-            messages.push(Message::new("user", std::mem::take(&mut before) + &self.asked(example)));
-            messages.push(Message::new("assistant", self.answer(example, example.right)));
-        }
-        let answer = self.answer(question, option);
-        messages.push(Message::new("user", before + &self.asked(question)));
-        messages.push(Message::new("assistant", answer));
-        let segments = template.segments(&messages, &self.template_tokens)?;
-        let last = segments.iter().rposition(|segment| segment.trained).unwrap_or_default();
-        let mut ids = Vec::new();
-        for segment in &segments[..last] {
-            ids.extend(self.tokenizer.encode_after(&ids, &segment.text, SpecialTokens::Parse)?);
-        }
-        let turn = segments.get(last).map_or("", |segment| &segment.text);
-        let end = turn.find(answer).map_or(turn.len(), |at| at + answer.len());
-        let start = ids.len().max(1);
-        ids.extend(self.tokenizer.encode_after(&ids, &turn[..end], SpecialTokens::Parse)?);
-        self.request(ids, start, question, option)
-    }
-
-    fn request(&self, ids: Vec<u32>, start: usize, question: &Question, option: usize) -> Result<Request> {
-        if ids.len() > start {
-            return Ok(Request { ids, start });
-        }
-        let problem = format!("option {} becomes no token in this vocabulary", LETTERS[option]);
-        Err(Error::Row { at: question.source.clone(), problem })
-    }
-
-    fn cut_beginning(&self, request: &mut Request, question: &Question) -> Result<()> {
-        let option = request.ids.len() - request.start;
-        let context = self.context;
-        if option > context {
-            let problem =
-                format!("an option of {option} tokens does not fit the model's context of {context} tokens");
-            return Err(Error::Row { at: question.source.clone(), problem });
-        }
-        let excess = request.ids.len().saturating_sub(context + 1);
-        let bos = usize::from(self.tokenizer.bos_id() == request.ids.first().copied());
-        let kept = bos.min(request.start - excess);
-        request.ids.drain(kept..kept + excess);
-        request.start -= excess;
-        Ok(())
-    }
-
-    fn description(&self, subject: &Subject) -> String {
-        match self.scoring {
-            Scoring::Letter => {
-                format!("以下是中国关于{}的单项选择题，请选出其中的正确答案。\n\n", subject.name)
+        messages: &[Message],
+    ) -> Result<(String, String, SpecialTokens)> {
+        let render = |messages: &[Message]| template.render(messages, true, &self.template_tokens);
+        let text = match render(messages) {
+            Err(TokenizerError::Template { .. })
+                if messages.iter().any(|message| message.role == "system") =>
+            {
+                let rest: Vec<Message> =
+                    messages.iter().filter(|message| message.role != "system").cloned().collect();
+                return self.rendered(template, &rest);
             }
-            Scoring::Text => String::new(),
-        }
-    }
-
-    fn asked(&self, question: &Question) -> String {
-        let asked = question.question.trim();
-        match self.scoring {
-            Scoring::Letter => {
-                let [a, b, c, d] = &question.options;
-                format!("{asked}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\n答案：")
+            text => text?,
+        };
+        match self.tokenizer.guard(messages) {
+            Some(Guarded { messages, guard }) => {
+                Ok((text, render(&messages)?, SpecialTokens::Guarded(guard)))
             }
-            Scoring::Text if self.template.is_some() => asked.to_owned(),
-            Scoring::Text => format!("{asked}\n答案："),
+            None => Ok((text.clone(), text, SpecialTokens::Parse)),
+        }
+    }
+}
+
+impl Wanted {
+    /// Tokens that the model must see at a time.
+    fn inputs(&self) -> usize {
+        match self {
+            // The last id is no input.
+            Self::LogLikelihoods(requests) => {
+                requests.iter().map(|request| request.ids.len() - 1).max().unwrap_or(0)
+            }
+            Self::Logits(logits) => logits.prompt.len(),
+            Self::Reasons { prompt, room } => prompt.len() + room,
         }
     }
 
-    fn answer<'q>(&self, question: &'q Question, option: usize) -> &'q str {
-        match self.scoring {
-            Scoring::Letter => LETTERS[option],
-            Scoring::Text => question.options[option].trim(),
+    fn prompt_tokens(&self) -> usize {
+        match self {
+            Self::LogLikelihoods(requests) => requests[0].start,
+            Self::Logits(logits) => logits.prompt.len(),
+            Self::Reasons { prompt, .. } => prompt.len(),
         }
     }
+}
+
+fn request(ids: Vec<u32>, start: usize, question: &Question, option: usize) -> Result<Request> {
+    if ids.len() > start {
+        return Ok(Request { ids, start });
+    }
+    let problem = format!("option {} becomes no token in this vocabulary", LETTERS[option]);
+    Err(Error::Row { at: question.source.clone(), problem })
+}
+
+fn four<T>(values: Vec<T>, question: &Question) -> Result<[T; OPTIONS]> {
+    values.try_into().map_err(|_| Error::Row {
+        at: question.source.clone(),
+        problem: format!("expected {OPTIONS} options"),
+    })
+}
+
+/// The options of a question by letter, each on a line of its own.
+fn lettered(question: &Question) -> String {
+    LETTERS.iter().zip(&question.options).map(|(letter, option)| format!("\n{letter}. {option}")).collect()
+}
+
+/// The letter of the right option; none where it is withheld.
+fn right_letter(question: &Question) -> &'static str {
+    question.right.map_or("", |right| LETTERS[right])
 }

@@ -1,61 +1,156 @@
-//! The Chinese names of C-Eval's 52 subjects, as its prompts use them.
+//! The subjects of the published benchmarks: what their files are called, what prompts call them, and which group each
+//! counts to. It reads no files.
 
-/// The Chinese name of a C-Eval subject, by the name that its files have.
-pub(super) fn chinese_name(key: &str) -> Option<&'static str> {
-    NAMES.iter().find(|(known, _)| *known == key).map(|(_, name)| *name)
+mod ceval;
+mod cmmlu;
+mod mmlu;
+
+use serde::Serialize;
+
+/// Whose questions are asked, which decides the wording of prompts and the groups of results.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Benchmark {
+    /// C-Eval: 52 subjects.
+    Ceval,
+    /// CMMLU: 67 subjects.
+    Cmmlu,
+    /// MMLU: 57 subjects, in English.
+    Mmlu,
+    /// Questions of one's own: worded as C-Eval's, without groups.
+    #[default]
+    Own,
 }
 
-const NAMES: [(&str, &str); 52] = [
-    ("accountant", "注册会计师"),
-    ("advanced_mathematics", "高等数学"),
-    ("art_studies", "艺术学"),
-    ("basic_medicine", "基础医学"),
-    ("business_administration", "工商管理"),
-    ("chinese_language_and_literature", "中国语言文学"),
-    ("civil_servant", "公务员"),
-    ("clinical_medicine", "临床医学"),
-    ("college_chemistry", "大学化学"),
-    ("college_economics", "大学经济学"),
-    ("college_physics", "大学物理"),
-    ("college_programming", "大学编程"),
-    ("computer_architecture", "计算机组成"),
-    ("computer_network", "计算机网络"),
-    ("discrete_mathematics", "离散数学"),
-    ("education_science", "教育学"),
-    ("electrical_engineer", "注册电气工程师"),
-    ("environmental_impact_assessment_engineer", "环境影响评价工程师"),
-    ("fire_engineer", "注册消防工程师"),
-    ("high_school_biology", "高中生物"),
-    ("high_school_chemistry", "高中化学"),
-    ("high_school_chinese", "高中语文"),
-    ("high_school_geography", "高中地理"),
-    ("high_school_history", "高中历史"),
-    ("high_school_mathematics", "高中数学"),
-    ("high_school_physics", "高中物理"),
-    ("high_school_politics", "高中政治"),
-    ("ideological_and_moral_cultivation", "思想道德修养与法律基础"),
-    ("law", "法学"),
-    ("legal_professional", "法律职业资格"),
-    ("logic", "逻辑学"),
-    ("mao_zedong_thought", "毛泽东思想和中国特色社会主义理论体系概论"),
-    ("marxism", "马克思主义基本原理"),
-    ("metrology_engineer", "注册计量师"),
-    ("middle_school_biology", "初中生物"),
-    ("middle_school_chemistry", "初中化学"),
-    ("middle_school_geography", "初中地理"),
-    ("middle_school_history", "初中历史"),
-    ("middle_school_mathematics", "初中数学"),
-    ("middle_school_physics", "初中物理"),
-    ("middle_school_politics", "初中政治"),
-    ("modern_chinese_history", "近代史纲要"),
-    ("operating_system", "操作系统"),
-    ("physician", "医师资格"),
-    ("plant_protection", "植物保护"),
-    ("probability_and_statistics", "概率统计"),
-    ("professional_tour_guide", "导游资格"),
-    ("sports_science", "体育学"),
-    ("tax_accountant", "税务师"),
-    ("teacher_qualification", "教师资格"),
-    ("urban_and_rural_planner", "注册城乡规划师"),
-    ("veterinary_medicine", "兽医学"),
-];
+/// A subject of a benchmark.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    key: &'static str,
+    name: &'static str,
+    group: &'static str,
+    subcategory: Option<&'static str>,
+}
+
+impl Known {
+    const fn new(key: &'static str, name: &'static str, group: &'static str) -> Self {
+        Self { key, name, group, subcategory: None }
+    }
+
+    const fn within(
+        key: &'static str,
+        name: &'static str,
+        group: &'static str,
+        subcategory: &'static str,
+    ) -> Self {
+        Self { key, name, group, subcategory: Some(subcategory) }
+    }
+}
+
+impl Benchmark {
+    /// What it is called.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ceval => "C-Eval",
+            Self::Cmmlu => "CMMLU",
+            Self::Mmlu => "MMLU",
+            Self::Own => "multiple choice",
+        }
+    }
+
+    /// The split that scores are published of and whose answers are known.
+    #[must_use]
+    pub fn split(self) -> &'static str {
+        match self {
+            Self::Ceval | Self::Own => "val",
+            Self::Cmmlu | Self::Mmlu => "test",
+        }
+    }
+
+    /// The groups that its results are published by, in their order.
+    #[must_use]
+    pub fn groups(self) -> &'static [&'static str] {
+        match self {
+            Self::Ceval => &ceval::GROUPS,
+            Self::Cmmlu => &cmmlu::GROUPS,
+            Self::Mmlu => &mmlu::GROUPS,
+            Self::Own => &[],
+        }
+    }
+
+    /// The subjects that it has, by the names of their files; none for questions of one's own.
+    pub fn subjects(self) -> impl Iterator<Item = &'static str> {
+        self.known().iter().map(|known| known.key)
+    }
+
+    /// The group that a subject counts to.
+    #[must_use]
+    pub fn group(self, key: &str) -> Option<&'static str> {
+        self.find(key).map(|known| known.group)
+    }
+
+    /// The part of the group that a subject counts to; MMLU alone has them.
+    #[must_use]
+    pub fn subcategory(self, key: &str) -> Option<&'static str> {
+        self.find(key)?.subcategory
+    }
+
+    /// What prompts call a subject; questions of one's own have C-Eval's names where their files are called so.
+    #[must_use]
+    pub fn subject_name(self, key: &str) -> Option<&'static str> {
+        match self {
+            Self::Own => Self::Ceval.subject_name(key),
+            _ => self.find(key).map(|known| known.name),
+        }
+    }
+
+    /// What the prompts of the older projects call it.
+    pub(super) fn older_name(self, key: &str) -> Option<&'static str> {
+        let older = ceval::OLDER_NAMES.iter().find(|(known, _)| self != Self::Cmmlu && *known == key);
+        older.map(|(_, name)| *name).or_else(|| self.subject_name(key))
+    }
+
+    fn find(self, key: &str) -> Option<&'static Known> {
+        self.known().iter().find(|known| known.key == key)
+    }
+
+    fn known(self) -> &'static [Known] {
+        match self {
+            Self::Ceval => &ceval::SUBJECTS,
+            Self::Cmmlu => &cmmlu::SUBJECTS,
+            Self::Mmlu => &mmlu::SUBJECTS,
+            Self::Own => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn seed_003_groups_have_the_published_sizes() {
+        let sizes = |benchmark: Benchmark| -> Vec<usize> {
+            let size = |group: &&str| {
+                benchmark.subjects().filter(|key| benchmark.group(key) == Some(*group)).count()
+            };
+            benchmark.groups().iter().map(size).collect()
+        };
+        assert_eq!(sizes(Benchmark::Ceval), [20, 10, 11, 11]);
+        assert_eq!(sizes(Benchmark::Cmmlu), [17, 11, 13, 11, 15]);
+        assert_eq!(sizes(Benchmark::Mmlu), [18, 13, 12, 14]);
+        let subcategories: BTreeSet<_> =
+            Benchmark::Mmlu.subjects().map(|key| Benchmark::Mmlu.subcategory(key)).collect();
+        assert_eq!(subcategories.len(), 17);
+    }
+
+    #[test]
+    fn the_older_projects_call_one_subject_otherwise() {
+        let key = "mao_zedong_thought";
+        assert_ne!(Benchmark::Ceval.subject_name(key), Benchmark::Ceval.older_name(key));
+        assert_eq!(Benchmark::Ceval.subject_name("law"), Benchmark::Ceval.older_name("law"));
+        assert_eq!(Benchmark::Mmlu.subject_name("us_foreign_policy"), Some("us foreign policy"));
+    }
+}

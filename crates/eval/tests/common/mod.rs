@@ -54,6 +54,11 @@ pub fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
 
 /// −log p of the ids from `start` on, each predicted from all before it.
 pub fn negative_log_likelihood(model: &Model, ids: &[u32], start: usize) -> f64 {
+    -log_probabilities(model, ids, start).iter().sum::<f64>()
+}
+
+/// log p of each of the ids from `start` on, predicted from all before it.
+pub fn log_probabilities(model: &Model, ids: &[u32], start: usize) -> Vec<f64> {
     use danlu_model::{Activations, Keep, PackedTokens, Resident, Target};
     let tokens = PackedTokens::new([ids]);
     let targets: Vec<Target> =
@@ -61,5 +66,5 @@ pub fn negative_log_likelihood(model: &Model, ids: &[u32], start: usize) -> f64 
     let mut activations = Activations::new(model, ids.len(), Keep::Nothing);
     model.forward(&tokens, &mut activations, &mut Resident).unwrap();
     let scores = model.score(&tokens, &targets, &mut activations);
-    -scores.iter().map(|score| f64::from(score.log_probability)).sum::<f64>()
+    scores.iter().map(|score| f64::from(score.log_probability)).collect()
 }

@@ -198,7 +198,7 @@ impl Work<'_> {
             let mut attended: Vec<Buffer<T>> = Vec::new();
             for (batch, x) in batches.iter().zip(&streams) {
                 rotary.place(config, batch.sequences().iter().map(|own| (0..own.keys.len(), own.keys.len())));
-                let rows = Rows { rotary, sequences: batch.sequences(), first_key: 0 };
+                let rows = Rows { rotary, sequences: batch.sequences(), follows: &[], first_key: 0 };
                 model.norm_input(layer, x.first(x.len()), saved, scratch);
                 model.attend(layer, rows, saved, [&mut *keys, &mut *values], scratch);
                 hessian.add(saved.attention.first(batch.len() * q));

@@ -33,7 +33,8 @@ const ROWS: &str = "top_k.bin";
 const STATE: &str = "teacher.json";
 /// How names of files with weights end, and names of those that say what they mean.
 const WEIGHTS: [&str; 5] = ["safetensors", "gguf", "bin", "pth", "pt"];
-const CONFIGURATIONS: [&str; 3] = ["config.json", "params.json", "quantize_config.json"];
+const CONFIGURATIONS: [&str; 4] =
+    ["config.json", "adapter_config.json", "params.json", "quantize_config.json"];
 /// What the files are like; with another number they are made anew.
 const VERSION: u32 = 2;
 /// Samples whose slices are made together.
@@ -180,7 +181,7 @@ impl Teacher {
         let capacity = longest.max(SLICE_TOKENS);
         let identity = Identity {
             version: VERSION,
-            teacher: files(&path)?,
+            teacher: model_files(&path)?,
             precision: format!("{:?}", shape.precision()),
             data: format!("{:016x}", samples_fingerprint(samples)),
             top_k,
@@ -322,7 +323,11 @@ fn kept(folder: &Path, identity: &Identity) -> (u64, Option<&'static str>) {
 }
 
 /// Name, bytes and time of change of a file, or of those of a folder that decide what a model says.
-fn files(path: &Path) -> Result<Vec<(String, u64, String)>> {
+/// The files that decide what the model at `path` says: name, bytes and time of change of each.
+///
+/// # Errors
+/// A folder or file that cannot be read.
+pub fn model_files(path: &Path) -> Result<Vec<(String, u64, String)>> {
     // The index of a model's parts stands for its folder.
     let folder = match path.to_string_lossy().ends_with(".index.json") {
         true => path.parent().filter(|parent| parent.is_dir()),

@@ -1,13 +1,18 @@
-//! `danlu eval ceval` and `mcq`: multiple choice.
+//! `danlu eval ceval`, `cmmlu`, `mmlu` and `mcq`: multiple choice.
 //!
-//! `ceval` asks as published results do, `mcq` asks as the model will be used; every part of that can be chosen.
+//! The benchmarks are asked as published results are, `mcq` asks as the model will be used; every part of that can be
+//! chosen.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use danlu_eval::multiple_choice::{Options, Questions, Scoring, Selection, Summary, evaluate};
+use danlu_eval::multiple_choice::{
+    Benchmark, Options, Questions, Reasoning, Scoring, Selection, Summary, percent,
+};
+use danlu_model::Sampling;
 
+use super::takes::{Asked, KeepArgs};
 use super::told_apart;
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
@@ -19,29 +24,29 @@ use crate::prompts::template_of;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Folder with dev, val and test, a folder of CSV files, or one CSV file; header id,question,A,B,C,D,answer
+    /// Folder or .zip as the benchmark is published (CSV, or Parquet as on the hub), or one file (CSV, JSON lines, …)
     ///
-    /// zh: 含 dev、val、test 的文件夹、CSV 文件夹或单个 CSV 文件；表头为 id,question,A,B,C,D,answer
+    /// zh: 按评测集发布时的目录或 .zip（CSV，或 hub 上的 Parquet），也可以是单个文件（CSV、JSON Lines 等）
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
-    /// Folder that the questions are in
+    /// Split that the questions are of (default: ceval val, cmmlu test, mmlu test, mcq val)
     ///
-    /// zh: 题目所在的子文件夹
-    #[arg(long, value_name = "NAME", default_value = "val")]
-    split: String,
-    /// Examples from dev before each question (default: ceval 5, mcq 0)
+    /// zh: 题目所属的划分（默认：ceval 为 val，cmmlu 与 mmlu 为 test，mcq 为 val）
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+    /// Examples from dev before each question (default: 5, mcq 0)
     ///
-    /// zh: 每题之前取自 dev 的示例数（默认：ceval 为 5，mcq 为 0）
+    /// zh: 每题之前取自 dev 的示例数（默认：5，mcq 为 0）
     #[arg(long, value_name = "N")]
     shots: Option<usize>,
-    /// Whose log-likelihood decides (default: ceval letter, mcq text)
+    /// How questions are put, and what decides (default: lm-eval, mcq text)
     ///
-    /// zh: 以何者的对数似然为准（默认：ceval 为 letter，mcq 为 text）
+    /// zh: 如何提问、以何者为准（默认：lm-eval，mcq 为 text）
     #[arg(long, value_enum)]
     scoring: Option<ScoringChoice>,
-    /// Only these subjects, by file name or Chinese name
+    /// Only these subjects, by the name of their files or by the one that prompts use
     ///
-    /// zh: 只测这些科目，用文件名或中文名
+    /// zh: 只测这些科目，用文件中的名称或提示词中的名称
     #[arg(long, value_name = "NAME", num_args = 1..)]
     subject: Vec<String>,
     /// Only the first N questions of each subject
@@ -59,54 +64,99 @@ pub struct Args {
     /// zh: 用模型自带的对话模板提问（mcq 的默认方式，若模型带有模板）
     #[arg(long, conflicts_with = "template")]
     chat: bool,
-    /// Ask without a chat template (default of ceval)
+    /// Ask without a chat template (default but for mcq)
     ///
-    /// zh: 不用对话模板提问（ceval 的默认方式）
+    /// zh: 不用对话模板提问（除 mcq 外的默认方式）
     #[arg(long, conflicts_with_all = ["template", "chat"])]
     raw: bool,
+    /// In a chat, put the examples into the user's one message, not into earlier turns (only with lm-eval)
+    ///
+    /// zh: 用对话模板时，把示例都放进同一条用户消息，而不是作为之前的轮次（仅用于 lm-eval）
+    #[arg(long)]
+    one_turn: bool,
+    /// Let the model reason step by step before it states a letter, which then decides (by default 0 examples)
+    ///
+    /// zh: 让模型先一步一步思考再给出字母，以该字母为准（默认 0 个示例）
+    #[arg(long, conflicts_with_all = ["scoring", "one_turn"])]
+    cot: bool,
+    /// Most tokens of such an answer; at most half of the model's context
+    ///
+    /// zh: 此类回答最多的词元数；至多为模型上下文的一半
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "cot")]
+    max_new_tokens: usize,
+    /// For such answers: 0 takes the most probable token; higher is more varied
+    ///
+    /// zh: 用于此类回答：0 总取概率最高的词元；越高越多样
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true, requires = "cot")]
+    temperature: f32,
+    /// For such answers: the same seed chooses the same tokens
+    ///
+    /// zh: 用于此类回答：相同的种子选出相同的词元
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().seed, requires = "cot")]
+    seed: u64,
+    #[command(flatten)]
+    keep: KeepArgs,
 }
 
-/// Whose log-likelihood decides.
+/// How questions are put, and what decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ScoringChoice {
-    /// The letters A to D, after question and options
+    /// As lm-eval: log-likelihood of the letters A to D after question and options
     ///
-    /// zh: 题目与选项之后的字母 A 至 D
-    Letter,
-    /// The options' texts after the question alone, by character
+    /// zh: 与 lm-eval 相同：题目与选项之后字母 A 至 D 的对数似然
+    LmEval,
+    /// Log-likelihood of the options' texts after the question alone, by character
     ///
-    /// zh: 仅在题目之后的选项文本，按字符平均
+    /// zh: 仅在题目之后的选项文本的对数似然，按字符平均
     Text,
+    /// As the older projects' scripts: logits of the letters, with their prompts and repetition penalty
+    ///
+    /// zh: 与此前各项目的脚本相同：字母的 logits，用其提示词与重复惩罚
+    Seed,
 }
 
 /// How a benchmark is asked where nothing else is said.
 pub struct Defaults {
+    benchmark: Benchmark,
     shots: usize,
     scoring: Scoring,
     chat: bool,
 }
 
 /// C-Eval.
-pub const CEVAL: Defaults = Defaults { shots: 5, scoring: Scoring::Letter, chat: false };
+pub const CEVAL: Defaults =
+    Defaults { benchmark: Benchmark::Ceval, shots: 5, scoring: Scoring::LmEval, chat: false };
+/// CMMLU.
+pub const CMMLU: Defaults = Defaults { benchmark: Benchmark::Cmmlu, ..CEVAL };
+/// MMLU.
+pub const MMLU: Defaults = Defaults { benchmark: Benchmark::Mmlu, ..CEVAL };
 /// Questions of one's own.
-pub const MCQ: Defaults = Defaults { shots: 0, scoring: Scoring::Text, chat: true };
+pub const MCQ: Defaults =
+    Defaults { benchmark: Benchmark::Own, shots: 0, scoring: Scoring::Text, chat: true };
 
-/// Runs `danlu eval ceval` and `mcq`.
+/// Runs `danlu eval ceval`, `cmmlu`, `mmlu` and `mcq`.
 ///
 /// # Errors
 /// A model or questions that cannot be used.
 pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
+    let reasoning = args.cot.then(|| args.reasoning()).transpose()?;
     let selection = Selection {
+        benchmark: defaults.benchmark,
         split: args.split,
-        shots: args.shots.unwrap_or(defaults.shots),
+        shots: args.shots.unwrap_or(if args.cot { 0 } else { defaults.shots }),
         subjects: args.subject,
         limit: args.limit,
     };
     let questions = Questions::read(&args.data, &selection).map_err(told_apart)?;
-    let opened = args.model.open(printer)?;
+    tell_missing(&questions, printer);
+    let located = args.model.locate(printer)?;
+    let opened = args.model.open_located(&located, printer)?;
     let wants_chat = args.chat || args.template.is_some();
     let template = match wants_chat || (defaults.chat && !args.raw) {
-        true => template_of(&opened, args.template.as_deref())?,
+        true => {
+            let template = template_of(&opened, args.template.as_deref())?;
+            template.map(|template| args.keep.on_its_day(template)).transpose()?
+        }
         false => None,
     };
     if args.chat && template.is_none() {
@@ -115,50 +165,111 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
         ));
     }
     let scoring = args.scoring.map_or(defaults.scoring, Scoring::from);
-    let options = Options { scoring, template: template.as_ref() };
-    let mut bar = printer.progress("options", 4 * questions.len() as u64);
-    let summary =
-        evaluate(&opened, &questions, &options, |done, _| bar.set(done as u64, "")).map_err(told_apart)?;
-    drop(bar);
-    report(&summary, printer)
+    if args.one_turn && (template.is_none() || scoring != Scoring::LmEval) {
+        return Err(wrong_input(
+            "`--one-turn` goes with `--scoring lm-eval` in a chat: add `--chat`, or leave it out",
+        ));
+    }
+    let options = Options {
+        scoring,
+        template: template.as_ref(),
+        one_turn: args.one_turn,
+        reasoning: reasoning.as_ref(),
+    };
+    let asked = Asked {
+        args: &args.model,
+        located: &located,
+        opened: &opened,
+        data: &args.data,
+        questions: &questions,
+        options,
+    };
+    let (summary, json) = args.keep.evaluate(&asked, printer)?;
+    report(&summary, printer)?;
+    Ok(printer.json(&json.into())?)
+}
+
+impl Args {
+    fn reasoning(&self) -> Result<Reasoning> {
+        let Self { temperature, seed, max_new_tokens, .. } = *self;
+        let sampling = Sampling { temperature, seed, top_k: 0, top_p: 1.0, ..Sampling::default() };
+        sampling.check().map_err(wrong_input)?;
+        Ok(Reasoning { sampling, max_new_tokens })
+    }
+}
+
+/// A score of a part of a benchmark is none that others can be compared with.
+fn tell_missing(questions: &Questions, printer: &Printer) {
+    const NAMED: usize = 5;
+    let Questions { benchmark, missing, .. } = questions;
+    if !missing.is_empty() {
+        let named: Vec<String> = missing.iter().take(NAMED).map(|key| format!("`{key}`")).collect();
+        let more = if missing.len() > NAMED { ", …" } else { "" };
+        printer.warning(format_args!(
+            "{} of {}'s {} subjects are not there ({}{more}): the score is that of the others",
+            missing.len(),
+            benchmark.name(),
+            benchmark.subjects().count(),
+            named.join(", ")
+        ));
+    }
 }
 
 fn report(summary: &Summary, printer: &Printer) -> Result<()> {
     let table = summary.table();
     let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
     printer.table(&header, &table.rows)?;
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let scored = match summary.scoring {
-        Scoring::Letter => "letters",
+        _ if summary.reasoned => "letters that its reasons arrive at",
+        Scoring::LmEval => "letters",
         Scoring::Text => "option texts by character",
+        Scoring::Seed => "letters as the older projects score them",
     };
     let asked = if summary.chat { "in the chat template" } else { "without a chat template" };
-    printer.line(format_args!(
-        "accuracy {} ± {} ({} of {}, chance {}) · {scored}, {} examples, {asked}",
-        percent(summary.accuracy),
-        percent(summary.standard_error),
-        summary.correct,
-        summary.questions,
-        percent(summary.chance),
-        summary.shots,
-    ))?;
+    let how = format!("{scored}, {} examples, {asked}", summary.shots);
+    if summary.withheld > 0 {
+        printer.line(format_args!("{} questions whose answers are withheld · {how}", summary.withheld))?;
+    }
+    if summary.questions > 0 {
+        printer.line(format_args!(
+            "accuracy {} ± {} ({} of {}, chance {}) · {how}",
+            percent(summary.accuracy),
+            percent(summary.standard_error),
+            summary.correct,
+            summary.questions,
+            percent(summary.chance),
+        ))?;
+    }
     if let Some(accuracy) = summary.accuracy_unnormalized {
         printer.line(format_args!("not divided by length: {}", percent(accuracy)))?;
     }
     if summary.shortened > 0 {
         printer.warning(format_args!(
-            "{} prompts did not fit the model's context and lost examples or their beginning; fewer `--shots` avoid it",
+            "{} prompts did not fit the model's context and lost examples, the oldest first; fewer `--shots` avoid it",
             summary.shortened
         ));
     }
-    Ok(printer.json(&serde_json::to_value(summary)?)?)
+    if summary.unasked > 0 {
+        printer.warning(format_args!(
+            "{} questions alone do not fit the model's context and count as wrong",
+            summary.unasked
+        ));
+    }
+    if summary.unstated > 0 {
+        printer.warning(format_args!(
+            "{} answers state no letter and count as wrong; more `--max-new-tokens` may help",
+            summary.unstated
+        ));
+    }
+    Ok(())
 }
 
 impl From<ScoringChoice> for Scoring {
     fn from(choice: ScoringChoice) -> Self {
         match choice {
-            ScoringChoice::Letter => Self::Letter,
+            ScoringChoice::LmEval => Self::LmEval,
             ScoringChoice::Text => Self::Text,
+            ScoringChoice::Seed => Self::Seed,
         }
     }
 }

@@ -1,0 +1,217 @@
+//! What multiple choice leaves behind: the folder of takes, the search in training data, the report.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use danlu_eval::multiple_choice::{
+    Contamination, EvaluationFolder, MOST_BYTES, OPTIONS, Options, Questions, Summary, Take, evaluate,
+    look_for, run_of, settings, settings_of, write_csv, write_report, write_submission, write_summary,
+};
+use danlu_kernels::cpu::level;
+use danlu_model::Opened;
+use danlu_tokenizer::ChatTemplate;
+use serde_json::{Map, Value, json};
+
+use super::told_apart;
+use crate::models::{Located, ModelArgs};
+use crate::printer::Printer;
+use crate::stop;
+
+/// What is kept.
+#[derive(Debug, clap::Args)]
+pub struct KeepArgs {
+    /// Folder for scores, answers and a report; a run that was stopped goes on there
+    ///
+    /// zh: 保存分数、作答与报告的文件夹；中断的运行会从中继续
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// Write so many folders take0, take1, …; they are equal, since log-likelihoods know no chance, but for --cot, where each
+    /// has the next seed
+    ///
+    /// zh: 写出多少个文件夹 take0、take1……；对数似然没有随机性，因此内容相同；用 --cot 时各次的随机种子依次加一
+    #[arg(long, value_name = "N", requires = "output_dir", default_value = "1")]
+    n_times: NonZeroUsize,
+    /// Write a CSV file for each subject: its questions, the model's answers, and whether they are right
+    ///
+    /// zh: 为每个科目写出 CSV 文件：题目、模型的作答及是否正确
+    #[arg(long, requires = "output_dir")]
+    save_csv: bool,
+    /// Write the prompt of each question and its number of tokens
+    ///
+    /// zh: 写出每道题的提示文本及其词元数
+    #[arg(long, requires = "output_dir")]
+    log_samples: bool,
+    /// Write no report.html, report.md and report.tex
+    ///
+    /// zh: 不写 report.html、report.md 与 report.tex
+    #[arg(long, requires = "output_dir")]
+    no_report: bool,
+    /// Look for the questions in the training data of this run folder (default: that of the model or adapter, up to 256 MB)
+    ///
+    /// zh: 在此训练运行文件夹的训练数据中查找题目（默认：模型或适配器所属的运行，至多 256 MB）
+    #[arg(long, value_name = "RUN")]
+    train_run: Option<PathBuf>,
+}
+
+/// What is evaluated.
+pub struct Asked<'a> {
+    pub args: &'a ModelArgs,
+    pub located: &'a Located,
+    pub opened: &'a Opened,
+    pub data: &'a Path,
+    pub questions: &'a Questions,
+    pub options: Options<'a>,
+}
+
+impl KeepArgs {
+    /// A template that writes the date writes that of the evaluation which goes on.
+    ///
+    /// # Errors
+    /// A folder whose record is damaged.
+    pub fn on_its_day(&self, template: ChatTemplate) -> Result<ChatTemplate> {
+        let earlier = self.output_dir.as_deref().map(settings_of).transpose().map_err(told_apart)?.flatten();
+        let day = earlier.and_then(|settings| settings.get("template")?.get("day")?.as_u64());
+        Ok(match day.and_then(|day| u32::try_from(day).ok()) {
+            Some(day) => template.on_day(day),
+            None => template,
+        })
+    }
+
+    /// Asks, or goes on asking, and writes what is wanted. The summary, and what `summary.json` holds.
+    ///
+    /// # Errors
+    /// A model or questions that do not fit, a folder of another evaluation, a full disk.
+    pub fn evaluate(&self, asked: &Asked, printer: &Printer) -> Result<(Summary, Map<String, Value>)> {
+        let Asked { opened, questions, options, .. } = asked;
+        let settings = self.settings(asked)?;
+        let folder = self.output_dir.as_deref().map(|path| EvaluationFolder::open(path, &settings));
+        let folder = folder.transpose().map_err(told_apart)?;
+        let found = self.look_for_questions(asked, printer)?;
+        let (Some(folder), Some(path)) = (folder, &self.output_dir) else {
+            let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
+            let summary = evaluate(opened, questions, options, |done, _| bar.set(done as u64, ""));
+            let summary = summary.map_err(told_apart)?;
+            let json = complete(&summary, &settings);
+            return Ok((summary, json));
+        };
+        stop::answer_with(format!(
+            "stopped; what is answered stands in `{}`, and the same command goes on from there",
+            path.display()
+        ));
+        let first = self.take(0, &folder, asked, &settings, printer)?;
+        let times = self.n_times.get();
+        if options.reasoning.is_some_and(|reasoning| reasoning.sampling.temperature > 0.0) {
+            // Reasons are drawn anew each time.
+            for number in 1..times {
+                self.take(number, &folder, asked, &settings, printer)?;
+            }
+        } else {
+            folder.repeat_first(times).map_err(told_apart)?;
+            if times > 1 {
+                printer.note("the takes are equal: nothing is drawn at random");
+            }
+        }
+        if !self.no_report {
+            write_report(path, &first.0, &settings, found.as_ref()).map_err(told_apart)?;
+        }
+        printer.note(format_args!("written to `{}`", path.display()));
+        Ok(first)
+    }
+
+    /// Asks everything once, or goes on asking, and writes what came of it.
+    fn take(
+        &self,
+        number: usize,
+        folder: &EvaluationFolder,
+        asked: &Asked,
+        settings: &Map<String, Value>,
+        printer: &Printer,
+    ) -> Result<(Summary, Map<String, Value>)> {
+        let Asked { opened, questions, options, .. } = asked;
+        let reasoning = options.reasoning.map(|reasoning| reasoning.of_take(number));
+        let options = Options { reasoning: reasoning.as_ref(), ..*options };
+        let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
+        let mut take = folder.take(number, questions, &options).map_err(told_apart)?;
+        let kept = take.answers().len();
+        if kept > 0 {
+            bar.skip((OPTIONS * kept) as u64);
+            bar.note(format_args!(
+                "{kept} of {} questions are answered in `{}` already",
+                questions.len(),
+                take.path().display()
+            ));
+        }
+        take.go_on(opened, questions, &options, self.log_samples, |done, _| bar.set(done as u64, ""))
+            .map_err(told_apart)?;
+        drop(bar);
+        let summary = Summary::new(questions, &options, take.answers());
+        let json = complete(&summary, settings);
+        self.write(&take, questions, &json).map_err(told_apart)?;
+        Ok((summary, json))
+    }
+
+    fn write(&self, take: &Take, questions: &Questions, json: &Map<String, Value>) -> danlu_eval::Result<()> {
+        let mut all = questions.subjects.iter().flat_map(|subject| &subject.questions);
+        if all.any(|question| question.right.is_none()) {
+            write_submission(take.path(), questions, take.answers())?;
+        }
+        if self.save_csv {
+            write_csv(take.path(), questions, take.answers())?;
+        }
+        write_summary(take.path(), json)
+    }
+
+    fn settings(&self, asked: &Asked) -> Result<Map<String, Value>> {
+        let Asked { args, located, opened, data, questions, options } = asked;
+        let mut all = settings(opened, questions, options).map_err(told_apart)?;
+        all.extend(args.files(located, opened)?);
+        all.extend([
+            ("data".into(), json!(data)),
+            // With other instructions the last bits differ.
+            ("isa".into(), level().name().into()),
+            ("log_samples".into(), self.log_samples.into()),
+        ]);
+        Ok(all)
+    }
+
+    fn look_for_questions(&self, asked: &Asked, printer: &Printer) -> Result<Option<Contamination>> {
+        let located = asked.located;
+        let (runs, most) = match &self.train_run {
+            Some(run) => (vec![run.clone()], u64::MAX),
+            None => {
+                let paths = located.adapters.iter().chain([&located.model]);
+                (paths.filter_map(|path| run_of(path)).collect(), MOST_BYTES)
+            }
+        };
+        let Some(first) = runs.first() else { return Ok(None) };
+        let mut bar = printer.progress("searching training data, bytes", None);
+        let found = look_for(asked.questions, &runs, most, |bytes| bar.set(bytes, "")).map_err(told_apart)?;
+        drop(bar);
+        let searched = found.files.iter().filter(|file| file.searched).count();
+        let files =
+            format!("{searched} of {} files of training data of `{}`", found.files.len(), first.display());
+        let list = match &self.output_dir {
+            Some(folder) => {
+                found.write(folder).map_err(told_apart)?;
+                format!("`{}` lists them", folder.join("contamination.json").display())
+            }
+            None => "`--output-dir` lists them".to_owned(),
+        };
+        let questions = found.questions;
+        match found.overlapping {
+            0 => printer.note(format_args!("none of {questions} questions stands in {files}")),
+            overlapping => printer.warning(format_args!(
+                "{overlapping} of {questions} questions stand in {files}, so that the score may be learned by heart; {list}"
+            )),
+        }
+        Ok(Some(found))
+    }
+}
+
+/// What `summary.json` holds.
+fn complete(summary: &Summary, settings: &Map<String, Value>) -> Map<String, Value> {
+    let mut json = summary.to_json();
+    json.insert("evaluation".into(), settings.clone().into());
+    json
+}

@@ -1,0 +1,239 @@
+//! The folder of an evaluation: what was asked of which model (`evaluation.json`), and a folder `take0`, `take1`, … for each
+//! time that it was asked. What is finished stands there when the program is killed, and the same command goes on behind it.
+//!
+//! It refuses a folder that holds the answers to something else, and removes nothing but remains of its own.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use danlu_formats::{AtomicFolder, write_file_atomically};
+use danlu_model::Opened;
+use fs_err as fs;
+use serde_json::{Map, Value};
+
+use super::answered::{Answered, Prompt};
+use super::pieces::pieces;
+use super::questions::{OPTIONS, Questions};
+use super::{Answer, Options, Scoring, answers, prompts};
+use crate::{Error, Result};
+
+const SETTINGS: &str = "evaluation.json";
+const QUESTIONS: &str = "questions.jsonl";
+/// Longest values that a refusal shows.
+const SHOWN: usize = 40;
+
+/// A folder for one evaluation.
+#[derive(Debug)]
+pub struct EvaluationFolder {
+    path: PathBuf,
+}
+
+/// One time that all questions are asked.
+#[derive(Debug)]
+pub struct Take {
+    path: PathBuf,
+    /// `questions.jsonl`, locked while this take is open.
+    file: fs::File,
+    answers: Vec<Answer>,
+}
+
+impl EvaluationFolder {
+    /// Makes the folder, or opens it again for an evaluation with the same settings.
+    ///
+    /// # Errors
+    /// A folder of an evaluation with other settings, a place that cannot be written.
+    pub fn open(path: &Path, settings: &Map<String, Value>) -> Result<Self> {
+        let refused = |problem: String| Err(Error::File { path: path.into(), problem });
+        if path.is_file() {
+            return refused("is a file: expected a folder to write to".into());
+        }
+        match settings_of(path)? {
+            Some(earlier) => {
+                let changed = changed(&earlier, settings);
+                if !changed.is_empty() {
+                    return refused(format!(
+                        "holds another evaluation ({}): choose another folder, or remove this one to begin anew",
+                        changed.join(", ")
+                    ));
+                }
+            }
+            None if take_path(path, 0).exists() => {
+                return refused(format!(
+                    "has a folder `take0` but no `{SETTINGS}` that says of what: choose another folder"
+                ));
+            }
+            None => {
+                fs::create_dir_all(path)?;
+                write_json(&path.join(SETTINGS), settings)?;
+            }
+        }
+        Ok(Self { path: path.into() })
+    }
+
+    /// Opens a take with the answers that an earlier run has kept of these questions.
+    ///
+    /// # Errors
+    /// Another program that writes it at this moment, a place that cannot be read or written.
+    pub fn take(&self, number: usize, questions: &Questions, options: &Options) -> Result<Take> {
+        let path = take_path(&self.path, number);
+        fs::create_dir_all(&path)?;
+        let file_path = path.join(QUESTIONS);
+        let file = fs::File::options().create(true).append(true).open(&file_path)?;
+        if let Err(std::fs::TryLockError::WouldBlock) = file.file().try_lock() {
+            let problem =
+                "is being written by another run: wait for its end, or choose another folder".into();
+            return Err(Error::File { path: file_path, problem });
+        }
+        let (answers, bytes) = kept(&fs::read(&file_path)?, questions, options);
+        file.set_len(bytes as u64)?;
+        Ok(Take { path, file, answers })
+    }
+
+    /// Makes takes `1..number` of take 0, which knows no chance.
+    ///
+    /// # Errors
+    /// A place that cannot be written.
+    pub fn repeat_first(&self, number: usize) -> Result<()> {
+        for take in 1..number {
+            let copy = AtomicFolder::create(take_path(&self.path, take))?;
+            for entry in fs::read_dir(take_path(&self.path, 0))? {
+                let entry = entry?;
+                fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
+            }
+            copy.commit()?;
+        }
+        Ok(())
+    }
+}
+
+impl Take {
+    /// Where its files are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Answers that are kept, in the order of the questions.
+    pub fn answers(&self) -> &[Answer] {
+        &self.answers
+    }
+
+    /// Asks what is not answered yet, and keeps the answers piece by piece. `progress` is told how many options of all are
+    /// scored. With `log_samples`, the lines have the prompts.
+    ///
+    /// # Errors
+    /// As [`answers`](super::answers), and a disk that is full.
+    pub fn go_on(
+        &mut self,
+        opened: &Opened,
+        questions: &Questions,
+        options: &Options,
+        log_samples: bool,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<()> {
+        let all = OPTIONS * questions.len();
+        let mut before = 0;
+        for (first_index, piece) in pieces(questions, options) {
+            if before >= self.answers.len() {
+                let scored = OPTIONS * before;
+                let given = answers(opened, &piece, options, |done, _| progress(scored + done, all))?;
+                let prompts = if log_samples { prompts(opened, &piece, options)? } else { Vec::new() };
+                self.keep(&piece, first_index, given, options.scoring, prompts)?;
+            }
+            before += piece.len();
+        }
+        Ok(())
+    }
+
+    fn keep(
+        &mut self,
+        piece: &Questions,
+        first_index: usize,
+        given: Vec<Answer>,
+        scoring: Scoring,
+        prompts: Vec<(String, usize)>,
+    ) -> Result<()> {
+        let mut lines = Vec::new();
+        let mut prompts = prompts.into_iter();
+        let all =
+            piece.subjects.iter().flat_map(|subject| subject.questions.iter().map(move |q| (subject, q)));
+        for (place, ((subject, question), answer)) in all.zip(&given).enumerate() {
+            let prompt = prompts.next().map(|(prompt, prompt_tokens)| Prompt { prompt, prompt_tokens });
+            let line = Answered::new(subject, first_index + place, question, answer, scoring, prompt)?;
+            serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from)?;
+            lines.push(b'\n');
+        }
+        // One write for a piece, straight to the system, which keeps it when this program is killed.
+        self.file.write_all(&lines)?;
+        self.answers.extend(given);
+        Ok(())
+    }
+}
+
+fn take_path(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("take{number}"))
+}
+
+/// What the evaluation in a folder was made with; none where there is none.
+///
+/// # Errors
+/// A file that cannot be read, or is none of these.
+pub fn settings_of(folder: &Path) -> Result<Option<Map<String, Value>>> {
+    let path = folder.join(SETTINGS);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let damaged = |error: serde_json::Error| Error::File {
+        path: path.clone(),
+        problem: format!("is damaged ({error}): choose another folder, or remove this one to begin anew"),
+    };
+    serde_json::from_slice(&fs::read(&path)?).map(Some).map_err(damaged)
+}
+
+/// What differs, in words; values where they are short.
+fn changed(earlier: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String> {
+    let mut names: Vec<&String> = earlier.keys().chain(now.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let text = |value: Option<&Value>| value.map_or_else(|| "none".to_owned(), Value::to_string);
+    let difference = |name: &String| {
+        let (there, here) = (earlier.get(name), now.get(name));
+        let (earlier, now) = (text(there), text(here));
+        match (there == here, earlier.len().max(now.len()) <= SHOWN) {
+            (true, _) => None,
+            (false, true) => Some(format!("`{name}` is {earlier} there and {now} here")),
+            (false, false) => Some(format!("`{name}` differs")),
+        }
+    };
+    names.into_iter().filter_map(difference).collect()
+}
+
+/// The answers that lines hold of these questions, as far as they make whole pieces, and the bytes of those lines.
+fn kept(text: &[u8], questions: &Questions, options: &Options) -> (Vec<Answer>, usize) {
+    let mut lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let (mut answers, mut bytes) = (Vec::new(), 0);
+    for (first_index, piece) in pieces(questions, options) {
+        let mut of_piece = Vec::new();
+        for subject in &piece.subjects {
+            for place in 0..subject.questions.len() {
+                let read = |line: &[u8]| -> Option<Answer> {
+                    serde_json::from_slice::<Answered>(line).ok()?.answer(subject, first_index + place)
+                };
+                let Some((answer, length)) = lines.next().and_then(|line| Some((read(line)?, line.len())))
+                else {
+                    return (answers, bytes);
+                };
+                of_piece.push((answer, length));
+            }
+        }
+        bytes += of_piece.iter().map(|(_, length)| length).sum::<usize>();
+        answers.extend(of_piece.into_iter().map(|(answer, _)| answer));
+    }
+    (answers, bytes)
+}
+
+/// Writes a value in lines of their own, two blanks deep, as the older projects do.
+pub(super) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(std::io::Error::from)?;
+    text.push(b'\n');
+    Ok(write_file_atomically(path, &text)?)
+}

@@ -1,0 +1,280 @@
+//! Where the questions of a benchmark lie: one file, files below a folder, or the members of a zip archive.
+//!
+//! | layout | questions | examples |
+//! |---|---|---|
+//! | C-Eval, MMLU | `DIR/val/<subject>_val.csv` (or another split) | `DIR/dev/<subject>_dev.csv` |
+//! | CMMLU | `DIR/test/<subject>.csv` | `DIR/dev/<subject>.csv` |
+//! | as on the hub | `DIR/<subject>/val-00000-of-00001.parquet`, `DIR/<subject>_val.parquet` | the same with `dev` |
+//! | all subjects in one file | `DIR/all/test-00000-of-00001.parquet`, with a column `subject` | the same with `dev` |
+//! | an archive | any of these in a `.zip` | the same |
+//! | plain folder | `DIR/<subject>.csv` | none |
+//! | one file | `<subject>.csv`, or with a column `subject` | none |
+//!
+//! It says which rows are whose; what the columns mean is known in `rows`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use danlu_data::contamination::records;
+use danlu_data::{Content, Record, Records};
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// The split that examples are in.
+pub(super) const EXAMPLES: &str = "dev";
+
+/// What folders and files are called by the split that they hold, and what it is called here.
+const SPLITS: [(&str, &str); 6] = [
+    (EXAMPLES, EXAMPLES),
+    ("val", "val"),
+    ("valid", "val"),
+    ("validation", "val"),
+    ("test", "test"),
+    ("train", "train"),
+];
+
+/// Files of a folder that may hold questions.
+const ENDINGS: [&str; 5] = ["csv", "tsv", "jsonl", "parquet", "arrow"];
+
+/// The folder of a hub that holds every subject once more.
+const ALL: &str = "all";
+
+/// The rows of a benchmark, by split and subject.
+pub(super) struct Layout {
+    path: PathBuf,
+    /// By split and subject; a file in no split has none.
+    parts: BTreeMap<Option<String>, BTreeMap<String, Place>>,
+}
+
+/// Where the rows of one subject are.
+enum Place {
+    /// Files one after another, read when they are wanted.
+    Files(Vec<PathBuf>),
+    /// Rows of a file that holds others too.
+    Read(Vec<Record>),
+}
+
+/// What the name of a file says.
+struct Named {
+    split: Option<String>,
+    /// The subject; none where the file may hold several.
+    key: Option<String>,
+    /// Whether it is one of several parts of a whole.
+    is_shard: bool,
+}
+
+impl Layout {
+    /// Lists what is at `path`; `split` is known as one beside the usual names.
+    ///
+    /// # Errors
+    /// A path that is missing, without questions, or with two files of one subject.
+    pub(super) fn find(path: &Path, split: &str) -> Result<Self> {
+        let mut layout = Self { path: path.to_owned(), parts: BTreeMap::new() };
+        if !path.exists() {
+            return Err(layout.problem("does not exist: expected a folder of questions or a file".into()));
+        }
+        if path.is_file() {
+            match is_archive(path) {
+                true => layout.add_archive(path, split)?,
+                false => {
+                    let key = Named::of(Path::new(path.file_name().unwrap_or_default()), split).key;
+                    layout.add_subjects_of(None, key, records(path).collect::<Result<_, _>>()?);
+                }
+            }
+            return Ok(layout);
+        }
+        let mut archives = Vec::new();
+        for file in Records::open(path)?.files() {
+            let ending = file.extension().unwrap_or_default().to_ascii_lowercase();
+            if is_archive(file) {
+                archives.push(file.to_owned());
+            } else if ENDINGS.iter().any(|known| ending == *known) {
+                layout.add_file(file, split)?;
+            }
+        }
+        // Beside what was unpacked from it, an archive would only repeat it.
+        if layout.parts.is_empty() {
+            archives.iter().try_for_each(|archive| layout.add_archive(archive, split))?;
+        }
+        layout.keep_each_subject_once();
+        layout.read_mixed()?;
+        Ok(layout)
+    }
+
+    /// The subjects of a split, or of the files in none where nothing is in that split.
+    ///
+    /// # Errors
+    /// Neither is there.
+    pub(super) fn subjects(&self, split: &str) -> Result<Vec<&str>> {
+        let subjects = self.parts.get(&self.found(split)).map(|parts| parts.keys().map(String::as_str));
+        match subjects {
+            Some(subjects) => Ok(subjects.collect()),
+            None => {
+                let splits: Vec<String> =
+                    self.parts.keys().flatten().map(|name| format!("`{name}`")).collect();
+                let found = match splits.as_slice() {
+                    [] => String::new(),
+                    splits => format!(", found the splits {}", splits.join(", ")),
+                };
+                Err(self.problem(format!(
+                    "has no questions of the split `{split}`: expected the folders `{split}` and `{EXAMPLES}` with files \
+                     like `law_{split}.csv`{found}"
+                )))
+            }
+        }
+    }
+
+    /// The rows of a subject of a split; of no file where the split lacks it.
+    ///
+    /// # Errors
+    /// A file or row that cannot be read.
+    pub(super) fn rows(&self, split: &str, key: &str) -> Result<Option<Vec<Record>>> {
+        match self.parts.get(&self.found(split)).and_then(|parts| parts.get(key)) {
+            None => Ok(None),
+            Some(Place::Read(rows)) => Ok(Some(rows.clone())),
+            Some(Place::Files(files)) => {
+                let rows = files.iter().flat_map(|file| records(file)).collect::<Result<_, _>>();
+                Ok(Some(rows?))
+            }
+        }
+    }
+
+    /// The file that a subject's rows begin in, for messages.
+    pub(super) fn file(&self, split: &str, key: &str) -> &Path {
+        match self.parts.get(&self.found(split)).and_then(|parts| parts.get(key)) {
+            Some(Place::Files(files)) => files.first().unwrap_or(&self.path),
+            Some(Place::Read(rows)) => rows.first().map_or(&self.path, |row| &row.source.path),
+            None => &self.path,
+        }
+    }
+
+    /// Whether anything is in the split that examples are in.
+    pub(super) fn has_examples(&self) -> bool {
+        self.parts.contains_key(&Some(EXAMPLES.to_owned()))
+    }
+
+    fn found(&self, split: &str) -> Option<String> {
+        let split = canonical(split).to_owned();
+        // Examples are never taken from the questions themselves.
+        (split == EXAMPLES || self.parts.contains_key(&Some(split.clone()))).then_some(split)
+    }
+
+    fn add_file(&mut self, file: &Path, split: &str) -> Result<()> {
+        let below = file.strip_prefix(&self.path).unwrap_or(file);
+        let Named { split, key, is_shard } = Named::of(below, split);
+        let key = key.unwrap_or_else(|| ALL.to_owned());
+        let parts = self.parts.entry(split).or_default();
+        match parts.get_mut(&key) {
+            None => _ = parts.insert(key, Place::Files(vec![file.to_owned()])),
+            Some(Place::Files(files)) if is_shard => files.push(file.to_owned()),
+            Some(_) => {
+                let problem = format!(
+                    "`{}` holds `{key}` too, which another file beside it holds already: name one folder of the two",
+                    file.display()
+                );
+                return Err(self.problem(problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_archive(&mut self, path: &Path, split: &str) -> Result<()> {
+        let mut members: BTreeMap<PathBuf, Vec<Record>> = BTreeMap::new();
+        for record in Records::open(path)? {
+            let record = record?;
+            members.entry(record.source.path.to_path_buf()).or_default().push(record);
+        }
+        for (member, rows) in members {
+            let Named { split, key, .. } = Named::of(member.strip_prefix(path).unwrap_or(&member), split);
+            self.add_subjects_of(split, key, rows);
+        }
+        Ok(())
+    }
+
+    /// Adds the rows of a file: by the column `subject` where the file's name does not tell it, or tells nothing of splits.
+    fn add_subjects_of(&mut self, split: Option<String>, key: Option<String>, rows: Vec<Record>) {
+        let parts = self.parts.entry(split.clone()).or_default();
+        let key = key.unwrap_or_else(|| {
+            let name = self.path.file_stem().unwrap_or_default().to_string_lossy();
+            name.into_owned()
+        });
+        if rows.is_empty() {
+            parts.insert(key, Place::Read(rows));
+            return;
+        }
+        let named = split.is_some() && key != ALL;
+        for row in rows {
+            let subject = match &row.content {
+                Content::Fields(fields) if !named => text(fields, "subject"),
+                _ => None,
+            };
+            let subject = subject.unwrap_or(&key).to_owned();
+            match parts.entry(subject).or_insert_with(|| Place::Read(Vec::new())) {
+                Place::Read(rows) => rows.push(row),
+                Place::Files(_) => {}
+            }
+        }
+    }
+
+    fn keep_each_subject_once(&mut self) {
+        for parts in self.parts.values_mut().filter(|parts| parts.len() > 1) {
+            parts.remove(ALL);
+        }
+    }
+
+    /// Reads the files that hold all subjects.
+    fn read_mixed(&mut self) -> Result<()> {
+        let splits: Vec<Option<String>> = self.parts.keys().cloned().collect();
+        for split in splits {
+            let Some(Place::Files(files)) = self.parts.get_mut(&split).and_then(|parts| parts.remove(ALL))
+            else {
+                continue;
+            };
+            for file in files {
+                let rows = records(&file).collect::<Result<_, _>>()?;
+                self.add_subjects_of(split.clone(), Some(ALL.to_owned()), rows);
+            }
+        }
+        Ok(())
+    }
+
+    fn problem(&self, problem: String) -> Error {
+        Error::File { path: self.path.clone(), problem }
+    }
+}
+
+impl Named {
+    /// What the name of a file says, given below the folder that it was found in.
+    fn of(file: &Path, wanted: &str) -> Self {
+        let split_of = |name: &str| {
+            let known = SPLITS.iter().find(|(known, _)| *known == name).map(|(_, split)| *split);
+            known.or((name == wanted).then_some(wanted)).map(str::to_owned)
+        };
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+        let folder = file.parent().and_then(Path::file_name).map(|name| name.to_string_lossy());
+        let whole = stem.split_once("-00").map_or(&*stem, |(whole, _)| whole);
+        if let Some(split) = split_of(whole) {
+            let key = folder.filter(|name| *name != "data").map(std::borrow::Cow::into_owned);
+            return Self { split: Some(split), key, is_shard: whole != stem };
+        }
+        let cut = whole.rsplit_once('_').and_then(|(key, split)| Some((key, split_of(split)?)));
+        if let Some((key, split)) = cut.filter(|(key, _)| !key.is_empty()) {
+            return Self { split: Some(split), key: Some(key.to_owned()), is_shard: whole != stem };
+        }
+        let split = folder.and_then(|name| split_of(&name));
+        Self { split, key: Some(stem.into_owned()), is_shard: false }
+    }
+}
+
+fn canonical(split: &str) -> &str {
+    SPLITS.iter().find(|(known, _)| *known == split).map_or(split, |(_, split)| split)
+}
+
+fn is_archive(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip"))
+}
+
+fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    fields.get(name).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
+}

@@ -1,0 +1,107 @@
+//! Prompts that ask for reasoning before the letter, as C-Eval's chain of thought does.
+//!
+//! C-Eval, CMMLU, questions of one's own: `…\n答案：让我们一步一步思考，\n`, and in examples their explanation and
+//! `\n所以答案是{letter}。\n\n`. MMLU: `…\nAnswer: Let's think step by step.\n`, and `\nThe answer is ({letter}).\n\n`. Description and question
+//! are those of [`lm_eval`](super::lm_eval). In a chat the user's message asks for the steps and for how to end.
+
+use danlu_tokenizer::Message;
+
+use super::{Asker, Before, Prompt, Wanted, lettered, right_letter};
+use crate::multiple_choice::questions::{Question, Subject};
+use crate::multiple_choice::subjects::Benchmark;
+use crate::{Error, Result};
+
+/// The words of a language.
+struct Words {
+    answer: &'static str,
+    begin: &'static str,
+    /// What stands before and behind the letter that an example ends with.
+    end: [&'static str; 2],
+    asked: &'static str,
+}
+
+const CHINESE: Words = Words {
+    answer: "答案：",
+    begin: "让我们一步一步思考，\n",
+    end: ["\n所以答案是", "。"],
+    asked: "让我们一步一步思考，最后写出“所以答案是”和字母。",
+};
+
+const ENGLISH: Words = Words {
+    answer: "Answer: ",
+    begin: "Let's think step by step.\n",
+    end: ["\nThe answer is (", ")."],
+    asked: "Let's think step by step, and end with “The answer is” and the letter.",
+};
+
+impl Asker<'_> {
+    pub(super) fn reasoned(
+        &self,
+        subject: &Subject,
+        before: Before,
+        question: &Question,
+        max_new_tokens: usize,
+    ) -> Result<Prompt> {
+        let Words { answer, begin, asked, .. } = self.words();
+        let description = if before.is_described { self.description(subject) } else { String::new() };
+        let put = |question: &Question| format!("{}{}\n", question.question.trim(), lettered(question));
+        let (text, prompt) = match self.options.template {
+            None => {
+                let mut text = description;
+                for example in before.examples {
+                    text += &format!("{}{answer}{begin}{}\n\n", put(example), self.explained(example)?);
+                }
+                text += &format!("{}{answer}{begin}", put(question));
+                let prompt = self.tokenizer.prompt_ids(&text)?;
+                (text, prompt)
+            }
+            Some(template) => {
+                let mut messages = Vec::new();
+                if before.is_described {
+                    messages.push(Message::new("system", description));
+                }
+                for example in before.examples {
+                    messages.push(Message::new("user", put(example) + asked));
+                    messages.push(Message::new("assistant", self.explained(example)?));
+                }
+                messages.push(Message::new("user", put(question) + asked));
+                let (text, encoded, special) = self.rendered(template, &messages)?;
+                let bos = self.bos_before(&encoded, special);
+                let ids = self.tokenizer.encode(&encoded, special)?;
+                (text, bos.into_iter().chain(ids).collect())
+            }
+        };
+        let room = max_new_tokens.min(self.context / 2);
+        Ok(Prompt { text, wanted: Wanted::Reasons { prompt, room } })
+    }
+
+    /// The answer without what a model that goes on and on writes behind it: the next answer, to a question of its own.
+    pub(in crate::multiple_choice) fn first_answer<'t>(&self, text: &'t str) -> &'t str {
+        if self.options.template.is_some() {
+            return text;
+        }
+        let next = format!("\n{}", self.words().answer);
+        text.find(next.as_str()).map_or(text, |at| &text[..at])
+    }
+
+    fn explained(&self, example: &Question) -> Result<String> {
+        let Some(explanation) = &example.explanation else {
+            return Err(Error::Row {
+                at: example.source.clone(),
+                problem: "the example has no `explanation` to show: expected that column, or `--shots 0`"
+                    .into(),
+            });
+        };
+        let [before, behind] = self.words().end;
+        // An empty line ends an example.
+        let explanation = explanation.trim().replace("\n\n", "\n");
+        Ok(format!("{explanation}{before}{}{behind}", right_letter(example)))
+    }
+
+    fn words(&self) -> &'static Words {
+        match self.benchmark {
+            Benchmark::Ceval | Benchmark::Cmmlu | Benchmark::Own => &CHINESE,
+            Benchmark::Mmlu => &ENGLISH,
+        }
+    }
+}

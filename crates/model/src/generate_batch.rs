@@ -1,0 +1,221 @@
+//! Generation for several prompts at once: a step runs the next token of every sequence that grows, and pieces of the
+//! prompts that have joined them, as one slice, so that weights are read once for all.
+//!
+//! A sequence gets the tokens that it gets alone, but for roundings of products whose sums run in another order.
+
+use std::ops::ControlFlow;
+
+use danlu_kernels::Buffer;
+use danlu_kernels::linear::linear;
+use danlu_kernels::matmul::Output;
+
+use crate::activations::{Buffers, Keep};
+use crate::generate::{check_finite, most_probable};
+use crate::key_cache::KeyCache;
+use crate::rotary::Rotary;
+use crate::{
+    Error, FinishReason, Generated, GenerationOptions, Model, PackedTokens, Resident, Result, Sampler,
+    Target, TokenProbability,
+};
+
+/// Prompt tokens of a step.
+const CHUNK: usize = 256;
+
+/// Runs a model for several sequences, remembering keys and values of each.
+pub struct BatchGenerator<'m> {
+    model: &'m Model,
+    buffers: Buffers<f32>,
+    slots: Vec<Option<Slot>>,
+    /// Tokens of a slot at most.
+    context: usize,
+    /// [slots, V]
+    logits: Buffer<f32>,
+}
+
+/// A sequence that grows.
+struct Slot {
+    /// Prompt and new tokens.
+    ids: Vec<u32>,
+    prompt_tokens: usize,
+    /// How many of them have their keys and values cached.
+    cached: usize,
+    options: GenerationOptions,
+    sampler: Sampler,
+    top_log_probabilities: Vec<Vec<TokenProbability>>,
+}
+
+/// A token that a step produced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewToken {
+    /// The slot, as [`BatchGenerator::add`] named it.
+    pub slot: usize,
+    /// The token.
+    pub id: u32,
+    /// All of the sequence, if this was its last token; the slot is free then.
+    pub finished: Option<Generated>,
+}
+
+impl<'m> BatchGenerator<'m> {
+    /// Room for so many sequences of up to `context` tokens each, at most the model's own context.
+    pub fn new(model: &'m Model, slots: usize, context: usize) -> Self {
+        let config = &model.config;
+        let (slots, context) = (slots.max(1), context.clamp(1, config.context_length()));
+        let capacity = CHUNK + slots;
+        let mut buffers = Buffers::new(model, capacity, Keep::Nothing);
+        buffers.rotary = Rotary::new(config, context.max(capacity));
+        buffers.scratch.cache = Some(KeyCache::new(config, slots * context));
+        Self {
+            model,
+            buffers,
+            slots: (0..slots).map(|_| None).collect(),
+            context,
+            logits: Buffer::zeros(slots * config.vocab_size),
+        }
+    }
+
+    /// Whether another sequence may be added.
+    pub fn has_room(&self) -> bool {
+        self.slots.iter().any(Option::is_none)
+    }
+
+    /// Whether no sequence is growing.
+    pub fn is_idle(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
+    }
+
+    /// Adds a sequence, which gets at least one token; its slot.
+    ///
+    /// # Errors
+    /// An empty prompt, one with ids outside the vocabulary, one longer than the context, and no free slot.
+    pub fn add(&mut self, prompt: &[u32], options: &GenerationOptions) -> Result<usize> {
+        self.model.check_prompt(prompt, self.context)?;
+        let Some(slot) = self.slots.iter().position(Option::is_none) else {
+            return Err(Error::Message("no more sequences can be generated at once".into()));
+        };
+        self.slots[slot] = Some(Slot {
+            ids: prompt.to_vec(),
+            prompt_tokens: prompt.len(),
+            cached: 0,
+            options: options.clone(),
+            sampler: Sampler::new(options.sampling.clone()),
+            top_log_probabilities: Vec::new(),
+        });
+        Ok(slot)
+    }
+
+    /// Breaks off a sequence; what it got until now.
+    pub fn cancel(&mut self, slot: usize) -> Option<Generated> {
+        Some(self.slots.get_mut(slot)?.take()?.finish(FinishReason::Cancelled))
+    }
+
+    /// Runs what comes next of every sequence; those whose prompt is read get a token.
+    ///
+    /// # Errors
+    /// Logits that are not finite.
+    pub fn step(&mut self) -> Result<Vec<NewToken>> {
+        let (model, config) = (self.model, &self.model.config);
+        let (mut tokens, mut places) = (PackedTokens::default(), Vec::new());
+        let (mut targets, mut due) = (Vec::new(), Vec::new());
+        let mut chunk = CHUNK;
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = slot else { continue };
+            let waiting = slot.ids.len() - slot.cached;
+            // The newest token of a sequence that grows always has its row.
+            let count = if waiting == 1 { 1 } else { waiting.min(chunk) };
+            if count == 0 {
+                continue;
+            }
+            chunk -= if waiting == 1 { 0 } else { count };
+            let (first, end) = (slot.cached, slot.cached + count);
+            let keys = index * self.context..index * self.context + end;
+            tokens.push_cached(&slot.ids[first..end], keys);
+            places.push((first..end, end.max(slot.prompt_tokens)));
+            slot.cached = end;
+            if count == waiting {
+                targets.push(Target { position: tokens.len() as u32 - 1, id: 0 });
+                due.push(index);
+            }
+        }
+        if tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.buffers.rotary.place(config, places.into_iter());
+        model.run_placed_blocks(&tokens, &mut self.buffers, &mut Resident);
+        model.head_input(tokens.len(), &targets, &mut self.buffers);
+        let hidden = self.buffers.head.hidden.first(due.len() * config.hidden_size);
+        let logits = self.logits.first_mut(due.len() * config.vocab_size);
+        linear(model.precision, hidden, model.head(), Output::Overwrite, logits);
+        let logits = self.logits.host_mut().chunks_exact_mut(config.vocab_size);
+        let mut new = Vec::with_capacity(due.len());
+        for (index, logits) in due.into_iter().zip(logits) {
+            let Some(slot) = &mut self.slots[index] else { continue };
+            let (id, finished) = slot.next(logits, self.context)?;
+            let finished = finished.and_then(|reason| Some(self.slots[index].take()?.finish(reason)));
+            new.push(NewToken { slot: index, id, finished });
+        }
+        Ok(new)
+    }
+}
+
+impl Slot {
+    /// The next token, and why it is the last if it is.
+    fn next(&mut self, logits: &mut [f32], context: usize) -> Result<(u32, Option<FinishReason>)> {
+        check_finite(logits, self.ids.len())?;
+        let top = self.options.top_log_probabilities;
+        if top > 0 {
+            self.top_log_probabilities.push(most_probable(logits, top));
+        }
+        let id = self.sampler.next(logits, &self.ids);
+        self.ids.push(id);
+        let new_tokens = self.ids.len() - self.prompt_tokens;
+        let finished = if self.options.stop_ids.contains(&id) {
+            Some(FinishReason::Stop)
+        } else if new_tokens >= self.options.max_new_tokens || self.cached == context {
+            Some(FinishReason::Length)
+        } else {
+            None
+        };
+        Ok((id, finished))
+    }
+
+    fn finish(mut self, finish_reason: FinishReason) -> Generated {
+        let ids = self.ids.split_off(self.prompt_tokens);
+        Generated { ids, finish_reason, top_log_probabilities: self.top_log_probabilities }
+    }
+}
+
+/// Generates for every prompt with the same options, `at_once` at a time. `on_done` gets each as it is finished, with the
+/// prompt's index, and may break off.
+///
+/// # Errors
+/// As [`BatchGenerator::add`] and [`BatchGenerator::step`].
+pub fn generate_all(
+    model: &Model,
+    prompts: &[Vec<u32>],
+    options: &GenerationOptions,
+    at_once: usize,
+    mut on_done: impl FnMut(usize, Generated) -> ControlFlow<()>,
+) -> Result<()> {
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let slots = at_once.clamp(1, prompts.len().max(1));
+    let mut generator = BatchGenerator::new(model, slots, longest.saturating_add(options.max_new_tokens));
+    let mut owners = vec![0; slots];
+    let mut waiting = prompts.iter().enumerate();
+    loop {
+        while generator.has_room()
+            && let Some((index, prompt)) = waiting.next()
+        {
+            owners[generator.add(prompt, options)?] = index;
+        }
+        if generator.is_idle() {
+            return Ok(());
+        }
+        for NewToken { slot, finished, .. } in generator.step()? {
+            if let Some(generated) = finished
+                && on_done(owners[slot], generated).is_break()
+            {
+                return Ok(());
+            }
+        }
+    }
+}
