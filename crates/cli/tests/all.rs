@@ -23,6 +23,8 @@ mod doctor;
 mod eval_arena;
 mod eval_choices;
 mod eval_compare;
+mod eval_generate;
+mod eval_longbench;
 mod eval_ner;
 mod eval_takes;
 mod files;

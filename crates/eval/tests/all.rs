@@ -7,6 +7,8 @@ mod server;
 mod arena;
 mod layouts;
 mod lm_eval;
+mod longbench;
+mod metrics;
 mod multiple_choice;
 mod openai;
 mod perplexity;

@@ -37,6 +37,8 @@ pub struct Generator<'m> {
     /// The length whose frequencies turned the cached keys, where a sequence's length decides them.
     rotated_for: Option<usize>,
     context: usize,
+    /// New tokens before which a stop token is impossible.
+    min_new_tokens: usize,
 }
 
 /// How to generate.
@@ -121,7 +123,14 @@ impl<'m> Generator<'m> {
             rotary: Rotary::new(config, context),
             rotated_for: None,
             context,
+            min_new_tokens: 0,
         }
+    }
+
+    /// Makes stop tokens impossible before so many new tokens.
+    #[must_use]
+    pub fn with_min_new_tokens(self, min_new_tokens: usize) -> Self {
+        Self { min_new_tokens, ..self }
     }
 
     /// Bytes of the cache and of everything beside it.
@@ -154,6 +163,13 @@ impl<'m> Generator<'m> {
                 top_log_probabilities.push(most_probable(self.logits.host(), options.top_log_probabilities));
             }
             check_finite(self.logits.host(), history.len())?;
+            if new_tokens < self.min_new_tokens {
+                for &id in &options.stop_ids {
+                    if let Some(logit) = self.logits.host_mut().get_mut(id as usize) {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
+            }
             let id = sampler.next(self.logits.host_mut(), &history);
             history.push(id);
             if options.stop_ids.contains(&id) {

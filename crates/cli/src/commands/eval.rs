@@ -1,10 +1,14 @@
-//! `danlu eval`: multiple choice, perplexity, entities, comparison of models. Each is a file of its own; this one only names them.
+//! `danlu eval`: multiple choice, perplexity, entities, long texts, answers, comparison of models. Each is a file of its own; this
+//! one only names them.
 
 mod arena;
 mod compare;
+mod generate;
+mod longbench;
 mod multiple_choice;
 mod ner;
 mod perplexity;
+mod settings;
 mod takes;
 
 use anyhow::Result;
@@ -40,6 +44,14 @@ pub enum Args {
     ///
     /// zh: 实体抽取，回答每行一个“实体_类型”：按类型与总体给出精确率、召回率与 F1
     Ner(ner::Args),
+    /// LongBench: answers about long texts, as its own scripts ask and score them, from local files
+    ///
+    /// zh: LongBench：针对长文本的回答，提问与评分方式与其官方脚本相同，读取本地文件
+    Longbench(Box<longbench::Args>),
+    /// Answers to questions with reference answers: BLEU-4, ROUGE-1/2/L, chrF, exact match
+    ///
+    /// zh: 回答带参考答案的问题：BLEU-4、ROUGE-1/2/L、chrF、完全匹配
+    Generate(Box<generate::Args>),
     /// Two results on the same questions: differences with intervals, exact tests, who got what right
     ///
     /// zh: 比较同样题目上的两份结果：差值及区间、精确检验、各自答对了什么
@@ -62,6 +74,8 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Mcq(args) => multiple_choice::run(args, &multiple_choice::MCQ, printer),
         Args::Ppl(args) => perplexity::run(args, printer),
         Args::Ner(args) => ner::run(&args, printer),
+        Args::Longbench(args) => longbench::run(&args, printer),
+        Args::Generate(args) => generate::run(&args, printer),
         Args::Compare(args) => compare::run(&args, printer),
         Args::Arena(args) => arena::run(&args, printer),
     }

@@ -1,0 +1,63 @@
+//! `pred/{dataset}.jsonl` and `pred_e/{dataset}.jsonl`: an answer a line, in the order of the rows, as LongBench's scripts write and
+//! read them.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::rows::Row;
+use crate::Result;
+use crate::line_file::{LineFile, other_row, read_lines};
+
+const EXPECTED: &str = "a prediction, {\"pred\": …, \"answers\": […], \"all_classes\": …, \"length\": …}";
+
+/// An answer, and what it is compared with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// The answer.
+    pub pred: String,
+    /// The right answers.
+    pub answers: Vec<String>,
+    /// The classes that an answer may name.
+    #[serde(default)]
+    pub all_classes: Option<Vec<String>>,
+    /// Length of the text that was asked about.
+    #[serde(default)]
+    pub length: Value,
+}
+
+impl Prediction {
+    /// The prediction for a row.
+    #[must_use]
+    pub fn of(row: &Row, pred: String) -> Self {
+        let Row { answers, all_classes, length, .. } = row.clone();
+        Self { pred, answers, all_classes, length }
+    }
+
+    fn is_of(&self, row: &Row) -> bool {
+        (&self.answers, &self.all_classes, &self.length) == (&row.answers, &row.all_classes, &row.length)
+    }
+}
+
+/// Opens a file of predictions to add to it, and tells how many rows have theirs.
+///
+/// # Errors
+/// A file that cannot be read or written, or that has answers to other rows.
+pub fn open_predictions(path: &Path, rows: &[Row]) -> Result<(LineFile, usize)> {
+    let (file, done) = LineFile::open::<Prediction>(path, EXPECTED)?;
+    let is_other =
+        |(index, prediction): (usize, &Prediction)| !rows.get(index).is_some_and(|row| prediction.is_of(row));
+    match done.iter().enumerate().position(is_other) {
+        Some(index) => Err(other_row(path, index)),
+        None => Ok((file, done.len())),
+    }
+}
+
+/// Reads a file of predictions.
+///
+/// # Errors
+/// A file that cannot be read, or a line that is no prediction.
+pub fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
+    read_lines(path, EXPECTED)
+}
