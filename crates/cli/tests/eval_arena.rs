@@ -69,7 +69,7 @@ fn what_ratings_cannot_tell_is_said() {
     let told = arena(apart.path(), &[]);
     assert!(told.stderr.contains("fall into 2 groups that were never compared"), "{}", told.stderr);
     assert!(told.stdout.contains("group"), "{}", told.stdout);
-    let twice = with_votes(&VOTES.replace("{\"model_a\"", "{\"question_id\": 1, \"model_a\"").repeat(2));
+    let twice = with_votes(&VOTES.replace("{\"model_a\"", "{\"vote_id\": 1, \"model_a\"").repeat(2));
     assert!(arena(twice.path(), &[]).stderr.contains("5 rows that repeat an earlier one do not count"));
     arena(with_votes("").path(), &[]).is_refused("`votes.jsonl`: holds no vote that counts");
     arena(with_votes(&VOTES.replace("\"tie\"", "\"draw\"")).path(), &[])

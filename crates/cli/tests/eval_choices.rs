@@ -113,7 +113,7 @@ fn own_questions_are_a_file_of_json_lines() {
     eval(folder.path(), "mcq", &["own.jsonl"])
         .is_refused("own.jsonl:1: column `answer`: expected A, B, C or D, or 0 to 3, found `E`");
     write(folder.path(), "own.jsonl", &rows.replace(", \"美\"", ""));
-    eval(folder.path(), "mcq", &["own.jsonl"]).is_refused("column `options` has 3 options");
+    eval(folder.path(), "mcq", &["own.jsonl"]).is_refused("column `options` has 3 texts");
 }
 
 #[test]

@@ -125,11 +125,9 @@ fn questions_and_predictions_that_cannot_be_used_are_refused() {
     let path = folder.path();
     std::fs::write(path.join("rows.jsonl"), ROWS.lines().take(2).collect::<Vec<_>>().join("\n")).unwrap();
     std::fs::write(path.join("predictions.jsonl"), "\"a\"\n").unwrap();
-    std::fs::write(path.join("text.txt"), "一段文字").unwrap();
     let ask = |data: &str| generate(path, &["out", "--data", data, "--predictions", "predictions.jsonl"]);
     ask("rows.jsonl").is_refused("`predictions.jsonl` has 1 predictions for 2 questions");
     ask("absent.jsonl").is_refused("`absent.jsonl` does not exist");
-    ask("text.txt").is_refused("text.txt:1: expected a question, such as `instruction` and `output`");
     assert!(!path.join("out").exists());
     generate(path, &["out", "--data", "rows.jsonl", "--limit", "1", "--predictions", "predictions.jsonl"])
         .json();
@@ -137,5 +135,13 @@ fn questions_and_predictions_that_cannot_be_used_are_refused() {
     generate(path, &["out", "--data", "rows.jsonl", "--limit", "1", "--predictions", "other.jsonl"])
         .is_refused("the answers in `out` were given with another `predictions`");
     generate(path, &["out", "--data", "danlu", "--limit", "1", "--predictions", "predictions.jsonl"])
-        .is_refused("out/generated.jsonl:1: is not of the row with this number");
+        .is_refused("the answers in `out` were given with another `data`");
+    // Predictions that were made anew are scored anew; answers that nobody vouches for are not taken over.
+    let again = ["out", "--data", "rows.jsonl", "--limit", "1", "--predictions", "predictions.jsonl"];
+    std::fs::write(path.join("predictions.jsonl"), "\"b\"\n").unwrap();
+    generate(path, &again).json();
+    let scored = std::fs::read_to_string(path.join("out/generated.jsonl")).unwrap();
+    assert!(scored.contains("\"prediction\":\"b\""), "{scored}");
+    std::fs::remove_file(path.join("out/settings.json")).unwrap();
+    generate(path, &again).is_refused("is there without a `settings.json`");
 }

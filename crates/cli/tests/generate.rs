@@ -330,6 +330,16 @@ fn seed_003_inference_batch_a_file_of_questions_becomes_a_file_of_answers() {
     }
     let config = std::fs::read_to_string(folder.path().join("generation_config.json")).unwrap();
     assert!(config.contains("\"do_sample\": false") && config.contains("\"max_new_tokens\": 6"), "{config}");
+    // A conversation goes on behind its last answer; one that ends with an answer has it beside.
+    let asked = "{\"messages\": [{\"role\": \"user\", \"content\": \"一\"}, {\"role\": \"assistant\", \"content\": \"甲\"}, \
+                 {\"role\": \"user\", \"content\": \"二\"}]}\n{\"messages\": [{\"role\": \"user\", \"content\": \"三\"}]}\n";
+    std::fs::write(folder.path().join("asked.jsonl"), asked).unwrap();
+    let batch = ["--input", "asked.jsonl", "--out", "asked.json"];
+    assert_eq!(run(folder.path(), &[&common[..], &batch].concat()).json()["answers"], 2);
+    for (row, question) in answers(folder.path(), "asked.json").iter().zip(["二", "三"]) {
+        let end = format!("{question}<|im_end|>\n<|im_start|>assistant\n");
+        assert!(row["Input"].as_str().unwrap().ends_with(&end) && row.get("Reference").is_none(), "{row}");
+    }
     // Lines of text, as lines, with a limit.
     std::fs::write(folder.path().join("lines.txt"), "车削\n\n铣削\n磨削\n").unwrap();
     let batch = ["--input", "lines.txt", "--out", "lines.jsonl", "--limit", "2"];
@@ -396,6 +406,8 @@ fn a_batch_that_cannot_work_is_refused_before_it_begins() {
     };
     refused(&["--input", "rows.jsonl", "--out", "a.txt"], "`.json` or `.jsonl`");
     refused(&["--input", "rows.jsonl", "--out", "no/a.json"], "there is no folder `no`");
+    refused(&["--input", "rows.jsonl", "--out", "rows.jsonl"], "rows.jsonl");
+    refused(&["--input", "rows.jsonl", "--out", "model/a.json"], "a model is in that folder");
     refused(&["--input", "absent.jsonl", "--out", "a.json"], "absent.jsonl");
     std::fs::write(path.join("long.txt"), format!("短\n{}\n", "车削".repeat(3000))).unwrap();
     let long =

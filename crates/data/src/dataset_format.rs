@@ -37,6 +37,8 @@ pub enum Purpose {
     Preference,
     /// Judged answers, or the two of each pair (`stage: kto`).
     Judged,
+    /// What a model is to answer: turns that end with a question, or with an answer to compare with.
+    Question,
     /// Whatever the row is, to show it or to write it in another form.
     Any,
 }
@@ -84,7 +86,8 @@ pub enum Row {
     Document(String),
     /// Turns for fine-tuning.
     Conversation(Conversation),
-    /// Turns that an answer is still to come to; only read for [`Purpose::Any`].
+    /// Turns that an answer is still to come to, or, read for [`Purpose::Question`], may have come to; else only read for
+    /// [`Purpose::Any`].
     Prompt(Conversation),
     /// Two answers, for DPO and its relatives; not read for pretraining or as conversations.
     Pair(PreferencePair),

@@ -7,7 +7,7 @@ use danlu_tokenizer::Message;
 use crate::dataset_format::{Conversation, Purpose, Row};
 use crate::error::{DataError, Result, RowProblem};
 use crate::options::DataOptions;
-use crate::records::{Source, TextUnit};
+use crate::records::{Records, Source, TextUnit};
 use crate::report::DatasetReport;
 use crate::rows::Rows;
 
@@ -16,7 +16,7 @@ use crate::rows::Rows;
 pub struct Question {
     /// The conversation up to the answer: it ends with the user.
     pub messages: Vec<Message>,
-    /// The answer of the row, if it has one.
+    /// The answer of the row, if it has one that is wanted.
     pub reference: Option<String>,
     /// Where it stands.
     pub source: Source,
@@ -34,20 +34,25 @@ pub fn questions(path: &Path, limit: Option<usize>) -> Result<Vec<Question>> {
         max_samples: limit,
         ..DataOptions::default()
     };
+    // A name of no file is no data set either.
+    drop(Records::open(path)?);
     let mut report = DatasetReport::default();
-    let mut rows = Rows::open(&options, Purpose::Any, &options.dataset[0], &mut report.notices)?;
+    let mut rows = Rows::open(&options, Purpose::Question, &options.dataset[0], &mut report.notices)?;
     let mut questions = Vec::new();
     while let Some((row, source)) = rows.next(&mut report)? {
         let (messages, reference) = match row {
             Row::Document(text) => (vec![Message::new("user", text)], None),
-            Row::Prompt(conversation) => (conversation.messages, None),
-            Row::Conversation(conversation) => before_the_answer(conversation),
-            Row::Judged(judged) => before_the_answer(judged.conversation),
+            Row::Prompt(conversation) | Row::Conversation(conversation) => before_the_answer(conversation),
+            Row::Judged(judged) => {
+                let (messages, answer) = before_the_answer(judged.conversation);
+                (messages, answer.filter(|_| judged.is_wanted))
+            }
             Row::Pair(pair) => (pair.prompt, pair.chosen.into_iter().last().map(|answer| answer.content)),
         };
         if messages.last().is_none_or(|last| last.role != "user" && last.role != "tool") {
             return Err(DataError::Row { at: source, problem: RowProblem::NoQuestion });
         }
+        let reference = reference.filter(|answer| !answer.trim().is_empty());
         questions.push(Question { messages, reference, source });
     }
     Ok(questions)

@@ -41,6 +41,12 @@ pub enum Error {
         /// What is wrong and what was expected.
         problem: String,
     },
+    /// A model that gives something else than numbers.
+    #[error(
+        "the model's score of an option is not a number: its weights are damaged, or too large for the precision; try \
+         `--precision f32`"
+    )]
+    NotFinite,
     /// No file is called like the subject that was asked for.
     #[error("no subject `{name}` in `{}`{}", path.display(), hint(nearest))]
     UnknownSubject {

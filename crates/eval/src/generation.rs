@@ -5,10 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
-use danlu_data::dataset_format::{Conversation, JudgedAnswer, Layout, Row, Tags};
-use danlu_data::{Columns, DataError, Purpose, Record, Records};
 use danlu_tokenizer::Message;
 use serde::{Deserialize, Serialize};
 
@@ -92,39 +89,19 @@ pub fn built_in(name: &str) -> Option<Vec<Question>> {
 /// # Errors
 /// Files that cannot be read, and rows that are no conversation.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
-    let mut layout: Option<(Arc<Path>, Layout)> = None;
-    let mut questions = Vec::new();
-    for record in Records::open(path)? {
-        let Record { content, source } = record?;
-        let of_row = |problem| DataError::Row { at: source.clone(), problem };
-        let known = layout.take().filter(|(path, _)| *path == source.path);
-        let (_, layout) = match known {
-            Some(known) => layout.insert(known),
-            None => {
-                let found = Layout::detect(&content, Purpose::Any, &Columns::default(), &Tags::default());
-                layout.insert((source.path.clone(), found.map_err(of_row)?))
-            }
-        };
-        match layout.read(content, None).map_err(of_row)? {
-            Row::Conversation(conversation)
-            | Row::Prompt(conversation)
-            | Row::Judged(JudgedAnswer { conversation, .. }) => questions.push(question(conversation)),
-            Row::Document(_) | Row::Pair(_) => {
-                let problem = "expected a question, such as `instruction` and `output`, `instruct`, `query` and `answer`, or `messages`";
-                return Err(Error::Row { at: source, problem: problem.into() });
-            }
-        }
-    }
+    let questions: Vec<Question> = danlu_data::questions(path, None)?
+        .into_iter()
+        .map(|danlu_data::Question { messages, reference, .. }| Question {
+            messages,
+            is_continuation: false,
+            reference,
+            category: None,
+        })
+        .collect();
     if questions.is_empty() {
         return Err(Error::File { path: path.into(), problem: "has no rows".into() });
     }
     Ok(questions)
-}
-
-fn question(conversation: Conversation) -> Question {
-    let mut messages = conversation.messages;
-    let reference = messages.pop_if(|message| message.role == "assistant").map(|message| message.content);
-    Question { messages, is_continuation: false, reference, category: None }
 }
 
 /// How near one answer is to its reference, or many on average, 0 to 100.

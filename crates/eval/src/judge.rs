@@ -19,10 +19,10 @@ use crate::openai::Client;
 use crate::parallel::in_parallel;
 use crate::{Error, Result};
 
-const QUESTIONS: [&str; 5] = ["prompt", "question", "instruct", "instruction", "text"];
+const QUESTIONS: [&str; 6] = ["prompt", "question", "instruct", "instruction", "text", "Input"];
 const QUERIES: [&str; 2] = ["query", "input"];
 const ANSWERS: [&str; 6] = ["prediction", "predict", "answer", "output", "response", "Output"];
-const REFERENCES: [&str; 2] = ["reference", "label"];
+const REFERENCES: [&str; 3] = ["reference", "label", "Reference"];
 /// Room for the judge's reasons and its verdict.
 const MAX_TOKENS: usize = 2048;
 
@@ -269,16 +269,18 @@ impl VoteFile {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place + 1);
-        file.set_len(whole as u64)?;
-        file.seek(SeekFrom::End(0))?;
+        // A last line without an end is a vote all the same, unless a kill cut it off.
+        let is_cut = serde_json::from_slice::<Value>(&bytes[whole..]).is_err();
+        let lines = if is_cut { &bytes[..whole] } else { &bytes[..] };
         let mut known = HashMap::new();
-        for (index, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
+        for (index, line) in lines.split(|byte| *byte == b'\n').enumerate() {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let row: Map<String, Value> = serde_json::from_slice(line).map_err(|_| Error::Row {
+            let row: Option<Map<String, Value>> = serde_json::from_slice(line).ok();
+            let row = row.filter(is_vote).ok_or_else(|| Error::Row {
                 at: Source { path: Arc::from(path), line: index as u64 + 1 },
-                problem: "expected a vote as a JSON object".into(),
+                problem: "expected a vote as a JSON object, such as {\"model_a\": …, \"model_b\": …, \"winner\": …}".into(),
             })?;
             let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
             if text("judge") == judge {
@@ -286,6 +288,12 @@ impl VoteFile {
                 let key = key(number, text("prompt"), text("model_a"), text("model_b"));
                 known.insert(key, text("answers").to_owned());
             }
+        }
+        // Nothing of a file that is no file of votes is touched.
+        file.set_len(lines.len() as u64)?;
+        file.seek(SeekFrom::End(0))?;
+        if lines.last().is_some_and(|byte| *byte != b'\n') {
+            file.write_all(b"\n")?;
         }
         Ok(Self { path: path.into(), file, judge: judge.to_owned(), known })
     }
@@ -324,6 +332,11 @@ impl VoteFile {
         self.file.write_all(format!("{vote}\n").as_bytes())?;
         Ok(())
     }
+}
+
+fn is_vote(row: &Map<String, Value>) -> bool {
+    [["model_a", "a"], ["model_b", "b"]].iter().all(|names| names.iter().any(|name| row.contains_key(*name)))
+        && row.contains_key("winner")
 }
 
 fn key(number: u64, question: &str, a: &str, b: &str) -> String {

@@ -59,10 +59,12 @@ pub(crate) fn log_likelihoods(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<f64>> {
     let sequences = share(requests);
-    let groups = match model.config().angles_depend_on_length() {
+    let mut groups = match model.config().angles_depend_on_length() {
         true => (0..sequences.len()).map(|index| Group { prefix: 0, sequences: index..index + 1 }).collect(),
         false => groups(&sequences),
     };
+    // Those that can be packed together stand side by side.
+    groups.sort_by_key(|group| group.prefix == 0);
     // Tokens and targets of a slice live in buffers of this many rows, and positions reach as far.
     let capacity = sequences
         .iter()

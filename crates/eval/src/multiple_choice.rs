@@ -22,8 +22,8 @@ mod summary;
 use danlu_model::{Generator, Model, Opened};
 use danlu_tokenizer::{ChatTemplate, Tokenizer};
 
-use crate::Result;
 use crate::log_likelihood::log_likelihoods;
+use crate::{Error, Result};
 use prompts::{Asked, Asker, Wanted};
 
 pub use contamination::{Contamination, MOST_BYTES, Overlap, SearchedFile, look_for, run_of};
@@ -186,7 +186,10 @@ fn scores(
     for (owner, sums) in owners.into_iter().zip(sums.as_chunks::<OPTIONS>().0) {
         scores[owner] = Some(*sums);
     }
-    Ok(scores)
+    match scores.iter().flatten().flatten().all(|score| score.is_finite()) {
+        true => Ok(scores),
+        false => Err(Error::NotFinite),
+    }
 }
 
 fn answer(question: &Question, scores: Option<[f64; OPTIONS]>, scoring: Scoring, shortened: bool) -> Answer {

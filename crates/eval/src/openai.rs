@@ -52,16 +52,16 @@ impl Client {
     /// An address that is none of http, or that holds a user's name.
     pub fn new(url: &str, model: &str, key: Option<String>) -> Result<Self> {
         let problem = |problem: String| Error::Address { url: url.to_owned(), problem };
+        if url.contains(['@', '?', '#']) {
+            let url = "…".to_owned();
+            let problem =
+                "expected an address without a user's name and without `?` or `#`: name the variable that holds a key".into();
+            return Err(Error::Address { url, problem });
+        }
         let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let rest =
             rest.ok_or_else(|| problem("expected an address such as `http://localhost:8000/v1`".into()))?;
         let host = rest.split('/').next().unwrap_or_default();
-        if host.contains('@') {
-            let url = "…".to_owned();
-            let problem =
-                "expected an address without a user's name: name the variable that holds the key".into();
-            return Err(Error::Address { url, problem });
-        }
         let mut base = url.trim_end_matches('/');
         for end in ["/chat/completions", "/completions"] {
             base = base.strip_suffix(end).unwrap_or(base);
@@ -84,7 +84,8 @@ impl Client {
         Ok(Self { url: base, model: model.to_owned(), key, agent: config.into() })
     }
 
-    /// What the model answers to messages, each of a role and a text, with the most probable tokens.
+    /// What the model answers to messages, each of a role and a text, with the most probable tokens; nothing where it refuses or
+    /// was cut off.
     ///
     /// # Errors
     /// A server that cannot be reached, refuses, or answers something else.
@@ -94,9 +95,13 @@ impl Client {
         let body =
             json!({ "model": self.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens });
         let answer = self.post("chat/completions", &body)?;
-        let text = answer["choices"][0]["message"]["content"].as_str();
-        text.map(str::to_owned)
-            .ok_or_else(|| self.other_form("chat/completions", "choices[0].message.content", &answer))
+        let choice = &answer["choices"][0];
+        match &choice["message"]["content"] {
+            _ if choice["finish_reason"] == "length" => Ok(String::new()),
+            Value::String(text) => Ok(text.clone()),
+            Value::Null if choice["message"].is_object() => Ok(String::new()),
+            _ => Err(self.other_form("chat/completions", "choices[0].message.content", &answer)),
+        }
     }
 
     /// Log-likelihoods (natural logarithm) of texts behind their prompts, in the same order, `parallel` requests at a time.
@@ -131,7 +136,12 @@ impl Client {
             let text = tokens.get(length..).filter(|text| !text.is_empty());
             let text = text.ok_or_else(|| self.problem("completions", no_token_of(&request.text)))?;
             // A first token that nothing stands before has no probability.
-            Ok(text.iter().flatten().sum::<f64>())
+            let of_text = if length == 0 { &text[1..] } else { text };
+            let sum: Option<f64> = of_text.iter().copied().sum();
+            sum.ok_or_else(|| {
+                let problem = format!("gives no log-probability of a token of `{}`", request.text);
+                self.problem("completions", problem)
+            })
         };
         in_parallel(requests, parallel, score, |_, sum| {
             sums.push(sum);
@@ -231,7 +241,7 @@ impl Client {
             }
             (300..400, _) => format!(
                 "answers with a redirection to `{}`, which is not followed: give the address itself",
-                location.as_deref().unwrap_or("")
+                self.shown(location.as_deref().unwrap_or(""))
             ),
             (404, _) => format!(
                 "is not there, or has no model `{}` (HTTP status 404{told}): check the address and the model's name",

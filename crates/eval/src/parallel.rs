@@ -22,9 +22,16 @@ pub(crate) fn in_parallel<I: Sync, T: Send>(
                 asked.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
             answers.collect()
         });
+        // Answers that came beside an error are kept.
+        let mut failed = Ok(());
         for (item, answer) in items.iter().zip(answers) {
-            take(item, answer?)?;
+            match answer {
+                Ok(answer) => take(item, answer)?,
+                Err(error) if failed.is_ok() => failed = Err(error),
+                Err(_) => {}
+            }
         }
+        failed?;
     }
     Ok(())
 }

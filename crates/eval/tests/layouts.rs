@@ -178,10 +178,7 @@ fn rows_that_are_no_questions_are_refused() {
         problem(&file, &Selection::default())
     };
     let three = refused(json!({"question": "q", "options": ["1", "2", "3"], "answer": "A"}));
-    assert!(
-        three.ends_with("bad.jsonl:1: column `options` has 3 options: expected a list of 4 texts"),
-        "{three}"
-    );
+    assert!(three.contains("bad.jsonl:1: column `options` has 3 texts: expected a list of 4"), "{three}");
     let fifth = refused(json!({"question": "q", "choices": ["1", "2", "3", "4"], "answer": 4}));
     assert!(fifth.ends_with("column `answer`: expected A, B, C or D, or 0 to 3, found `4`"), "{fifth}");
     let letter = refused(json!({"question": "q", "A": "1", "B": "2", "C": "3", "D": "4", "answer": 1}));

@@ -86,13 +86,17 @@ impl Layout {
         }
         let is_corpus = columns.text.is_some()
             || columns.response.is_none() && columns.prompt.as_ref().is_some_and(|_| !has_response(fields));
+        let conversational = match purpose {
+            Purpose::Question => Self::Prompt,
+            _ => Self::Conversation,
+        };
         match (conversation(fields, columns, tags), verdict) {
             (Some(conversation), Some(verdict)) => Ok(Self::Judged { conversation, verdict }),
             _ if purpose == Purpose::Judged => Err(unknown_columns(fields)),
             (Some(ConversationLayout::Transcript { column }), None) => {
-                Ok(Self::Conversation(ConversationLayout::Transcript { column }))
+                Ok(conversational(ConversationLayout::Transcript { column }))
             }
-            (Some(conversation), None) if !is_corpus => Ok(Self::Conversation(conversation)),
+            (Some(conversation), None) if !is_corpus => Ok(conversational(conversation)),
             _ if is_corpus || DocumentLayout::known(fields).is_some() => Ok(document()),
             _ => prompt(fields, columns, tags).map(Self::Prompt).ok_or_else(|| unknown_columns(fields)),
         }

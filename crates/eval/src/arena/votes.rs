@@ -79,7 +79,7 @@ pub struct Votes {
 const MODEL_A: [&str; 2] = ["model_a", "a"];
 const MODEL_B: [&str; 2] = ["model_b", "b"];
 /// Fields that tell one vote from another.
-const IDS: [&str; 6] = ["question_id", "conversation_id", "vote_id", "id", "uid", "tstamp"];
+const IDS: [&str; 5] = ["conversation_id", "vote_id", "id", "uid", "tstamp"];
 
 impl Votes {
     /// Reads a file.

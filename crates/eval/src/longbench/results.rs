@@ -44,6 +44,11 @@ impl Results {
                 continue;
             }
             let predictions = read_predictions(&path)?;
+            if is_e && let Some(place) = predictions.iter().position(|row| row.length.as_u64().is_none()) {
+                let problem =
+                    format!("row {}: expected `length`, a whole number, which `--e` sorts by", place + 1);
+                return Err(Error::File { path, problem });
+            }
             if !predictions.is_empty() {
                 let score = if is_e { by_length(&task, &predictions) } else { whole(&task, &predictions) };
                 results.tasks.push(TaskScore { task, rows: predictions.len(), score });

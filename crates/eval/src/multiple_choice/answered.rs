@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::questions::{LETTERS, OPTIONS, Question, Subject};
 use super::{Answer, Scoring};
-use crate::{Error, Result};
 
 /// The line of a question that was answered.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,9 +47,6 @@ pub struct Prompt {
 
 impl Answered {
     /// The line of a question.
-    ///
-    /// # Errors
-    /// A model that gives something else than numbers.
     pub(super) fn new(
         subject: &Subject,
         index: usize,
@@ -58,16 +54,9 @@ impl Answered {
         answer: &Answer,
         scoring: Scoring,
         prompt: Option<Prompt>,
-    ) -> Result<Self> {
-        if !answer.scores.iter().flatten().all(|value| value.is_finite()) {
-            let problem =
-                "the model's score of an option is not a number: its weights are damaged, or too large for \
-                           this precision"
-                    .to_owned();
-            return Err(Error::Row { at: question.source.clone(), problem });
-        }
+    ) -> Self {
         let letter = |option: usize| LETTERS[option].to_owned();
-        Ok(Self {
+        Self {
             subject: subject.key.clone(),
             index,
             id: question.id.clone(),
@@ -80,7 +69,7 @@ impl Answered {
             shortened: answer.shortened,
             response: answer.response.clone(),
             prompt,
-        })
+        }
     }
 
     /// The answer, if this is the line of that question.

@@ -158,7 +158,7 @@ impl Take {
             piece.subjects.iter().flat_map(|subject| subject.questions.iter().map(move |q| (subject, q)));
         for (place, ((subject, question), answer)) in all.zip(&given).enumerate() {
             let prompt = prompts.next().map(|(prompt, prompt_tokens)| Prompt { prompt, prompt_tokens });
-            let line = Answered::new(subject, first_index + place, question, answer, scoring, prompt)?;
+            let line = Answered::new(subject, first_index + place, question, answer, scoring, prompt);
             serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from)?;
             lines.push(b'\n');
         }

@@ -41,7 +41,11 @@ pub(super) fn answers(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Answer>> {
     let tokenizer = opened.tokenizer()?;
-    let mut generator = Generator::new(&opened.model, opened.model.config().context_length());
+    let wanted = asked.iter().map(|asked| match &asked.wanted {
+        Some(Wanted::Reasons { prompt, room }) => prompt.len() + room,
+        _ => 0,
+    });
+    let mut generator = Generator::new(&opened.model, wanted.max().unwrap_or(0));
     let mut options = GenerationOptions {
         sampling: reasoning.sampling.clone(),
         max_new_tokens: reasoning.max_new_tokens,

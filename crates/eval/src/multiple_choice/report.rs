@@ -28,7 +28,7 @@ const GROUPS: [(&str, &str); 9] = [
 ];
 
 /// Settings that a reader asks for first, with their names.
-const SETTINGS: [(&str, &str, &str); 12] = [
+const SETTINGS: [(&str, &str, &str); 14] = [
     ("model", "模型", "model"),
     ("adapters", "适配器", "adapters"),
     ("precision", "精度", "precision"),
@@ -39,7 +39,9 @@ const SETTINGS: [(&str, &str, &str); 12] = [
     ("scoring", "计分方式", "scoring"),
     ("shots", "示例数", "examples before each question"),
     ("template", "对话模板", "chat template"),
-    ("log_samples", "保存提示文本", "prompts kept"),
+    ("reasoning", "思维链", "chain of thought"),
+    ("one_turn", "示例与题目同在一条消息", "examples in the question's message"),
+    ("quantization_bit", "加载时量化位数", "bits of weights while loaded"),
     ("danlu", "danlu 版本", "version of danlu"),
 ];
 
@@ -175,9 +177,9 @@ impl Report<'_> {
         }
         if shortened > 0 {
             notes.push(Text::new(
-                format!("{shortened} 题的提示超出模型的上下文，因而少了示例。"),
+                format!("{shortened} 题的提示超出模型的上下文，因而少了示例（先去掉最早的）或说明。"),
                 format!(
-                    "{shortened} prompts did not fit the model's context and lost examples, the oldest first."
+                    "{shortened} prompts did not fit the model's context and lost examples, the oldest first, or the description."
                 ),
             ));
         }

@@ -54,7 +54,10 @@ pub fn write_submission(folder: &Path, questions: &Questions, answers: &[Answer]
 pub fn write_csv(folder: &Path, questions: &Questions, answers: &[Answer]) -> Result<()> {
     let (mut rest, split) = (answers.iter(), &questions.split);
     for subject in &questions.subjects {
-        let mut writer = RecordWriter::create(&folder.join(format!("{}_{split}.csv", subject.key)))?;
+        // A subject's own name may hold what leads to another folder.
+        let name = subject.key.replace(['/', '\\'], "_");
+        let name = name.trim_start_matches('.');
+        let mut writer = RecordWriter::create(&folder.join(format!("{name}_{split}.csv")))?;
         for (index, (question, answer)) in subject.questions.iter().zip(&mut rest).enumerate() {
             let id = question.id.clone().unwrap_or_else(|| index.to_string());
             let right = question.right.map_or("", |right| LETTERS[right]);

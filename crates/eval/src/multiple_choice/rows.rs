@@ -84,13 +84,17 @@ impl Row<'_> {
         // Options by letter, or one after another.
         let texts: Vec<Option<String>> = match list {
             Value::Array(options) => options.iter().map(cell).collect(),
-            Value::Object(options) => options.values().map(cell).collect(),
+            Value::Object(options) if options.len() == OPTIONS => {
+                LETTERS.iter().map(|letter| options.get(*letter).and_then(cell)).collect()
+            }
             _ => Vec::new(),
         };
+        let texts: Vec<String> = texts.into_iter().flatten().filter(|text| !text.trim().is_empty()).collect();
         let count = texts.len();
-        let texts: Vec<String> = texts.into_iter().flatten().collect();
         texts.try_into().map_err(|_| {
-            self.problem(format!("column `{name}` has {count} options: expected a list of {OPTIONS} texts"))
+            self.problem(format!(
+                "column `{name}` has {count} texts: expected a list of {OPTIONS}, or one for each of A, B, C and D"
+            ))
         })
     }
 

@@ -40,7 +40,7 @@ fn hash(questions: &Questions) -> String {
     let mut hash = Sha256::new();
     let line = |question: &Question| {
         let right = question.right.map(|right| LETTERS[right]);
-        format!("{}\n", json!([question.question, question.options, right]))
+        format!("{}\n", json!([question.question, question.options, right, question.explanation]))
     };
     for subject in &questions.subjects {
         let numbers = [subject.examples.len(), subject.questions.len()];

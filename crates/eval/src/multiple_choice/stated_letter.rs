@@ -6,8 +6,10 @@
 use super::questions::LETTERS;
 
 /// What announces a letter, the surest first.
-const ANNOUNCED: [&[&str]; 2] =
-    [&["boxed", "答案", "answer"], &["故选", "应选", "选择", "选", "option", "choose", "choice"]];
+const ANNOUNCED: [&[&str]; 2] = [
+    &["boxed", "答案", "answer", "正确选项", "正确的选项", "正确的是"],
+    &["故选", "应选", "选择", "选", "option", "choose", "choice"],
+];
 
 /// Words and signs that may stand between announcement and letter.
 const BETWEEN: [&str; 22] = [
@@ -151,6 +153,9 @@ mod tests {
             ("(D)", "D"),
             ("这是顺铣。\nB", "B"),
             ("A。因为刀具旋转", "A"),
+            ("分析可知，正确选项是B。", "B"),
+            ("正确的选项为 C", "C"),
+            ("四个选项中正确的是D", "D"),
         ] {
             assert_eq!(stated_letter(answer).map(|index| LETTERS[index]), Some(letter), "{answer}");
         }

@@ -126,7 +126,7 @@ impl Summary {
         Self {
             benchmark,
             accuracy: all.share(all.correct),
-            accuracy_unnormalized: (options.scoring == Scoring::Text)
+            accuracy_unnormalized: (options.scoring == Scoring::Text && options.reasoning.is_none())
                 .then(|| all.share(all.correct_unnormalized)),
             questions: all.questions,
             correct: all.correct,
@@ -263,7 +263,7 @@ struct Count {
 
 impl Count {
     fn add(&mut self, right: Option<usize>, answer: &Answer) {
-        self.shortened += usize::from(answer.shortened);
+        self.shortened += usize::from(answer.shortened && answer.was_asked());
         self.unasked += usize::from(!answer.was_asked());
         self.unstated += usize::from(answer.response.is_some() && answer.chosen.is_none());
         let Some(right) = right else {

@@ -74,10 +74,21 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let answers = match &args.predictions {
         Some(path) => {
             let predictions = given(path, all.len(), questions.len())?;
-            let mut answers = Answers::open(args, questions, &json!({ "predictions": path }))?;
-            let mut left = predictions.into_iter().skip(answers.done.len());
-            left.try_for_each(|prediction| answers.push(prediction))?;
-            answers.done
+            settings::claim(&args.output_dir, &json!({ "data": args.data, "predictions": path }))?;
+            // Predictions may have changed: all are scored again.
+            let answers: Vec<Answer> = questions
+                .iter()
+                .zip(predictions)
+                .enumerate()
+                .map(|(index, (question, prediction))| Answer::of(question, index, prediction))
+                .collect();
+            let mut lines = Vec::new();
+            for answer in &answers {
+                serde_json::to_writer(&mut lines, answer)?;
+                lines.push(b'\n');
+            }
+            write_file_atomically(args.output_dir.join("generated.jsonl"), &lines)?;
+            answers
         }
         None => answer(args, questions, printer)?,
     };
@@ -132,12 +143,11 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
     if template.is_none() {
         printer.note("the model has no chat template: questions are continued as they are");
     }
-    settings["template"] = json!(args.template.template);
-    settings["enable_thinking"] = json!(args.template.enable_thinking);
+    let template = settings::on_its_day(&args.output_dir, template)?;
+    settings::add_template(&mut settings, template.as_ref());
     settings["system"] = json!(args.template.system);
     settings["max_new_tokens"] = json!(args.max_new_tokens);
     settings["sampling"] = json!(sampling);
-    let mut answers = Answers::open(args, questions, &settings)?;
     let prompt = |question: &Question| match template.as_ref().filter(|_| !question.is_continuation) {
         Some(template) => {
             let has_system = question.messages.first().is_some_and(|message| message.role == "system");
@@ -149,6 +159,16 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
         None => raw_ids(&opened, &question.prompt()),
     };
     let prompts = questions.iter().map(prompt).collect::<Result<Vec<_>>>()?;
+    let context = opened.model.config().context_length();
+    if let Some(index) = prompts.iter().position(|ids| ids.len() > context) {
+        return Err(wrong_input(format!(
+            "question {} of `{}` has {} tokens, the model's context {context}: shorten it, or leave it out",
+            index + 1,
+            args.data.display(),
+            prompts[index].len()
+        )));
+    }
+    let mut answers = Answers::open(args, questions, &settings)?;
     let options = GenerationOptions {
         sampling,
         max_new_tokens: args.max_new_tokens.get(),

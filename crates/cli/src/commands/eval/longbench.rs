@@ -129,8 +129,8 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
     };
     let system = args.template.system.as_deref().unwrap_or(SYSTEM);
     settings["with_inst"] = json!(instruction);
-    settings["template"] = json!(args.template.template);
-    settings["enable_thinking"] = json!(args.template.enable_thinking);
+    let template = settings::on_its_day(folder, template)?;
+    settings::add_template(&mut settings, template.as_ref());
     settings["system"] = json!(system);
     settings["max_length"] = json!(args.max_length);
     settings["sampling"] = json!(sampling);

@@ -230,6 +230,9 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
     if summary.withheld > 0 {
         printer.line(format_args!("{} questions whose answers are withheld · {how}", summary.withheld))?;
     }
+    if let Some(accuracy) = summary.accuracy_unnormalized {
+        printer.line(format_args!("not divided by length: {}", percent(accuracy)))?;
+    }
     if summary.questions > 0 {
         printer.line(format_args!(
             "accuracy {} ± {} ({} of {}, chance {}) · {how}",
@@ -240,13 +243,11 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
             percent(summary.chance),
         ))?;
     }
-    if let Some(accuracy) = summary.accuracy_unnormalized {
-        printer.line(format_args!("not divided by length: {}", percent(accuracy)))?;
-    }
     if summary.shortened > 0 {
         printer.warning(format_args!(
-            "{} prompts did not fit the model's context and lost examples, the oldest first; fewer `--shots` avoid it",
-            summary.shortened
+            "{} prompts did not fit the model's context and lost examples, the oldest first, or the description{}",
+            summary.shortened,
+            if summary.shots > 0 { "; fewer `--shots` avoid it" } else { "" }
         ));
     }
     if summary.unasked > 0 {

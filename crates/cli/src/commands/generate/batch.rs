@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use danlu_data::{Question, questions};
+use danlu_data::{Question, questions, refuse_output_in};
 use danlu_formats::write_file_atomically;
 use danlu_model::{FinishReason, GenerationOptions, Opened, Sampling, generate_all};
 use danlu_tokenizer::{ChatTemplate, Message};
@@ -16,6 +16,7 @@ use crate::failure::wrong_input;
 use crate::printer::Printer;
 use crate::prompts::raw_ids;
 use crate::stop;
+use crate::text_stream::TextStream;
 
 /// Which questions, and where the answers go.
 #[derive(Debug, Clone, clap::Args)]
@@ -33,7 +34,7 @@ pub struct BatchArgs {
     /// Questions that are answered at the same time
     ///
     /// zh: 同时回答的问题数
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "input", value_parser = clap::value_parser!(u16).range(1..))]
     at_once: u16,
     /// Only the first N questions
     ///
@@ -59,7 +60,14 @@ impl BatchArgs {
             let message = format!("`--out {}`: expected a name ending in `.json` or `.jsonl`", out.display());
             return Err(wrong_input(message));
         }
+        refuse_output_in(std::slice::from_ref(input), out)?;
         let folder = folder_of(out);
+        if ["config.json", "params.json"].iter().any(|name| folder.join(name).exists()) {
+            return Err(wrong_input(format!(
+                "`--out {}`: a model is in that folder, whose `generation_config.json` would be replaced: choose another",
+                out.display()
+            )));
+        }
         if !folder.is_dir() {
             return Err(wrong_input(format!(
                 "`--out {}`: there is no folder `{}`",
@@ -117,10 +125,11 @@ impl BatchArgs {
             let row = open[index];
             let ends = generated.finish_reason == FinishReason::Stop;
             let own = &generated.ids[..generated.ids.len() - usize::from(ends)];
-            failed = tokenizer.decode(own, true).map_err(Into::into).and_then(|output| {
-                let input = prompts[row].text.clone();
-                kept.keep(row, Answer { input, output, ended_by_length: !ends })
-            });
+            let mut stream = TextStream::new(tokenizer);
+            own.iter().for_each(|&id| _ = stream.push(id));
+            stream.finish();
+            let (input, output) = (prompts[row].text.clone(), stream.into_text());
+            failed = kept.keep(row, Answer { input, output, ended_by_length: !ends });
             (done, tokens) = (done + 1, tokens + generated.ids.len());
             bar.set(done as u64, "");
             if failed.is_err() || stop::requested() {
@@ -154,7 +163,7 @@ impl BatchArgs {
         kept.remove()?;
         if cut > 0 {
             printer.warning(format_args!(
-                "{cut} answers ended by length; a higher `--max-new-tokens` than {} lets them end by themselves",
+                "{cut} answers ended by length; a higher `--max-new-tokens` than {} lets them end, as far as the model's context does",
                 options.max_new_tokens
             ));
         }

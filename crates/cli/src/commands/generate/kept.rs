@@ -92,7 +92,11 @@ impl Kept {
     /// # Errors
     /// A place that cannot be written.
     pub fn remove(self) -> Result<()> {
-        Ok(fs::remove_file(&self.path)?)
+        match fs::remove_file(&self.path) {
+            // Another run of the same command was faster.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     fn write(&mut self, line: &Value) -> Result<()> {

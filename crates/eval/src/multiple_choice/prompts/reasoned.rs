@@ -34,6 +34,12 @@ const ENGLISH: Words = Words {
     asked: "Let's think step by step, and end with “The answer is” and the letter.",
 };
 
+/// Reasons may end with `答案：B` on a line of its own; only what opens reasons anew is another answer.
+fn before_another_answer<'t>(text: &'t str, Words { answer, begin, .. }: &Words) -> &'t str {
+    let next = format!("\n{answer}{}", begin.trim_end());
+    text.find(next.as_str()).map_or(text, |at| &text[..at])
+}
+
 impl Asker<'_> {
     pub(super) fn reasoned(
         &self,
@@ -80,8 +86,7 @@ impl Asker<'_> {
         if self.options.template.is_some() {
             return text;
         }
-        let next = format!("\n{}", self.words().answer);
-        text.find(next.as_str()).map_or(text, |at| &text[..at])
+        before_another_answer(text, self.words())
     }
 
     fn explained(&self, example: &Question) -> Result<String> {
@@ -102,6 +107,23 @@ impl Asker<'_> {
         match self.benchmark {
             Benchmark::Ceval | Benchmark::Cmmlu | Benchmark::Own => &CHINESE,
             Benchmark::Mmlu => &ENGLISH,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conclusion_in_the_words_of_the_prompt_is_kept() {
+        for (text, words, kept) in [
+            ("车削是主运动。\n答案：B", &CHINESE, "车削是主运动。\n答案：B"),
+            ("所以答案是B。\n\n刀具\n答案：让我们一步一步思考，\n答案是C", &CHINESE, "所以答案是B。\n\n刀具"),
+            ("It turns.\nAnswer: B", &ENGLISH, "It turns.\nAnswer: B"),
+            ("(B).\n\nWhat?\nAnswer: Let's think step by step.\nC", &ENGLISH, "(B).\n\nWhat?"),
+        ] {
+            assert_eq!(before_another_answer(text, words), kept);
         }
     }
 }

@@ -9,6 +9,9 @@ use crate::log_likelihood::Request;
 use crate::multiple_choice::questions::{OPTIONS, Question};
 use crate::multiple_choice::subjects::Benchmark;
 
+/// Ends the thoughts that templates of reasoning models write before an answer.
+const THOUGHTS_END: &str = "</think>";
+
 impl Asker<'_> {
     pub(super) fn text(&self, before: Before, question: &Question) -> Result<Prompt> {
         if let Some(template) = self.options.template {
@@ -57,9 +60,18 @@ impl Asker<'_> {
             ids.extend(self.tokenizer.encode_after(&ids, &segment.text, SpecialTokens::Parse)?);
         }
         let turn = segments.get(last).map_or("", |segment| &segment.text);
-        let end = turn.find(answer).map_or(turn.len(), |at| at + answer.len());
+        // What a template writes before the answer, such as empty thoughts, is given and not scored.
+        let given = turn.find(THOUGHTS_END).map_or(0, |at| {
+            let behind = &turn[at + THOUGHTS_END.len()..];
+            turn.len() - behind.trim_start().len()
+        });
+        let begin = turn[given..].find(answer).map_or(given, |at| given + at);
+        let end = if turn[begin..].starts_with(answer) { begin + answer.len() } else { turn.len() };
+        if begin > 0 {
+            ids.extend(self.tokenizer.encode_after(&ids, &turn[..begin], SpecialTokens::Parse)?);
+        }
         let start = ids.len().max(1);
-        ids.extend(self.tokenizer.encode_after(&ids, &turn[..end], SpecialTokens::Parse)?);
+        ids.extend(self.tokenizer.encode_after(&ids, &turn[begin..end], SpecialTokens::Parse)?);
         request(ids, start, question, option)
     }
 }
