@@ -73,6 +73,14 @@ pub enum Error {
         /// What is wrong and what was expected.
         problem: String,
     },
+    /// A server refuses a prompt as longer than the model's context.
+    #[error("`{url}` refuses a prompt as too long for the model's context ({told})")]
+    TooLong {
+        /// What was asked.
+        url: String,
+        /// What it says.
+        told: String,
+    },
     /// The caller asked the work to end.
     #[error("interrupted")]
     Stopped,
