@@ -214,8 +214,8 @@ impl Client {
     /// Log-likelihoods (natural logarithm) of texts behind their prompts, in the same order, `parallel` requests at a time.
     /// `progress` is told how many of the texts are scored.
     ///
-    /// The server's tokenizer decides, as lm-eval's does: tokens of a text are those beyond as many as its prompt alone has, and
-    /// white space at the end of a prompt belongs to the text.
+    /// The server's tokenizer decides, as lm-eval's does: tokens of a text are those beyond as many as its prompt alone has, or where
+    /// there are none, those from the one on that joins prompt and text; white space at the end of a prompt belongs to the text.
     ///
     /// # Errors
     /// As [`chat`](Self::chat); a server that gives no log-probabilities of the prompt.
@@ -227,24 +227,27 @@ impl Client {
     ) -> Result<Vec<f64>> {
         let begun = |request: &Continuation| request.prompt.trim_end().to_owned();
         let prompts: Vec<String> = requests.iter().map(begun).collect::<BTreeSet<_>>().into_iter().collect();
-        let mut lengths = HashMap::new();
-        let count = |prompt: &String| match prompt.is_empty() {
-            true => Ok(0),
-            false => Ok(self.echo(prompt)?.len()),
-        };
-        in_parallel(&prompts, parallel, count, |prompt, length| {
-            lengths.insert(prompt.clone(), length);
+        let mut before = HashMap::new();
+        let alone = |prompt: &String| if prompt.is_empty() { Ok(Vec::new()) } else { self.echo(prompt) };
+        in_parallel(&prompts, parallel, alone, |prompt, tokens| {
+            before.insert(prompt.clone(), tokens);
             Ok(())
         })?;
         let mut sums = Vec::with_capacity(requests.len());
         let score = |request: &Continuation| {
-            let tokens = self.echo(&format!("{}{}", request.prompt, request.text))?;
-            let length = lengths.get(&begun(request)).copied().unwrap_or(0);
-            let text = tokens.get(length..).filter(|text| !text.is_empty());
+            let whole = self.echo(&format!("{}{}", request.prompt, request.text))?;
+            let before = before.get(&begun(request)).map_or(&[][..], Vec::as_slice);
+            let start = match whole.len() > before.len() {
+                true => before.len(),
+                false => {
+                    before.iter().zip(&whole).take_while(|(before, whole)| before.text == whole.text).count()
+                }
+            };
+            let text = whole.get(start..).filter(|text| !text.is_empty());
             let text = text.ok_or_else(|| self.problem("completions", no_token_of(&request.text)))?;
             // A first token that nothing stands before has no probability.
-            let of_text = if length == 0 { &text[1..] } else { text };
-            let sum: Option<f64> = of_text.iter().copied().sum();
+            let of_text = if start == 0 { &text[1..] } else { text };
+            let sum: Option<f64> = of_text.iter().map(|token| token.log_probability).sum();
             sum.ok_or_else(|| {
                 let problem = format!("gives no log-probability of a token of `{}`", request.text);
                 self.problem("completions", problem)
@@ -258,20 +261,25 @@ impl Client {
         Ok(sums)
     }
 
-    /// Log-probabilities of the tokens of `text`, of the first one without a number.
-    fn echo(&self, text: &str) -> Result<Vec<Option<f64>>> {
+    /// The tokens of `text`.
+    fn echo(&self, text: &str) -> Result<Vec<Token>> {
         let body = json!({
             "model": self.model, "prompt": text, "echo": true, "logprobs": 1, "max_tokens": 1, "temperature": 0,
         });
         let answer = self.post("completions", &body)?;
-        let tokens = answer["choices"][0]["logprobs"]["token_logprobs"].as_array();
-        let tokens = tokens
+        let told = &answer["choices"][0]["logprobs"];
+        let known = told["token_logprobs"].as_array();
+        let known = known
             .ok_or_else(|| self.other_form("completions", "choices[0].logprobs.token_logprobs", &answer))?;
         let generated = answer["usage"]["completion_tokens"].as_u64().unwrap_or(1) as usize;
         let asked = answer["usage"]["prompt_tokens"].as_u64().map(|count| count as usize);
-        match tokens.len().checked_sub(generated) {
+        match known.len().checked_sub(generated) {
             Some(count) if count > 0 && asked.is_none_or(|asked| asked == count) => {
-                Ok(tokens[..count].iter().map(Value::as_f64).collect())
+                let token = |(place, known): (usize, &Value)| {
+                    let text = told["tokens"][place].as_str().unwrap_or_default().to_owned();
+                    Token { text, log_probability: known.as_f64() }
+                };
+                Ok(known[..count].iter().enumerate().map(token).collect())
             }
             _ => Err(self.problem(
                 "completions",
@@ -387,6 +395,14 @@ impl Client {
         }
         shown
     }
+}
+
+/// A token as a server tells it.
+struct Token {
+    /// Empty where it tells none.
+    text: String,
+    /// None of the first one.
+    log_probability: Option<f64>,
 }
 
 struct Answer {

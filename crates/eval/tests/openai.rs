@@ -124,6 +124,23 @@ fn log_likelihoods_are_those_of_the_tokens_behind_the_prompt() {
 }
 
 #[test]
+fn a_token_that_joins_prompt_and_text_is_scored_as_lm_eval_does() {
+    let server = Server::start(|request| {
+        let tokens: &[&str] = match request.body["prompt"].as_str().unwrap() {
+            "甲：" => &["甲", "："],
+            "甲：是" => &["甲", "：是"],
+            text => panic!("{text}"),
+        };
+        let known = [json!(null), json!(-0.25), json!(-9.0)];
+        ok(&json!({ "choices": [{ "logprobs": { "tokens": tokens, "token_logprobs": known } }],
+                    "usage": { "prompt_tokens": 2, "completion_tokens": 1 } }))
+    });
+    let request = Continuation { prompt: "甲：".into(), text: "是".into() };
+    let sums = client(&server).log_likelihoods(std::slice::from_ref(&request), 1, |_| ()).unwrap();
+    assert_eq!(sums, [-0.25]);
+}
+
+#[test]
 fn a_model_by_url_and_here_gives_the_same_log_likelihoods() {
     let here = opened(512, true);
     let served = opened(512, true);
