@@ -71,11 +71,20 @@ def backend(folder, dtype=torch.float32, batch=8):
     return HFLM(pretrained=str(folder), dtype=dtype, device="cpu", batch_size=batch)
 
 
-def prompts(task, shots, form="raw", limit=None, model=None):
+def every(asked, step):
+    """The tasks that have one of each `step` questions of all, from the first on, and which of theirs these are."""
+    chosen, before = {}, 0
+    for task in asked:
+        chosen[task.task_name] = [place for place in range(len(task.eval_docs)) if (before + place) % step == 0]
+        before += len(task.eval_docs)
+    return [task for task in asked if chosen[task.task_name]], chosen
+
+
+def prompts(task, shots, form="raw", limit=None, model=None, samples=None):
     """The exact texts that lm-eval continues for a task's first questions, each with the four continuations and the right one's place."""
     task.set_config("num_fewshot", shots)
     template = model.apply_chat_template if model else None
-    task.build_all_requests(limit=limit, chat_template=template, **FORMS[form])
+    task.build_all_requests(limit=limit, samples=samples, chat_template=template, **FORMS[form])
     asked = {}
     for instance in task.instances:
         context, continuation = instance.args
@@ -83,10 +92,13 @@ def prompts(task, shots, form="raw", limit=None, model=None):
     return [asked[place] for place in sorted(asked)]
 
 
-def answers(model, benchmark, data, subjects, shots, form="raw", limit=None):
+def answers(model, benchmark, data, subjects, shots, form="raw", limit=None, step=1):
     """What lm-eval says to each question, by subject: prompt, log_likelihoods, chosen, right, acc and, where it has it, acc_norm."""
-    asked = tasks(benchmark, data, subjects, form)
-    found = simple_evaluate(model=model, tasks=asked, num_fewshot=shots, limit=limit, bootstrap_iters=0, log_samples=True, **FORMS[form])
+    asked, samples = tasks(benchmark, data, subjects, form), None
+    if step > 1:
+        asked, samples = every(asked, step)
+    found = simple_evaluate(model=model, tasks=asked, num_fewshot=shots, limit=limit, samples=samples, bootstrap_iters=0,
+                            log_samples=True, **FORMS[form])
     return {subject_of(task): [answer(sample) for sample in sorted(found["samples"][task.task_name], key=lambda one: one["doc_id"])]
             for task in asked}
 
