@@ -73,13 +73,15 @@ pub enum Error {
         /// What is wrong and what was expected.
         problem: String,
     },
-    /// A server refuses a prompt as longer than the model's context.
-    #[error("`{url}` refuses a prompt as too long for the model's context ({told})")]
-    TooLong {
+    /// A server that does not take a request, and may take another.
+    #[error("`{url}` {problem}")]
+    Refused {
         /// What was asked.
         url: String,
         /// What it says.
-        told: String,
+        problem: String,
+        /// Whether the prompt is longer than the model's context.
+        is_too_long: bool,
     },
     /// The caller asked the work to end.
     #[error("interrupted")]

@@ -343,15 +343,11 @@ impl Client {
             let error = &told["error"];
             error["message"].as_str().or(error.as_str()).or(told["message"].as_str())
         });
-        let is_too_long = matches!(status, 400 | 413 | 422) && is_about_length(text);
         let told = match message.unwrap_or(text).trim() {
             "" => String::new(),
             message => format!(", `{}`", self.shown(message)),
         };
         let url = format!("{}/{path}", self.url);
-        if is_too_long {
-            return Error::TooLong { url, told: format!("HTTP status {status}{told}") };
-        }
         let problem = match (status, &self.key) {
             (401 | 403, None) => {
                 format!("wants a key (HTTP status {status}{told}): name the variable that holds it with `--api-key-env`")
@@ -367,6 +363,12 @@ impl Client {
                 "is not there, or has no model `{}` (HTTP status 404{told}): check the address and the model's name",
                 self.model
             ),
+            (400 | 413 | 422, _) => {
+                let is_too_long = is_about_length(text);
+                let what = if is_too_long { "a prompt as too long for the model's context" } else { "the request" };
+                let problem = format!("refuses {what} (HTTP status {status}{told})");
+                return Error::Refused { url, problem, is_too_long };
+            }
             (400..500, _) if !is_passing(*status) => format!("refuses the request (HTTP status {status}{told})"),
             _ => return self.problem(
                 path,

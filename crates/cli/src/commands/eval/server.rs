@@ -101,7 +101,7 @@ pub fn told_to_server(sampling: Sampling) -> Sampling {
 /// An error of asking, with what makes a prompt shorter where it is too long.
 pub fn with_advice(error: Error, advice: &str) -> anyhow::Error {
     match error {
-        Error::TooLong { .. } => wrong_input(format!("{error}: {advice}")),
+        Error::Refused { is_too_long: true, .. } => wrong_input(format!("{error}: {advice}")),
         error => told_apart(error),
     }
 }
