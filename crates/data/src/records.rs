@@ -264,6 +264,20 @@ impl Records {
         }
     }
 
+    /// The records of each member of a zip archive, by its name behind that of the archive, and the names of members that are
+    /// not read.
+    ///
+    /// # Errors
+    /// A file that is no such archive.
+    pub fn of_members(path: &Path, options: &ReadOptions) -> Result<(Vec<(PathBuf, Self)>, Vec<String>)> {
+        let archive = Arc::new(Archive::open(path)?);
+        let records = |member: usize| {
+            let waiting = VecDeque::from([Waiting::Member(archive.clone(), member)]);
+            (archive.member(member).0, Self { waiting, ..Self::of_files_with(Vec::new(), options) })
+        };
+        Ok(((0..archive.members.len()).map(records).collect(), archive.ignored.clone()))
+    }
+
     /// The files whose records are still to come, in order.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.waiting.iter().filter_map(|waiting| match waiting {
@@ -332,9 +346,17 @@ impl Records {
                 Ok(Some(Box::new(rows)))
             }
             Form::Archive => {
-                let (archive, ignored) = Archive::open(file)?;
-                self.notices.extend(ignored);
-                let archive = Arc::new(archive);
+                let archive = Arc::new(Archive::open(file)?);
+                if archive.members.is_empty() {
+                    return Err(DataError::EmptyFolder { path });
+                }
+                if !archive.ignored.is_empty() {
+                    self.notices.push(format!(
+                        "not read because of their names: `{}` in `{}`",
+                        archive.ignored.join("`, `"),
+                        path.display()
+                    ));
+                }
                 for member in (0..archive.members.len()).rev() {
                     self.waiting.push_front(Waiting::Member(archive.clone(), member));
                 }

@@ -18,6 +18,7 @@ mod settings;
 mod stated_letter;
 mod subjects;
 mod summary;
+mod takes;
 
 use danlu_model::{Generator, Model, Opened};
 use danlu_tokenizer::{ChatTemplate, Tokenizer};
@@ -35,6 +36,7 @@ pub use results::{write_csv, write_submission, write_summary};
 pub use settings::settings;
 pub use subjects::Benchmark;
 pub use summary::{GroupSummary, SubjectSummary, Summary, percent};
+pub use takes::Takes;
 
 /// How questions are put, and what decides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -64,6 +66,16 @@ pub struct Options<'a> {
     pub one_turn: bool,
     /// Let the model write its reasons first; what it then states decides, in place of [`Options::scoring`].
     pub reasoning: Option<&'a Reasoning>,
+}
+
+impl Options<'_> {
+    /// What decides, as results name it.
+    pub(crate) fn decides(&self) -> serde_json::Value {
+        match self.reasoning {
+            Some(_) => "reasons".into(),
+            None => serde_json::json!(self.scoring),
+        }
+    }
 }
 
 /// What the model said to one question.

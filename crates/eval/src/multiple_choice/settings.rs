@@ -25,7 +25,7 @@ pub fn settings(opened: &Opened, questions: &Questions, options: &Options) -> Re
         ("split".into(), questions.split.clone().into()),
         ("questions".into(), questions.len().into()),
         ("questions_sha256".into(), hash(questions).into()),
-        ("scoring".into(), json!(options.scoring)),
+        ("scoring".into(), options.decides()),
         ("shots".into(), questions.shots.into()),
         ("template".into(), json!(template)),
         ("one_turn".into(), options.one_turn.into()),

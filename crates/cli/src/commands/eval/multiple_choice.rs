@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_eval::multiple_choice::{
-    Benchmark, Options, Questions, Reasoning, Scoring, Selection, Summary, percent,
+    Benchmark, Options, Questions, Reasoning, Scoring, Selection, Takes, percent,
 };
 use danlu_model::Sampling;
 
-use super::takes::{Asked, KeepArgs};
+use super::takes::{Asked, Evaluated, KeepArgs};
 use super::told_apart;
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
@@ -184,9 +184,9 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
         questions: &questions,
         options,
     };
-    let (summary, json) = args.keep.evaluate(&asked, printer)?;
-    report(&summary, printer)?;
-    Ok(printer.json(&json.into())?)
+    let evaluated = args.keep.evaluate(&asked, printer)?;
+    report(&evaluated, printer)?;
+    Ok(printer.json(&evaluated.json.into())?)
 }
 
 impl Args {
@@ -215,8 +215,13 @@ fn tell_missing(questions: &Questions, printer: &Printer) {
     }
 }
 
-fn report(summary: &Summary, printer: &Printer) -> Result<()> {
-    let table = summary.table();
+fn report(evaluated: &Evaluated, printer: &Printer) -> Result<()> {
+    let Evaluated { summary, takes, .. } = evaluated;
+    let table = match takes {
+        Some(takes) if takes.groups.is_empty() => takes.table(Takes::HEADER, &takes.subjects, str::to_owned),
+        Some(takes) => takes.table(Takes::HEADER, &takes.groups, str::to_owned),
+        None => summary.table(),
+    };
     let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
     printer.table(&header, &table.rows)?;
     let scored = match summary.scoring {
@@ -233,7 +238,20 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
     if let Some(accuracy) = summary.accuracy_unnormalized {
         printer.line(format_args!("not divided by length: {}", percent(accuracy)))?;
     }
-    if summary.questions > 0 {
+    if let Some(takes) = takes {
+        let interval = match takes.all.shown_interval() {
+            interval if interval.is_empty() => String::new(),
+            interval => format!(", 95 % interval of the mean {interval}"),
+        };
+        printer.line(format_args!(
+            "accuracy {} in the mean of {} takes, standard deviation {}{interval} ({} questions, chance {}) · {how}",
+            percent(takes.all.mean),
+            takes.len(),
+            percent(takes.all.standard_deviation),
+            summary.questions,
+            percent(summary.chance),
+        ))?;
+    } else if summary.questions > 0 {
         printer.line(format_args!(
             "accuracy {} ± {} ({} of {}, chance {}) · {how}",
             percent(summary.accuracy),
@@ -256,10 +274,10 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
             summary.unasked
         ));
     }
-    if summary.unstated > 0 {
+    let unstated = takes.as_ref().map_or(summary.unstated, |takes| takes.unstated);
+    if unstated > 0 {
         printer.warning(format_args!(
-            "{} answers state no letter and count as wrong; more `--max-new-tokens` may help",
-            summary.unstated
+            "{unstated} answers state no letter and count as wrong; more `--max-new-tokens` may help"
         ));
     }
     Ok(())
