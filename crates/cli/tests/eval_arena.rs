@@ -140,6 +140,28 @@ fn a_winner_counts_where_both_orders_name_it() {
 }
 
 #[test]
+fn a_pair_that_the_judge_does_not_take_is_skipped_and_counted() {
+    let folder = with_answers();
+    let too_long = |_: &Request| (400, vec![], "{\"error\": {\"message\": \"too many tokens\"}}".to_owned());
+    let server = Server::start(move |request| match seen(request) {
+        (_, question) if question == "1" => too_long(request),
+        (place, _) => chat(&format!("[[{place}]]")),
+    });
+    let ran = judged(folder.path(), &server, &[]);
+    assert_eq!(ran.json()["votes"], 3);
+    let told = "1 pairs have no vote, because the server does not take them";
+    assert!(
+        ran.stderr.contains(told) && ran.stderr.contains("HTTP status 400, `too many tokens`"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(server.requests().len(), 7, "the other order would be refused too");
+    // Where it takes none, the pairs are not at fault.
+    let folder = with_answers();
+    judged(folder.path(), &Server::start(too_long), &[]).is_refused("refuses the request (HTTP status 400");
+}
+
+#[test]
 fn a_judged_pair_is_not_asked_again() {
     let folder = with_answers();
     let server = Server::start(|request| chat(&format!("[[{}]]", seen(request).0)));

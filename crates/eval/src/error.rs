@@ -73,6 +73,14 @@ pub enum Error {
         /// What is wrong and what was expected.
         problem: String,
     },
+    /// A server that does not take a request, such as one that is too long, and may take another.
+    #[error("`{url}` {problem}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// What it says.
+        problem: String,
+    },
     /// The caller asked the work to end.
     #[error("interrupted")]
     Stopped,

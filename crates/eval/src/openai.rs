@@ -247,6 +247,10 @@ impl Client {
                 "is not there, or has no model `{}` (HTTP status 404{told}): check the address and the model's name",
                 self.model
             ),
+            (400 | 413 | 422, _) => {
+                let problem = format!("refuses the request (HTTP status {status}{told})");
+                return Error::Refused { url: format!("{}/{path}", self.url), problem };
+            }
             (400..500, _) if !is_passing(*status) => format!("refuses the request (HTTP status {status}{told})"),
             _ => return self.problem(
                 path,

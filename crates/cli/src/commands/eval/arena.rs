@@ -154,6 +154,12 @@ fn ask_judge(args: &Args, url: &str, model: &str, votes: &Path, printer: &Printe
             judged.without_verdict
         ));
     }
+    if let Some(first) = &judged.first_refusal {
+        printer.warning(format_args!(
+            "{} pairs have no vote, because the server does not take them ({first}); the same command asks again",
+            judged.refused
+        ));
+    }
     Ok(())
 }
 
