@@ -46,9 +46,10 @@ fn votes_become_ratings_tables_and_a_page() {
     assert!((mean - 1000.0).abs() < 1e-9);
     let read = |name: &str| std::fs::read_to_string(folder.path().join("out").join(name)).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&read("arena.json")).unwrap(), ratings);
+    let markdown = read("report.md");
+    assert!(markdown.contains("| rank | model | rating |") && markdown.contains("| 名次 | 模型 | 评分 |"));
     assert!(
-        read("arena.md").contains("| rank | model | rating |")
-            && read("arena.html").contains("评分与 95 % 区间")
+        read("report.html").contains("评分与 95 % 区间") && read("report.tex").contains("\\begin{tabular}")
     );
     let anchored = arena(folder.path(), &["--json", "--anchor", "middle", "--anchor-rating", "1200"]).json();
     assert!((anchored["models"][1]["rating"].as_f64().unwrap() - 1200.0).abs() < 1e-9);
