@@ -11,7 +11,7 @@ use std::path::Path;
 use danlu_tokenizer::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::line_file::{LineFile, other_row};
+use crate::line_file::{LineFile, fewer_rows, other_row};
 use crate::metrics::similarity::fuzzy_ratio;
 use crate::metrics::{bleu, chrf, exact_match, rouge, words};
 use crate::{Error, Result};
@@ -197,6 +197,7 @@ pub fn open_answers(path: &Path, questions: &[Question]) -> Result<(LineFile, Ve
         })
     };
     match answers.iter().enumerate().position(is_other) {
+        Some(index) if index == questions.len() => Err(fewer_rows(path, answers.len(), questions.len())),
         Some(index) => Err(other_row(path, index)),
         None => Ok((file, answers)),
     }
