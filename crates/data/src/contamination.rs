@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::deduplication::row_text::{normalise, push_shingles, row_text};
 use crate::error::{DataError, Result};
-use crate::records::{Content, RawRecord, ReadOptions, Record, Records, Source};
+use crate::records::{Content, Members, RawRecord, ReadOptions, Record, Records, Source};
 
 /// Characters of a run.
 pub const NGRAM: usize = 13;
@@ -220,7 +220,7 @@ impl Gathered {
     fn file(&mut self, path: &Path) -> Result<()> {
         let is_archive = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip"));
         let parts = match is_archive {
-            true => archived_records(path)?.0.into_iter().map(|(_, records)| records).collect(),
+            true => archived_records(path)?.records.into_iter().map(|(_, records)| records).collect(),
             false => vec![records(path)],
         };
         for record in parts.into_iter().flatten() {
@@ -285,21 +285,21 @@ pub fn records(path: &Path) -> Records {
     }
 }
 
-/// The same of each member of a zip archive, by its name behind that of the archive; and the names of members that are not
-/// read.
+/// The same of each member of a zip archive.
 ///
 /// # Errors
 /// A file that is no such archive.
-pub fn archived_records(path: &Path) -> Result<(Vec<(PathBuf, Records)>, Vec<String>)> {
+pub fn archived_records(path: &Path) -> Result<Members> {
     let named = without_header();
-    let (plain, ignored) = Records::of_members(path, &ReadOptions::default())?;
-    let first = Records::of_members(path, &named)?.0;
-    let again = Records::of_members(path, &named)?.0;
-    let members =
-        plain.into_iter().zip(first).zip(again).map(|(((name, plain), (_, mut first)), (_, again))| {
-            (name, if is_question(first.next()) { again } else { plain })
-        });
-    Ok((members.collect(), ignored))
+    let mut members = Records::of_members(path, &ReadOptions::default())?;
+    let first = Records::of_members(path, &named)?.records;
+    let again = Records::of_members(path, &named)?.records;
+    for (((_, records), (_, mut first)), (_, again)) in members.records.iter_mut().zip(first).zip(again) {
+        if is_question(first.next()) {
+            *records = again;
+        }
+    }
+    Ok(members)
 }
 
 fn without_header() -> ReadOptions {

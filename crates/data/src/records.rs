@@ -209,6 +209,14 @@ pub struct Records {
     notices: Vec<String>,
 }
 
+/// The members of an archive.
+pub struct Members {
+    /// The records of each, by its name behind that of the archive.
+    pub records: Vec<(PathBuf, Records)>,
+    /// The names of those that are not read.
+    pub ignored: Vec<String>,
+}
+
 impl Records {
     /// Lists what is under `path`, read with the usual options. Files of a folder with another ending, and those that
     /// only accompany data (a licence, a readme), are [`ignored`](Self::ignored).
@@ -264,18 +272,20 @@ impl Records {
         }
     }
 
-    /// The records of each member of a zip archive, by its name behind that of the archive, and the names of members that are
-    /// not read.
+    /// The records of each member of a zip archive.
     ///
     /// # Errors
     /// A file that is no such archive.
-    pub fn of_members(path: &Path, options: &ReadOptions) -> Result<(Vec<(PathBuf, Self)>, Vec<String>)> {
+    pub fn of_members(path: &Path, options: &ReadOptions) -> Result<Members> {
         let archive = Arc::new(Archive::open(path)?);
         let records = |member: usize| {
             let waiting = VecDeque::from([Waiting::Member(archive.clone(), member)]);
             (archive.member(member).0, Self { waiting, ..Self::of_files_with(Vec::new(), options) })
         };
-        Ok(((0..archive.members.len()).map(records).collect(), archive.ignored.clone()))
+        Ok(Members {
+            records: (0..archive.members.len()).map(records).collect(),
+            ignored: archive.ignored.clone(),
+        })
     }
 
     /// The files whose records are still to come, in order.

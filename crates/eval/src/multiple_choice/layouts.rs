@@ -180,12 +180,12 @@ impl Layout {
     }
 
     fn add_archive(&mut self, path: &Path, split: &str) -> Result<()> {
-        let (members, ignored) = archived_records(path)?;
-        if let Some(table) = ignored.iter().find(|name| ends_in(Path::new(name), &TABLES)) {
+        let members = archived_records(path)?;
+        if let Some(table) = members.ignored.iter().find(|name| ends_in(Path::new(name), &TABLES)) {
             let problem = format!("`{table}` is not read inside an archive: unpack it, and name its folder");
             return Err(Error::File { path: path.into(), problem });
         }
-        for (member, rows) in members {
+        for (member, rows) in members.records {
             if ends_in(&member, &ENDINGS) {
                 let Named { split, key } = Named::of(member.strip_prefix(path).unwrap_or(&member), split);
                 self.add_subjects_of(split, key, rows.collect::<Result<_, _>>()?)?;
