@@ -54,7 +54,7 @@ fn refusals_say_what_to_do_and_never_the_key() {
     for (reply, expected, is_input) in cases {
         let (answer, server) = asked(move |_| reply.clone());
         let error = answer.unwrap_err();
-        assert_eq!(matches!(error, Error::Address { .. }), is_input, "{error}");
+        assert_eq!(matches!(error, Error::Address { .. } | Error::Refused { .. }), is_input, "{error}");
         let told = error.to_string();
         assert!(told.contains(expected) && told.contains(&server.url), "expected `{expected}` in {told}");
         assert!(!format!("{told} {error:?}").contains("secret-key"), "{told}");
