@@ -1,8 +1,6 @@
 //! `danlu eval arena`: ratings from votes, and a judge on the loopback interface that casts them.
 
-use crate::common;
-#[path = "../../eval/tests/server/mod.rs"]
-mod server;
+use crate::{common, server};
 
 use std::path::Path;
 

@@ -10,7 +10,7 @@ use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
 
 use super::rows::Row;
 use super::tasks::Task;
-use crate::Result;
+use crate::{Result, openai};
 
 /// A chat template around prompts, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -131,18 +131,54 @@ impl Asking<'_> {
     }
 
     fn ids(&self, tokenizer: &Tokenizer, task: &Task, text: &str) -> Result<Vec<u32>> {
-        let wants_template = match self.instruction {
-            Instruction::True => true,
-            Instruction::False => false,
-            Instruction::Auto => !task.is_continuation(),
-        };
-        let Some(template) = self.template.filter(|_| wants_template) else {
+        let Some(template) = self.template.filter(|_| self.instruction.is_for(task)) else {
             return Ok(tokenizer.prompt_ids(text)?);
         };
-        let system = (!self.system.is_empty()).then(|| Message::new("system", self.system));
-        let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
-        Ok(tokenizer.chat_ids(template, &messages)?)
+        Ok(tokenizer.chat_ids(template, &conversation(self.system, text))?)
     }
+}
+
+impl Instruction {
+    fn is_for(self, task: &Task) -> bool {
+        match self {
+            Self::True => true,
+            Self::False => false,
+            Self::Auto => !task.is_continuation(),
+        }
+    }
+
+    /// The prompt of a row for a server, which puts a template of its own around it where one is wanted; and whether it lost its
+    /// middle, which takes a tokenizer, with the most tokens that are left.
+    ///
+    /// # Errors
+    /// A tokenizer that fails.
+    pub fn prompt(
+        self,
+        task: &Task,
+        row: &Row,
+        system: &str,
+        cut: Option<(&Tokenizer, usize)>,
+    ) -> Result<(openai::Prompt, bool)> {
+        let mut text = filled(task.prompt(), row);
+        let mut is_cut = false;
+        if let Some((tokenizer, max_length)) = cut {
+            let ids = tokenizer.prompt_ids(&text)?;
+            is_cut = ids.len() > max_length;
+            if is_cut {
+                text = without_middle(tokenizer, &ids, max_length)?;
+            }
+        }
+        let prompt = match self.is_for(task) {
+            true => openai::Prompt::Chat(conversation(system, &text)),
+            false => openai::Prompt::Text(text),
+        };
+        Ok((prompt, is_cut))
+    }
+}
+
+fn conversation(system: &str, text: &str) -> Vec<Message> {
+    let system = (!system.is_empty()).then(|| Message::new("system", system));
+    system.into_iter().chain([Message::new("user", text)]).collect()
 }
 
 /// The prompt with the row's texts; what looks like a field in them stays.

@@ -7,14 +7,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::{AtomicFolder, write_file_atomically};
-use danlu_model::Opened;
 use fs_err as fs;
 use serde_json::{Map, Value};
 
 use super::answered::{Answered, Prompt};
-use super::pieces::pieces;
+use super::pieces::{self, pieces};
 use super::questions::{OPTIONS, Questions};
-use super::{Answer, Options, Scoring, answers, prompts};
+use super::{Answer, Backend, Options, Scoring, answers, prompts};
 use crate::{Error, Result};
 
 const SETTINGS: &str = "evaluation.json";
@@ -74,7 +73,13 @@ impl EvaluationFolder {
     ///
     /// # Errors
     /// Another program that writes it at this moment, a place that cannot be read or written.
-    pub fn take(&self, number: usize, questions: &Questions, options: &Options) -> Result<Take> {
+    pub fn take<'a>(
+        &self,
+        number: usize,
+        backend: impl Into<Backend<'a>>,
+        questions: &Questions,
+        options: &Options,
+    ) -> Result<Take> {
         let path = take_path(&self.path, number);
         fs::create_dir_all(&path)?;
         let file_path = path.join(QUESTIONS);
@@ -84,7 +89,7 @@ impl EvaluationFolder {
                 "is being written by another run: wait for its end, or choose another folder".into();
             return Err(Error::File { path: file_path, problem });
         }
-        let (answers, bytes) = kept(&fs::read(&file_path)?, questions, options);
+        let (answers, bytes) = kept(&fs::read(&file_path)?, questions, pieces::kept(backend.into(), options));
         file.set_len(bytes as u64)?;
         Ok(Take { path, file, answers })
     }
@@ -122,24 +127,22 @@ impl Take {
     ///
     /// # Errors
     /// As [`answers`](super::answers), and a disk that is full.
-    pub fn go_on(
+    pub fn go_on<'a>(
         &mut self,
-        opened: &Opened,
+        backend: impl Into<Backend<'a>>,
         questions: &Questions,
         options: &Options,
         log_samples: bool,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
+        let backend = backend.into();
         let all = OPTIONS * questions.len();
-        let mut before = 0;
-        for (first_index, piece) in pieces(questions, options) {
-            if before >= self.answers.len() {
-                let scored = OPTIONS * before;
-                let given = answers(opened, &piece, options, |done, _| progress(scored + done, all))?;
-                let prompts = if log_samples { prompts(opened, &piece, options)? } else { Vec::new() };
-                self.keep(&piece, first_index, given, options.scoring, prompts)?;
-            }
-            before += piece.len();
+        let most = pieces::size(backend, options);
+        for (first_index, piece) in pieces(questions, most, self.answers.len()) {
+            let scored = OPTIONS * self.answers.len();
+            let given = answers(backend, &piece, options, |done, _| progress(scored + done, all))?;
+            let prompts = if log_samples { prompts(backend, &piece, options)? } else { Vec::new() };
+            self.keep(&piece, first_index, given, options.scoring, prompts)?;
         }
         Ok(())
     }
@@ -150,13 +153,11 @@ impl Take {
         first_index: usize,
         given: Vec<Answer>,
         scoring: Scoring,
-        prompts: Vec<(String, usize)>,
+        prompts: Vec<(String, Option<usize>)>,
     ) -> Result<()> {
         let mut lines = Vec::new();
         let mut prompts = prompts.into_iter();
-        let all =
-            piece.subjects.iter().flat_map(|subject| subject.questions.iter().map(move |q| (subject, q)));
-        for (place, ((subject, question), answer)) in all.zip(&given).enumerate() {
+        for (place, ((subject, question), answer)) in piece.each().zip(&given).enumerate() {
             let prompt = prompts.next().map(|(prompt, prompt_tokens)| Prompt { prompt, prompt_tokens });
             let line = Answered::new(subject, first_index + place, question, answer, scoring, prompt);
             serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from)?;
@@ -208,10 +209,10 @@ fn changed(earlier: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String
 }
 
 /// The answers that lines hold of these questions, as far as they make whole pieces, and the bytes of those lines.
-fn kept(text: &[u8], questions: &Questions, options: &Options) -> (Vec<Answer>, usize) {
+fn kept(text: &[u8], questions: &Questions, most: usize) -> (Vec<Answer>, usize) {
     let mut lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let (mut answers, mut bytes) = (Vec::new(), 0);
-    for (first_index, piece) in pieces(questions, options) {
+    for (first_index, piece) in pieces(questions, most, 0) {
         let mut of_piece = Vec::new();
         for subject in &piece.subjects {
             for place in 0..subject.questions.len() {

@@ -28,8 +28,9 @@ const GROUPS: [(&str, &str); 9] = [
 ];
 
 /// Settings that a reader asks for first, with their names.
-const SETTINGS: [(&str, &str, &str); 14] = [
+const SETTINGS: [(&str, &str, &str); 15] = [
     ("model", "模型", "model"),
+    ("url", "服务地址", "server"),
     ("adapters", "适配器", "adapters"),
     ("precision", "精度", "precision"),
     ("data", "题目", "questions from"),

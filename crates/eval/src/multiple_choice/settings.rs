@@ -2,24 +2,34 @@
 
 use std::fmt::Write;
 
-use danlu_model::Opened;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::Options;
 use super::questions::{LETTERS, Question, Questions, Subject};
+use super::{Backend, Options};
 use crate::Result;
 
 /// The settings of an evaluation, but for where its model and its questions are.
 ///
 /// # Errors
 /// A model without a vocabulary.
-pub fn settings(opened: &Opened, questions: &Questions, options: &Options) -> Result<Map<String, Value>> {
+pub fn settings<'a>(
+    backend: impl Into<Backend<'a>>,
+    questions: &Questions,
+    options: &Options,
+) -> Result<Map<String, Value>> {
     let template = options.template.map(|template| {
         let text = format!("{}\n{}", template.source(), json!(template.variables()));
         json!({"sha256": hexadecimal(&Sha256::digest(text)), "day": template.day()})
     });
-    Ok(Map::from_iter([
+    let of_model = match backend.into() {
+        Backend::Opened(opened) => vec![
+            ("tokenizer".into(), opened.tokenizer()?.fingerprint().into()),
+            ("context_length".into(), opened.model.config().context_length().into()),
+        ],
+        Backend::Server(_) => vec![("server_chat".into(), options.server_chat.into())],
+    };
+    let of_questions = [
         ("danlu".into(), env!("CARGO_PKG_VERSION").into()),
         ("benchmark".into(), json!(questions.benchmark)),
         ("split".into(), questions.split.clone().into()),
@@ -31,9 +41,8 @@ pub fn settings(opened: &Opened, questions: &Questions, options: &Options) -> Re
         ("template".into(), json!(template)),
         ("one_turn".into(), options.one_turn.into()),
         ("reasoning".into(), json!(options.reasoning)),
-        ("tokenizer".into(), opened.tokenizer()?.fingerprint().into()),
-        ("context_length".into(), opened.model.config().context_length().into()),
-    ]))
+    ];
+    Ok(of_questions.into_iter().chain(of_model).collect())
 }
 
 /// SHA-256 of the questions, or of the examples before them, with the right answers: one line of JSON for each.

@@ -138,7 +138,7 @@ impl Summary {
             standard_error: all.standard_error(),
             mean_log_probability: mean_log_probability(&all),
             scoring: options.scoring,
-            chat: options.template.is_some(),
+            chat: options.is_chat(),
             shots: questions.shots,
             shortened: all.shortened,
             subjects,

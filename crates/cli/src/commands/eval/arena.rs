@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_eval::arena::{CENTRE, Cell, Options, Ratings, Votes, rate};
-use danlu_eval::openai::Client;
 use danlu_eval::{Error, judge};
 use danlu_formats::write_file_atomically;
 
+use super::server::ConnectionArgs;
 use super::told_apart;
-use crate::failure::wrong_input;
 use crate::printer::Printer;
 use crate::stop;
 
@@ -21,6 +20,10 @@ const VOTES: &str = "votes.jsonl";
 
 /// Which votes, how they are rated, and who casts them.
 #[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("api_key_env", |arg| arg.requires("judge")),
+    mut_arg("parallel", |arg| arg.requires("judge")),
+)]
 pub struct Args {
     /// Votes: rows of model_a, model_b and winner (model_a, model_b, tie) as JSON lines, JSON, CSV or Parquet
     ///
@@ -72,16 +75,8 @@ pub struct Args {
     /// zh: 各模型对同样问题的回答：每行含 prompt 与 prediction，如 generated.jsonl
     #[arg(long, value_name = "FILE", num_args = 2.., requires = "judge")]
     answers: Vec<PathBuf>,
-    /// Environment variable that holds the judge's key, such as OPENAI_API_KEY (default: no key is sent)
-    ///
-    /// zh: 存放评判服务密钥的环境变量，如 OPENAI_API_KEY（默认：不发送密钥）
-    #[arg(long, value_name = "NAME", requires = "judge")]
-    api_key_env: Option<String>,
-    /// Pairs of answers that the judge is asked about at a time
-    ///
-    /// zh: 同时请求评判的回答对数
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "judge", value_parser = clap::value_parser!(u16).range(1..=256))]
-    parallel: u16,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 /// Runs `danlu eval arena`.
@@ -115,17 +110,11 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 }
 
 fn ask_judge(args: &Args, url: &str, model: &str, votes: &Path, printer: &Printer) -> Result<()> {
-    let key = args.api_key_env.as_ref().map(|name| {
-        let key = std::env::var(name).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
-        key.ok_or_else(|| {
-            wrong_input(format!("the environment variable `{name}` is not set: expected the judge's key"))
-        })
-    });
-    let client = Client::new(url, model, key.transpose()?).map_err(told_apart)?;
+    let server = args.connection.open(url, model)?;
     let answers = judge::read_answers(&args.answers).map_err(told_apart)?;
     let pairs = judge::pairs(&answers);
     let mut bar = printer.progress("pairs", pairs.len() as u64);
-    let judged = judge::judge(&client, model, &pairs, votes, usize::from(args.parallel), |done| {
+    let judged = judge::judge(&server.client, model, &pairs, votes, server.parallel, |done| {
         bar.set(done as u64, "");
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

@@ -8,10 +8,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_eval::multiple_choice::{
-    Benchmark, Options, Questions, Reasoning, Scoring, Selection, Takes, percent,
+    Backend, Benchmark, Options, Questions, Reasoning, Scoring, Selection, Takes, percent,
 };
+use danlu_eval::openai::Server;
+use danlu_kernels::cpu::level;
 use danlu_model::Sampling;
 
+use super::server::{self, ServerArgs};
 use super::takes::{Asked, Evaluated, KeepArgs};
 use super::told_apart;
 use crate::failure::wrong_input;
@@ -21,9 +24,12 @@ use crate::prompts::template_of;
 
 /// Which questions, and how they are asked.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("url", |arg| arg.conflicts_with_all(["tokenizer", "template"])))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Folder or .zip as the benchmark is published (CSV, or Parquet as on the hub), or one file (CSV, JSON lines, …)
     ///
     /// zh: 按评测集发布时的目录或 .zip（CSV，或 hub 上的 Parquet），也可以是单个文件（CSV、JSON Lines 等）
@@ -142,54 +148,107 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
     let reasoning = args.cot.then(|| args.reasoning()).transpose()?;
     let selection = Selection {
         benchmark: defaults.benchmark,
-        split: args.split,
+        split: args.split.clone(),
         shots: args.shots.unwrap_or(if args.cot { 0 } else { defaults.shots }),
-        subjects: args.subject,
+        subjects: args.subject.clone(),
         limit: args.limit,
     };
+    let server = args.server.open()?;
     let questions = Questions::read(&args.data, &selection).map_err(told_apart)?;
     tell_missing(&questions, printer);
-    let located = args.model.locate(printer)?;
-    let opened = args.model.open_located(&located, printer)?;
-    let wants_chat = args.chat || args.template.is_some();
-    let template = match wants_chat || (defaults.chat && !args.raw) {
-        true => {
-            let template = template_of(&opened, args.template.as_deref())?;
-            template.map(|template| args.keep.on_its_day(template)).transpose()?
-        }
-        false => None,
-    };
-    if args.chat && template.is_none() {
-        return Err(wrong_input(
-            "the model has no chat template: choose one with `--template`, or leave out `--chat`",
-        ));
-    }
-    let scoring = args.scoring.map_or(defaults.scoring, Scoring::from);
-    if args.one_turn && (template.is_none() || scoring != Scoring::LmEval) {
-        return Err(wrong_input(
-            "`--one-turn` goes with `--scoring lm-eval` in a chat: add `--chat`, or leave it out",
-        ));
-    }
     let options = Options {
-        scoring,
-        template: template.as_ref(),
+        scoring: args.scoring.map_or(defaults.scoring, Scoring::from),
         one_turn: args.one_turn,
         reasoning: reasoning.as_ref(),
+        ..Options::default()
     };
-    let asked = Asked {
-        args: &args.model,
-        located: &located,
-        opened: &opened,
-        data: &args.data,
-        questions: &questions,
-        options,
+    let evaluated = match &server {
+        Some(server) => args.ask_server(server, defaults, &questions, options, printer)?,
+        None => args.ask(defaults, &questions, options, printer)?,
     };
-    let evaluated = args.keep.evaluate(&asked, printer)?;
     report(&evaluated, printer)?;
     Ok(printer.json(&evaluated.json.into())?)
 }
 
 impl Args {
+    /// A model that is opened here.
+    fn ask(
+        &self,
+        defaults: &Defaults,
+        questions: &Questions,
+        options: Options,
+        printer: &Printer,
+    ) -> Result<Evaluated> {
+        let located = self.model.locate(printer)?;
+        let opened = self.model.open_located(&located, printer)?;
+        let wants_chat = self.chat || self.template.is_some();
+        let template = match wants_chat || (defaults.chat && !self.raw) {
+            true => {
+                let template = template_of(&opened, self.template.as_deref())?;
+                template.map(|template| self.keep.on_its_day(template)).transpose()?
+            }
+            false => None,
+        };
+        if self.chat && template.is_none() {
+            return Err(wrong_input(
+                "the model has no chat template: choose one with `--template`, or leave out `--chat`",
+            ));
+        }
+        if self.one_turn && (template.is_none() || options.scoring != Scoring::LmEval) {
+            return Err(wrong_input(
+                "`--one-turn` goes with `--scoring lm-eval` in a chat: add `--chat`, or leave it out",
+            ));
+        }
+        let mut model = self.model.files(&located, &opened)?;
+        // With other instructions the last bits differ.
+        model.insert("isa".into(), level().name().into());
+        let places = located.adapters.iter().chain([&located.model]);
+        let asked = Asked {
+            backend: Backend::Opened(&opened),
+            model,
+            places: places.map(PathBuf::as_path).collect(),
+            data: &self.data,
+            questions,
+            options: Options { template: template.as_ref(), ..options },
+        };
+        self.keep.evaluate(&asked, printer)
+    }
+
+    /// A model behind a server. Those put no template around a text that they score.
+    fn ask_server(
+        &self,
+        server: &Server,
+        defaults: &Defaults,
+        questions: &Questions,
+        options: Options,
+        printer: &Printer,
+    ) -> Result<Evaluated> {
+        if options.reasoning.is_none() && (self.chat || self.one_turn) {
+            return Err(wrong_input(
+                "servers score options only behind a text, not in a chat: leave out `--chat` and `--one-turn`, or let the                  model reason with `--cot`",
+            ));
+        }
+        if options.reasoning.is_none() && options.scoring == Scoring::Seed {
+            return Err(wrong_input(
+                "`--scoring seed` looks at logits, which servers do not tell: choose `lm-eval` or `text`",
+            ));
+        }
+        if options.reasoning.is_none() && defaults.chat && !self.raw {
+            printer.note(
+                "servers score options only behind a text: asked without a chat template, as with `--raw`",
+            );
+        }
+        let asked = Asked {
+            backend: Backend::Server(server),
+            model: server::settings(server),
+            places: Vec::new(),
+            data: &self.data,
+            questions,
+            options: Options { server_chat: options.reasoning.is_some() && !self.raw, ..options },
+        };
+        self.keep.evaluate(&asked, printer)
+    }
+
     fn reasoning(&self) -> Result<Reasoning> {
         let Self { temperature, seed, max_new_tokens, .. } = *self;
         let sampling = Sampling { temperature, seed, top_k: 0, top_p: 1.0, ..Sampling::default() };

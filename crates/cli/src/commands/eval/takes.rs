@@ -4,17 +4,17 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use danlu_eval::Error;
 use danlu_eval::multiple_choice::{
-    Contamination, EvaluationFolder, MOST_BYTES, OPTIONS, Options, Questions, Summary, Take, Takes, evaluate,
-    look_for, run_of, settings, settings_of, write_csv, write_report, write_submission, write_summary,
+    Backend, Contamination, EvaluationFolder, MOST_BYTES, OPTIONS, Options, Questions, Summary, Take, Takes,
+    evaluate, look_for, run_of, settings, settings_of, write_csv, write_report, write_submission,
+    write_summary,
 };
-use danlu_kernels::cpu::level;
-use danlu_model::Opened;
 use danlu_tokenizer::ChatTemplate;
 use serde_json::{Map, Value, json};
 
+use super::server::with_advice;
 use super::told_apart;
-use crate::models::{Located, ModelArgs};
 use crate::printer::Printer;
 use crate::stop;
 
@@ -56,9 +56,11 @@ pub struct KeepArgs {
 
 /// What is evaluated.
 pub struct Asked<'a> {
-    pub args: &'a ModelArgs,
-    pub located: &'a Located,
-    pub opened: &'a Opened,
+    pub backend: Backend<'a>,
+    /// What decides what the model says, but for the questions.
+    pub model: Map<String, Value>,
+    /// The model and its adapters, whose runs may have seen the questions.
+    pub places: Vec<&'a Path>,
     pub data: &'a Path,
     pub questions: &'a Questions,
     pub options: Options<'a>,
@@ -72,6 +74,18 @@ pub struct Evaluated {
     pub takes: Option<Takes>,
     /// What `summary.json` holds: of all takes where there are such, else of the first.
     pub json: Map<String, Value>,
+}
+
+impl Asked<'_> {
+    fn told(&self, error: Error) -> anyhow::Error {
+        with_advice(
+            error,
+            match self.options.reasoning {
+                Some(_) => "lower `--shots` or `--max-new-tokens`, or serve the model with a longer context",
+                None => "lower `--shots`, or serve the model with a longer context",
+            },
+        )
+    }
 }
 
 impl KeepArgs {
@@ -93,15 +107,15 @@ impl KeepArgs {
     /// # Errors
     /// A model or questions that do not fit, a folder of another evaluation, a full disk.
     pub fn evaluate(&self, asked: &Asked, printer: &Printer) -> Result<Evaluated> {
-        let Asked { opened, questions, options, .. } = asked;
+        let Asked { backend, questions, options, .. } = asked;
         let settings = self.settings(asked)?;
         let folder = self.output_dir.as_deref().map(|path| EvaluationFolder::open(path, &settings));
         let folder = folder.transpose().map_err(told_apart)?;
         let found = self.look_for_questions(asked, printer)?;
         let (Some(folder), Some(path)) = (folder, &self.output_dir) else {
             let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
-            let summary = evaluate(opened, questions, options, |done, _| bar.set(done as u64, ""));
-            let summary = summary.map_err(told_apart)?;
+            let summary = evaluate(*backend, questions, options, |done, _| bar.set(done as u64, ""));
+            let summary = summary.map_err(|error| asked.told(error))?;
             let json = with_settings(summary.to_json(), &settings);
             return Ok(Evaluated { summary, takes: None, json });
         };
@@ -146,11 +160,11 @@ impl KeepArgs {
         settings: &Map<String, Value>,
         printer: &Printer,
     ) -> Result<Summary> {
-        let Asked { opened, questions, options, .. } = asked;
+        let Asked { backend, questions, options, .. } = asked;
         let reasoning = options.reasoning.map(|reasoning| reasoning.of_take(number));
         let options = Options { reasoning: reasoning.as_ref(), ..*options };
         let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
-        let mut take = folder.take(number, questions, &options).map_err(told_apart)?;
+        let mut take = folder.take(number, *backend, questions, &options).map_err(told_apart)?;
         let kept = take.answers().len();
         if kept > 0 {
             bar.skip((OPTIONS * kept) as u64);
@@ -160,9 +174,20 @@ impl KeepArgs {
                 take.path().display()
             ));
         }
-        take.go_on(opened, questions, &options, self.log_samples, |done, _| bar.set(done as u64, ""))
-            .map_err(told_apart)?;
+        let gone_on =
+            take.go_on(*backend, questions, &options, self.log_samples, |done, _| bar.set(done as u64, ""));
         drop(bar);
+        if let Err(error) = gone_on {
+            let kept = take.answers().len();
+            if kept > 0 {
+                printer.note(format_args!(
+                    "{kept} of {} questions are answered in `{}`, and the same command goes on from there",
+                    questions.len(),
+                    take.path().display()
+                ));
+            }
+            return Err(asked.told(error));
+        }
         let summary = Summary::new(questions, &options, take.answers());
         let json = with_settings(summary.to_json(), settings);
         self.write(&take, questions, &json).map_err(told_apart)?;
@@ -181,26 +206,17 @@ impl KeepArgs {
     }
 
     fn settings(&self, asked: &Asked) -> Result<Map<String, Value>> {
-        let Asked { args, located, opened, data, questions, options } = asked;
-        let mut all = settings(opened, questions, options).map_err(told_apart)?;
-        all.extend(args.files(located, opened)?);
-        all.extend([
-            ("data".into(), json!(data)),
-            // With other instructions the last bits differ.
-            ("isa".into(), level().name().into()),
-            ("log_samples".into(), self.log_samples.into()),
-        ]);
+        let Asked { backend, model, data, questions, options, .. } = asked;
+        let mut all = settings(*backend, questions, options).map_err(told_apart)?;
+        all.extend(model.clone());
+        all.extend([("data".into(), json!(data)), ("log_samples".into(), self.log_samples.into())]);
         Ok(all)
     }
 
     fn look_for_questions(&self, asked: &Asked, printer: &Printer) -> Result<Option<Contamination>> {
-        let located = asked.located;
         let (runs, most) = match &self.train_run {
             Some(run) => (vec![run.clone()], u64::MAX),
-            None => {
-                let paths = located.adapters.iter().chain([&located.model]);
-                (paths.filter_map(|path| run_of(path)).collect(), MOST_BYTES)
-            }
+            None => (asked.places.iter().filter_map(|path| run_of(path)).collect(), MOST_BYTES),
         };
         let Some(first) = runs.first() else { return Ok(None) };
         let mut bar = printer.progress("searching training data, bytes", None);
