@@ -342,7 +342,7 @@ fn questions_in_the_training_data_of_a_run_are_told() {
     assert!(ran.stderr.contains("3 of 3 questions stand in 0 of 2 files"), "{}", ran.stderr);
     let told = "not all of the training data was searched: `gone.csv` (is a file of the questions), `away.csv` (is not there any more)";
     assert!(ran.stderr.contains(told), "{}", ran.stderr);
-    assert!(read(folder.path().join("other-out/report.md")).contains("训练数据没有全部查找：gone.csv"));
+    assert!(read(folder.path().join("other-out/report.md")).contains("训练数据没有全部查找：`gone.csv`"));
     let found = read_json(folder.path().join("other-out/contamination.json"));
     let remarks = [&found["files"][0]["remark"], &found["files"][1]["remark"]];
     assert_eq!(remarks, [&json!("is a file of the questions"), &json!("is not there any more")]);

@@ -193,16 +193,21 @@ pub fn look_for(
 }
 
 impl Contamination {
-    /// Files that were not searched, or not all rows of them, and why.
-    pub fn incomplete(&self) -> impl Iterator<Item = (String, String)> {
-        self.files.iter().filter_map(|file| {
+    /// The files that were not searched, or not all rows of them, and why: the first few. `contamination.json` has them all.
+    #[must_use]
+    pub fn incomplete(&self) -> Option<String> {
+        const NAMED: usize = 3;
+        let told = |file: &SearchedFile| {
             let remark = match (&file.remark, file.unreadable_rows) {
                 (Some(remark), _) if !file.searched => remark.clone(),
                 (_, 0) => return None,
                 (_, rows) => format!("{rows} rows cannot be read"),
             };
-            Some((file.path.display().to_string(), remark))
-        })
+            Some(format!("`{}` ({remark})", file.path.display()))
+        };
+        let all: Vec<String> = self.files.iter().filter_map(told).collect();
+        let more = if all.len() > NAMED { format!(", … ({} in all)", all.len()) } else { String::new() };
+        (!all.is_empty()).then(|| all[..all.len().min(NAMED)].join(", ") + &more)
     }
 
     /// Writes `contamination.json`.

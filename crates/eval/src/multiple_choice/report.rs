@@ -323,9 +323,7 @@ fn of_contamination(found: &Contamination) -> Vec<Text> {
             ),
         ));
     }
-    let remarks = found.incomplete().map(|(path, remark)| format!("{path} ({remark})")).collect::<Vec<_>>();
-    if !remarks.is_empty() {
-        let remarks = remarks.join("; ");
+    if let Some(remarks) = found.incomplete() {
         notes.push(Text::new(
             format!("训练数据没有全部查找：{remarks}。"),
             format!("Not all of the training data was searched: {remarks}."),

@@ -58,7 +58,7 @@ pub struct Part {
     pub mean: f64,
     /// Their standard deviation (n − 1).
     pub standard_deviation: f64,
-    /// 95 % interval of the mean by Student's t, of three takes or more.
+    /// 95 % interval of the mean by Student's t, of three takes or more that are not all the same.
     pub interval: Option<(f64, f64)>,
 }
 
@@ -141,7 +141,7 @@ impl Part {
         let squares = accuracies.iter().map(|accuracy| (accuracy - mean).powi(2)).sum::<f64>();
         let standard_deviation = (squares / (count - 1.0)).sqrt();
         let half = student(accuracies.len() - 1) * standard_deviation / count.sqrt();
-        let is_told = accuracies.len() >= FEWEST && mean.is_finite();
+        let is_told = accuracies.len() >= FEWEST && standard_deviation > 0.0;
         Self {
             key: key.to_owned(),
             name: name.to_owned(),
@@ -197,6 +197,7 @@ mod tests {
     fn two_takes_have_no_interval_and_none_leaves_its_range() {
         assert_eq!(Part::of("k", "n", 20, vec![0.4, 0.6]).interval, None);
         assert_eq!(Part::of("k", "n", 2, vec![0.0, 1.0, 1.0]).interval, Some((0.0, 1.0)));
+        assert_eq!(Part::of("k", "n", 2, vec![0.5; 3]).interval, None);
         let withheld = Part::of("k", "n", 0, vec![f64::NAN; 3]);
         assert_eq!((withheld.interval, withheld.shown_interval()), (None, String::new()));
     }

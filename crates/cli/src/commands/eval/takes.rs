@@ -260,20 +260,13 @@ fn with_settings(mut json: Map<String, Value>, settings: &Map<String, Value>) ->
 
 /// What the search did not look at.
 fn tell_incomplete(found: &Contamination, printer: &Printer) {
-    const NAMED: usize = 3;
     if found.too_short > 0 {
         printer.note(format_args!(
             "{} questions are too short to be told from harmless texts and were not looked for",
             found.too_short
         ));
     }
-    let all: Vec<String> = found.incomplete().map(|(path, remark)| format!("`{path}` ({remark})")).collect();
-    if !all.is_empty() {
-        let more = match all.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(", and {more} more"),
-        };
-        let named = all[..all.len().min(NAMED)].join(", ");
-        printer.warning(format_args!("not all of the training data was searched: {named}{more}"));
+    if let Some(files) = found.incomplete() {
+        printer.warning(format_args!("not all of the training data was searched: {files}"));
     }
 }
