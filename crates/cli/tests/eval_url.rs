@@ -25,15 +25,24 @@ fn log_likelihood(prompt: &str, text: &str) -> f64 {
     scored.map(|(place, byte)| log_probability(place, byte)).sum()
 }
 
+/// Of a text, or of ids as if each were the byte that it ends in.
+fn bytes_of(prompt: &Value) -> Vec<u8> {
+    match prompt {
+        Value::String(text) => text.bytes().collect(),
+        ids => ids.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u8).collect(),
+    }
+}
+
 /// Log-probabilities of the prompt with `echo`, else the words that go on.
 fn completion(request: &Request, text: &str) -> Reply {
     if request.body["echo"] != true {
         return ok(&json!({ "choices": [{ "text": text, "finish_reason": "stop" }] }));
     }
-    let prompt = request.body["prompt"].as_str().unwrap();
-    let known = prompt.bytes().enumerate().skip(1).map(|(place, byte)| json!(log_probability(place, byte)));
+    let prompt = bytes_of(&request.body["prompt"]);
+    let known =
+        prompt.iter().copied().enumerate().skip(1).map(|(place, byte)| json!(log_probability(place, byte)));
     let tokens: Vec<Value> = [Value::Null].into_iter().chain(known).chain([json!(-0.5)]).collect();
-    ok(&json!({ "choices": [{ "text": prompt, "logprobs": { "token_logprobs": tokens } }],
+    ok(&json!({ "choices": [{ "text": "", "logprobs": { "token_logprobs": tokens } }],
                 "usage": { "prompt_tokens": prompt.len(), "completion_tokens": 1 } }))
 }
 
@@ -41,7 +50,7 @@ fn completion(request: &Request, text: &str) -> Reply {
 fn serve(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Server {
     Server::start(move |request| match request.body["messages"].as_array() {
         Some(messages) => chat(&answer(messages.last().unwrap()["content"].as_str().unwrap())),
-        None => completion(request, &answer(request.body["prompt"].as_str().unwrap())),
+        None => completion(request, &answer(request.body["prompt"].as_str().unwrap_or_default())),
     })
 }
 
@@ -389,4 +398,29 @@ fn longbench_is_predicted_by_a_server() {
         Server::start(|_| (400, vec![], "{\"error\": {\"code\": \"context_length_exceeded\"}}".into()));
     eval(path, "longbench", &full, &["--data", "data", "--output-dir", "full"])
         .is_refused("give the model's `--tokenizer`, so that `--max-length` can cut prompts");
+}
+
+#[test]
+fn perplexity_is_that_of_the_ids_that_a_server_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(&folder.path().join("model"), Some(&vocabulary(false)), 64);
+    write(folder.path(), "text.txt", &"车削与铣削，磨削。\n".repeat(9));
+    let server = serve(|_| String::new());
+    let told = ["--tokenizer", "model", "--text", "text.txt", "--parallel", "1", "--json"];
+    let sizes = ["--window", "24", "--stride", "10"];
+    let found = eval(folder.path(), "ppl", &server, &[&told[..], &sizes].concat()).json();
+    let (mut sum, mut tokens) = (0.0, 0);
+    let windows: Vec<Vec<u8>> = server.requests().iter().map(|one| bytes_of(&one.body["prompt"])).collect();
+    for (number, window) in windows.iter().enumerate() {
+        let rest = found["tokens"].as_u64().unwrap() as usize - tokens;
+        let first = if number == 0 { 1 } else { window.len() - rest.min(10) };
+        assert_eq!(window.len(), 24);
+        tokens += window.len() - first;
+        sum += (first..24).map(|place| log_probability(place, window[place])).sum::<f64>();
+    }
+    assert!(windows.len() > 3 && found["tokens"] == tokens, "{found}");
+    let nll = found["nll"].as_f64().unwrap();
+    assert!((nll + sum / tokens as f64).abs() < 1e-9, "{found} {sum}");
+    let ran = eval(folder.path(), "ppl", &server, &["--text", "text.txt"]);
+    assert!(ran.code == 2 && ran.stderr.contains("`--url` needs `--tokenizer` here"), "{}", ran.stderr);
 }

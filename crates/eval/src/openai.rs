@@ -228,14 +228,15 @@ impl Client {
         let begun = |request: &Continuation| request.prompt.trim_end().to_owned();
         let prompts: Vec<String> = requests.iter().map(begun).collect::<BTreeSet<_>>().into_iter().collect();
         let mut before = HashMap::new();
-        let alone = |prompt: &String| if prompt.is_empty() { Ok(Vec::new()) } else { self.echo(prompt) };
+        let alone =
+            |prompt: &String| if prompt.is_empty() { Ok(Vec::new()) } else { self.echo(&json!(prompt)) };
         in_parallel(&prompts, parallel, alone, |prompt, tokens| {
             before.insert(prompt.clone(), tokens);
             Ok(())
         })?;
         let mut sums = Vec::with_capacity(requests.len());
         let score = |request: &Continuation| {
-            let whole = self.echo(&format!("{}{}", request.prompt, request.text))?;
+            let whole = self.echo(&json!(format!("{}{}", request.prompt, request.text)))?;
             let before = before.get(&begun(request)).map_or(&[][..], Vec::as_slice);
             let start = match whole.len() > before.len() {
                 true => before.len(),
@@ -261,10 +262,25 @@ impl Client {
         Ok(sums)
     }
 
-    /// The tokens of `text`.
-    fn echo(&self, text: &str) -> Result<Vec<Token>> {
+    /// Log-likelihood (natural logarithm) of `ids[first..]` behind `ids[..first]`, which are not empty.
+    ///
+    /// # Errors
+    /// As [`log_likelihoods`](Self::log_likelihoods); a server that reads ids as other tokens than one each.
+    pub fn log_likelihood_of_ids(&self, ids: &[u32], first: usize) -> Result<f64> {
+        let tokens = self.echo(&json!(ids))?;
+        if tokens.len() != ids.len() {
+            let problem =
+                format!("makes {} tokens of {} ids: expected one for each", tokens.len(), ids.len());
+            return Err(self.problem("completions", problem));
+        }
+        let sum: Option<f64> = tokens[first..].iter().map(|token| token.log_probability).sum();
+        sum.ok_or_else(|| self.problem("completions", "gives no log-probability of an id".into()))
+    }
+
+    /// The tokens of `prompt`, a text or ids.
+    fn echo(&self, prompt: &Value) -> Result<Vec<Token>> {
         let body = json!({
-            "model": self.model, "prompt": text, "echo": true, "logprobs": 1, "max_tokens": 1, "temperature": 0,
+            "model": self.model, "prompt": prompt, "echo": true, "logprobs": 1, "max_tokens": 1, "temperature": 0,
         });
         let answer = self.post("completions", &body)?;
         let told = &answer["choices"][0]["logprobs"];
