@@ -68,3 +68,11 @@ pub(crate) fn other_row(path: &Path, index: usize) -> Error {
             .to_owned();
     row_error(path, index, problem)
 }
+
+/// The error of a file with answers to more rows than are asked now.
+pub(crate) fn fewer_rows(path: &Path, there: usize, asked: usize) -> Error {
+    let problem = format!(
+        "has answers to {there} rows, more than the {asked} asked now: give `--limit` {there} or more, or another folder"
+    );
+    Error::File { path: path.into(), problem }
+}

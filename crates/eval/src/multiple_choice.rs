@@ -19,6 +19,7 @@ mod settings;
 mod stated_letter;
 mod subjects;
 mod summary;
+mod takes;
 
 use danlu_model::{Generator, Model, Opened};
 use danlu_tokenizer::{ChatTemplate, Tokenizer};
@@ -37,6 +38,7 @@ pub use results::{write_csv, write_submission, write_summary};
 pub use settings::settings;
 pub use subjects::Benchmark;
 pub use summary::{GroupSummary, SubjectSummary, Summary, percent};
+pub use takes::Takes;
 
 /// How questions are put, and what decides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -96,6 +98,14 @@ impl Options<'_> {
     #[must_use]
     pub fn is_chat(&self) -> bool {
         self.template.is_some() || self.server_chat
+    }
+
+    /// What decides, as results name it.
+    pub(crate) fn decides(&self) -> serde_json::Value {
+        match self.reasoning {
+            Some(_) => "reasons".into(),
+            None => serde_json::json!(self.scoring),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::rows::Row;
 use crate::Result;
-use crate::line_file::{LineFile, other_row, read_lines};
+use crate::line_file::{LineFile, fewer_rows, other_row, read_lines};
 
 const EXPECTED: &str = "a prediction, {\"pred\": …, \"answers\": […], \"all_classes\": …, \"length\": …}";
 
@@ -25,6 +25,9 @@ pub struct Prediction {
     /// Length of the text that was asked about.
     #[serde(default)]
     pub length: Value,
+    /// Whether the model's context has no room for the row, so that it was not asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unasked: bool,
 }
 
 impl Prediction {
@@ -32,7 +35,13 @@ impl Prediction {
     #[must_use]
     pub fn of(row: &Row, pred: String) -> Self {
         let Row { answers, all_classes, length, .. } = row.clone();
-        Self { pred, answers, all_classes, length }
+        Self { pred, answers, all_classes, length, unasked: false }
+    }
+
+    /// What stands for the answer to a row that the model's context has no room for.
+    #[must_use]
+    pub fn of_unasked(row: &Row) -> Self {
+        Self { unasked: true, ..Self::of(row, String::new()) }
     }
 
     fn is_of(&self, row: &Row) -> bool {
@@ -49,6 +58,7 @@ pub fn open_predictions(path: &Path, rows: &[Row]) -> Result<(LineFile, usize)> 
     let is_other =
         |(index, prediction): (usize, &Prediction)| !rows.get(index).is_some_and(|row| prediction.is_of(row));
     match done.iter().enumerate().position(is_other) {
+        Some(index) if index == rows.len() => Err(fewer_rows(path, done.len(), rows.len())),
         Some(index) => Err(other_row(path, index)),
         None => Ok((file, done.len())),
     }

@@ -55,9 +55,9 @@ pub struct Args {
     /// zh: 给每个模型计入这么多场与假想平均模型的平局（默认：0；若有评分会趋于无穷则为 1）
     #[arg(long, value_name = "TIES")]
     prior: Option<f64>,
-    /// Write arena.json, arena.md and arena.html into this folder
+    /// Write arena.json, report.html, report.md and report.tex into this folder
     ///
-    /// zh: 把 arena.json、arena.md、arena.html 写入此文件夹
+    /// zh: 把 arena.json、report.html、report.md、report.tex 写入此文件夹
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
     /// Let the OpenAI-compatible server at this address judge answers, and append its votes to VOTES (default: votes.jsonl)
@@ -104,7 +104,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     tell(&votes, &ratings, printer);
     if let Some(folder) = &args.output_dir {
         write(folder, &ratings)?;
-        printer.note(format_args!("written to `{}`: arena.json, arena.md, arena.html", folder.display()));
+        printer.note(format_args!("written to `{}`", folder.display()));
     }
     report(&ratings, printer)
 }
@@ -141,6 +141,12 @@ fn ask_judge(args: &Args, url: &str, model: &str, votes: &Path, printer: &Printe
             "{} pairs have no vote, because an answer of the judge held no verdict (`[[A]]`, `[[B]]`, `[[C]]`); the same command \
              asks again",
             judged.without_verdict
+        ));
+    }
+    if let Some(first) = &judged.first_refusal {
+        printer.warning(format_args!(
+            "{} pairs have no vote, because the server does not take them ({first}); the same command asks again",
+            judged.refused
         ));
     }
     Ok(())
@@ -190,12 +196,8 @@ fn tell(votes: &Votes, ratings: &Ratings, printer: &Printer) {
 fn write(folder: &Path, ratings: &Ratings) -> Result<()> {
     fs_err::create_dir_all(folder)?;
     let json = serde_json::to_string_pretty(ratings)? + "\n";
-    for (name, text) in
-        [("arena.json", json), ("arena.md", ratings.markdown()), ("arena.html", ratings.page().to_html())]
-    {
-        write_file_atomically(folder.join(name), text.as_bytes())?;
-    }
-    Ok(())
+    write_file_atomically(folder.join("arena.json"), json.as_bytes())?;
+    Ok(ratings.report().write(folder)?)
 }
 
 fn report(ratings: &Ratings, printer: &Printer) -> Result<()> {

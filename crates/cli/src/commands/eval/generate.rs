@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_eval::entities::read_predictions;
-use danlu_eval::generation::{Answer, Question, Scores, Summary, built_in, open_answers, read_questions};
+use danlu_eval::generation::{Answer, Question, Summary, built_in, open_answers, read_questions};
 use danlu_eval::line_file::LineFile;
 use danlu_eval::openai::{Generation, Prompt, Server};
 use danlu_formats::write_file_atomically;
@@ -43,9 +43,9 @@ pub struct Args {
     /// zh: 与微调相同格式的数据，以最后一个回答为参考；或内置问题：danlu（8 类 48 题，中英文）、seed（Baby-Llama2 与 Luban 的 8 个提示）
     #[arg(long, value_name = "FILE|NAME")]
     data: PathBuf,
-    /// Folder for generated.jsonl and summary.json; a run that was ended goes on there
+    /// Folder for generated.jsonl, summary.json and a report; a run that was ended goes on there
     ///
-    /// zh: 存放 generated.jsonl 与 summary.json 的文件夹；中断的运行可在此继续
+    /// zh: 存放 generated.jsonl、summary.json 与报告的文件夹；中断的运行可在此继续
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
     /// Score these predictions, in the order of the rows, in place of a model: prediction, predict, Output or text
@@ -63,6 +63,11 @@ pub struct Args {
     /// zh: 每个回答最多的词元数
     #[arg(long, value_name = "N", default_value = "256")]
     max_new_tokens: NonZeroUsize,
+    /// Write no report.html, report.md and report.tex
+    ///
+    /// zh: 不写 report.html、report.md 与 report.tex
+    #[arg(long)]
+    no_report: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -104,7 +109,12 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
             None => answer(args, questions, printer)?,
         },
     };
-    report(&Summary::of(&answers), &args.output_dir, printer)
+    let summary = Summary::of(&answers);
+    if !args.no_report {
+        let answerer = settings::answerer(&args.output_dir)?;
+        summary.report(&answerer, &args.data.display().to_string()).write(&args.output_dir)?;
+    }
+    report(&summary, &args.output_dir, printer)
 }
 
 /// Answers that are written one by one, with their scores.
@@ -244,14 +254,9 @@ fn report(summary: &Summary, folder: &Path, printer: &Printer) -> Result<()> {
     let json = serde_json::to_value(summary)?;
     write_file_atomically(folder.join("summary.json"), &serde_json::to_vec_pretty(&json)?)?;
     if summary.scored > 0 {
-        let line = |name: &str, scores: &Scores| {
-            let Scores { bleu_4, rouge_1, rouge_2, rouge_l, chrf, exact_match } = *scores;
-            let numbers = [bleu_4, rouge_1, rouge_2, rouge_l, chrf, exact_match];
-            [name.to_owned()].into_iter().chain(numbers.map(|number| format!("{number:.2}"))).collect()
-        };
-        let categories = summary.categories.iter().map(|(name, scores)| line(name, scores));
-        let rows: Vec<Vec<String>> = categories.chain([line("all", &summary.scores)]).collect();
-        printer.table(&["category", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "chrF", "exact"], &rows)?;
+        let table = summary.table();
+        let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
+        printer.table(&header, &table.rows)?;
         let corpus = &summary.corpus;
         printer.line(format_args!(
             "all together: BLEU {:.2} ({}), chrF {:.2} · scores of 100",

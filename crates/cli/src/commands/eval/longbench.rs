@@ -174,7 +174,11 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
             asked += 1;
             cut += usize::from(answer.prompt.is_cut);
             cut_for_context += usize::from(answer.prompt.is_cut_for_context);
-            predictions.push(&Prediction::of(row, answer.text)).map_err(told_apart)?;
+            let prediction = match answer.prompt.ids.is_empty() {
+                true => Prediction::of_unasked(row),
+                false => Prediction::of(row, answer.text),
+            };
+            predictions.push(&prediction).map_err(told_apart)?;
             bar.set((before + index + 1) as u64, task.name);
         }
         before += rows.len();
@@ -326,6 +330,15 @@ fn report(results: &Results, folder: &Path, is_e: bool, printer: &Printer) -> Re
     };
     printer.table(header, &rows)?;
     printer.line(format_args!("scores of 100, in `{}`", folder.join("result.json").display()))?;
+    let unasked = results.tasks.iter().filter(|task| task.unasked > 0);
+    let unasked: Vec<String> =
+        unasked.map(|task| format!("{} of {} of {}", task.unasked, task.rows, task.task.name)).collect();
+    if !unasked.is_empty() {
+        printer.warning(format_args!(
+            "the model's context has no room for a prompt beside the answer in some rows, which count as answered with nothing: {}",
+            unasked.join(", ")
+        ));
+    }
     Ok(printer.json(&json)?)
 }
 

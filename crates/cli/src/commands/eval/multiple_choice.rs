@@ -8,15 +8,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_eval::multiple_choice::{
-    Backend, Benchmark, Options, Questions, Reasoning, Scoring, Selection, Summary, percent,
+    Backend, Benchmark, Options, Questions, Reasoning, Scoring, Selection, Takes, percent,
 };
 use danlu_eval::openai::Server;
 use danlu_kernels::cpu::level;
 use danlu_model::Sampling;
-use serde_json::{Map, Value};
 
 use super::server::{self, ServerArgs};
-use super::takes::{Asked, KeepArgs};
+use super::takes::{Asked, Evaluated, KeepArgs};
 use super::told_apart;
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
@@ -163,12 +162,12 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
         reasoning: reasoning.as_ref(),
         ..Options::default()
     };
-    let (summary, json) = match &server {
+    let evaluated = match &server {
         Some(server) => args.ask_server(server, defaults, &questions, options, printer)?,
         None => args.ask(defaults, &questions, options, printer)?,
     };
-    report(&summary, printer)?;
-    Ok(printer.json(&json.into())?)
+    report(&evaluated, printer)?;
+    Ok(printer.json(&evaluated.json.into())?)
 }
 
 impl Args {
@@ -179,7 +178,7 @@ impl Args {
         questions: &Questions,
         options: Options,
         printer: &Printer,
-    ) -> Result<(Summary, Map<String, Value>)> {
+    ) -> Result<Evaluated> {
         let located = self.model.locate(printer)?;
         let opened = self.model.open_located(&located, printer)?;
         let wants_chat = self.chat || self.template.is_some();
@@ -223,7 +222,7 @@ impl Args {
         questions: &Questions,
         options: Options,
         printer: &Printer,
-    ) -> Result<(Summary, Map<String, Value>)> {
+    ) -> Result<Evaluated> {
         if options.reasoning.is_none() && (self.chat || self.one_turn) {
             return Err(wrong_input(
                 "servers score options only behind a text, not in a chat: leave out `--chat` and `--one-turn`, or let the                  model reason with `--cot`",
@@ -275,8 +274,13 @@ fn tell_missing(questions: &Questions, printer: &Printer) {
     }
 }
 
-fn report(summary: &Summary, printer: &Printer) -> Result<()> {
-    let table = summary.table();
+fn report(evaluated: &Evaluated, printer: &Printer) -> Result<()> {
+    let Evaluated { summary, takes, .. } = evaluated;
+    let table = match takes {
+        Some(takes) if takes.groups.is_empty() => takes.table(Takes::HEADER, &takes.subjects, str::to_owned),
+        Some(takes) => takes.table(Takes::HEADER, &takes.groups, str::to_owned),
+        None => summary.table(),
+    };
     let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
     printer.table(&header, &table.rows)?;
     let scored = match summary.scoring {
@@ -293,7 +297,20 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
     if let Some(accuracy) = summary.accuracy_unnormalized {
         printer.line(format_args!("not divided by length: {}", percent(accuracy)))?;
     }
-    if summary.questions > 0 {
+    if let Some(takes) = takes {
+        let interval = match takes.all.shown_interval() {
+            interval if interval.is_empty() => String::new(),
+            interval => format!(", 95 % interval of the mean {interval}"),
+        };
+        printer.line(format_args!(
+            "accuracy {} in the mean of {} takes, standard deviation {}{interval} ({} questions, chance {}) · {how}",
+            percent(takes.all.mean),
+            takes.len(),
+            percent(takes.all.standard_deviation),
+            summary.questions,
+            percent(summary.chance),
+        ))?;
+    } else if summary.questions > 0 {
         printer.line(format_args!(
             "accuracy {} ± {} ({} of {}, chance {}) · {how}",
             percent(summary.accuracy),
@@ -316,10 +333,10 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
             summary.unasked
         ));
     }
-    if summary.unstated > 0 {
+    let unstated = takes.as_ref().map_or(summary.unstated, |takes| takes.unstated);
+    if unstated > 0 {
         printer.warning(format_args!(
-            "{} answers state no letter and count as wrong; more `--max-new-tokens` may help",
-            summary.unstated
+            "{unstated} answers state no letter and count as wrong; more `--max-new-tokens` may help"
         ));
     }
     Ok(())
