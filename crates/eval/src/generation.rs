@@ -9,7 +9,7 @@ use std::path::Path;
 use danlu_tokenizer::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::line_file::{LineFile, other_row};
+use crate::line_file::{LineFile, of_rows};
 use crate::metrics::{bleu, chrf, exact_match, rouge, words};
 use crate::{Error, Result};
 
@@ -171,16 +171,13 @@ impl Answer {
 pub fn open_answers(path: &Path, questions: &[Question]) -> Result<(LineFile, Vec<Answer>)> {
     let expected =
         "an answer, {\"index\": …, \"prompt\": …, \"reference\": …, \"prediction\": …, \"scores\": …}";
-    let (file, answers) = LineFile::open::<Answer>(path, expected)?;
-    let is_other = |(index, answer): (usize, &Answer)| {
-        !questions.get(index).is_some_and(|question| {
-            answer.prompt == question.prompt() && answer.reference == question.reference
+    LineFile::open(path, expected, |answers: &[Answer]| {
+        of_rows(path, answers, |index, answer| {
+            questions.get(index).is_some_and(|question| {
+                answer.prompt == question.prompt() && answer.reference == question.reference
+            })
         })
-    };
-    match answers.iter().enumerate().position(is_other) {
-        Some(index) => Err(other_row(path, index)),
-        None => Ok((file, answers)),
-    }
+    })
 }
 
 /// Scores over all answers.
