@@ -10,7 +10,7 @@ use danlu_kernels::attention::Sequence;
 use danlu_kernels::elementwise::copy;
 use danlu_kernels::{Buffer, Value, View};
 
-use crate::activations::{Activations, with_buffers};
+use crate::activations::{Activations, bytes, with_buffers};
 use crate::{Config, Model, PackedTokens, Resident, Result};
 
 /// Keys and values of all blocks.
@@ -54,6 +54,10 @@ impl<T: Value> KeyCache<T> {
             blocks: (0..config.num_hidden_layers).map(|_| [zeros(), zeros()]).collect(),
             joined: [Buffer::zeros(0), Buffer::zeros(0)],
         }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        bytes(self.blocks.iter().chain([&self.joined]).flatten())
     }
 
     fn rows(&self, config: &Config) -> usize {

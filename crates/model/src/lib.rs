@@ -71,7 +71,7 @@ pub use error::{Error, Result};
 pub use families::{FOREIGN_MODELS, Family, ForeignModels};
 pub use freeze::FreezeOptions;
 pub use generate::{FinishReason, Generated, GenerationOptions, Generator, TokenProbability};
-pub use generate_batch::{BatchGenerator, NewToken, generate_all};
+pub use generate_batch::{BatchGenerator, NewToken, Step, generate_all};
 pub use gguf_adapter::write_gguf_adapter;
 pub use gguf_out::write_gguf_vocabulary;
 pub use gptq::Gptq;

@@ -3,6 +3,7 @@
 mod batch;
 mod interactive;
 mod kept;
+pub mod room;
 
 use std::io::{self, IsTerminal, Read};
 use std::num::NonZeroUsize;

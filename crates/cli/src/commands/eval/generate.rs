@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::settings;
 use super::told_apart;
-use crate::commands::generate::{SamplingArgs, TemplateArgs};
+use crate::commands::generate::{SamplingArgs, TemplateArgs, room};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
@@ -168,6 +168,7 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
             prompts[index].len()
         )));
     }
+    room::at_once(&opened.model, &prompts, args.max_new_tokens.get(), 1, printer)?;
     let mut answers = Answers::open(args, questions, &settings)?;
     let options = GenerationOptions {
         sampling,
