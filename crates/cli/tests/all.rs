@@ -29,6 +29,7 @@ mod eval_ner;
 mod eval_takes;
 mod files;
 mod generate;
+mod generate_batch;
 mod gptq;
 mod hub;
 mod kills;

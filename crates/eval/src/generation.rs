@@ -8,6 +8,7 @@ use std::path::Path;
 
 use danlu_tokenizer::Message;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::line_file::{LineFile, of_rows};
 use crate::metrics::{bleu, chrf, exact_match, rouge, words};
@@ -35,6 +36,8 @@ const SEED_CONTINUATIONS: [&str; 5] = [
 pub struct Question {
     /// The messages before the answer.
     pub messages: Vec<Message>,
+    /// The tools that the assistant may call, as JSON schemas.
+    pub tools: Vec<Value>,
     /// Whether the text of the only message is to be continued as it is, without a chat template.
     pub is_continuation: bool,
     /// The right answer, where there is one.
@@ -46,7 +49,7 @@ pub struct Question {
 impl Question {
     fn of_text(text: &str, is_continuation: bool) -> Self {
         let messages = vec![Message::new("user", text)];
-        Self { messages, is_continuation, reference: None, category: None }
+        Self { messages, tools: Vec::new(), is_continuation, reference: None, category: None }
     }
 
     /// The texts of its messages.
@@ -91,8 +94,9 @@ pub fn built_in(name: &str) -> Option<Vec<Question>> {
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
     let questions: Vec<Question> = danlu_data::questions(path, None)?
         .into_iter()
-        .map(|danlu_data::Question { messages, reference, .. }| Question {
+        .map(|danlu_data::Question { messages, tools, reference, .. }| Question {
             messages,
+            tools,
             is_continuation: false,
             reference,
             category: None,

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::settings;
 use super::told_apart;
-use crate::commands::generate::{SamplingArgs, TemplateArgs, room};
+use crate::commands::generate::{SamplingArgs, TemplateArgs, one_or_more, room};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
@@ -52,7 +52,7 @@ pub struct Args {
     /// Longest answer, in tokens
     ///
     /// zh: 每个回答最多的词元数
-    #[arg(long, value_name = "N", default_value = "256")]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = one_or_more)]
     max_new_tokens: NonZeroUsize,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -154,7 +154,7 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
             let system =
                 args.template.system.iter().filter(|_| !has_system).map(|text| Message::new("system", text));
             let messages: Vec<Message> = system.chain(question.messages.iter().cloned()).collect();
-            Ok(tokenizer.chat_ids(template, &messages)?)
+            Ok(tokenizer.chat_ids_with_tools(template, &messages, &question.tools)?)
         }
         None => raw_ids(&opened, &question.prompt()),
     };

@@ -202,8 +202,10 @@ fn prompt(
     let system = args.system.iter().filter(|_| !has_system).map(|text| Message::new("system", text));
     let messages: Vec<Message> = system.chain(question.messages.iter().cloned()).collect();
     let tokens = tokenizer.template_tokens();
-    let text = template.render(&messages, true, &tokens).with_context(|| question.source.to_string())?;
-    Ok(Prompt { text, ids: tokenizer.chat_ids(template, &messages)? })
+    let text = template
+        .render_with_tools(&messages, &question.tools, true, &tokens)
+        .with_context(|| question.source.to_string())?;
+    Ok(Prompt { text, ids: tokenizer.chat_ids_with_tools(template, &messages, &question.tools)? })
 }
 
 fn write(out: &Path, rows: &[Value]) -> Result<()> {
