@@ -91,7 +91,7 @@ fn ctrl_c_ends_a_batch_between_two_tokens() {
         .args(["generate", "--model", "model", "--raw", "--temperature", "0", "--max-new-tokens", "199000"])
         .args(["--input", "questions.txt", "--out", "out.json"])
         .stdin(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -108,8 +108,9 @@ fn ctrl_c_ends_a_batch_between_two_tokens() {
         ended = child.try_wait().unwrap();
     }
     child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(ended.and_then(|status| status.code()), Some(130));
+    let stderr = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert_eq!(ended.and_then(|status| status.code()), Some(130), "{stderr}");
+    assert!(stderr.contains("0 of 2 answers are kept; the same command goes on"), "{stderr}");
     assert!(path.join("out.json.partial").exists() && !path.join("out.json").exists());
 }
 
