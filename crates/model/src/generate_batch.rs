@@ -28,6 +28,8 @@ pub struct BatchGenerator<'m> {
     slots: Vec<Option<Slot>>,
     /// Tokens of a slot at most.
     context: usize,
+    /// Tokens that the cache has room for in each slot; it grows with the longest.
+    room: usize,
     /// New tokens before which a stop token is impossible.
     min_new_tokens: usize,
     /// [slots, V]
@@ -66,12 +68,14 @@ impl<'m> BatchGenerator<'m> {
         let capacity = (CHUNK + slots).min(slots * context);
         let mut buffers = Buffers::new(model, capacity, Keep::Nothing);
         buffers.rotary = Rotary::new(config, context);
-        buffers.scratch.cache = Some(KeyCache::new(config, slots * context));
+        let room = CHUNK.min(context);
+        buffers.scratch.cache = Some(KeyCache::new(config, slots * room));
         Self {
             model,
             buffers,
             slots: (0..slots).map(|_| None).collect(),
             context,
+            room,
             min_new_tokens: 0,
             logits: Buffer::zeros(slots * config.vocab_size),
         }
@@ -83,9 +87,11 @@ impl<'m> BatchGenerator<'m> {
         Self { min_new_tokens, ..self }
     }
 
-    /// Bytes of the caches and of everything beside them. Large caches take memory from the system only as they fill.
+    /// Bytes of full caches and of everything beside them.
     pub fn bytes(&self) -> usize {
-        self.buffers.bytes() + bytes([&self.logits])
+        let cache = self.buffers.scratch.cache.as_ref().map_or(0, KeyCache::bytes);
+        let full = self.model.config.key_value_bytes(self.slots.len() * self.context) as usize;
+        self.buffers.bytes() - cache + full + bytes([&self.logits])
     }
 
     pub(crate) fn model(&self) -> &'m Model {
@@ -168,6 +174,7 @@ impl<'m> BatchGenerator<'m> {
 
     /// Runs what comes next of every sequence; the slots that a token is due for, whose logits stand in this order.
     pub(crate) fn run(&mut self) -> Vec<usize> {
+        self.make_room();
         let (model, config) = (self.model, &self.model.config);
         let (mut tokens, mut places) = (PackedTokens::default(), Vec::new());
         let (mut targets, mut due) = (Vec::new(), Vec::new());
@@ -182,7 +189,7 @@ impl<'m> BatchGenerator<'m> {
             }
             chunk -= if waiting == 1 { 0 } else { count };
             let (first, end) = (slot.cached, slot.cached + count);
-            let keys = index * self.context..index * self.context + end;
+            let keys = index * self.room..index * self.room + end;
             tokens.push_cached(&slot.ids[first..end], keys);
             places.push((first..end, end.max(slot.prompt_tokens)));
             slot.cached = end;
@@ -201,6 +208,18 @@ impl<'m> BatchGenerator<'m> {
         let logits = self.logits.first_mut(due.len() * config.vocab_size);
         linear(model.precision, hidden, model.head(), Output::Overwrite, logits);
         due
+    }
+
+    /// Makes the cache long enough for the next step, twice as long at least, so that tokens are seldom copied.
+    fn make_room(&mut self) {
+        let length = |slot: &Slot| slot.ids.len().min(slot.cached + CHUNK);
+        let longest = self.slots.iter().flatten().map(length).max().unwrap_or(0);
+        if longest > self.room
+            && let Some(cache) = &mut self.buffers.scratch.cache
+        {
+            self.room = longest.max(2 * self.room).min(self.context);
+            cache.grow(&self.model.config, self.slots.len(), self.room);
+        }
     }
 }
 

@@ -56,6 +56,20 @@ impl<T: Value> KeyCache<T> {
         }
     }
 
+    /// Makes room for so many tokens in each of `parts` equal parts; what they hold stays at their beginnings.
+    pub(crate) fn grow(&mut self, config: &Config, parts: usize, rows: usize) {
+        let length = rows * config.key_value_size();
+        for buffer in self.blocks.iter_mut().flatten() {
+            let held = buffer.len() / parts;
+            let mut grown = Buffer::zeros(parts * length);
+            for part in 0..parts {
+                let from = buffer.view(part * held..(part + 1) * held);
+                copy(from, grown.view_mut(part * length..part * length + held));
+            }
+            *buffer = grown;
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         bytes(self.blocks.iter().chain([&self.joined]).flatten())
     }
