@@ -8,11 +8,10 @@ use clap::ValueEnum;
 use danlu_hub::Want;
 use danlu_kernels::cpu::{Level, level};
 use danlu_model::{
-    Opened, Precision, Rest, apply_adapters, check_vocabulary, is_hub_id, open, open_tokenizer,
+    Opened, Precision, Rest, apply_adapters, check_vocabulary, is_hub_id, model_files, open, open_tokenizer,
 };
 use danlu_tokenizer::Tokenizer;
 use danlu_train::machine;
-use danlu_train::objective::teacher::model_files;
 use fs_err as fs;
 use serde_json::{Map, Value, json};
 

@@ -32,6 +32,7 @@ mod eval_takes;
 mod eval_url;
 mod files;
 mod generate;
+mod generate_batch;
 mod gptq;
 mod hub;
 mod kills;

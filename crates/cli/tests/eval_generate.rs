@@ -71,10 +71,10 @@ fn predictions_are_scored_as_llama_factory_and_sacrebleu_do() {
 fn a_model_answers_questions_with_and_without_references() {
     let folder = with_model();
     let path = folder.path();
-    std::fs::write(path.join("rows.jsonl"), ROWS.lines().take(2).collect::<Vec<_>>().join("\n")).unwrap();
+    std::fs::write(path.join("rows.jsonl"), ROWS).unwrap();
     let ask = ["--data", "rows.jsonl", "--model", "model", "--max-new-tokens", "8"];
     let summary = generate(path, &[&["a"], &ask[..]].concat()).json();
-    assert_eq!((&summary["rows"], &summary["scored"]), (&2.into(), &2.into()));
+    assert_eq!((&summary["rows"], &summary["scored"]), (&3.into(), &2.into()));
     let made = lines(path, "a/generated.jsonl");
     assert_eq!(made[0]["prompt"], "翻译\n车床");
     // Killed within its second line, the run goes on.

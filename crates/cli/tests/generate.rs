@@ -190,7 +190,7 @@ fn mistakes_are_named_and_exit_with_2() {
     refused("model", &["--prompt", "x", "--temperature", "-1"], "cannot be used multiple times");
     refused("model", &["--prompt", "x", "--raw", "--system", "y"], "cannot be used with");
     refused("model", &["--prompt", "x", "--prompt-ids", "1"], "cannot be used with");
-    refused("model", &["--prompt", "x", "--max-new-tokens", "0"], "--max-new-tokens");
+    refused("model", &["--prompt", "x", "--max-new-tokens", "0"], "expected a whole number, 1 or more");
     run(folder.path(), &["generate", "--model", "model", "--prompt", "x", "--top-logprobs", "2"])
         .is_refused("--json");
     run(folder.path(), &["generate", "--model", "model", "--prompt", "x", "--temperature", "-1"])

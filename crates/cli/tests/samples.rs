@@ -92,7 +92,7 @@ fn the_plan_has_room_for_the_answers() {
     let cache = 2 * 2 * 2 * 8 * 4 * 256;
     assert_eq!(plan(&["sample_prompts=[]"]), 0);
     let (short, whole) = (plan(&[]), plan(&["sample_max_new_tokens=4096"]));
-    assert!(short < whole && whole >= cache && whole < 8 * cache, "{short} {whole} {cache}");
+    assert!(short < whole && whole >= cache && whole < 10 * cache, "{short} {whole} {cache}");
     let long = format!("sample_prompts=[{}]", "车床".repeat(400));
     run(folder.path(), &["plan", "recipe.yaml", &long]).is_refused("tokens; expected from 1 to 255");
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use danlu_tokenizer::Message;
+use serde_json::Value;
 
 use crate::dataset_format::{Conversation, Purpose, Row};
 use crate::error::{DataError, Result, RowProblem};
@@ -16,6 +17,8 @@ use crate::rows::Rows;
 pub struct Question {
     /// The conversation up to the answer: it ends with the user.
     pub messages: Vec<Message>,
+    /// The tools that the assistant may call, as JSON schemas.
+    pub tools: Vec<Value>,
     /// The answer of the row, if it has one that is wanted.
     pub reference: Option<String>,
     /// Where it stands.
@@ -40,26 +43,28 @@ pub fn questions(path: &Path, limit: Option<usize>) -> Result<Vec<Question>> {
     let mut rows = Rows::open(&options, Purpose::Question, &options.dataset[0], &mut report.notices)?;
     let mut questions = Vec::new();
     while let Some((row, source)) = rows.next(&mut report)? {
-        let (messages, reference) = match row {
-            Row::Document(text) => (vec![Message::new("user", text)], None),
+        let (messages, tools, reference) = match row {
+            Row::Document(text) => (vec![Message::new("user", text)], Vec::new(), None),
             Row::Prompt(conversation) | Row::Conversation(conversation) => before_the_answer(conversation),
             Row::Judged(judged) => {
-                let (messages, answer) = before_the_answer(judged.conversation);
-                (messages, answer.filter(|_| judged.is_wanted))
+                let (messages, tools, answer) = before_the_answer(judged.conversation);
+                (messages, tools, answer.filter(|_| judged.is_wanted))
             }
-            Row::Pair(pair) => (pair.prompt, pair.chosen.into_iter().last().map(|answer| answer.content)),
+            Row::Pair(pair) => {
+                (pair.prompt, pair.tools, pair.chosen.into_iter().last().map(|answer| answer.content))
+            }
         };
         if messages.last().is_none_or(|last| last.role != "user" && last.role != "tool") {
             return Err(DataError::Row { at: source, problem: RowProblem::NoQuestion });
         }
         let reference = reference.filter(|answer| !answer.trim().is_empty());
-        questions.push(Question { messages, reference, source });
+        questions.push(Question { messages, tools, reference, source });
     }
     Ok(questions)
 }
 
-fn before_the_answer(mut conversation: Conversation) -> (Vec<Message>, Option<String>) {
+fn before_the_answer(mut conversation: Conversation) -> (Vec<Message>, Vec<Value>, Option<String>) {
     let is_answer = conversation.messages.last().is_some_and(|last| last.role == "assistant");
     let reference = if is_answer { conversation.messages.pop() } else { None };
-    (conversation.messages, reference.map(|answer| answer.content))
+    (conversation.messages, conversation.tools, reference.map(|answer| answer.content))
 }

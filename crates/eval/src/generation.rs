@@ -10,8 +10,9 @@ use std::path::Path;
 
 use danlu_tokenizer::Message;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::line_file::{LineFile, fewer_rows, other_row};
+use crate::line_file::{LineFile, of_rows};
 use crate::metrics::similarity::fuzzy_ratio;
 use crate::metrics::{bleu, chrf, exact_match, rouge, words};
 use crate::{Error, Result};
@@ -38,6 +39,8 @@ const SEED_CONTINUATIONS: [&str; 5] = [
 pub struct Question {
     /// The messages before the answer.
     pub messages: Vec<Message>,
+    /// The tools that the assistant may call, as JSON schemas.
+    pub tools: Vec<Value>,
     /// Whether the text of the only message is to be continued as it is, without a chat template.
     pub is_continuation: bool,
     /// The right answer, where there is one.
@@ -49,7 +52,7 @@ pub struct Question {
 impl Question {
     fn of_text(text: &str, is_continuation: bool) -> Self {
         let messages = vec![Message::new("user", text)];
-        Self { messages, is_continuation, reference: None, category: None }
+        Self { messages, tools: Vec::new(), is_continuation, reference: None, category: None }
     }
 
     /// The texts of its messages.
@@ -94,8 +97,9 @@ pub fn built_in(name: &str) -> Option<Vec<Question>> {
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
     let questions: Vec<Question> = danlu_data::questions(path, None)?
         .into_iter()
-        .map(|danlu_data::Question { messages, reference, .. }| Question {
+        .map(|danlu_data::Question { messages, tools, reference, .. }| Question {
             messages,
+            tools,
             is_continuation: false,
             reference,
             category: None,
@@ -190,17 +194,13 @@ impl Answer {
 pub fn open_answers(path: &Path, questions: &[Question]) -> Result<(LineFile, Vec<Answer>)> {
     let expected =
         "an answer, {\"index\": …, \"prompt\": …, \"reference\": …, \"prediction\": …, \"scores\": …}";
-    let (file, answers) = LineFile::open::<Answer>(path, expected)?;
-    let is_other = |(index, answer): (usize, &Answer)| {
-        !questions.get(index).is_some_and(|question| {
-            answer.prompt == question.prompt() && answer.reference == question.reference
+    LineFile::open(path, expected, |answers: &[Answer]| {
+        of_rows(path, answers, questions.len(), |index, answer| {
+            questions.get(index).is_some_and(|question| {
+                answer.prompt == question.prompt() && answer.reference == question.reference
+            })
         })
-    };
-    match answers.iter().enumerate().position(is_other) {
-        Some(index) if index == questions.len() => Err(fewer_rows(path, answers.len(), questions.len())),
-        Some(index) => Err(other_row(path, index)),
-        None => Ok((file, answers)),
-    }
+    })
 }
 
 /// Scores over all answers.

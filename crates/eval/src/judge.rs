@@ -5,16 +5,15 @@
 //! stands there is not asked again.
 
 use std::collections::HashMap;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use danlu_data::{Content, Records, Source};
-use fs_err as fs;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::arena::Winner;
+use crate::line_file::LineFile;
 use crate::openai::Client;
 use crate::parallel::in_parallel;
 use crate::{Error, Result};
@@ -264,55 +263,27 @@ pub fn verdict(text: &str) -> Option<Winner> {
 /// A file of votes that grows line by line.
 struct VoteFile {
     path: PathBuf,
-    file: fs::File,
+    file: LineFile,
     judge: String,
     /// Of each pair that the judge voted on, the fingerprint of the answers.
     known: HashMap<String, String>,
 }
 
 impl VoteFile {
-    /// Opens or creates it, and takes away a last line that a killed run left unfinished.
     fn open(path: &Path, judge: &str) -> Result<Self> {
-        let problem = |problem: &str| Error::File { path: path.into(), problem: problem.to_owned() };
         if path.extension().is_none_or(|end| end != "jsonl") {
-            return Err(problem("cannot take votes of a judge: expected a file ending in `.jsonl`"));
+            let problem = "cannot take votes of a judge: expected a file ending in `.jsonl`".into();
+            return Err(Error::File { path: path.into(), problem });
         }
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder)?;
-        }
-        let mut file =
-            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        if let Err(std::fs::TryLockError::WouldBlock) = file.file().try_lock() {
-            return Err(problem("is being written by another run: wait for it, or choose another file"));
-        }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place + 1);
-        // A last line without an end is a vote all the same, unless a kill cut it off.
-        let is_cut = serde_json::from_slice::<Value>(&bytes[whole..]).is_err();
-        let lines = if is_cut { &bytes[..whole] } else { &bytes[..] };
+        let (file, votes) = LineFile::open(path, "a vote", |votes: &[Vote]| Ok(votes.len()))?;
         let mut known = HashMap::new();
-        for (index, line) in lines.split(|byte| *byte == b'\n').enumerate() {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let row: Option<Map<String, Value>> = serde_json::from_slice(line).ok();
-            let row = row.filter(is_vote).ok_or_else(|| Error::Row {
-                at: Source { path: Arc::from(path), line: index as u64 + 1 },
-                problem: "expected a vote as a JSON object, such as {\"model_a\": …, \"model_b\": …, \"winner\": …}".into(),
-            })?;
-            let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
+        for Vote(vote) in votes {
+            let text = |name: &str| vote.get(name).and_then(Value::as_str).unwrap_or_default();
             if text("judge") == judge {
-                let number = row.get("question_id").and_then(Value::as_u64).unwrap_or(0);
+                let number = vote.get("question_id").and_then(Value::as_u64).unwrap_or(0);
                 let key = key(number, text("prompt"), text("model_a"), text("model_b"));
                 known.insert(key, text("answers").to_owned());
             }
-        }
-        // Nothing of a file that is no file of votes is touched.
-        file.set_len(lines.len() as u64)?;
-        file.seek(SeekFrom::End(0))?;
-        if lines.last().is_some_and(|byte| *byte != b'\n') {
-            file.write_all(b"\n")?;
         }
         Ok(Self { path: path.into(), file, judge: judge.to_owned(), known })
     }
@@ -348,14 +319,25 @@ impl VoteFile {
             "prompt": pair.a.1.question,
             "answers": fingerprint(pair.a.1, pair.b.1),
         });
-        self.file.write_all(format!("{vote}\n").as_bytes())?;
-        Ok(())
+        self.file.push(&vote)
     }
 }
 
-fn is_vote(row: &Map<String, Value>) -> bool {
-    [["model_a", "a"], ["model_b", "b"]].iter().all(|names| names.iter().any(|name| row.contains_key(*name)))
-        && row.contains_key("winner")
+/// A line of the file, by a judge or by somebody else.
+#[derive(Deserialize)]
+#[serde(try_from = "Map<String, Value>")]
+struct Vote(Map<String, Value>);
+
+impl TryFrom<Map<String, Value>> for Vote {
+    type Error = &'static str;
+
+    fn try_from(vote: Map<String, Value>) -> Result<Self, Self::Error> {
+        let has = |name: &str| vote.contains_key(name);
+        if (has("model_a") || has("a")) && (has("model_b") || has("b")) && has("winner") {
+            return Ok(Self(vote));
+        }
+        Err("it needs `model_a`, `model_b` and `winner`")
+    }
 }
 
 fn key(number: u64, question: &str, a: &str, b: &str) -> String {

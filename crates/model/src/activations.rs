@@ -163,7 +163,7 @@ impl Activations {
         })
     }
 
-    /// Bytes of all buffers, as far as slices of full capacity use them.
+    /// Bytes of all buffers, as far as slices of full capacity use them, and of cached keys and values.
     pub fn bytes(&self) -> usize {
         with_buffers!(&self.0, buffers => buffers.bytes())
     }
@@ -214,21 +214,23 @@ impl<T: Value> Buffers<T> {
         }
     }
 
-    fn bytes(&self) -> usize {
-        let Self { residual, blocks, scratch, head, .. } = self;
+    pub(crate) fn bytes(&self) -> usize {
+        let Self { residual, blocks, scratch, head, prefixes, .. } = self;
         let head_f32 = [&head.residual, &head.inverse_rms, &head.dhidden, &head.dresidual];
         let blocks: usize = blocks.iter().map(BlockActivations::bytes).sum();
-        bytes(residual.iter().chain(head_f32)) + bytes([&head.hidden]) + blocks + scratch.bytes()
+        let prefixes = prefixes.as_ref().map_or(0, KeyCache::bytes);
+        bytes(residual.iter().chain(head_f32)) + bytes([&head.hidden]) + blocks + scratch.bytes() + prefixes
     }
 }
 
 impl<T: Value> Scratch<T> {
-    pub(crate) fn bytes(&self) -> usize {
-        let Self { normed, product, feed_forward, adapters, backward, .. } = self;
+    fn bytes(&self) -> usize {
+        let Self { normed, product, feed_forward, adapters, backward, cache, .. } = self;
         bytes([normed, product].into_iter().chain(feed_forward.iter().flatten()))
             + bytes([&adapters.part])
             + bytes([&adapters.dropped].into_iter().chain(&adapters.unscaled))
             + backward.as_ref().map_or(0, BackwardScratch::bytes)
+            + cache.as_ref().map_or(0, KeyCache::bytes)
     }
 }
 

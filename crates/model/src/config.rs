@@ -251,6 +251,12 @@ impl Config {
         self.num_key_value_heads * self.head_dim
     }
 
+    /// Bytes of the keys and values of so many tokens in all blocks, as they are cached while text is generated.
+    pub fn key_value_bytes(&self, tokens: usize) -> u64 {
+        let values = 2 * self.num_hidden_layers * self.key_value_size();
+        (tokens as u64).saturating_mul((values * size_of::<f32>()) as u64)
+    }
+
     /// Longest sequence that it runs, in tokens.
     pub fn context_length(&self) -> usize {
         match self.rope_scaling {

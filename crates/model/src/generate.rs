@@ -1,44 +1,16 @@
-//! Generation with a key/value cache.
+//! Generation of one sequence with a key/value cache that the next one may begin with.
 
 use std::ops::ControlFlow;
 
-use danlu_kernels::Buffer;
-use danlu_kernels::attention::Sequence;
-use danlu_kernels::linear::linear;
-use danlu_kernels::matmul::Output;
-use danlu_kernels::rms_norm::rms_norm;
-
-use crate::activations::{Keep, Saved, Scratch, bytes};
-use crate::forward::Rows;
-use crate::names;
-use crate::projection::AdapterScratch;
-use crate::rotary::Rotary;
-use crate::{Error, Model, Result, Sampler, Sampling};
-
-/// Keys that were turned for different lengths: no sequence has this length.
-const MIXED: Option<usize> = Some(0);
-
-/// Prompt tokens that run through the blocks at a time.
-const CHUNK: usize = 256;
+use crate::generate_batch::{BatchGenerator, NewToken};
+use crate::{Error, Model, Result, Sampling};
 
 /// Runs a model token by token, remembering keys and values.
 pub struct Generator<'m> {
-    model: &'m Model,
-    /// The tokens whose keys and values are cached.
+    /// One sequence at a time.
+    batch: BatchGenerator<'m>,
+    /// The tokens whose keys and values are cached, while none is growing.
     ids: Vec<u32>,
-    /// Keys and values of each block, [context, K · E].
-    cache: Vec<[Buffer<f32>; 2]>,
-    saved: Saved<f32>,
-    scratch: Scratch<f32>,
-    /// The residual stream before and after a block.
-    residual: [Buffer<f32>; 2],
-    logits: Buffer<f32>,
-    rotary: Rotary,
-    /// The length whose frequencies turned the cached keys, where a sequence's length decides them.
-    rotated_for: Option<usize>,
-    context: usize,
-    /// New tokens before which a stop token is impossible.
-    min_new_tokens: usize,
 }
 
 /// How to generate.
@@ -99,44 +71,18 @@ pub struct Generated {
 impl<'m> Generator<'m> {
     /// A generator with an empty cache for up to `context` tokens, at most the model's own context.
     pub fn new(model: &'m Model, context: usize) -> Self {
-        let config = &model.config;
-        let context = context.clamp(1, config.context_length());
-        let rows = CHUNK.min(context);
-        let cached = || Buffer::zeros(context * config.key_value_size());
-        let zeros = |width: usize| Buffer::zeros(rows * width);
-        Self {
-            model,
-            ids: Vec::new(),
-            cache: (0..config.num_hidden_layers).map(|_| [cached(), cached()]).collect(),
-            saved: Saved::new(model, 0, rows, Keep::Nothing),
-            scratch: Scratch {
-                normed: zeros(config.hidden_size),
-                product: zeros(config.intermediate_size),
-                feed_forward: None,
-                adapters: AdapterScratch::new(model, rows, false),
-                backward: None,
-                squares: None,
-                cache: None,
-            },
-            residual: [zeros(config.hidden_size), zeros(config.hidden_size)],
-            logits: Buffer::zeros(config.vocab_size),
-            rotary: Rotary::new(config, context),
-            rotated_for: None,
-            context,
-            min_new_tokens: 0,
-        }
+        Self { batch: BatchGenerator::new(model, 1, context), ids: Vec::new() }
     }
 
     /// Makes stop tokens impossible before so many new tokens.
     #[must_use]
     pub fn with_min_new_tokens(self, min_new_tokens: usize) -> Self {
-        Self { min_new_tokens, ..self }
+        Self { batch: self.batch.with_min_new_tokens(min_new_tokens), ..self }
     }
 
     /// Bytes of the cache and of everything beside it.
     pub fn bytes(&self) -> usize {
-        let Self { cache, saved, scratch, residual, logits, .. } = self;
-        bytes(cache.iter().flatten()) + saved.bytes() + bytes(residual) + bytes([logits]) + scratch.bytes()
+        self.batch.bytes()
     }
 
     /// Makes `prompt` the cached tokens, running only what follows the longest common beginning, and then generates.
@@ -150,43 +96,20 @@ impl<'m> Generator<'m> {
         options: &GenerationOptions,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Generated> {
-        self.prefill(prompt)?;
-        let mut sampler = Sampler::new(options.sampling.clone());
-        let mut history = prompt.to_vec();
-        let mut top_log_probabilities = Vec::new();
-        let finish_reason = loop {
-            let new_tokens = history.len() - prompt.len();
-            if new_tokens == options.max_new_tokens {
-                break FinishReason::Length;
-            }
-            if options.top_log_probabilities > 0 {
-                top_log_probabilities.push(most_probable(self.logits.host(), options.top_log_probabilities));
-            }
-            check_finite(self.logits.host(), history.len())?;
-            if new_tokens < self.min_new_tokens {
-                for &id in &options.stop_ids {
-                    if let Some(logit) = self.logits.host_mut().get_mut(id as usize) {
-                        *logit = f32::NEG_INFINITY;
-                    }
+        let slot = self.begin(prompt, options)?;
+        loop {
+            for NewToken { id, finished, .. } in self.batch.step()? {
+                let is_over = on_token(id).is_break();
+                let ended = if finished.is_none() && is_over { self.batch.cancel(slot) } else { finished };
+                let Some(mut generated) = ended else { continue };
+                if is_over && generated.finish_reason == FinishReason::Length {
+                    generated.finish_reason = FinishReason::Cancelled;
                 }
+                // The last token has not run.
+                self.ids = [prompt, &generated.ids[..generated.ids.len() - 1]].concat();
+                return Ok(generated);
             }
-            let id = sampler.next(self.logits.host_mut(), &history);
-            history.push(id);
-            if options.stop_ids.contains(&id) {
-                _ = on_token(id);
-                break FinishReason::Stop;
-            }
-            if on_token(id).is_break() {
-                break FinishReason::Cancelled;
-            }
-            if new_tokens + 1 < options.max_new_tokens {
-                if self.ids.len() == self.context {
-                    break FinishReason::Length;
-                }
-                self.run(&[id], self.ids.len() + 1);
-            }
-        };
-        Ok(Generated { ids: history.split_off(prompt.len()), finish_reason, top_log_probabilities })
+        }
     }
 
     /// The logits [V] of the token after `prompt`, which becomes the cached tokens as in [`Generator::generate`].
@@ -194,70 +117,32 @@ impl<'m> Generator<'m> {
     /// # Errors
     /// An empty prompt, one with ids outside the vocabulary, one longer than the context.
     pub fn next_logits(&mut self, prompt: &[u32]) -> Result<&[f32]> {
-        self.prefill(prompt)?;
-        Ok(self.logits.host())
+        let options = GenerationOptions {
+            sampling: Sampling::default(),
+            max_new_tokens: 1,
+            stop_ids: Vec::new(),
+            top_log_probabilities: 0,
+        };
+        let slot = self.begin(prompt, &options)?;
+        while self.batch.run().is_empty() {}
+        self.batch.cancel(slot);
+        self.ids = prompt.to_vec();
+        Ok(self.batch.logits())
     }
 
-    /// Runs the part of `prompt` that is not cached yet.
-    fn prefill(&mut self, prompt: &[u32]) -> Result<()> {
-        self.model.check_prompt(prompt, self.context)?;
-        let tokens = prompt.len();
-        let common = self.ids.iter().zip(prompt).take_while(|(cached, id)| cached == id).count();
+    /// Adds the sequence behind what is cached of it. Nothing counts as cached until it has ended.
+    fn begin(&mut self, prompt: &[u32], options: &GenerationOptions) -> Result<usize> {
+        let config = self.batch.model().config();
+        // Keys of long sequences are turned by angles of their own.
+        let is_long = |ids: &[u32]| config.dynamic_beyond().is_some_and(|original| ids.len() > original);
+        let common = match is_long(&self.ids) || is_long(prompt) {
+            true => 0,
+            false => self.ids.iter().zip(prompt).take_while(|(cached, id)| cached == id).count(),
+        };
         // The last token runs again for its logits.
-        self.ids.truncate(common.min(prompt.len() - 1));
-        if self.model.config.dynamic_beyond().is_some() && self.rotated_for != self.own_length(tokens) {
-            self.ids.clear();
-        }
-        let start = self.ids.len();
-        for chunk in prompt[start..].chunks(CHUNK) {
-            self.run(chunk, tokens);
-        }
-        Ok(())
-    }
-
-    /// The length of a sequence, if it has frequencies of its own.
-    fn own_length(&self, length: usize) -> Option<usize> {
-        self.model.config.dynamic_beyond().filter(|&original| length > original).map(|_| length)
-    }
-
-    /// Appends tokens of a sequence of `length` tokens to the cache; the logits after the last stand in
-    /// `self.logits`. Keys that are cached keep the angles that they were turned by, as in transformers.
-    fn run(&mut self, ids: &[u32], length: usize) {
-        let (model, config) = (self.model, &self.model.config);
-        let past = self.ids.len();
-        let (before, now) = (self.rotated_for, self.own_length(length));
-        self.rotated_for = if past == 0 || before == now { now } else { MIXED };
-        self.rotary.place(config, std::iter::once((past..past + ids.len(), length)));
-        let sequences = [Sequence { queries: 0..ids.len(), keys: 0..past + ids.len() }];
-        let rows = Rows { rotary: &self.rotary, sequences: &sequences, follows: &[], first_key: past };
-        let width = ids.len() * config.hidden_size;
-        model.embed(ids, self.residual[0].first_mut(width));
-        for (layer, [keys, values]) in self.cache.iter_mut().enumerate() {
-            let [before, after] = &mut self.residual;
-            let (saved, scratch) = (&mut self.saved, &mut self.scratch);
-            model.block(
-                layer,
-                rows,
-                before.first(width),
-                saved,
-                [keys, values],
-                scratch,
-                after.first_mut(width),
-            );
-            self.residual.swap(0, 1);
-        }
-        let last = self.residual[0].view(width - config.hidden_size..width);
-        rms_norm(
-            last,
-            model.vector(names::final_norm(config)),
-            config.rms_norm_eps as f32,
-            self.scratch.normed.first_mut(config.hidden_size),
-            self.saved.input_inverse_rms.first_mut(1),
-        );
-        let hidden = self.scratch.normed.first(config.hidden_size);
-        let head = model.head();
-        linear(model.precision, hidden, head, Output::Overwrite, self.logits.first_mut(config.vocab_size));
-        self.ids.extend_from_slice(ids);
+        let slot = self.batch.add_behind(common.min(prompt.len().saturating_sub(1)), prompt, options)?;
+        self.ids.clear();
+        Ok(slot)
     }
 }
 

@@ -9,7 +9,7 @@ use danlu_kernels::Buffer;
 use danlu_kernels::linear::linear;
 use danlu_kernels::matmul::Output;
 
-use crate::activations::{Buffers, Keep};
+use crate::activations::{Buffers, Keep, bytes};
 use crate::generate::{check_finite, most_probable};
 use crate::key_cache::KeyCache;
 use crate::rotary::Rotary;
@@ -28,6 +28,10 @@ pub struct BatchGenerator<'m> {
     slots: Vec<Option<Slot>>,
     /// Tokens of a slot at most.
     context: usize,
+    /// Tokens that the cache has room for in each slot; it grows with the longest.
+    room: usize,
+    /// New tokens before which a stop token is impossible.
+    min_new_tokens: usize,
     /// [slots, V]
     logits: Buffer<f32>,
 }
@@ -40,6 +44,7 @@ struct Slot {
     /// How many of them have their keys and values cached.
     cached: usize,
     options: GenerationOptions,
+    min_new_tokens: usize,
     sampler: Sampler,
     top_log_probabilities: Vec<Vec<TokenProbability>>,
 }
@@ -60,17 +65,42 @@ impl<'m> BatchGenerator<'m> {
     pub fn new(model: &'m Model, slots: usize, context: usize) -> Self {
         let config = &model.config;
         let (slots, context) = (slots.max(1), context.clamp(1, config.context_length()));
-        let capacity = CHUNK + slots;
+        let capacity = (CHUNK + slots).min(slots * context);
         let mut buffers = Buffers::new(model, capacity, Keep::Nothing);
-        buffers.rotary = Rotary::new(config, context.max(capacity));
-        buffers.scratch.cache = Some(KeyCache::new(config, slots * context));
+        buffers.rotary = Rotary::new(config, context);
+        let room = CHUNK.min(context);
+        buffers.scratch.cache = Some(KeyCache::new(config, slots * room));
         Self {
             model,
             buffers,
             slots: (0..slots).map(|_| None).collect(),
             context,
+            room,
+            min_new_tokens: 0,
             logits: Buffer::zeros(slots * config.vocab_size),
         }
+    }
+
+    /// Makes stop tokens impossible before so many new tokens of a sequence.
+    #[must_use]
+    pub fn with_min_new_tokens(self, min_new_tokens: usize) -> Self {
+        Self { min_new_tokens, ..self }
+    }
+
+    /// Bytes of full caches and of everything beside them.
+    pub fn bytes(&self) -> usize {
+        let cache = self.buffers.scratch.cache.as_ref().map_or(0, KeyCache::bytes);
+        let full = self.model.config.key_value_bytes(self.slots.len() * self.context) as usize;
+        self.buffers.bytes() - cache + full + bytes([&self.logits])
+    }
+
+    pub(crate) fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// The logits [V] of the first slot that [`run`](Self::run) has told.
+    pub(crate) fn logits(&self) -> &[f32] {
+        &self.logits.host()[..self.model.config.vocab_size]
     }
 
     /// Whether another sequence may be added.
@@ -88,6 +118,16 @@ impl<'m> BatchGenerator<'m> {
     /// # Errors
     /// An empty prompt, one with ids outside the vocabulary, one longer than the context, and no free slot.
     pub fn add(&mut self, prompt: &[u32], options: &GenerationOptions) -> Result<usize> {
+        self.add_behind(0, prompt, options)
+    }
+
+    /// The same for a sequence whose first `cached` tokens the free slot, the only one, has in its cache.
+    pub(crate) fn add_behind(
+        &mut self,
+        cached: usize,
+        prompt: &[u32],
+        options: &GenerationOptions,
+    ) -> Result<usize> {
         self.model.check_prompt(prompt, self.context)?;
         let Some(slot) = self.slots.iter().position(Option::is_none) else {
             return Err(Error::Message("no more sequences can be generated at once".into()));
@@ -95,8 +135,9 @@ impl<'m> BatchGenerator<'m> {
         self.slots[slot] = Some(Slot {
             ids: prompt.to_vec(),
             prompt_tokens: prompt.len(),
-            cached: 0,
+            cached,
             options: options.clone(),
+            min_new_tokens: self.min_new_tokens,
             sampler: Sampler::new(options.sampling.clone()),
             top_log_probabilities: Vec::new(),
         });
@@ -111,8 +152,29 @@ impl<'m> BatchGenerator<'m> {
     /// Runs what comes next of every sequence; those whose prompt is read get a token.
     ///
     /// # Errors
-    /// Logits that are not finite.
+    /// Logits that are not finite; all sequences are broken off then.
     pub fn step(&mut self) -> Result<Vec<NewToken>> {
+        let due = self.run();
+        let logits = self.logits.host_mut().chunks_exact_mut(self.model.config.vocab_size);
+        let mut new = Vec::with_capacity(due.len());
+        for (index, logits) in due.into_iter().zip(logits) {
+            let Some(slot) = &mut self.slots[index] else { continue };
+            let (id, finished) = match slot.next(logits, self.context) {
+                Ok(next) => next,
+                Err(error) => {
+                    self.slots.fill_with(|| None);
+                    return Err(error);
+                }
+            };
+            let finished = finished.and_then(|reason| Some(self.slots[index].take()?.finish(reason)));
+            new.push(NewToken { slot: index, id, finished });
+        }
+        Ok(new)
+    }
+
+    /// Runs what comes next of every sequence; the slots that a token is due for, whose logits stand in this order.
+    pub(crate) fn run(&mut self) -> Vec<usize> {
+        self.make_room();
         let (model, config) = (self.model, &self.model.config);
         let (mut tokens, mut places) = (PackedTokens::default(), Vec::new());
         let (mut targets, mut due) = (Vec::new(), Vec::new());
@@ -127,7 +189,7 @@ impl<'m> BatchGenerator<'m> {
             }
             chunk -= if waiting == 1 { 0 } else { count };
             let (first, end) = (slot.cached, slot.cached + count);
-            let keys = index * self.context..index * self.context + end;
+            let keys = index * self.room..index * self.room + end;
             tokens.push_cached(&slot.ids[first..end], keys);
             places.push((first..end, end.max(slot.prompt_tokens)));
             slot.cached = end;
@@ -137,7 +199,7 @@ impl<'m> BatchGenerator<'m> {
             }
         }
         if tokens.is_empty() {
-            return Ok(Vec::new());
+            return due;
         }
         self.buffers.rotary.place(config, places.into_iter());
         model.run_placed_blocks(&tokens, &mut self.buffers, &mut Resident);
@@ -145,15 +207,19 @@ impl<'m> BatchGenerator<'m> {
         let hidden = self.buffers.head.hidden.first(due.len() * config.hidden_size);
         let logits = self.logits.first_mut(due.len() * config.vocab_size);
         linear(model.precision, hidden, model.head(), Output::Overwrite, logits);
-        let logits = self.logits.host_mut().chunks_exact_mut(config.vocab_size);
-        let mut new = Vec::with_capacity(due.len());
-        for (index, logits) in due.into_iter().zip(logits) {
-            let Some(slot) = &mut self.slots[index] else { continue };
-            let (id, finished) = slot.next(logits, self.context)?;
-            let finished = finished.and_then(|reason| Some(self.slots[index].take()?.finish(reason)));
-            new.push(NewToken { slot: index, id, finished });
+        due
+    }
+
+    /// Makes the cache long enough for the next step, twice as long at least, so that tokens are seldom copied.
+    fn make_room(&mut self) {
+        let length = |slot: &Slot| slot.ids.len().min(slot.cached + CHUNK);
+        let longest = self.slots.iter().flatten().map(length).max().unwrap_or(0);
+        if longest > self.room
+            && let Some(cache) = &mut self.buffers.scratch.cache
+        {
+            self.room = longest.max(2 * self.room).min(self.context);
+            cache.grow(&self.model.config, self.slots.len(), self.room);
         }
-        Ok(new)
     }
 }
 
@@ -164,6 +230,13 @@ impl Slot {
         let top = self.options.top_log_probabilities;
         if top > 0 {
             self.top_log_probabilities.push(most_probable(logits, top));
+        }
+        if self.ids.len() - self.prompt_tokens < self.min_new_tokens {
+            for &id in &self.options.stop_ids {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
         }
         let id = self.sampler.next(logits, &self.ids);
         self.ids.push(id);
@@ -184,8 +257,16 @@ impl Slot {
     }
 }
 
-/// Generates for every prompt with the same options, `at_once` at a time. `on_done` gets each as it is finished, with the
-/// prompt's index, and may break off.
+/// What a step of [`generate_all`] has brought.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// New tokens of all sequences; none while prompts are read.
+    pub tokens: usize,
+    /// What ended, with the index of its prompt.
+    pub finished: Vec<(usize, Generated)>,
+}
+
+/// Generates for every prompt with the same options, `at_once` at a time. `on_step` is told of each step and may break off.
 ///
 /// # Errors
 /// As [`BatchGenerator::add`] and [`BatchGenerator::step`].
@@ -194,7 +275,7 @@ pub fn generate_all(
     prompts: &[Vec<u32>],
     options: &GenerationOptions,
     at_once: usize,
-    mut on_done: impl FnMut(usize, Generated) -> ControlFlow<()>,
+    mut on_step: impl FnMut(Step) -> ControlFlow<()>,
 ) -> Result<()> {
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let slots = at_once.clamp(1, prompts.len().max(1));
@@ -210,12 +291,11 @@ pub fn generate_all(
         if generator.is_idle() {
             return Ok(());
         }
-        for NewToken { slot, finished, .. } in generator.step()? {
-            if let Some(generated) = finished
-                && on_done(owners[slot], generated).is_break()
-            {
-                return Ok(());
-            }
+        let new = generator.step()?;
+        let tokens = new.len();
+        let finished = new.into_iter().filter_map(|new| Some((owners[new.slot], new.finished?))).collect();
+        if on_step(Step { tokens, finished }).is_break() {
+            return Ok(());
         }
     }
 }

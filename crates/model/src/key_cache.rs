@@ -10,7 +10,7 @@ use danlu_kernels::attention::Sequence;
 use danlu_kernels::elementwise::copy;
 use danlu_kernels::{Buffer, Value, View};
 
-use crate::activations::{Activations, with_buffers};
+use crate::activations::{Activations, bytes, with_buffers};
 use crate::{Config, Model, PackedTokens, Resident, Result};
 
 /// Keys and values of all blocks.
@@ -54,6 +54,24 @@ impl<T: Value> KeyCache<T> {
             blocks: (0..config.num_hidden_layers).map(|_| [zeros(), zeros()]).collect(),
             joined: [Buffer::zeros(0), Buffer::zeros(0)],
         }
+    }
+
+    /// Makes room for so many tokens in each of `parts` equal parts; what they hold stays at their beginnings.
+    pub(crate) fn grow(&mut self, config: &Config, parts: usize, rows: usize) {
+        let length = rows * config.key_value_size();
+        for buffer in self.blocks.iter_mut().flatten() {
+            let held = buffer.len() / parts;
+            let mut grown = Buffer::zeros(parts * length);
+            for part in 0..parts {
+                let from = buffer.view(part * held..(part + 1) * held);
+                copy(from, grown.view_mut(part * length..part * length + held));
+            }
+            *buffer = grown;
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        bytes(self.blocks.iter().chain([&self.joined]).flatten())
     }
 
     fn rows(&self, config: &Config) -> usize {

@@ -62,8 +62,8 @@ fn sequences_generated_at_once_are_as_they_are_alone() {
         // Fewer slots than prompts: those that end make room.
         for at_once in [1, 3, 20] {
             let mut found = vec![None; prompts.len()];
-            generate_all(&model, &prompts, &options, at_once, |index, generated| {
-                found[index] = Some(generated);
+            generate_all(&model, &prompts, &options, at_once, |step| {
+                step.finished.into_iter().for_each(|(index, generated)| found[index] = Some(generated));
                 ControlFlow::Continue(())
             })
             .unwrap();
@@ -84,14 +84,18 @@ fn long_prompts_join_sequences_that_grow() {
     let prompts = [prompt(2), prompt(length), prompt(length - 3), prompt(5)];
     let options = greedy(6, Vec::new());
     let mut lengths = [0; 4];
-    generate_all(&model, &prompts, &options, 4, |index, generated| {
-        lengths[index] = generated.ids.len();
-        assert_eq!(generated.finish_reason.name(), "length");
+    let mut tokens = 0;
+    generate_all(&model, &prompts, &options, 4, |step| {
+        tokens += step.tokens;
+        for (index, generated) in step.finished {
+            lengths[index] = generated.ids.len();
+            assert_eq!(generated.finish_reason.name(), "length");
+        }
         ControlFlow::Continue(())
     })
     .unwrap();
     // A sequence that fills the context gets the one token that needs no place in it.
-    assert_eq!(lengths, [6, 1, 4, 6]);
+    assert_eq!((lengths, tokens), ([6, 1, 4, 6], 17));
     let mut batch = BatchGenerator::new(&model, 1, 8);
     let error = batch.add(&prompt(9), &options).unwrap_err().to_string();
     assert!(error.contains("9 tokens") && error.contains('8'), "{error}");

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 
 use common::*;
 use danlu_model::{
-    Config, GenerationOptions, Generator, Model, PackedTokens, Precision, Rest, Sampling, Target, open,
-    open_shape, read_adapter, save_adapter, save_folder,
+    BatchGenerator, Config, GenerationOptions, Generator, Model, PackedTokens, Precision, Rest, Sampling,
+    Target, open, open_shape, read_adapter, save_adapter, save_folder,
 };
 use serde_json::Value;
 
@@ -144,6 +144,11 @@ fn logits_that_are_not_finite_are_an_error() {
     let generated = Generator::new(&model, 8).generate(&[1, 2], &options, |_| ControlFlow::Continue(()));
     let error = generated.unwrap_err().to_string();
     assert!(error.starts_with("the model's logits are not finite numbers"), "{error}");
+    // No sequence stays where none can go on.
+    let mut batch = BatchGenerator::new(&model, 2, 8);
+    batch.add(&[1, 2], &options).unwrap();
+    batch.add(&[3], &options).unwrap();
+    assert!(batch.step().is_err() && batch.is_idle() && batch.add(&[1], &options).is_ok());
 }
 
 #[test]

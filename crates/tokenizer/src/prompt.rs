@@ -2,6 +2,8 @@
 //!
 //! What somebody typed never becomes a control token: only the template's own text does.
 
+use serde_json::Value;
+
 use crate::{ChatTemplate, Guarded, Message, Result, SpecialTokens, Tokenizer};
 
 impl Tokenizer {
@@ -20,12 +22,26 @@ impl Tokenizer {
     /// # Errors
     /// What the template refuses.
     pub fn chat_ids(&self, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
+        self.chat_ids_with_tools(template, messages, &[])
+    }
+
+    /// As [`Tokenizer::chat_ids`], with the tools that the assistant may call.
+    ///
+    /// # Errors
+    /// What the template refuses; and tools that it has no place for.
+    pub fn chat_ids_with_tools(
+        &self,
+        template: &ChatTemplate,
+        messages: &[Message],
+        tools: &[Value],
+    ) -> Result<Vec<u32>> {
         let tokens = self.template_tokens();
+        let render = |messages: &[Message]| template.render_with_tools(messages, tools, true, &tokens);
         match self.guard(messages) {
             Some(Guarded { messages, guard }) => {
-                self.encode(&template.render(&messages, true, &tokens)?, SpecialTokens::Guarded(guard))
+                self.encode(&render(&messages)?, SpecialTokens::Guarded(guard))
             }
-            None => self.encode(&template.render(messages, true, &tokens)?, SpecialTokens::Parse),
+            None => self.encode(&render(messages)?, SpecialTokens::Parse),
         }
     }
 }

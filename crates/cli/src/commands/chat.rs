@@ -37,7 +37,7 @@ pub struct Args {
     /// Longest answer, in tokens
     ///
     /// zh: 回答的最大词元数
-    #[arg(long, value_name = "N", default_value = "512")]
+    #[arg(long, value_name = "N", default_value = "512", value_parser = super::generate::one_or_more)]
     max_new_tokens: NonZeroUsize,
     #[command(flatten)]
     sampling: SamplingArgs,

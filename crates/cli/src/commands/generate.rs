@@ -3,6 +3,7 @@
 mod batch;
 mod interactive;
 mod kept;
+pub mod room;
 
 use std::io::{self, IsTerminal, Read};
 use std::num::NonZeroUsize;
@@ -46,7 +47,7 @@ pub struct Args {
     /// Stop after so many tokens
     ///
     /// zh: 最多生成的词元数
-    #[arg(long, value_name = "N", default_value = "512")]
+    #[arg(long, value_name = "N", default_value = "512", value_parser = one_or_more)]
     max_new_tokens: NonZeroUsize,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -148,6 +149,11 @@ impl TemplateArgs {
     }
 }
 
+/// A number of tokens or of questions on the command line.
+pub fn one_or_more(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "expected a whole number, 1 or more")
+}
+
 /// Runs `danlu generate`.
 ///
 /// # Errors
@@ -166,12 +172,9 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
             top_log_probabilities: 0,
         };
         let Some((questions, out)) = questions else {
-            return interactive::run(
-                &opened,
-                &options,
-                |line| args.ids(&opened, Some(line), printer),
-                printer,
-            );
+            let template = args.template_of(&opened, printer)?;
+            let ids_of = |line: &str| args.ids_of(&opened, template.as_ref(), line);
+            return interactive::run(&opened, &options, ids_of, printer);
         };
         let template = args.template_of(&opened, printer)?;
         let template = template.as_ref().map(|template| (template, &args.template));
@@ -274,10 +277,14 @@ impl Args {
         if text.is_empty() && !self.raw && self.template.open(opened)?.is_none() {
             return raw_ids(opened, text);
         }
-        let Some(template) = self.template_of(opened, printer)? else { return raw_ids(opened, text) };
+        self.ids_of(opened, self.template_of(opened, printer)?.as_ref(), text)
+    }
+
+    fn ids_of(&self, opened: &Opened, template: Option<&ChatTemplate>, text: &str) -> Result<Vec<u32>> {
+        let Some(template) = template else { return raw_ids(opened, text) };
         let system = self.template.system.iter().map(|text| Message::new("system", text));
         let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
-        Ok(opened.tokenizer()?.chat_ids(&template, &messages)?)
+        Ok(opened.tokenizer()?.chat_ids(template, &messages)?)
     }
 }
 

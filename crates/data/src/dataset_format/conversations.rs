@@ -76,7 +76,7 @@ impl ConversationLayout {
         default_system: Option<&str>,
         needs_answer: bool,
     ) -> Result<Conversation> {
-        let Turns { mut turns, tools } = self.turns(fields)?;
+        let Turns { mut turns, tools } = self.turns(fields, needs_answer)?;
         if needs_answer {
             let is_answer = |(turn, _): &Turn| turn.role == "assistant";
             let last_answer = turns.iter().rposition(is_answer).ok_or(RowProblem::NoAnswer)?;
@@ -91,7 +91,8 @@ impl ConversationLayout {
         Ok(Conversation { messages, loss_weights, tools })
     }
 
-    pub(super) fn turns(&self, fields: &Fields) -> Result<Turns> {
+    /// The turns; one whose answer is in a column of its own may lack it, unless it `needs_answer`.
+    pub(super) fn turns(&self, fields: &Fields, needs_answer: bool) -> Result<Turns> {
         match self {
             Self::Turns { response, history, tools, .. } => {
                 let mut turns = Turns { turns: Vec::new(), tools: functions(fields, tools)? };
@@ -103,7 +104,8 @@ impl ConversationLayout {
                 let asked = self.question(fields)?;
                 turns.turns.extend(asked.turns);
                 turns.tools.extend(asked.tools);
-                if let Some(response) = response {
+                let is_answered = |name: &&String| needs_answer || present(fields, name).is_some();
+                if let Some(response) = response.as_ref().filter(is_answered) {
                     let answer = messages::answer(required(fields, response)?, response, &Tags::default())?;
                     turns.turns.extend(answer.turns);
                 }

@@ -98,7 +98,13 @@ impl Layout {
             }
             (Some(conversation), None) if !is_corpus => Ok(conversational(conversation)),
             _ if is_corpus || DocumentLayout::known(fields).is_some() => Ok(document()),
-            _ => prompt(fields, columns, tags).map(Self::Prompt).ok_or_else(|| unknown_columns(fields)),
+            _ => {
+                let mut prompt = prompt(fields, columns, tags).ok_or_else(|| unknown_columns(fields))?;
+                if purpose == Purpose::Question {
+                    prompt.expect_answers();
+                }
+                Ok(Self::Prompt(prompt))
+            }
         }
     }
 
@@ -174,6 +180,15 @@ fn conversation(fields: &Fields, columns: &Columns, tags: &Tags) -> Option<Conve
         }
         is_transcript("text").then(|| ConversationLayout::Transcript { column: "text".to_owned() })
     })
+}
+
+impl ConversationLayout {
+    /// Rows behind one without an answer may have theirs, in the usual column.
+    fn expect_answers(&mut self) {
+        if let Self::Turns { prompt, response: response @ None, .. } = self {
+            *response = TURN_COLUMNS.iter().find(|known| known.0 == prompt).map(|known| known.2.to_owned());
+        }
+    }
 }
 
 fn turns(fields: &Fields, columns: &Columns) -> Option<ConversationLayout> {

@@ -29,7 +29,7 @@ pub struct PairLayout {
 impl PairLayout {
     pub(super) fn read(&self, fields: &Fields, default_system: Option<&str>) -> Result<PreferencePair> {
         let asked = match &self.prompt {
-            Some(layout) => Some(layout.turns(fields)?),
+            Some(layout) => Some(layout.turns(fields, true)?),
             None => None,
         };
         let chosen = self.answer(fields, &self.chosen)?;

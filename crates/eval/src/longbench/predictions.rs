@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::rows::Row;
 use crate::Result;
-use crate::line_file::{LineFile, fewer_rows, other_row, read_lines};
+use crate::line_file::{LineFile, of_rows, read_lines};
 
 const EXPECTED: &str = "a prediction, {\"pred\": …, \"answers\": […], \"all_classes\": …, \"length\": …}";
 
@@ -54,14 +54,12 @@ impl Prediction {
 /// # Errors
 /// A file that cannot be read or written, or that has answers to other rows.
 pub fn open_predictions(path: &Path, rows: &[Row]) -> Result<(LineFile, usize)> {
-    let (file, done) = LineFile::open::<Prediction>(path, EXPECTED)?;
-    let is_other =
-        |(index, prediction): (usize, &Prediction)| !rows.get(index).is_some_and(|row| prediction.is_of(row));
-    match done.iter().enumerate().position(is_other) {
-        Some(index) if index == rows.len() => Err(fewer_rows(path, done.len(), rows.len())),
-        Some(index) => Err(other_row(path, index)),
-        None => Ok((file, done.len())),
-    }
+    let (file, done) = LineFile::open(path, EXPECTED, |predictions: &[Prediction]| {
+        of_rows(path, predictions, rows.len(), |index, prediction| {
+            rows.get(index).is_some_and(|row| prediction.is_of(row))
+        })
+    })?;
+    Ok((file, done.len()))
 }
 
 /// Reads a file of predictions.

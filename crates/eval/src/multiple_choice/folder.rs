@@ -3,7 +3,6 @@
 //!
 //! It refuses a folder that holds the answers to something else, and removes nothing but remains of its own.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use danlu_formats::{AtomicFolder, write_file_atomically};
@@ -14,6 +13,7 @@ use super::answered::{Answered, Prompt};
 use super::pieces::{self, pieces};
 use super::questions::{OPTIONS, Questions};
 use super::{Answer, Backend, Options, Scoring, answers, prompts};
+use crate::line_file::LineFile;
 use crate::{Error, Result};
 
 const SETTINGS: &str = "evaluation.json";
@@ -31,8 +31,8 @@ pub struct EvaluationFolder {
 #[derive(Debug)]
 pub struct Take {
     path: PathBuf,
-    /// `questions.jsonl`, locked while this take is open.
-    file: fs::File,
+    /// `questions.jsonl`.
+    file: LineFile,
     answers: Vec<Answer>,
 }
 
@@ -81,16 +81,12 @@ impl EvaluationFolder {
         options: &Options,
     ) -> Result<Take> {
         let path = take_path(&self.path, number);
-        fs::create_dir_all(&path)?;
-        let file_path = path.join(QUESTIONS);
-        let file = fs::File::options().create(true).append(true).open(&file_path)?;
-        if let Err(std::fs::TryLockError::WouldBlock) = file.file().try_lock() {
-            let problem =
-                "is being written by another run: wait for its end, or choose another folder".into();
-            return Err(Error::File { path: file_path, problem });
-        }
-        let (answers, bytes) = kept(&fs::read(&file_path)?, questions, pieces::kept(backend.into(), options));
-        file.set_len(bytes as u64)?;
+        let most = pieces::kept(backend.into(), options);
+        let mut answers = Vec::new();
+        let (file, _) = LineFile::open(&path.join(QUESTIONS), "the answer to a question", |lines| {
+            answers = kept(lines, questions, most);
+            Ok(answers.len())
+        })?;
         Ok(Take { path, file, answers })
     }
 
@@ -155,16 +151,12 @@ impl Take {
         scoring: Scoring,
         prompts: Vec<(String, Option<usize>)>,
     ) -> Result<()> {
-        let mut lines = Vec::new();
         let mut prompts = prompts.into_iter();
-        for (place, ((subject, question), answer)) in piece.each().zip(&given).enumerate() {
+        let lines = piece.each().zip(&given).enumerate().map(|(place, ((subject, question), answer))| {
             let prompt = prompts.next().map(|(prompt, prompt_tokens)| Prompt { prompt, prompt_tokens });
-            let line = Answered::new(subject, first_index + place, question, answer, scoring, prompt);
-            serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from)?;
-            lines.push(b'\n');
-        }
-        // One write for a piece, straight to the system, which keeps it when this program is killed.
-        self.file.write_all(&lines)?;
+            Answered::new(subject, first_index + place, question, answer, scoring, prompt)
+        });
+        self.file.push_all(lines)?;
         self.answers.extend(given);
         Ok(())
     }
@@ -208,28 +200,20 @@ fn changed(earlier: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String
     names.into_iter().filter_map(difference).collect()
 }
 
-/// The answers that lines hold of these questions, as far as they make whole pieces, and the bytes of those lines.
-fn kept(text: &[u8], questions: &Questions, most: usize) -> (Vec<Answer>, usize) {
-    let mut lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    let (mut answers, mut bytes) = (Vec::new(), 0);
+/// The answers that lines hold of these questions, as far as they make whole pieces of at most `most`.
+fn kept(lines: &[Answered], questions: &Questions, most: usize) -> Vec<Answer> {
+    let mut answers = Vec::new();
     for (first_index, piece) in pieces(questions, most, 0) {
-        let mut of_piece = Vec::new();
-        for subject in &piece.subjects {
-            for place in 0..subject.questions.len() {
-                let read = |line: &[u8]| -> Option<Answer> {
-                    serde_json::from_slice::<Answered>(line).ok()?.answer(subject, first_index + place)
-                };
-                let Some((answer, length)) = lines.next().and_then(|line| Some((read(line)?, line.len())))
-                else {
-                    return (answers, bytes);
-                };
-                of_piece.push((answer, length));
-            }
-        }
-        bytes += of_piece.iter().map(|(_, length)| length).sum::<usize>();
-        answers.extend(of_piece.into_iter().map(|(answer, _)| answer));
+        let all =
+            piece.subjects.iter().flat_map(|subject| (0..subject.questions.len()).map(move |q| (subject, q)));
+        let of_piece: Option<Vec<Answer>> = all
+            .zip(answers.len()..)
+            .map(|((subject, place), line)| lines.get(line)?.answer(subject, first_index + place))
+            .collect();
+        let Some(of_piece) = of_piece else { break };
+        answers.extend(of_piece);
     }
-    (answers, bytes)
+    answers
 }
 
 /// Writes a value in lines of their own, two blanks deep, as the older projects do.

@@ -8,12 +8,12 @@
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use danlu_data::SampleSet;
 use danlu_data::slices::{SLICE_TOKENS, StepSlices};
 use danlu_formats::write_file_atomically;
-use danlu_model::{Activations, Keep, Model, Precision, Resident, Rest, open, open_shape};
+use danlu_model::{Activations, Keep, Model, Precision, Resident, Rest, model_files, open, open_shape};
 use danlu_tokenizer::Tokenizer;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
@@ -31,10 +31,6 @@ use crate::recipe::Recipe;
 pub const FOLDER: &str = "distillation";
 const ROWS: &str = "top_k.bin";
 const STATE: &str = "teacher.json";
-/// How names of files with weights end, and names of those that say what they mean.
-const WEIGHTS: [&str; 5] = ["safetensors", "gguf", "bin", "pth", "pt"];
-const CONFIGURATIONS: [&str; 4] =
-    ["config.json", "adapter_config.json", "params.json", "quantize_config.json"];
 /// What the files are like; with another number they are made anew.
 const VERSION: u32 = 2;
 /// Samples whose slices are made together.
@@ -320,35 +316,6 @@ fn kept(folder: &Path, identity: &Identity) -> (u64, Option<&'static str>) {
     let bytes = fs::metadata(folder.join(ROWS)).map_or(0, |metadata| metadata.len());
     let is_there = bytes / (identity.top_k * PAIR) as u64 >= state.positions;
     if is_there { (state.positions, None) } else { (0, Some("`top_k.bin` is shorter than it was")) }
-}
-
-/// Name, bytes and time of change of a file, or of those of a folder that decide what a model says.
-/// The files that decide what the model at `path` says: name, bytes and time of change of each.
-///
-/// # Errors
-/// A folder or file that cannot be read.
-pub fn model_files(path: &Path) -> Result<Vec<(String, u64, String)>> {
-    // The index of a model's parts stands for its folder.
-    let folder = match path.to_string_lossy().ends_with(".index.json") {
-        true => path.parent().filter(|parent| parent.is_dir()),
-        false => Some(path).filter(|path| path.is_dir()),
-    };
-    let mut paths = vec![path.to_owned()];
-    if let Some(folder) = folder {
-        paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-        paths.retain(|path| {
-            let is_weights = path.extension().is_some_and(|end| WEIGHTS.iter().any(|known| end == *known));
-            path.is_file() && (is_weights || CONFIGURATIONS.iter().any(|name| path.ends_with(name)))
-        });
-    }
-    paths.sort();
-    let file = |path: PathBuf| {
-        let metadata = fs::metadata(&path)?;
-        let changed = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((name, metadata.len(), format!("{changed:?}")))
-    };
-    paths.into_iter().map(file).collect()
 }
 
 /// The teacher's most probable tokens of every training sample, on disk.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::server::{self, ServerArgs};
 use super::settings;
 use super::told_apart;
-use crate::commands::generate::{SamplingArgs, TemplateArgs};
+use crate::commands::generate::{SamplingArgs, TemplateArgs, one_or_more, room};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
@@ -61,7 +61,7 @@ pub struct Args {
     /// Longest answer, in tokens
     ///
     /// zh: 每个回答最多的词元数
-    #[arg(long, value_name = "N", default_value = "256")]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = one_or_more)]
     max_new_tokens: NonZeroUsize,
     /// Write no report.html, report.md and report.tex
     ///
@@ -171,7 +171,9 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
     settings["max_new_tokens"] = json!(args.max_new_tokens);
     settings["sampling"] = json!(sampling);
     let prompt = |question: &Question| match template.as_ref().filter(|_| !question.is_continuation) {
-        Some(template) => Ok(tokenizer.chat_ids(template, &messages(args, question))?),
+        Some(template) => {
+            Ok(tokenizer.chat_ids_with_tools(template, &messages(args, question), &question.tools)?)
+        }
         None => raw_ids(&opened, &question.prompt()),
     };
     let prompts = questions.iter().map(prompt).collect::<Result<Vec<_>>>()?;
@@ -184,6 +186,7 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
             prompts[index].len()
         )));
     }
+    room::at_once(&opened.model, &prompts, args.max_new_tokens.get(), 1, printer)?;
     let mut answers = Answers::open(args, questions, &settings)?;
     let options = GenerationOptions {
         sampling,

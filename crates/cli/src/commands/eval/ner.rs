@@ -1,6 +1,7 @@
 //! `danlu eval ner`: entities that a model, or a file of predictions, finds.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use danlu_tokenizer::Message;
 use serde_json::json;
 
 use super::told_apart;
-use crate::commands::generate::TemplateArgs;
+use crate::commands::generate::{TemplateArgs, one_or_more};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
@@ -46,8 +47,8 @@ pub struct Args {
     /// Longest answer, in tokens
     ///
     /// zh: 每个回答最多的词元数
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    max_new_tokens: usize,
+    #[arg(long, value_name = "N", default_value = "128", value_parser = one_or_more)]
+    max_new_tokens: NonZeroUsize,
     /// Write the model's answers into this file, as JSON lines
     ///
     /// zh: 把模型的回答写入此文件（JSON Lines）
@@ -108,11 +109,11 @@ fn answered(args: &Args, rows: &[Row], printer: &Printer) -> Result<Vec<String>>
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let options = GenerationOptions {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_new_tokens: args.max_new_tokens,
+        max_new_tokens: args.max_new_tokens.get(),
         stop_ids: opened.stop_ids(),
         top_log_probabilities: 0,
     };
-    let mut generator = Generator::new(&opened.model, longest.saturating_add(args.max_new_tokens));
+    let mut generator = Generator::new(&opened.model, longest.saturating_add(args.max_new_tokens.get()));
     let mut out = args.out.as_deref().map(fs_err::File::create).transpose()?;
     let mut bar = printer.progress("rows", rows.len() as u64);
     let mut answers = Vec::new();

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::TemplateArgs;
 use super::kept::{Answer, Kept};
+use super::room;
 use crate::failure::wrong_input;
 use crate::printer::Printer;
 use crate::prompts::raw_ids;
@@ -113,6 +114,8 @@ impl BatchArgs {
         let open: Vec<usize> = (0..prompts.len()).filter(|&row| kept.answers[row].is_none()).collect();
         let ids: Vec<Vec<u32>> = open.iter().map(|&row| prompts[row].ids.clone()).collect();
         let tokenizer = opened.tokenizer()?;
+        let at_once =
+            room::at_once(&opened.model, &ids, options.max_new_tokens, self.at_once.into(), printer)?;
         let mut done = prompts.len() - open.len();
         let mut bar = printer.progress("answers", prompts.len() as u64);
         if done > 0 {
@@ -121,17 +124,23 @@ impl BatchArgs {
         }
         let (mut tokens, mut failed) = (0, Ok(()));
         let start = std::time::Instant::now();
-        generate_all(&opened.model, &ids, options, self.at_once.into(), |index, generated| {
-            let row = open[index];
-            let ends = generated.finish_reason == FinishReason::Stop;
-            let own = &generated.ids[..generated.ids.len() - usize::from(ends)];
-            let mut stream = TextStream::new(tokenizer);
-            own.iter().for_each(|&id| _ = stream.push(id));
-            stream.finish();
-            let (input, output) = (prompts[row].text.clone(), stream.into_text());
-            failed = kept.keep(row, Answer { input, output, ended_by_length: !ends });
-            (done, tokens) = (done + 1, tokens + generated.ids.len());
-            bar.set(done as u64, "");
+        generate_all(&opened.model, &ids, options, at_once, |step| {
+            tokens += step.tokens;
+            for (index, generated) in step.finished {
+                let row = open[index];
+                let ends = generated.finish_reason == FinishReason::Stop;
+                let own = &generated.ids[..generated.ids.len() - usize::from(ends)];
+                let mut stream = TextStream::new(tokenizer);
+                own.iter().for_each(|&id| _ = stream.push(id));
+                stream.finish();
+                let (input, output) = (prompts[row].text.clone(), stream.into_text());
+                done += 1;
+                if failed.is_ok() {
+                    failed = kept.keep(row, Answer { input, output, ended_by_length: !ends });
+                }
+            }
+            let rate = tokens as f64 / start.elapsed().as_secs_f64().max(1e-9);
+            bar.set(done as u64, format_args!("{rate:.1} tokens/s"));
             if failed.is_err() || stop::requested() {
                 ControlFlow::Break(())
             } else {
@@ -140,7 +149,7 @@ impl BatchArgs {
         })?;
         failed?;
         drop(bar);
-        if stop::was_requested() {
+        if done < prompts.len() {
             printer
                 .note(format_args!("{done} of {} answers are kept; the same command goes on", prompts.len()));
             return Err(stop::Interrupted.into());
@@ -193,8 +202,10 @@ fn prompt(
     let system = args.system.iter().filter(|_| !has_system).map(|text| Message::new("system", text));
     let messages: Vec<Message> = system.chain(question.messages.iter().cloned()).collect();
     let tokens = tokenizer.template_tokens();
-    let text = template.render(&messages, true, &tokens).with_context(|| question.source.to_string())?;
-    Ok(Prompt { text, ids: tokenizer.chat_ids(template, &messages)? })
+    let text = template
+        .render_with_tools(&messages, &question.tools, true, &tokens)
+        .with_context(|| question.source.to_string())?;
+    Ok(Prompt { text, ids: tokenizer.chat_ids_with_tools(template, &messages, &question.tools)? })
 }
 
 fn write(out: &Path, rows: &[Value]) -> Result<()> {

@@ -21,7 +21,8 @@ pub fn run(
     printer: &Printer,
 ) -> Result<()> {
     let tokenizer = opened.tokenizer()?;
-    let mut generator = Generator::new(&opened.model, opened.model.config().context_length());
+    let context = opened.model.config().context_length();
+    let mut generator = Generator::new(&opened.model, context);
     printer.note("every line is a question of its own; an empty line ends / 每行是一个独立的问题；空行结束");
     let mut lines = io::stdin().lock().lines();
     loop {
@@ -33,10 +34,18 @@ pub fn run(
         if line.trim().is_empty() {
             return Ok(());
         }
+        let ids = ids_of(&line)?;
+        if ids.len() > context {
+            printer.warning(format_args!(
+                "{} tokens do not fit the model's context of {context} tokens: shorten the question",
+                ids.len()
+            ));
+            continue;
+        }
         let mut stream = TextStream::new(tokenizer);
         printer.text("Response:  ")?;
         let mut written = Ok(());
-        generator.generate(&ids_of(&line)?, options, |id| {
+        generator.generate(&ids, options, |id| {
             written = printer.text(stream.push(id));
             if written.is_err() || stop::requested() {
                 ControlFlow::Break(())

@@ -1,15 +1,13 @@
 //! Answers of a batch that is not finished: `OUT.partial` has a line for what decides them, and one for each answer. It is
 //! removed when all answers stand in `OUT`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use fs_err as fs;
+use danlu_eval::Error;
+use danlu_eval::line_file::LineFile;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use crate::failure::wrong_input;
 
 /// An answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,16 +21,19 @@ pub struct Answer {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
-    row: usize,
-    #[serde(flatten)]
-    answer: Answer,
+#[serde(untagged)]
+enum Line {
+    Answer {
+        row: usize,
+        #[serde(flatten)]
+        answer: Answer,
+    },
+    Settings(Value),
 }
 
 /// The file of a batch.
 pub struct Kept {
-    path: PathBuf,
-    file: fs::File,
+    file: LineFile,
     /// What is answered, in the order of the prompts.
     pub answers: Vec<Option<Answer>>,
 }
@@ -41,40 +42,35 @@ impl Kept {
     /// Begins the file beside `out`, or goes on with one of the same settings.
     ///
     /// # Errors
-    /// A file of other settings, a place that cannot be read or written.
+    /// A file of other settings, or that another run writes, a place that cannot be read or written.
     pub fn open(out: &Path, settings: &Value, prompts: &[&str]) -> Result<Self> {
         let mut path = out.as_os_str().to_owned();
         path.push(".partial");
         let path = PathBuf::from(path);
+        let same_settings = |lines: &[Line]| match lines.first() {
+            None => Ok(0),
+            Some(Line::Settings(earlier)) if earlier == settings => Ok(lines.len()),
+            Some(_) => {
+                let problem =
+                    "holds answers of another model or other options: remove it, or choose another `--out`"
+                        .into();
+                Err(Error::File { path: path.clone(), problem })
+            }
+        };
+        let (mut file, lines) =
+            LineFile::open(&path, "an answer that an earlier run has kept", same_settings)?;
+        if lines.is_empty() {
+            file.push(settings)?;
+        }
         let mut answers = vec![None; prompts.len()];
-        let mut bytes = 0;
-        if path.is_file() {
-            let text = fs::read(&path)?;
-            let mut lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
-            if let Some(first) = lines.next() {
-                if serde_json::from_slice::<Value>(first).ok().as_ref() != Some(settings) {
-                    return Err(wrong_input(format!(
-                        "`{}` holds answers of another model or other options: remove it, or choose another `--out`",
-                        path.display()
-                    )));
-                }
-                bytes = first.len();
-            }
-            for line in lines {
-                let Ok(Line { row, answer }) = serde_json::from_slice(line) else { break };
-                if prompts.get(row).is_some_and(|prompt| *prompt == answer.input) {
-                    answers[row] = Some(answer);
-                }
-                bytes += line.len();
+        for line in lines {
+            if let Line::Answer { row, answer } = line
+                && prompts.get(row).is_some_and(|prompt| *prompt == answer.input)
+            {
+                answers[row] = Some(answer);
             }
         }
-        let file = fs::File::options().create(true).append(true).open(&path)?;
-        file.set_len(bytes as u64)?;
-        let mut kept = Self { path, file, answers };
-        if bytes == 0 {
-            kept.write(settings)?;
-        }
-        Ok(kept)
+        Ok(Self { file, answers })
     }
 
     /// Keeps an answer.
@@ -82,7 +78,7 @@ impl Kept {
     /// # Errors
     /// A place that cannot be written.
     pub fn keep(&mut self, row: usize, answer: Answer) -> Result<()> {
-        self.write(&serde_json::to_value(Line { row, answer: answer.clone() })?)?;
+        self.file.push(&Line::Answer { row, answer: answer.clone() })?;
         self.answers[row] = Some(answer);
         Ok(())
     }
@@ -92,15 +88,6 @@ impl Kept {
     /// # Errors
     /// A place that cannot be written.
     pub fn remove(self) -> Result<()> {
-        match fs::remove_file(&self.path) {
-            // Another run of the same command was faster.
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-
-    fn write(&mut self, line: &Value) -> Result<()> {
-        // One write, straight to the system, which keeps it when this program is killed.
-        Ok(self.file.write_all(format!("{line}\n").as_bytes())?)
+        Ok(self.file.remove()?)
     }
 }
