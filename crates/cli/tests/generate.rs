@@ -454,3 +454,40 @@ fn seed_003_interactive_an_empty_line_ends_it() {
     let alone = run(folder.path(), &alone).stdout;
     assert!(ran.stdout.ends_with(&format!("Response:  {alone}\n")), "{} {alone}", ran.stdout);
 }
+
+#[test]
+fn seed_004_predict_cli_asks_as_the_model_was_trained() {
+    let folder = with_model();
+    let row = "{\"instruct\": \"抽取实体：\", \"query\": \"北京\", \"answer\": \"北京_地名\"}\n";
+    std::fs::write(folder.path().join("rows.jsonl"), row).unwrap();
+    let below = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n";
+    for (template, begin, between) in [
+        ("baichuan_qlora", "Human: \n".to_owned(), "\n\nAssistant: \n"),
+        ("baichuan_qlora_llama", format!("{below}### Instruction:\n"), "\n\n### Response: "),
+    ] {
+        let common = [
+            "generate",
+            "--model",
+            "model",
+            "--template",
+            template,
+            "--max-new-tokens",
+            "4",
+            "--top-k",
+            "40",
+        ];
+        let sampled =
+            ["--temperature", "0.2", "--top-p", "0.9", "--repetition-penalty", "1.3", "--seed", "1"];
+        let common = [&common[..], &sampled].concat();
+        // A bare file name, which the older script failed at.
+        let batch = ["--input", "rows.jsonl", "--out", "predictions.json"];
+        run(folder.path(), &[&common[..], &batch].concat());
+        let of_batch = &answers(folder.path(), "predictions.json")[0];
+        assert_eq!(of_batch["Input"], format!("{begin}抽取实体：\n北京{between}"), "{template}");
+        assert_eq!(of_batch["Reference"], "北京_地名");
+        assert!(folder.path().join("generation_config.json").is_file());
+        let ran = run_with_input(folder.path(), &[&common[..], &["--interactive"]].concat(), "北京\n\n");
+        let alone = run(folder.path(), &[&common[..], &["--prompt", "北京"]].concat()).stdout;
+        assert!(ran.code == 0 && ran.stdout.ends_with(&format!("Response:  {alone}\n")), "{}", ran.stdout);
+    }
+}
