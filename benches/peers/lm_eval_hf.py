@@ -4,8 +4,8 @@
 Counted is the time of the backend, from the requests' texts to their log-likelihoods; reading the model and putting the prompts together
 are not. The four letters behind a prompt are one sequence, as lm-eval's cache of logits makes them. Prints one JSON line last.
 
-  lm_eval_hf.py --model FOLDER --data CEVAL [--benchmark ceval] [--subjects law,logic] [--shots 5] [--limit N] [--batch 8]
-      [--dtype bfloat16] [--threads 2]
+  lm_eval_hf.py --model FOLDER --data CEVAL [--benchmark ceval] [--subjects law,logic] [--shots 5] [--limit N | --every N]
+      [--batch 8] [--dtype bfloat16] [--threads 2]
 
 The same for danlu, whose last line has `questions` and whose time is that of its run:
 
@@ -23,6 +23,7 @@ ap.add_argument("--benchmark", default="ceval", choices=["ceval", "cmmlu", "mmlu
 ap.add_argument("--subjects", help="names of files, separated by commas; all where none is given")
 ap.add_argument("--shots", type=int, default=5)
 ap.add_argument("--limit", type=int, help="the first so many questions of each subject")
+ap.add_argument("--every", type=int, default=1, help="one of so many questions, of all subjects in turn")
 ap.add_argument("--batch", type=int, default=8)
 ap.add_argument("--dtype", default="bfloat16")
 ap.add_argument("--threads", type=int, default=2)
@@ -31,13 +32,15 @@ a = ap.parse_args()
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools/golden"))
 import torch
-from of_lm_eval import all_subjects, answers, backend, prompts, subject_of, tasks
+from of_lm_eval import all_subjects, answers, backend, every, prompts, subject_of, tasks
 
 subjects = a.subjects.split(",") if a.subjects else all_subjects(a.benchmark)
 if a.write:
     with open(a.write, "w", encoding="utf-8") as out:
-        for task in tasks(a.benchmark, a.data, subjects):
-            for prompt, choices, right in prompts(task, a.shots, limit=a.limit):
+        asked, samples = every(tasks(a.benchmark, a.data, subjects), a.every)
+        for task in asked:
+            only = samples[task.task_name] if a.every > 1 else None
+            for prompt, choices, right in prompts(task, a.shots, limit=a.limit, samples=only):
                 row = {"subject": subject_of(task), "prompt": prompt, "choices": choices, "right": right}
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
     sys.exit()
@@ -53,7 +56,7 @@ def timed(*arguments, **more):
     return found
 
 model.loglikelihood = timed
-found = [one for of_subject in answers(model, a.benchmark, a.data, subjects, a.shots, limit=a.limit).values() for one in of_subject]
+found = [one for of_subject in answers(model, a.benchmark, a.data, subjects, a.shots, limit=a.limit, step=a.every).values() for one in of_subject]
 print(json.dumps({
     "peer": "lm-eval", "backend": "hf", "dtype": a.dtype, "batch": a.batch, "questions": len(found), "seconds": round(spent["seconds"], 2),
     "questions_per_s": round(len(found) / spent["seconds"], 3), "cpu_s": round(spent["cpu"], 2),

@@ -7,6 +7,11 @@ FOLDER is a Hugging Face folder, which both read in float32: lm-eval with its tr
 the four log-likelihoods within 1e-3, and the chosen letter, acc and acc_norm of each question. A letter may differ where two
 log-likelihoods of lm-eval are nearer than that; such questions are counted. --chat asks in the model's own chat template with examples as
 earlier turns, lm-eval's default there, --one-turn with all in one message. Without --subjects all are asked that the folder has.
+
+`--benchmark mcq` and `mcq-text` ask questions of one's own in C-Eval's layout, such as those of `danlu quickstart`, by the letter and by
+the option's text, whose log-likelihood is then divided by its length (acc_norm). In a chat lm-eval adds to each option the
+log-likelihood of the line break that the template writes before an answer, danlu does not: there the four may differ by one number, and
+acc is compared alone.
 """
 
 import argparse
@@ -17,14 +22,15 @@ import tempfile
 from pathlib import Path
 
 import torch
-from of_lm_eval import all_subjects, answers, backend
+from of_lm_eval import OWN, all_subjects, answers, backend
 
 TOLERANCE = 1e-3
 
 
 def of_danlu(given, subjects, out):
     """danlu's questions by subject, in their order, and the object on its last line."""
-    command = [given.danlu, "eval", given.benchmark, "--model", given.model, "--data", given.data, "--shots", str(given.shots),
+    scoring = "text" if given.benchmark == "mcq-text" else "lm-eval"
+    command = [given.danlu, "eval", given.benchmark.removesuffix("-text"), "--scoring", scoring, "--model", given.model, "--data", given.data, "--shots", str(given.shots),
                "--subject", *subjects, "--precision", "f32", "--threads", str(given.threads), "--output-dir", str(out),
                "--log-samples", "--json", "--chat" if given.chat or given.one_turn else "--raw"]
     if given.one_turn:
@@ -48,9 +54,10 @@ def share(values):
 
 
 class Tally:
-    """What was compared, and what differed."""
+    """What was compared, and what differed. With `up_to_a_number` the log-likelihoods of a question may all differ by the same."""
 
-    def __init__(self):
+    def __init__(self, up_to_a_number):
+        self.up_to_a_number = up_to_a_number
         self.questions, self.furthest, self.near_ties, self.differences = 0, 0.0, 0, []
 
     def compare(self, subject, mine, theirs):
@@ -60,27 +67,30 @@ class Tally:
             at = next((place for place, pair in enumerate(zip(mine["prompt"], theirs["prompt"])) if pair[0] != pair[1]), -1)
             self.differences.append(f"{where}: prompts differ from character {at} on: {mine['prompt'][at:at + 40]!r} "
                                     f"against {theirs['prompt'][at:at + 40]!r}")
-        distance = max(abs(one - other) for one, other in zip(mine["log_likelihoods"], theirs["log_likelihoods"], strict=True))
+        distances = [one - other for one, other in zip(mine["log_likelihoods"], theirs["log_likelihoods"], strict=True)]
+        distance = max(abs(one - (distances[0] if self.up_to_a_number else 0)) for one in distances)
         self.furthest = max(self.furthest, distance)
         if distance > TOLERANCE:
             self.differences.append(f"{where}: log-likelihoods {mine['log_likelihoods']} against {theirs['log_likelihoods']}")
         if mine["right"] != theirs["right"]:
             self.differences.append(f"{where}: {mine['right']} is right against {theirs['right']}")
-        if mine["chosen"] != theirs["chosen"]:
+        if mine["most_likely"] != theirs["chosen"]:
             first, second, *_ = sorted(theirs["log_likelihoods"], reverse=True)
             if first - second < TOLERANCE:
                 self.near_ties += 1
             else:
-                self.differences.append(f"{where}: {mine['chosen']} is chosen against {theirs['chosen']}")
-        elif any(theirs[metric] not in (None, float(mine["correct"])) for metric in ("acc", "acc_norm")):
-            self.differences.append(f"{where}: correct is {mine['correct']} against acc {theirs['acc']} and acc_norm {theirs['acc_norm']}")
+                self.differences.append(f"{where}: {mine['most_likely']} is most likely against {theirs['chosen']}")
+        elif theirs["acc"] != float(mine["most_likely"] == mine["right"]):
+            self.differences.append(f"{where}: {mine['most_likely']} is most likely against acc {theirs['acc']}")
+        elif not self.up_to_a_number and theirs["acc_norm"] not in (None, float(mine["correct"])):
+            self.differences.append(f"{where}: correct is {mine['correct']} against acc_norm {theirs['acc_norm']}")
 
 
 def main():
     parser = argparse.ArgumentParser()
     for name in ("danlu", "model", "data"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--benchmark", required=True, choices=["ceval", "cmmlu", "mmlu"])
+    parser.add_argument("--benchmark", required=True, choices=["ceval", "cmmlu", "mmlu", *OWN])
     parser.add_argument("--subjects")
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--limit", type=int)
@@ -90,24 +100,25 @@ def main():
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     there = {file.stem.removesuffix("_dev") for file in (Path(given.data) / "dev").glob("*.csv")}
-    subjects = given.subjects.split(",") if given.subjects else [name for name in all_subjects(given.benchmark) if name in there]
+    subjects = given.subjects.split(",") if given.subjects else [name for name in all_subjects(given.benchmark, given.data) if name in there]
     with tempfile.TemporaryDirectory() as folder:
         mine, summary = of_danlu(given, subjects, Path(folder) / "out")
     form = "chat-one-turn" if given.one_turn else "chat" if given.chat else "raw"
     theirs = answers(backend(given.model), given.benchmark, given.data, subjects, given.shots, form, given.limit)
-    tally = Tally()
+    tally = Tally(given.benchmark == "mcq-text" and form != "raw")
     for subject in subjects:
         one, other = mine.get(subject, []), theirs[subject]
         if len(one) != len(other):
             tally.differences.append(f"{subject}: {len(one)} questions against {len(other)}")
         for pair in zip(one, other):
             tally.compare(subject, *pair)
-        print(f"{subject}: {len(other)} questions, accuracy {share([question['correct'] for question in one]):.4f} "
-              f"and {share([question['acc'] for question in other]):.4f} of lm-eval")
+        right = [question["most_likely"] == question["right"] for question in one]
+        print(f"{subject}: {len(other)} questions, acc {share(right):.4f} and {share([question['acc'] for question in other]):.4f} of lm-eval")
     print("\n".join(tally.differences))
     print(json.dumps({
         "benchmark": given.benchmark, "shots": given.shots, "form": form, "questions": tally.questions,
-        "accuracy": summary["accuracy"], "of_lm_eval": share([question["acc"] for of_subject in theirs.values() for question in of_subject]),
+        "accuracy": summary["accuracy"],
+        **{name: share([question[name] or 0 for of_subject in theirs.values() for question in of_subject]) for name in ("acc", "acc_norm")},
         "furthest_log_likelihood": tally.furthest, "near_ties": tally.near_ties, "differences": len(tally.differences),
     }))
     return not tally.differences

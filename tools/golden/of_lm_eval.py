@@ -22,22 +22,39 @@ FORMS = {"raw": {}, "chat": {"apply_chat_template": True, "fewshot_as_multiturn"
          "chat-one-turn": {"apply_chat_template": True, "fewshot_as_multiturn": False}}
 
 
-def settings(benchmark):
-    """The YAML file of a benchmark."""
-    return load_yaml(TASKS / f"{benchmark}.yaml", resolve_func=True)
+# Questions of one's own in C-Eval's layout: by the letter, and by the option's text.
+OWN = ("mcq", "mcq-text")
 
 
-def all_subjects(benchmark):
-    return [task["dataset_kwargs"]["subject"] for task in settings(benchmark)["task"]]
+def settings(benchmark, data=None, form="raw"):
+    """The YAML file of a benchmark; for questions of one's own that of C-Eval, with the folder's subjects."""
+    if benchmark not in OWN:
+        return load_yaml(TASKS / f"{benchmark}.yaml", resolve_func=True)
+    group = load_yaml(TASKS / "ceval.yaml", resolve_func=True)
+    names = sorted(file.stem.removesuffix("_dev") for file in (Path(data) / "dev").glob("*_dev.csv"))
+    described = {task["dataset_kwargs"]["subject"]: task["description"] for task in group["task"]}
+    description = "以下是中国关于{}的单项选择题，请选出其中的正确答案。\n\n"
+    group["task"] = [{"task": f"mcq_{name}", "description": described.get(name, description.format(name)),
+                      "dataset_kwargs": {"subject": name}} for name in names]
+    if benchmark == "mcq-text":
+        group |= {"doc_to_text": "{{question.strip()}}" + ("\n答案：" if form == "raw" else ""), "target_delimiter": "",
+                  "doc_to_choice": "{{[A.strip(), B.strip(), C.strip(), D.strip()]}}"}
+        for task in group["task"]:
+            del task["description"]
+    return group
+
+
+def all_subjects(benchmark, data=None):
+    return [task["dataset_kwargs"]["subject"] for task in settings(benchmark, data)["task"]]
 
 
 def subject_of(task):
     return task.config.dataset_kwargs["subject"]
 
 
-def tasks(benchmark, data, subjects):
+def tasks(benchmark, data, subjects, form="raw"):
     """lm-eval's tasks of these subjects, in their order. `data` is the benchmark's folder."""
-    group = settings(benchmark)
+    group = settings(benchmark, data, form)
     known = {task["dataset_kwargs"]["subject"]: task for task in group["task"]}
     unknown = [subject for subject in subjects if subject not in known]
     if unknown:
@@ -54,11 +71,20 @@ def backend(folder, dtype=torch.float32, batch=8):
     return HFLM(pretrained=str(folder), dtype=dtype, device="cpu", batch_size=batch)
 
 
-def prompts(task, shots, form="raw", limit=None, model=None):
+def every(asked, step):
+    """The tasks that have one of each `step` questions of all, from the first on, and which of theirs these are."""
+    chosen, before = {}, 0
+    for task in asked:
+        chosen[task.task_name] = [place for place in range(len(task.eval_docs)) if (before + place) % step == 0]
+        before += len(task.eval_docs)
+    return [task for task in asked if chosen[task.task_name]], chosen
+
+
+def prompts(task, shots, form="raw", limit=None, model=None, samples=None):
     """The exact texts that lm-eval continues for a task's first questions, each with the four continuations and the right one's place."""
     task.set_config("num_fewshot", shots)
     template = model.apply_chat_template if model else None
-    task.build_all_requests(limit=limit, chat_template=template, **FORMS[form])
+    task.build_all_requests(limit=limit, samples=samples, chat_template=template, **FORMS[form])
     asked = {}
     for instance in task.instances:
         context, continuation = instance.args
@@ -66,10 +92,13 @@ def prompts(task, shots, form="raw", limit=None, model=None):
     return [asked[place] for place in sorted(asked)]
 
 
-def answers(model, benchmark, data, subjects, shots, form="raw", limit=None):
+def answers(model, benchmark, data, subjects, shots, form="raw", limit=None, step=1):
     """What lm-eval says to each question, by subject: prompt, log_likelihoods, chosen, right, acc and, where it has it, acc_norm."""
-    asked = tasks(benchmark, data, subjects)
-    found = simple_evaluate(model=model, tasks=asked, num_fewshot=shots, limit=limit, bootstrap_iters=0, log_samples=True, **FORMS[form])
+    asked, samples = tasks(benchmark, data, subjects, form), None
+    if step > 1:
+        asked, samples = every(asked, step)
+    found = simple_evaluate(model=model, tasks=asked, num_fewshot=shots, limit=limit, samples=samples, bootstrap_iters=0,
+                            log_samples=True, **FORMS[form])
     return {subject_of(task): [answer(sample) for sample in sorted(found["samples"][task.task_name], key=lambda one: one["doc_id"])]
             for task in asked}
 

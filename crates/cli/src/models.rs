@@ -138,9 +138,7 @@ impl ModelArgs {
             apply_adapters(&mut opened.model, &adapters.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         }
         let of_adapter = adapters.iter().find(|adapter| Tokenizer::is_in(adapter));
-        let given = self.tokenizer.as_deref();
-        let given =
-            given.map(|path| hub::place(path, Want::Tokenizer, Fetch::Allowed, printer)).transpose()?;
+        let given = self.given_tokenizer(printer)?;
         if let Some(owner) = given.as_ref().or(of_adapter) {
             let tokenizer = open_tokenizer(owner)?;
             check_vocabulary(&tokenizer, opened.model.config().vocab_size, owner)?;
@@ -158,6 +156,15 @@ impl ModelArgs {
             resident(),
         ));
         Ok(opened)
+    }
+
+    /// Where the tokenizer of `--tokenizer` is.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn given_tokenizer(&self, printer: &Printer) -> Result<Option<PathBuf>> {
+        let place = |path: &PathBuf| hub::place(path, Want::Tokenizer, Fetch::Allowed, printer);
+        self.tokenizer.as_ref().map(place).transpose()
     }
 
     /// The model and adapters that are meant.

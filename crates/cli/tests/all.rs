@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[path = "../../eval/tests/server/mod.rs"]
+mod server;
 
 mod adapters;
 mod bench;
@@ -27,6 +29,7 @@ mod eval_generate;
 mod eval_longbench;
 mod eval_ner;
 mod eval_takes;
+mod eval_url;
 mod files;
 mod generate;
 mod generate_batch;

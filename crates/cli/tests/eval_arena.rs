@@ -1,8 +1,6 @@
 //! `danlu eval arena`: ratings from votes, and a judge on the loopback interface that casts them.
 
-use crate::common;
-#[path = "../../eval/tests/server/mod.rs"]
-mod server;
+use crate::{common, server};
 
 use std::path::Path;
 
@@ -46,9 +44,10 @@ fn votes_become_ratings_tables_and_a_page() {
     assert!((mean - 1000.0).abs() < 1e-9);
     let read = |name: &str| std::fs::read_to_string(folder.path().join("out").join(name)).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&read("arena.json")).unwrap(), ratings);
+    let markdown = read("report.md");
+    assert!(markdown.contains("| rank | model | rating |") && markdown.contains("| 名次 | 模型 | 评分 |"));
     assert!(
-        read("arena.md").contains("| rank | model | rating |")
-            && read("arena.html").contains("评分与 95 % 区间")
+        read("report.html").contains("评分与 95 % 区间") && read("report.tex").contains("\\begin{tabular}")
     );
     let anchored = arena(folder.path(), &["--json", "--anchor", "middle", "--anchor-rating", "1200"]).json();
     assert!((anchored["models"][1]["rating"].as_f64().unwrap() - 1200.0).abs() < 1e-9);
@@ -137,6 +136,28 @@ fn a_winner_counts_where_both_orders_name_it() {
     let first: Value = serde_json::from_str(votes.lines().next().unwrap()).unwrap();
     let told = ["question_id", "model_a", "model_b", "winner", "judge"].map(|name| &first[name]);
     assert_eq!(told, [&json!(1), &json!("plain"), &json!("tuned"), &json!("model_b"), &json!("j")]);
+}
+
+#[test]
+fn a_pair_that_the_judge_does_not_take_is_skipped_and_counted() {
+    let folder = with_answers();
+    let too_long = |_: &Request| (400, vec![], "{\"error\": {\"message\": \"too many tokens\"}}".to_owned());
+    let server = Server::start(move |request| match seen(request) {
+        (_, question) if question == "1" => too_long(request),
+        (place, _) => chat(&format!("[[{place}]]")),
+    });
+    let ran = judged(folder.path(), &server, &[]);
+    assert_eq!(ran.json()["votes"], 3);
+    let told = "1 pairs have no vote, because the server does not take them";
+    assert!(
+        ran.stderr.contains(told) && ran.stderr.contains("HTTP status 400, `too many tokens`"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(server.requests().len(), 7, "the other order would be refused too");
+    // Where it takes none, the pairs are not at fault.
+    let folder = with_answers();
+    judged(folder.path(), &Server::start(too_long), &[]).is_refused("refuses the request (HTTP status 400");
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn own_questions_are_a_file_of_json_lines() {
 fn reasons_are_written_and_what_they_state_decides() {
     let folder = folder();
     let cot =
-        ["--cot", "--max-new-tokens", "8", "--output-dir", "out", "--n-times", "2", "--temperature", "1"];
+        ["--cot", "--max-new-tokens", "8", "--output-dir", "out", "--n-times", "3", "--temperature", "1"];
     let ran = eval(folder.path(), "ceval", &[&cot[..], &["--json"]].concat());
     assert!(ran.stderr.contains("answers state no letter"), "{}", ran.stderr);
     let score = ran.json();
@@ -137,6 +137,11 @@ fn reasons_are_written_and_what_they_state_decides() {
     };
     // Each take is drawn anew.
     assert!(responses("take0").len() == 4 && responses("take0") != responses("take1"));
+    // What decides is not lm-eval's log-likelihoods.
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("out").join(name)).unwrap();
+    assert_eq!(score["scoring"], "reasons");
+    assert!(!read("evaluation.json").contains("lm-eval") && !read("take0/summary.json").contains("lm-eval"));
+    assert!(read("report.tex").contains("scoring reasons"), "{}", read("report.tex"));
     let again = eval(folder.path(), "ceval", &[&cot[..], &["--json"]].concat());
     assert!(again.stderr.contains("4 of 4 questions are answered"), "{}", again.stderr);
     assert_eq!(again.json(), score);
@@ -154,6 +159,50 @@ fn reasons_are_written_and_what_they_state_decides() {
         lines.contains("\\n答案：让我们一步一步思考，\\n先定位。\\n所以答案是A。\\n\\n")
             && lines.contains("思考，\\n\""),
         "{lines}"
+    );
+}
+
+#[test]
+fn takes_that_are_drawn_tell_their_mean_and_spread() {
+    let folder = folder();
+    let take = ["--cot", "--max-new-tokens", "8", "--output-dir", "out", "--temperature", "1", "--n-times"];
+    assert_eq!(eval(folder.path(), "ceval", &[&take[..], &["3"]].concat()).code, 0);
+    // Answers that state a letter more or less often: 1, 3 and 2 of 4 are right.
+    let place = |number: usize| folder.path().join(format!("out/take{number}/questions.jsonl"));
+    for (number, right) in [1, 3, 2].into_iter().enumerate() {
+        let lines = std::fs::read_to_string(place(number)).unwrap();
+        let answered = lines.lines().enumerate().map(|(index, line)| {
+            let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["chosen"] = if index < right { line["right"].clone() } else { serde_json::Value::Null };
+            format!("{line}\n")
+        });
+        std::fs::write(place(number), answered.collect::<String>()).unwrap();
+    }
+    let ran = eval(folder.path(), "ceval", &[&take[..], &["3"]].concat());
+    let told = "accuracy 50.0 % in the mean of 3 takes, standard deviation 25.0 %, 95 % interval of the mean 0.0 % – 100.0 % \
+                (4 questions, chance 25.0 %)";
+    assert!(ran.stdout.contains(told) && ran.stdout.contains("± standard deviation"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("6 answers state no letter"), "{}", ran.stderr);
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("out").join(name)).unwrap();
+    let whole: serde_json::Value = serde_json::from_str(&read("summary.json")).unwrap();
+    assert_eq!(
+        (&whole["All"]["takes"], &whole["accuracy"], &whole["standard_deviation"]),
+        (&serde_json::json!([0.25, 0.75, 0.5]), &0.5.into(), &0.25.into())
+    );
+    assert!(whole["subjects"]["law"]["standard_deviation"].is_f64() && whole["evaluation"].is_object());
+    let markdown = read("report.md");
+    assert!(
+        markdown.contains("asked 3 times") && markdown.contains("各次正确率的均值与标准差"),
+        "{markdown}"
+    );
+    assert!(markdown.contains("| All | 4 | 50.0 % | 25.0 % | 0.0 % – 100.0 % |"), "{markdown}");
+    assert!(read("report.tex").contains("50.0 \\% & 25.0 \\% & 0.0 \\% -- 100.0 \\%"));
+    // Of two takes an interval would say nothing.
+    let ran = eval(folder.path(), "ceval", &[&take[..], &["2"]].concat());
+    assert!(
+        ran.stdout.contains("in the mean of 2 takes, standard deviation 35.4 % (4 questions"),
+        "{}",
+        ran.stdout
     );
 }
 

@@ -78,6 +78,46 @@ fn accuracy_is_compared_question_by_question() {
 }
 
 #[test]
+fn a_report_has_the_differences_in_both_languages_and_for_a_paper() {
+    let folder = folders(2, 12);
+    let found = compare(folder.path(), &["--json", "--list", "1", "--output-dir", "out"]).json();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("out").join(name)).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&read("comparison.json")).unwrap(), found);
+    let markdown = read("report.md");
+    for part in [
+        "| accuracy | 0.5500 | 0.8000 | +0.2500 |",
+        "## By subject",
+        "## 各科目",
+        "| 科目 | 题数 |",
+        "| law 20 | B | B | D |",
+    ] {
+        assert!(markdown.contains(part), "{part}: {markdown}");
+    }
+    let latex = read("report.tex");
+    assert!(latex.starts_with("% A: one/take0/questions.jsonl; B: ") && latex.contains("B $-$ A"), "{latex}");
+    let html = read("report.html");
+    assert!(html.contains("<svg") && html.contains("百分点") && html.contains("McNemar 精确检验"), "{html}");
+}
+
+#[test]
+fn the_hash_of_the_questions_decides_and_takes_are_told() {
+    let folder = folders(2, 12);
+    for (name, hash) in [("one", "a"), ("two", "b")] {
+        let asked = json!({ "questions_sha256": hash, "examples_sha256": name });
+        std::fs::write(folder.path().join(name).join("evaluation.json"), asked.to_string()).unwrap();
+    }
+    compare(folder.path(), &[])
+        .is_refused("`two/take0/questions.jsonl`: is of other questions (`questions_sha256` in `evaluation.json` differs)");
+    // Other examples before the same questions are another way to ask them.
+    let asked = json!({ "questions_sha256": "a", "examples_sha256": "two" });
+    std::fs::write(folder.path().join("two/evaluation.json"), asked.to_string()).unwrap();
+    std::fs::write(folder.path().join("two/summary.json"), json!({ "takes": 3 }).to_string()).unwrap();
+    let ran = compare(folder.path(), &[]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("`two/take0/questions.jsonl` is one of 3 takes"), "{}", ran.stderr);
+}
+
+#[test]
 fn groups_are_those_of_the_summary() {
     let folder = folders(2, 12);
     let summary = json!({ "subjects": { "law": { "group": "Humanities" }, "physics": { "group": "STEM" } } });

@@ -58,6 +58,8 @@ fn predictions_are_scored_as_llama_factory_and_sacrebleu_do() {
         let line = &lines(path, &format!("{name}/generated.jsonl"))[0];
         assert_eq!((&line["prompt"], &line["reference"]), (&prompt.into(), &"铣刀是多刃刀具".into()));
         assert_eq!(line["scores"], summary["scores"]);
+        // One of seven characters is another.
+        near("/scores/edit_similarity", 86.0);
         let file: Value =
             serde_json::from_str(&std::fs::read_to_string(path.join(name).join("summary.json")).unwrap())
                 .unwrap();
@@ -81,6 +83,9 @@ fn a_model_answers_questions_with_and_without_references() {
     std::fs::write(&file, &whole.as_bytes()[..whole.find('\n').unwrap() + 9]).unwrap();
     assert_eq!(generate(path, &[&["a"], &ask[..]].concat()).json(), summary);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), whole);
+    generate(path, &[&["a", "--limit", "1"], &ask[..]].concat()).is_refused(
+        "`a/generated.jsonl`: has answers to 3 rows, more than the 1 asked now: give `--limit` 3 or more",
+    );
     let other = generate(path, &[&["a", "--temperature", "1"], &ask[..]].concat());
     other.is_refused("the answers in `a` were given with another `sampling`");
     // Greedy: the same again, and as `danlu generate` answers.
@@ -109,8 +114,22 @@ fn a_model_answers_questions_with_and_without_references() {
 
     let own = generate(path, &["d", "--data", "danlu", "--model", "model", "--max-new-tokens", "2"]).json();
     assert_eq!((&own["rows"], &own["scored"]), (&48.into(), &42.into()));
-    assert_eq!(own["categories"].as_object().unwrap().len(), 7);
-    let seed = generate(path, &["e", "--data", "seed", "--model", "model", "--max-new-tokens", "2"]).json();
+    let categories = own["categories"].as_object().unwrap();
+    let scored: u64 = categories.values().map(|category| category["scored"].as_u64().unwrap()).sum();
+    assert_eq!((categories.len(), scored), (7, 42));
+    assert!(own["standard_errors"]["chrf"].as_f64().unwrap() > 0.0, "{own}");
+    let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+    let markdown = read("d/report.md");
+    assert!(
+        markdown.contains("# Generated answers: model") && markdown.contains("| code | 6 |"),
+        "{markdown}"
+    );
+    assert!(markdown.contains("| 合计 | 42 |") && read("d/report.html").contains("编辑相似度"), "{markdown}");
+    assert!(read("d/report.tex").contains("\\hline\nall & 42 &"), "{}", read("d/report.tex"));
+    let seed =
+        generate(path, &["e", "--data", "seed", "--model", "model", "--max-new-tokens", "2", "--no-report"])
+            .json();
+    assert!(!path.join("e/report.md").exists() && path.join("e/summary.json").exists());
     assert_eq!((&seed["rows"], &seed["scored"]), (&8.into(), &0.into()));
     let seed = lines(path, "e/generated.jsonl");
     assert_eq!(

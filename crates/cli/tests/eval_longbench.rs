@@ -188,6 +188,34 @@ fn seed_003_longbench_scores_what_is_there() {
 }
 
 #[test]
+fn rows_that_the_context_has_no_room_for_are_counted_and_the_others_are_asked() {
+    let folder = folder();
+    write_model(&folder.path().join("model"), Some(&vocabulary(false)), 100);
+    for name in SETS {
+        if !["hotpotqa", "samsum"].contains(&name) {
+            std::fs::remove_file(folder.path().join(format!("data/{name}.jsonl"))).unwrap();
+        }
+    }
+    // An answer of hotpotqa has 32 tokens, one of samsum 128.
+    let ask =
+        ["--model", "model", "--data", "data", "--predict-on", "en", "--max-length", "48", "--limit", "2"];
+    let told = longbench(folder.path(), &ask);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let warning = "which count as answered with nothing: 2 of 2 of samsum";
+    assert!(told.stderr.contains(warning), "{}", told.stderr);
+    let samsum = read(folder.path(), "out/pred/samsum.jsonl");
+    assert!(samsum.lines().all(|line| line.contains("\"pred\":\"\"") && line.contains("\"unasked\":true")));
+    assert!(!read(folder.path(), "out/pred/hotpotqa.jsonl").contains("unasked"));
+    let again = longbench(folder.path(), &["--score-only"]);
+    assert!(again.stderr.contains(warning), "{}", again.stderr);
+    // Fewer rows than were answered.
+    let fewer = longbench(folder.path(), &[&ask[..9], &["1"]].concat());
+    fewer.is_refused(
+        "hotpotqa.jsonl`: has answers to 2 rows, more than the 1 asked now: give `--limit` 2 or more",
+    );
+}
+
+#[test]
 fn a_kill_loses_at_most_one_prediction() {
     let folder = folder();
     for name in ["multifieldqa_zh", "passage_retrieval_zh"] {

@@ -340,6 +340,9 @@ fn questions_in_the_training_data_of_a_run_are_told() {
     let named = [&own[..], &["other-out", "--model", "model", "--train-run", "other"]].concat();
     let ran = succeeds(run(folder.path(), &named));
     assert!(ran.stderr.contains("3 of 3 questions stand in 0 of 2 files"), "{}", ran.stderr);
+    let told = "not all of the training data was searched: `gone.csv` (is a file of the questions), `away.csv` (is not there any more)";
+    assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    assert!(read(folder.path().join("other-out/report.md")).contains("训练数据没有全部查找：`gone.csv`"));
     let found = read_json(folder.path().join("other-out/contamination.json"));
     let remarks = [&found["files"][0]["remark"], &found["files"][1]["remark"]];
     assert_eq!(remarks, [&json!("is a file of the questions"), &json!("is not there any more")]);
@@ -361,5 +364,50 @@ fn questions_in_the_training_data_of_a_run_are_told() {
         ran.stderr.contains("the training data is not searched for the questions: `run/run.json`"),
         "{}",
         ran.stderr
+    );
+}
+
+#[test]
+fn questions_of_one_line_are_told_apart_and_what_was_not_searched_is_told() {
+    let folder = common::with_model();
+    let question = |text: &str, right: &str| json!({"question": text, "options": ["夹", "压", "吸", "粘"], "answer": right});
+    let questions = json!([
+        question("立式铣床加工铝合金薄壁零件时应当怎样装夹", "A"),
+        question("短", "B"),
+        question("深孔钻削时切屑不易排出应当采用什么办法", "C"),
+    ]);
+    write(folder.path().join("own.json"), &questions.to_string());
+    let rows = "{broken\n{\"text\": \"深孔钻削时切屑不易排出应当采用什么办法？\"}\n";
+    write(folder.path().join("rows.jsonl"), rows);
+    write(folder.path().join("table.parquet"), "no table");
+    let files = ["rows.jsonl", "table.parquet"]
+        .map(|path| json!({"path": path, "bytes": rows.len(), "sha256": null}));
+    write(folder.path().join("run/run.json"), &json!({"data": {"files": files}}).to_string());
+    let own = [
+        "eval",
+        "mcq",
+        "--data",
+        "own.json",
+        "--model",
+        "model",
+        "--train-run",
+        "run",
+        "--output-dir",
+        "out",
+    ];
+    let ran = succeeds(run(folder.path(), &own));
+    for told in [
+        "1 of 3 questions stand in 1 of 2 files",
+        "1 questions are too short to be told from harmless texts and were not looked for",
+        "not all of the training data was searched: `rows.jsonl` (1 rows cannot be read), `table.parquet` (not searched: ",
+    ] {
+        assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
+    }
+    let found = read_json(folder.path().join("out/contamination.json"));
+    assert_eq!((&found["overlaps"][0]["index"], &found["too_short"]), (&json!(2), &json!(1)), "{found}");
+    let report = read(folder.path().join("out/report.md"));
+    assert!(
+        report.contains("1 questions are too short") && report.contains("有 1 题出现在训练数据中"),
+        "{report}"
     );
 }

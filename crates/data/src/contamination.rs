@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::deduplication::row_text::{normalise, push_shingles, row_text};
 use crate::error::{DataError, Result};
-use crate::records::{Content, RawRecord, ReadOptions, Record, Records, Source};
+use crate::records::{Content, Members, RawRecord, ReadOptions, Record, Records, Source};
 
 /// Characters of a run.
 pub const NGRAM: usize = 13;
@@ -58,6 +58,15 @@ pub struct Found {
     pub share: f64,
 }
 
+/// What a search found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Search {
+    /// Each question that is found, and the row that has most of it.
+    pub found: Vec<(Found, Source)>,
+    /// Rows that cannot be read and were passed over.
+    pub unreadable_rows: u64,
+}
+
 impl Questions {
     /// Reads benchmarks: files and folders, C-Eval, CMMLU and MMLU as they are published (MMLU without a header too), or
     /// any rows, each of which is a question as a whole.
@@ -77,15 +86,21 @@ impl Questions {
         }
     }
 
-    /// Questions that were read already: the stem of each, its options, and where it stands.
+    /// Questions that were read already: the stem of each, its options, and where it stands. The second value says which of
+    /// them each question is that is looked for; those that are too short are left out.
     pub fn of_texts<'a>(
         questions: impl Iterator<Item = (&'a str, String, Source)>,
         ngram: usize,
         share: f64,
-    ) -> Self {
+    ) -> (Self, Vec<usize>) {
         let mut gathered = Gathered::new(ngram);
-        questions.for_each(|(stem, options, source)| gathered.push(stem, &options, source));
-        gathered.finish(share)
+        let mut places = Vec::new();
+        for (place, (stem, options, source)) in questions.enumerate() {
+            if gathered.push(stem, &options, source) {
+                places.push(place);
+            }
+        }
+        (gathered.finish(share), places)
     }
 
     /// How many questions are looked for.
@@ -109,12 +124,13 @@ impl Questions {
     }
 
     /// The questions that rows of a file contain: for each that is found the row that has most of it, the first of equals.
-    /// Rows that cannot be read are passed over. `progress` is told how many bytes of rows are done.
+    /// Rows that cannot be read are passed over and counted. `progress` is told how many bytes of rows are done.
     ///
     /// # Errors
     /// A file that cannot be read, or is none of rows or texts.
-    pub fn search(&self, file: &Path, mut progress: impl FnMut(u64)) -> Result<Vec<(Found, Source)>> {
+    pub fn search(&self, file: &Path, mut progress: impl FnMut(u64)) -> Result<Search> {
         let mut records = Records::of_files(vec![file.to_owned()]);
+        let mut unreadable_rows = 0;
         let mut found: BTreeMap<u32, (f64, Source)> = BTreeMap::new();
         let mut bytes = 0;
         loop {
@@ -128,23 +144,23 @@ impl Questions {
                         in_batch += row.bytes();
                         rows.push(row);
                     }
-                    Err(DataError::Row { problem, .. }) if problem.can_be_skipped() => {}
+                    Err(DataError::Row { problem, .. }) if problem.can_be_skipped() => unreadable_rows += 1,
                     Err(error) => return Err(error),
                 }
             }
             if rows.is_empty() {
-                return Ok(found
-                    .into_iter()
-                    .map(|(question, (share, source))| (Found { question, share }, source))
-                    .collect());
+                let found = found.into_iter();
+                let found = found.map(|(question, (share, source))| (Found { question, share }, source));
+                return Ok(Search { found: found.collect(), unreadable_rows });
             }
-            let in_row = |row: RawRecord| -> Vec<(Found, Source)> {
-                let Ok(Record { content, source }) = row.parse() else { return Vec::new() };
+            let in_row = |row: RawRecord| -> Option<Vec<(Found, Source)>> {
+                let Record { content, source } = row.parse().ok()?;
                 let text = row_text(&content, &[]).unwrap_or_default();
-                self.find(&text).into_iter().map(|found| (found, source.clone())).collect()
+                Some(self.find(&text).into_iter().map(|found| (found, source.clone())).collect())
             };
-            let of_batch: Vec<_> = rows.into_par_iter().flat_map_iter(in_row).collect();
-            for (Found { question, share }, source) in of_batch {
+            let of_batch: Vec<_> = rows.into_par_iter().map(in_row).collect();
+            unreadable_rows += of_batch.iter().filter(|row| row.is_none()).count() as u64;
+            for (Found { question, share }, source) in of_batch.into_iter().flatten().flatten() {
                 if found.get(&question).is_none_or(|(known, _)| share > *known) {
                     found.insert(question, (share, source));
                 }
@@ -202,7 +218,12 @@ impl Gathered {
     }
 
     fn file(&mut self, path: &Path) -> Result<()> {
-        for record in records(path) {
+        let is_archive = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip"));
+        let parts = match is_archive {
+            true => archived_records(path)?.records.into_iter().map(|(_, records)| records).collect(),
+            false => vec![records(path)],
+        };
+        for record in parts.into_iter().flatten() {
             let Record { content, source } = record?;
             let Content::Fields(fields) = &content else {
                 let text = row_text(&content, &[]).unwrap_or_default();
@@ -226,7 +247,8 @@ impl Gathered {
         Ok(())
     }
 
-    fn push(&mut self, stem: &str, options: &str, source: Source) {
+    /// Whether it is long enough to be looked for.
+    fn push(&mut self, stem: &str, options: &str, source: Source) -> bool {
         let long_enough = |text: &str| {
             let weight = |character| if ('一'..='鿿').contains(&character) { LETTERS_OF_HAN } else { 1 };
             text.chars().map(weight).sum::<usize>() >= LETTERS_OF_HAN * self.ngram
@@ -238,7 +260,7 @@ impl Gathered {
         }
         if !long_enough(&text) {
             self.too_short += 1;
-            return;
+            return false;
         }
         let mut hashes = Vec::new();
         push_shingles(&mut hashes, &text, self.ngram);
@@ -248,17 +270,46 @@ impl Gathered {
         self.sources.push(source);
         self.sizes.push(hashes.len() as u32);
         self.shingles.extend(hashes.into_iter().map(|hash| (hash, question)));
+        true
     }
 }
 
 /// The rows of a file of questions. The columns of MMLU's own files, which have no header, are named `question`, `A` to `D` and
 /// `answer`: where the first row is a question that these fit.
 pub fn records(path: &Path) -> Records {
+    let named = without_header();
     let files = vec![path.to_owned()];
+    match is_question(Records::of_files_with(files.clone(), &named).next()) {
+        true => Records::of_files_with(files, &named),
+        false => Records::of_files(files),
+    }
+}
+
+/// The same of each member of a zip archive.
+///
+/// # Errors
+/// A file that is no such archive.
+pub fn archived_records(path: &Path) -> Result<Members> {
+    let named = without_header();
+    let mut members = Records::of_members(path, &ReadOptions::default())?;
+    let first = Records::of_members(path, &named)?.records;
+    let again = Records::of_members(path, &named)?.records;
+    for (((_, records), (_, mut first)), (_, again)) in members.records.iter_mut().zip(first).zip(again) {
+        if is_question(first.next()) {
+            *records = again;
+        }
+    }
+    Ok(members)
+}
+
+fn without_header() -> ReadOptions {
     let columns = WITHOUT_HEADER.map(str::to_owned).to_vec();
-    let reading = ReadOptions { csv_columns: Some(columns), ..ReadOptions::default() };
-    let first = Records::of_files_with(files.clone(), &reading).next();
-    let is_question = first.and_then(Result::ok).is_some_and(|record| match record.content {
+    ReadOptions { csv_columns: Some(columns), ..ReadOptions::default() }
+}
+
+/// Whether a first row, read as if it had no header above it, is a question.
+fn is_question(first: Option<Result<Record>>) -> bool {
+    first.and_then(Result::ok).is_some_and(|record| match record.content {
         Content::Fields(fields) => {
             let is_letter = |value: &Value| matches!(value.as_str(), Some("A" | "B" | "C" | "D"));
             let is_name =
@@ -266,8 +317,7 @@ pub fn records(path: &Path) -> Records {
             fields.get("answer").is_some_and(is_letter) && !fields.values().any(is_name)
         }
         Content::Text(_) => false,
-    });
-    if is_question { Records::of_files_with(files, &reading) } else { Records::of_files(files) }
+    })
 }
 
 #[cfg(test)]
@@ -368,17 +418,18 @@ mod tests {
         let stem = "下列关于税法基本原则的表述中，不正确的是哪一项原则的内容";
         let source = |line| Source { path: Path::new("q.csv").into(), line };
         let texts = [(stem, String::new(), source(2)), ("短", "一\n二".to_owned(), source(3))];
-        let questions = Questions::of_texts(texts.into_iter(), NGRAM, SHARE);
-        assert_eq!((questions.count(), questions.too_short()), (1, 1));
+        let (questions, places) = Questions::of_texts(texts.into_iter().rev(), NGRAM, SHARE);
+        assert_eq!((questions.count(), questions.too_short(), places), (1, 1, vec![1]));
         let rows = folder.path().join("rows.jsonl");
         let most: String = stem.chars().skip(2).collect();
         let lines = [r#"{"text": "车削"}"#.to_owned(), "{broken".to_owned()];
         let texts = [most, stem.to_owned(), stem.to_owned()].map(|text| json!({ "text": text }).to_string());
         std::fs::write(&rows, [&lines[..], &texts[..]].concat().join("\n")).unwrap();
         let mut done = 0;
-        let found = questions.search(&rows, |bytes| done = bytes).unwrap();
+        let search = questions.search(&rows, |bytes| done = bytes).unwrap();
         let line = |line| Source { path: rows.as_path().into(), line };
-        assert_eq!(found, [(Found { question: 0, share: 1.0 }, line(4))]);
+        assert_eq!(search.found, [(Found { question: 0, share: 1.0 }, line(4))]);
+        assert_eq!(search.unreadable_rows, 1);
         assert!(done > 0);
         assert!(questions.search(&folder.path().join("gone.jsonl"), |_| {}).is_err());
     }

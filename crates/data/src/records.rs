@@ -209,6 +209,14 @@ pub struct Records {
     notices: Vec<String>,
 }
 
+/// The members of an archive.
+pub struct Members {
+    /// The records of each, by its name behind that of the archive.
+    pub records: Vec<(PathBuf, Records)>,
+    /// The names of those that are not read.
+    pub ignored: Vec<String>,
+}
+
 impl Records {
     /// Lists what is under `path`, read with the usual options. Files of a folder with another ending, and those that
     /// only accompany data (a licence, a readme), are [`ignored`](Self::ignored).
@@ -262,6 +270,22 @@ impl Records {
             ignored: Vec::new(),
             notices: Vec::new(),
         }
+    }
+
+    /// The records of each member of a zip archive.
+    ///
+    /// # Errors
+    /// A file that is no such archive.
+    pub fn of_members(path: &Path, options: &ReadOptions) -> Result<Members> {
+        let archive = Arc::new(Archive::open(path)?);
+        let records = |member: usize| {
+            let waiting = VecDeque::from([Waiting::Member(archive.clone(), member)]);
+            (archive.member(member).0, Self { waiting, ..Self::of_files_with(Vec::new(), options) })
+        };
+        Ok(Members {
+            records: (0..archive.members.len()).map(records).collect(),
+            ignored: archive.ignored.clone(),
+        })
     }
 
     /// The files whose records are still to come, in order.
@@ -332,9 +356,17 @@ impl Records {
                 Ok(Some(Box::new(rows)))
             }
             Form::Archive => {
-                let (archive, ignored) = Archive::open(file)?;
-                self.notices.extend(ignored);
-                let archive = Arc::new(archive);
+                let archive = Arc::new(Archive::open(file)?);
+                if archive.members.is_empty() {
+                    return Err(DataError::EmptyFolder { path });
+                }
+                if !archive.ignored.is_empty() {
+                    self.notices.push(format!(
+                        "not read because of their names: `{}` in `{}`",
+                        archive.ignored.join("`, `"),
+                        path.display()
+                    ));
+                }
                 for member in (0..archive.members.len()).rev() {
                     self.waiting.push_front(Waiting::Member(archive.clone(), member));
                 }

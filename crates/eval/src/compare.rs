@@ -3,6 +3,7 @@
 //!
 //! It reads what evaluations leave behind ([`results`]) and computes no score itself.
 
+mod report;
 pub mod results;
 
 use std::collections::BTreeMap;

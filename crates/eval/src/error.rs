@@ -73,6 +73,16 @@ pub enum Error {
         /// What is wrong and what was expected.
         problem: String,
     },
+    /// A server that does not take a request, and may take another.
+    #[error("`{url}` {problem}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// What it says.
+        problem: String,
+        /// Whether the prompt is longer than the model's context.
+        is_too_long: bool,
+    },
     /// The caller asked the work to end.
     #[error("interrupted")]
     Stopped,

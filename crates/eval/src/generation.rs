@@ -3,6 +3,8 @@
 //! Rows are read as training reads them; questions without an answer are asked and not scored. All scores are 0 to 100. What
 //! generates the answers is the caller's.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::line_file::{LineFile, of_rows};
+use crate::metrics::similarity::fuzzy_ratio;
 use crate::metrics::{bleu, chrf, exact_match, rouge, words};
 use crate::{Error, Result};
 
@@ -123,6 +126,21 @@ pub struct Scores {
     pub chrf: f64,
     /// 100 where both are the same but for whitespace around them.
     pub exact_match: f64,
+    /// `fuzz.ratio` of the texts, which code is scored by.
+    pub edit_similarity: f64,
+}
+
+impl Scores {
+    /// All, in the order of the fields.
+    #[must_use]
+    pub fn values(&self) -> [f64; 7] {
+        let Self { bleu_4, rouge_1, rouge_2, rouge_l, chrf, exact_match, edit_similarity } = *self;
+        [bleu_4, rouge_1, rouge_2, rouge_l, chrf, exact_match, edit_similarity]
+    }
+
+    fn of([bleu_4, rouge_1, rouge_2, rouge_l, chrf, exact_match, edit_similarity]: [f64; 7]) -> Self {
+        Self { bleu_4, rouge_1, rouge_2, rouge_l, chrf, exact_match, edit_similarity }
+    }
 }
 
 /// The scores of an answer.
@@ -137,6 +155,7 @@ pub fn scores(reference: &str, prediction: &str) -> Scores {
         rouge_l: 100.0 * rouge.l,
         chrf: chrf::sentence(reference, prediction),
         exact_match: if exact_match(reference, prediction) { 100.0 } else { 0.0 },
+        edit_similarity: fuzzy_ratio(prediction, reference),
     }
 }
 
@@ -176,10 +195,8 @@ pub fn open_answers(path: &Path, questions: &[Question]) -> Result<(LineFile, Ve
     let expected =
         "an answer, {\"index\": …, \"prompt\": …, \"reference\": …, \"prediction\": …, \"scores\": …}";
     LineFile::open(path, expected, |answers: &[Answer]| {
-        of_rows(path, answers, |index, answer| {
-            questions.get(index).is_some_and(|question| {
-                answer.prompt == question.prompt() && answer.reference == question.reference
-            })
+        of_rows(path, answers, questions, |answer, question| {
+            answer.prompt == question.prompt() && answer.reference == question.reference
         })
     })
 }
@@ -195,11 +212,23 @@ pub struct Summary {
     pub unit: &'static str,
     /// Means over the questions with a reference.
     pub scores: Scores,
+    /// Their standard errors: s / √n; nothing but zeros of fewer than two.
+    pub standard_errors: Scores,
     /// sacrebleu's scores of all answers together.
     pub corpus: Corpus,
-    /// Means by category.
+    /// By category.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub categories: BTreeMap<String, Scores>,
+    pub categories: BTreeMap<String, Category>,
+}
+
+/// The scores of a category.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Category {
+    /// Questions with a reference.
+    pub scored: usize,
+    /// Means over them.
+    #[serde(flatten)]
+    pub scores: Scores,
 }
 
 /// sacrebleu's scores.
@@ -244,22 +273,32 @@ impl Summary {
             scored: all.len(),
             unit: "of 100",
             scores: mean(&all),
+            standard_errors: standard_errors(&all),
             corpus: Corpus { bleu: bleu.score(), chrf: chrf.score(), tokenize },
-            categories: categories.into_iter().map(|(name, scores)| (name, mean(&scores))).collect(),
+            categories: categories
+                .into_iter()
+                .map(|(name, all)| (name, Category { scored: all.len(), scores: mean(&all) }))
+                .collect(),
         }
     }
 }
 
 fn mean(all: &[Scores]) -> Scores {
-    let mean = |of: fn(&Scores) -> f64| all.iter().map(of).sum::<f64>() / all.len().max(1) as f64;
-    Scores {
-        bleu_4: mean(|scores| scores.bleu_4),
-        rouge_1: mean(|scores| scores.rouge_1),
-        rouge_2: mean(|scores| scores.rouge_2),
-        rouge_l: mean(|scores| scores.rouge_l),
-        chrf: mean(|scores| scores.chrf),
-        exact_match: mean(|scores| scores.exact_match),
-    }
+    let sums = all.iter().fold([0.0; 7], |sums, scores| {
+        let values = scores.values();
+        std::array::from_fn(|metric| sums[metric] + values[metric])
+    });
+    Scores::of(sums.map(|sum| sum / all.len().max(1) as f64))
+}
+
+fn standard_errors(all: &[Scores]) -> Scores {
+    let means = mean(all).values();
+    let squares = all.iter().fold([0.0; 7], |squares, scores| {
+        let values = scores.values();
+        std::array::from_fn(|metric| squares[metric] + (values[metric] - means[metric]).powi(2))
+    });
+    let count = all.len() as f64;
+    Scores::of(squares.map(|sum| if count > 1.0 { (sum / (count - 1.0) / count).sqrt() } else { 0.0 }))
 }
 
 #[cfg(test)]

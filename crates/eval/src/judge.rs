@@ -57,7 +57,7 @@ pub struct Pair<'a> {
 }
 
 /// How many pairs were judged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judged {
     /// Pairs whose vote was there already.
     pub known: usize,
@@ -67,6 +67,10 @@ pub struct Judged {
     pub disagreed: usize,
     /// Pairs without a vote, because an answer of the judge held no verdict.
     pub without_verdict: usize,
+    /// Pairs without a vote, because the server refuses them, such as those that are too long for it.
+    pub refused: usize,
+    /// Its words on the first of them.
+    pub first_refusal: Option<String>,
 }
 
 /// Reads a file of answers for each model: rows with `prompt` and `prediction`, or names like these. A model's name is `model` in
@@ -173,8 +177,8 @@ pub fn pairs(answers: &[Answers]) -> Vec<Pair<'_>> {
 /// what the file calls the judge; `progress` is told how many pairs are done, and may end the work.
 ///
 /// # Errors
-/// A server that cannot be asked, a file that is no file of JSON lines or is written by another run, votes on other answers of
-/// these models to these questions.
+/// A server that cannot be asked or refuses every pair, a file that is no file of JSON lines or is written by another run, votes
+/// on other answers of these models to these questions.
 pub fn judge(
     client: &Client,
     name: &str,
@@ -190,22 +194,37 @@ pub fn judge(
         if file.holds(pair)? { judged.known += 1 } else { open.push(*pair) }
     }
     let mut done = judged.known;
-    let in_both_orders =
-        |pair: &Pair<'_>| Ok([verdict(&ask(client, pair, false)?), verdict(&ask(client, pair, true)?)]);
+    let both_orders = |pair: &Pair<'_>| {
+        Ok::<_, Error>([verdict(&ask(client, pair, false)?), verdict(&ask(client, pair, true)?)])
+    };
+    // A pair that is too long says nothing of the others.
+    let in_both_orders = |pair: &Pair<'_>| match both_orders(pair) {
+        Err(error @ Error::Refused { .. }) => Ok(Err(error)),
+        verdicts => verdicts.map(Ok),
+    };
+    let mut refusal = None;
     in_parallel(&open, parallel, in_both_orders, |pair, verdicts| {
         match verdicts {
-            [Some(first), Some(second)] => {
+            Ok([Some(first), Some(second)]) => {
                 let second = second.swapped();
                 judged.asked += 1;
                 judged.disagreed += usize::from(first != second);
                 file.append(pair, [first, second])?;
             }
-            _ => judged.without_verdict += 1,
+            Ok(_) => judged.without_verdict += 1,
+            Err(error) => {
+                judged.refused += 1;
+                refusal.get_or_insert(error);
+            }
         }
         done += 1;
         if progress(done).is_break() { Err(Error::Stopped) } else { Ok(()) }
     })?;
-    Ok(judged)
+    match refusal {
+        // Not the pairs are wrong, but how the server is asked.
+        Some(error) if judged.refused == pairs.len() => Err(error),
+        refusal => Ok(Judged { first_refusal: refusal.map(|error| error.to_string()), ..judged }),
+    }
 }
 
 /// What the judge says of a pair, the second answer first if `is_swapped`.

@@ -132,13 +132,25 @@ fn row_error(path: &Path, index: usize, problem: String) -> Error {
 }
 
 /// Accepts lines that are each of the row with its number.
-pub(crate) fn of_rows<T>(path: &Path, lines: &[T], is_of: impl Fn(usize, &T) -> bool) -> Result<usize> {
-    let other = lines.iter().enumerate().position(|(index, line)| !is_of(index, line));
-    other.map_or(Ok(lines.len()), |index| {
+pub(crate) fn of_rows<T, R>(
+    path: &Path,
+    lines: &[T],
+    rows: &[R],
+    is_of: impl Fn(&T, &R) -> bool,
+) -> Result<usize> {
+    if let Some(index) = lines.iter().zip(rows).position(|(line, row)| !is_of(line, row)) {
         let problem =
             "is not of the row with this number: give the data that it was made from, or another folder";
-        Err(row_error(path, index, problem.into()))
-    })
+        return Err(row_error(path, index, problem.into()));
+    }
+    if lines.len() > rows.len() {
+        let (there, asked) = (lines.len(), rows.len());
+        let problem = format!(
+            "has answers to {there} rows, more than the {asked} asked now: give `--limit` {there} or more, or another folder"
+        );
+        return Err(Error::File { path: path.into(), problem });
+    }
+    Ok(lines.len())
 }
 
 #[cfg(test)]

@@ -58,8 +58,9 @@ pub(crate) fn log_likelihoods(
     requests: &[Request],
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<f64>> {
-    let sequences = share(requests);
-    let mut groups = match model.config().angles_depend_on_length() {
+    let depends_on_length = model.config().angles_depend_on_length();
+    let sequences = share(requests, depends_on_length);
+    let mut groups = match depends_on_length {
         true => (0..sequences.len()).map(|index| Group { prefix: 0, sequences: index..index + 1 }).collect(),
         false => groups(&sequences),
     };
@@ -94,8 +95,9 @@ pub(crate) fn log_likelihoods(
 }
 
 /// Joins requests whose inputs begin the inputs of another, such as the four letters after one question. Sequences that
-/// begin alike stand side by side.
-fn share(requests: &[Request]) -> Vec<Shared<'_>> {
+/// begin alike stand side by side. Where a token's angles depend on how long its sequence is, only inputs that are the same
+/// are joined.
+fn share(requests: &[Request], depends_on_length: bool) -> Vec<Shared<'_>> {
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|&index| requests[index].inputs());
     let mut sequences: Vec<Shared> = Vec::new();
@@ -104,7 +106,11 @@ fn share(requests: &[Request]) -> Vec<Shared<'_>> {
         let request = &requests[index];
         let (inputs, targets, silent) =
             (request.inputs(), request.ids.len() - request.start, request.start - 1);
-        match sequences.last_mut().filter(|sequence| sequence.inputs.starts_with(inputs)) {
+        let holds = |sequence: &&mut Shared| match depends_on_length {
+            true => sequence.inputs == inputs,
+            false => sequence.inputs.starts_with(inputs),
+        };
+        match sequences.last_mut().filter(holds) {
             Some(sequence) => {
                 sequence.requests.push(index);
                 sequence.targets += targets;
@@ -219,7 +225,7 @@ impl Scorer<'_> {
 mod tests {
     use std::path::Path;
 
-    use danlu_model::{Precision, Rest, open};
+    use danlu_model::{Config, Precision, Rest, RopeScaling, open};
     use proptest::prelude::*;
 
     use super::*;
@@ -266,7 +272,7 @@ mod tests {
 
         #[test]
         fn every_request_is_in_one_sequence_that_begins_with_it(requests in requests()) {
-            let sequences = share(&requests);
+            let sequences = share(&requests, false);
             let mut seen = vec![0; requests.len()];
             for sequence in &sequences {
                 for &index in &sequence.requests {
@@ -295,8 +301,10 @@ mod tests {
         let requests: Vec<Request> = [(1, 2), (1, 3), (1, 4), (2, 1), (2, 3)]
             .map(|(subject, question)| request(subject, question))
             .into();
-        let found: Vec<(usize, usize)> =
-            groups(&share(&requests)).iter().map(|group| (group.prefix, group.sequences.len())).collect();
+        let found: Vec<(usize, usize)> = groups(&share(&requests, false))
+            .iter()
+            .map(|group| (group.prefix, group.sequences.len()))
+            .collect();
         assert_eq!(found, [(40, 2), (40, 3)]);
     }
 
@@ -304,7 +312,34 @@ mod tests {
     fn four_letters_need_one_sequence() {
         let letters: Vec<Request> =
             (0..4).map(|letter| Request { ids: vec![7, 8, 9, letter], start: 3 }).collect();
-        assert_eq!(share(&letters).len(), 1);
+        assert_eq!([false, true].map(|depends_on_length| share(&letters, depends_on_length).len()), [1, 1]);
+    }
+
+    #[test]
+    fn dynamic_angles_are_those_of_each_request() {
+        let config = Config {
+            vocab_size: 97,
+            hidden_size: 32,
+            intermediate_size: 64,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 8,
+            max_position_embeddings: 16,
+            initializer_range: 0.3,
+            rope_scaling: RopeScaling::Dynamic { factor: 4.0 },
+            ..Config::default()
+        };
+        let model = Model::zeros(config, Precision::F32).initialize(7);
+        // Each is the beginning of the next, beyond the original context.
+        let ids: Vec<u32> = (0..40).map(|place| 7 * place % 90).collect();
+        let requests: Vec<Request> =
+            [20, 28, 40].map(|length| Request { ids: ids[..length].to_vec(), start: 18 }).into();
+        let together = log_likelihoods(&model, &requests, |_, _| {}).unwrap();
+        for (request, together) in requests.iter().zip(together) {
+            let alone = log_likelihoods(&model, std::slice::from_ref(request), |_, _| {}).unwrap()[0];
+            assert!((together - alone).abs() < 1e-5 * alone.abs(), "{together} against {alone}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! ([`Questions::read`]). How they are put, and what of the model's answer decides, says [`Scoring`].
 
 mod answered;
+mod by_server;
 mod contamination;
 mod folder;
 mod layouts;
@@ -18,11 +19,13 @@ mod settings;
 mod stated_letter;
 mod subjects;
 mod summary;
+mod takes;
 
 use danlu_model::{Generator, Model, Opened};
 use danlu_tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::log_likelihood::log_likelihoods;
+use crate::openai::Server;
 use crate::{Error, Result};
 use prompts::{Asked, Asker, Wanted};
 
@@ -35,6 +38,7 @@ pub use results::{write_csv, write_submission, write_summary};
 pub use settings::settings;
 pub use subjects::Benchmark;
 pub use summary::{GroupSummary, SubjectSummary, Summary, percent};
+pub use takes::Takes;
 
 /// How questions are put, and what decides.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -52,6 +56,27 @@ pub enum Scoring {
     Seed,
 }
 
+/// Who is asked.
+#[derive(Clone, Copy)]
+pub enum Backend<'a> {
+    /// A model that is open here.
+    Opened(&'a Opened),
+    /// One behind a server, which knows neither its vocabulary nor its context here.
+    Server(&'a Server),
+}
+
+impl<'a> From<&'a Opened> for Backend<'a> {
+    fn from(opened: &'a Opened) -> Self {
+        Self::Opened(opened)
+    }
+}
+
+impl<'a> From<&'a Server> for Backend<'a> {
+    fn from(server: &'a Server) -> Self {
+        Self::Server(server)
+    }
+}
+
 /// How questions are asked.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
@@ -60,10 +85,28 @@ pub struct Options<'a> {
     /// Ask in a chat: what is asked is the user's message, what is scored begins the assistant's answer, and examples are
     /// earlier turns. Without one the texts are continued as they are.
     pub template: Option<&'a ChatTemplate>,
+    /// Ask a server in a chat, around which it puts a template of its own; only with [`Options::reasoning`].
+    pub server_chat: bool,
     /// In a chat with [`Scoring::LmEval`], put the examples into the user's one message.
     pub one_turn: bool,
     /// Let the model write its reasons first; what it then states decides, in place of [`Options::scoring`].
     pub reasoning: Option<&'a Reasoning>,
+}
+
+impl Options<'_> {
+    /// Whether questions are asked in a chat.
+    #[must_use]
+    pub fn is_chat(&self) -> bool {
+        self.template.is_some() || self.server_chat
+    }
+
+    /// What decides, as results name it.
+    pub(crate) fn decides(&self) -> serde_json::Value {
+        match self.reasoning {
+            Some(_) => "reasons".into(),
+            None => serde_json::json!(self.scoring),
+        }
+    }
 }
 
 /// What the model said to one question.
@@ -94,18 +137,19 @@ impl Answer {
 /// Asks every question and counts. `progress` is told how many options of how many are scored.
 ///
 /// # Errors
-/// A model without a vocabulary, a chat template that refuses the conversation.
-pub fn evaluate(
-    opened: &Opened,
+/// A model without a vocabulary, a chat template that refuses the conversation, a server that cannot be asked.
+pub fn evaluate<'a>(
+    backend: impl Into<Backend<'a>>,
     questions: &Questions,
     options: &Options,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Summary> {
+    let backend = backend.into();
     let mut all = Vec::with_capacity(questions.len());
-    for (_, piece) in pieces::pieces(questions, options) {
+    for (_, piece) in pieces::pieces(questions, pieces::size(backend, options), 0) {
         let scored = OPTIONS * all.len();
         let told = |done, _| progress(scored + done, OPTIONS * questions.len());
-        all.extend(answers(opened, &piece, options, told)?);
+        all.extend(answers(backend, &piece, options, told)?);
     }
     Ok(Summary::new(questions, options, &all))
 }
@@ -114,45 +158,55 @@ pub fn evaluate(
 ///
 /// # Errors
 /// As [`evaluate`].
-pub fn answers(
-    opened: &Opened,
+pub fn answers<'a>(
+    backend: impl Into<Backend<'a>>,
     questions: &Questions,
     options: &Options,
     progress: impl FnMut(usize, usize),
 ) -> Result<Vec<Answer>> {
+    let opened = match backend.into() {
+        Backend::Opened(opened) => opened,
+        Backend::Server(server) => return by_server::answers(server, questions, options, progress),
+    };
     let asker = asker(opened, questions, options)?;
-    let asked = ask(&asker, questions)?;
+    let asked: Vec<Asked> =
+        questions.each().map(|(subject, question)| asker.ask(subject, question)).collect::<Result<_>>()?;
     if let Some(reasoning) = options.reasoning {
         return reasoning::answers(opened, reasoning, &asker, &asked, progress);
     }
     let scores = scores(&opened.model, &asked, progress)?;
-    let all = questions.subjects.iter().flat_map(|subject| &subject.questions);
-    let answer = |((question, asked), scores): ((_, &Asked), _)| {
+    let answer = |(((_, question), asked), scores): ((_, &Asked), _)| {
         answer(question, scores, options.scoring, asked.shortened)
     };
-    Ok(all.zip(&asked).zip(scores).map(answer).collect())
+    Ok(questions.each().zip(&asked).zip(scores).map(answer).collect())
 }
 
-/// The prompts of all questions, in their order: the text that stands before the options, and its number of tokens.
+/// The prompts of all questions, in their order: the text that stands before the options, and its number of tokens, which only a
+/// model that is here tells.
 ///
 /// # Errors
 /// As [`evaluate`].
-pub fn prompts(opened: &Opened, questions: &Questions, options: &Options) -> Result<Vec<(String, usize)>> {
-    let asked = ask(&asker(opened, questions, options)?, questions)?;
-    Ok(asked.into_iter().map(|asked| (asked.prompt, asked.prompt_tokens)).collect())
+pub fn prompts<'a>(
+    backend: impl Into<Backend<'a>>,
+    questions: &Questions,
+    options: &Options,
+) -> Result<Vec<(String, Option<usize>)>> {
+    match backend.into() {
+        Backend::Opened(opened) => {
+            let asker = asker(opened, questions, options)?;
+            let prompt = |(subject, question)| {
+                let Asked { prompt, prompt_tokens, .. } = asker.ask(subject, question)?;
+                Ok((prompt, Some(prompt_tokens)))
+            };
+            questions.each().map(prompt).collect()
+        }
+        Backend::Server(_) => by_server::prompts(questions, options),
+    }
 }
 
 fn asker<'a>(opened: &'a Opened, questions: &Questions, options: &Options<'a>) -> Result<Asker<'a>> {
     let tokenizer: &Tokenizer = opened.tokenizer()?;
     Ok(Asker::new(tokenizer, options, questions.benchmark, opened.model.config().context_length()))
-}
-
-fn ask(asker: &Asker, questions: &Questions) -> Result<Vec<Asked>> {
-    let all = questions
-        .subjects
-        .iter()
-        .flat_map(|subject| subject.questions.iter().map(move |question| (subject, question)));
-    all.map(|(subject, question)| asker.ask(subject, question)).collect()
 }
 
 /// The scores of each question's options.

@@ -1,5 +1,5 @@
-//! A client of OpenAI-compatible servers (danlu, vLLM, llama.cpp, services): answers of a chat, and log-likelihoods of texts by
-//! completions with `echo` and `logprobs`, as lm-eval's `local-completions` gets them.
+//! A client of OpenAI-compatible servers (vLLM, llama.cpp, services): answers to conversations and continued texts, and
+//! log-likelihoods of texts by completions with `echo` and `logprobs`, as lm-eval's `local-completions` gets them.
 //!
 //! The key goes to that one address, never into a message, and no redirection is followed. It does not stream, and it
 //! retries what fails in passing.
@@ -9,6 +9,8 @@ use std::io::ErrorKind;
 use std::thread::sleep;
 use std::time::Duration;
 
+use danlu_model::Sampling;
+use danlu_tokenizer::Message;
 use serde_json::{Value, json};
 use ureq::Agent;
 
@@ -34,6 +36,48 @@ pub struct Client {
     model: String,
     key: Option<String>,
     agent: Agent,
+}
+
+/// A server, and how many requests it gets at a time.
+pub struct Server {
+    /// The server.
+    pub client: Client,
+    /// Requests that are made at a time.
+    pub parallel: usize,
+}
+
+/// What a model is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// A text, which it continues.
+    Text(String),
+    /// A conversation, which it answers; the server puts its own template around it.
+    Chat(Vec<Message>),
+}
+
+impl Prompt {
+    /// The text, or those of the messages with an empty line between them.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Chat(messages) => {
+                messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n\n")
+            }
+        }
+    }
+}
+
+/// How an answer is generated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// How tokens are chosen. Only temperature, top_p and the seed are told: other fields are no part of the protocol, and many
+    /// servers refuse them.
+    pub sampling: Sampling,
+    /// Longest answer, in tokens.
+    pub max_tokens: usize,
+    /// A text that ends the answer, and is no part of it.
+    pub stop: Option<String>,
 }
 
 /// A text and how it goes on.
@@ -84,31 +128,94 @@ impl Client {
         Ok(Self { url: base, model: model.to_owned(), key, agent: config.into() })
     }
 
+    /// The address without what follows `/v1`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The model's name.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// What the model answers to messages, each of a role and a text, with the most probable tokens; nothing where it refuses or
     /// was cut off.
     ///
     /// # Errors
     /// A server that cannot be reached, refuses, or answers something else.
     pub fn chat(&self, messages: &[(&str, &str)], max_tokens: usize) -> Result<String> {
-        let messages: Vec<Value> =
-            messages.iter().map(|(role, text)| json!({ "role": role, "content": text })).collect();
-        let body =
-            json!({ "model": self.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens });
-        let answer = self.post("chat/completions", &body)?;
+        let messages = messages.iter().map(|(role, text)| Message::new(*role, *text)).collect();
+        let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+        let (text, is_cut) =
+            self.generate(&Prompt::Chat(messages), &Generation { sampling, max_tokens, stop: None })?;
+        Ok(if is_cut { String::new() } else { text })
+    }
+
+    /// The answers to `prompts`, handed on one by one in their order, `parallel` requests at a time. The first error ends it, with
+    /// the answers before it taken.
+    ///
+    /// # Errors
+    /// As [`chat`](Self::chat), and those of `take`.
+    pub fn answers(
+        &self,
+        prompts: &[Prompt],
+        how: &Generation,
+        parallel: usize,
+        mut take: impl FnMut(String) -> Result<()>,
+    ) -> Result<()> {
+        let numbered: Vec<(usize, &Prompt)> = prompts.iter().enumerate().collect();
+        let mut taken = 0;
+        let ask = |(_, prompt): &(usize, &Prompt)| Ok(self.generate(prompt, how)?.0);
+        in_parallel(&numbered, parallel, ask, |(number, _), text| {
+            // An answer beside an error has no place.
+            if *number == taken {
+                taken += 1;
+                take(text)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What the model answers or how it goes on, and whether it was cut off; nothing where it refuses.
+    fn generate(&self, prompt: &Prompt, how: &Generation) -> Result<(String, bool)> {
+        let mut body = json!({ "model": self.model, "temperature": 0, "max_tokens": how.max_tokens });
+        let Sampling { temperature, top_p, seed, .. } = how.sampling;
+        if temperature > 0.0 {
+            body["temperature"] = short(temperature);
+            body["top_p"] = short(top_p);
+            body["seed"] = seed.into();
+        }
+        if let Some(stop) = &how.stop {
+            body["stop"] = json!([stop]);
+        }
+        let (path, field) = match prompt {
+            Prompt::Text(text) => {
+                body["prompt"] = json!(text);
+                ("completions", "choices[0].text")
+            }
+            Prompt::Chat(messages) => {
+                body["messages"] = json!(messages);
+                ("chat/completions", "choices[0].message.content")
+            }
+        };
+        let answer = self.post(path, &body)?;
         let choice = &answer["choices"][0];
-        match &choice["message"]["content"] {
-            _ if choice["finish_reason"] == "length" => Ok(String::new()),
-            Value::String(text) => Ok(text.clone()),
-            Value::Null if choice["message"].is_object() => Ok(String::new()),
-            _ => Err(self.other_form("chat/completions", "choices[0].message.content", &answer)),
+        let is_cut = choice["finish_reason"] == "length";
+        let message = &choice["message"];
+        match if path == "completions" { &choice["text"] } else { &message["content"] } {
+            Value::String(text) => Ok((text.clone(), is_cut)),
+            Value::Null if message.is_object() => Ok((String::new(), is_cut)),
+            _ => Err(self.other_form(path, field, &answer)),
         }
     }
 
     /// Log-likelihoods (natural logarithm) of texts behind their prompts, in the same order, `parallel` requests at a time.
     /// `progress` is told how many of the texts are scored.
     ///
-    /// The server's tokenizer decides, as lm-eval's does: tokens of a text are those beyond as many as its prompt alone has, and
-    /// white space at the end of a prompt belongs to the text.
+    /// The server's tokenizer decides, as lm-eval's does: tokens of a text are those beyond as many as its prompt alone has, or where
+    /// there are none, those from the one on that joins prompt and text; white space at the end of a prompt belongs to the text.
     ///
     /// # Errors
     /// As [`chat`](Self::chat); a server that gives no log-probabilities of the prompt.
@@ -120,24 +227,28 @@ impl Client {
     ) -> Result<Vec<f64>> {
         let begun = |request: &Continuation| request.prompt.trim_end().to_owned();
         let prompts: Vec<String> = requests.iter().map(begun).collect::<BTreeSet<_>>().into_iter().collect();
-        let mut lengths = HashMap::new();
-        let count = |prompt: &String| match prompt.is_empty() {
-            true => Ok(0),
-            false => Ok(self.echo(prompt)?.len()),
-        };
-        in_parallel(&prompts, parallel, count, |prompt, length| {
-            lengths.insert(prompt.clone(), length);
+        let mut before = HashMap::new();
+        let alone =
+            |prompt: &String| if prompt.is_empty() { Ok(Vec::new()) } else { self.echo(&json!(prompt)) };
+        in_parallel(&prompts, parallel, alone, |prompt, tokens| {
+            before.insert(prompt.clone(), tokens);
             Ok(())
         })?;
         let mut sums = Vec::with_capacity(requests.len());
         let score = |request: &Continuation| {
-            let tokens = self.echo(&format!("{}{}", request.prompt, request.text))?;
-            let length = lengths.get(&begun(request)).copied().unwrap_or(0);
-            let text = tokens.get(length..).filter(|text| !text.is_empty());
+            let whole = self.echo(&json!(format!("{}{}", request.prompt, request.text)))?;
+            let before = before.get(&begun(request)).map_or(&[][..], Vec::as_slice);
+            let start = match whole.len() > before.len() {
+                true => before.len(),
+                false => {
+                    before.iter().zip(&whole).take_while(|(before, whole)| before.text == whole.text).count()
+                }
+            };
+            let text = whole.get(start..).filter(|text| !text.is_empty());
             let text = text.ok_or_else(|| self.problem("completions", no_token_of(&request.text)))?;
             // A first token that nothing stands before has no probability.
-            let of_text = if length == 0 { &text[1..] } else { text };
-            let sum: Option<f64> = of_text.iter().copied().sum();
+            let of_text = if start == 0 { &text[1..] } else { text };
+            let sum: Option<f64> = of_text.iter().map(|token| token.log_probability).sum();
             sum.ok_or_else(|| {
                 let problem = format!("gives no log-probability of a token of `{}`", request.text);
                 self.problem("completions", problem)
@@ -151,20 +262,40 @@ impl Client {
         Ok(sums)
     }
 
-    /// Log-probabilities of the tokens of `text`, of the first one without a number.
-    fn echo(&self, text: &str) -> Result<Vec<Option<f64>>> {
+    /// Log-likelihood (natural logarithm) of `ids[first..]` behind `ids[..first]`, which are not empty.
+    ///
+    /// # Errors
+    /// As [`log_likelihoods`](Self::log_likelihoods); a server that reads ids as other tokens than one each.
+    pub fn log_likelihood_of_ids(&self, ids: &[u32], first: usize) -> Result<f64> {
+        let tokens = self.echo(&json!(ids))?;
+        if tokens.len() != ids.len() {
+            let problem =
+                format!("makes {} tokens of {} ids: expected one for each", tokens.len(), ids.len());
+            return Err(self.problem("completions", problem));
+        }
+        let sum: Option<f64> = tokens[first..].iter().map(|token| token.log_probability).sum();
+        sum.ok_or_else(|| self.problem("completions", "gives no log-probability of an id".into()))
+    }
+
+    /// The tokens of `prompt`, a text or ids.
+    fn echo(&self, prompt: &Value) -> Result<Vec<Token>> {
         let body = json!({
-            "model": self.model, "prompt": text, "echo": true, "logprobs": 1, "max_tokens": 1, "temperature": 0,
+            "model": self.model, "prompt": prompt, "echo": true, "logprobs": 1, "max_tokens": 1, "temperature": 0,
         });
         let answer = self.post("completions", &body)?;
-        let tokens = answer["choices"][0]["logprobs"]["token_logprobs"].as_array();
-        let tokens = tokens
+        let told = &answer["choices"][0]["logprobs"];
+        let known = told["token_logprobs"].as_array();
+        let known = known
             .ok_or_else(|| self.other_form("completions", "choices[0].logprobs.token_logprobs", &answer))?;
         let generated = answer["usage"]["completion_tokens"].as_u64().unwrap_or(1) as usize;
         let asked = answer["usage"]["prompt_tokens"].as_u64().map(|count| count as usize);
-        match tokens.len().checked_sub(generated) {
+        match known.len().checked_sub(generated) {
             Some(count) if count > 0 && asked.is_none_or(|asked| asked == count) => {
-                Ok(tokens[..count].iter().map(Value::as_f64).collect())
+                let token = |(place, known): (usize, &Value)| {
+                    let text = told["tokens"][place].as_str().unwrap_or_default().to_owned();
+                    Token { text, log_probability: known.as_f64() }
+                };
+                Ok(known[..count].iter().enumerate().map(token).collect())
             }
             _ => Err(self.problem(
                 "completions",
@@ -232,6 +363,7 @@ impl Client {
             "" => String::new(),
             message => format!(", `{}`", self.shown(message)),
         };
+        let url = format!("{}/{path}", self.url);
         let problem = match (status, &self.key) {
             (401 | 403, None) => {
                 format!("wants a key (HTTP status {status}{told}): name the variable that holds it with `--api-key-env`")
@@ -247,13 +379,19 @@ impl Client {
                 "is not there, or has no model `{}` (HTTP status 404{told}): check the address and the model's name",
                 self.model
             ),
+            (400 | 413 | 422, _) => {
+                let is_too_long = is_about_length(text);
+                let what = if is_too_long { "a prompt as too long for the model's context" } else { "the request" };
+                let problem = format!("refuses {what} (HTTP status {status}{told})");
+                return Error::Refused { url, problem, is_too_long };
+            }
             (400..500, _) if !is_passing(*status) => format!("refuses the request (HTTP status {status}{told})"),
             _ => return self.problem(
                 path,
-                format!("answers with HTTP status {status}{told} ({tries} tries): try again later, what is done is kept"),
+                format!("answers with HTTP status {status}{told} ({tries} tries): try again later, what is kept is not asked again"),
             ),
         };
-        Error::Address { url: format!("{}/{path}", self.url), problem }
+        Error::Address { url, problem }
     }
 
     fn other_form(&self, path: &str, field: &str, answer: &Value) -> Error {
@@ -277,6 +415,14 @@ impl Client {
     }
 }
 
+/// A token as a server tells it.
+struct Token {
+    /// Empty where it tells none.
+    text: String,
+    /// None of the first one.
+    log_probability: Option<f64>,
+}
+
 struct Answer {
     status: u16,
     text: String,
@@ -288,6 +434,20 @@ struct Answer {
 /// Too many requests, or a fault of the server: another try may succeed.
 fn is_passing(status: u16) -> bool {
     status == 408 || status == 429 || (500..600).contains(&status)
+}
+
+/// Whether a refusal says that the prompt is too long, in the words of OpenAI, vLLM, llama.cpp, SGLang or TGI.
+fn is_about_length(text: &str) -> bool {
+    let text = text.to_lowercase().replace('_', " ");
+    let words = ["context length", "context size", "context window", "maximum model length"];
+    let more =
+        ["maximum allowed length", "too long", "inputs` must have less than", "`max new tokens` must be <="];
+    words.iter().chain(&more).any(|words| text.contains(words))
+}
+
+/// A number as short as it was given, not with the digits that f32 adds.
+fn short(number: f32) -> Value {
+    number.to_string().parse::<f64>().map_or_else(|_| json!(number), |number| json!(number))
 }
 
 /// Whether another try may do better: not where nobody listens.

@@ -9,10 +9,14 @@ use danlu_tokenizer::{SpecialTokens, Tokenizer};
 use fs_err as fs;
 use serde::Serialize;
 
+use crate::openai::Server;
+use crate::parallel::in_parallel;
 use crate::{Error, Result};
 
 /// A window, unless one is given: the activations of contexts beyond it take more memory than they tell.
 const LONGEST_WINDOW: usize = 4096;
+/// A window of a server, unless one is given: lm-eval's, 2048 with the token that the server must generate.
+const SERVER_WINDOW: usize = 2047;
 
 /// How the text is cut into windows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,35 +77,87 @@ pub fn of_ids(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Perplexity> {
     let context = model.config().context_length();
-    let window = windows.window.unwrap_or(context.min(LONGEST_WINDOW));
-    if window < 2 || window > context {
-        let problem = format!("expected 2 to {context}, the model's context, found {window}");
-        return Err(Error::Option { option: "window", problem });
-    }
-    let stride = windows.stride.unwrap_or(window / 2);
-    if stride == 0 || stride >= window {
-        let problem = format!("expected 1 to {}, below the window, found {stride}", window - 1);
-        return Err(Error::Option { option: "stride", problem });
-    }
-    if ids.len() < 2 {
-        let problem = format!("expected at least 2, found {}", ids.len());
-        return Err(Error::Option { option: "ids", problem });
-    }
-    let total = ids.len() - 1;
-    let mut activations = Activations::new(model, window.min(ids.len()), Keep::Nothing);
+    let plan = Plan::new(ids, windows, context.min(LONGEST_WINDOW), Some(context))?;
+    let mut activations = Activations::new(model, plan.window.min(ids.len()), Keep::Nothing);
     let mut sum = 0.0;
-    for Window { begin, first, end } in cut(ids.len(), window, stride) {
+    for Window { begin, first, end } in plan.cut() {
         let tokens = PackedTokens::new([&ids[begin..end]]);
         let targets: Vec<Target> = (first..end)
             .map(|place| Target { position: (place - begin - 1) as u32, id: ids[place] })
             .collect();
         model.forward(&tokens, &mut activations, &mut Resident)?;
         let scores = model.score(&tokens, &targets, &mut activations);
-        sum -= scores.iter().map(|score| f64::from(score.log_probability)).sum::<f64>();
-        progress(end - 1, total);
+        sum += scores.iter().map(|score| f64::from(score.log_probability)).sum::<f64>();
+        progress(end - 1, ids.len() - 1);
     }
-    let nll = sum / total as f64;
-    Ok(Perplexity { nll, tokens: total, perplexity: nll.exp(), window, stride })
+    Ok(plan.perplexity(sum))
+}
+
+/// The perplexity of ids by a model behind a server, which is told ids.
+///
+/// # Errors
+/// As [`of_ids`]; a window that is too long for the server, a server that gives no log-probabilities of a prompt.
+pub fn by_server(
+    server: &Server,
+    ids: &[u32],
+    windows: Windows,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Perplexity> {
+    let plan = Plan::new(ids, windows, SERVER_WINDOW, None)?;
+    let cut: Vec<Window> = plan.cut().collect();
+    let ask = |&Window { begin, first, end }: &Window| {
+        server.client.log_likelihood_of_ids(&ids[begin..end], first - begin)
+    };
+    let mut sum = 0.0;
+    in_parallel(&cut, server.parallel, ask, |window, of_window| {
+        sum += of_window;
+        progress(window.end - 1, ids.len() - 1);
+        Ok(())
+    })?;
+    Ok(plan.perplexity(sum))
+}
+
+/// How many ids are cut into windows of which sizes.
+struct Plan {
+    length: usize,
+    window: usize,
+    stride: usize,
+}
+
+impl Plan {
+    fn new(ids: &[u32], windows: Windows, default_window: usize, context: Option<usize>) -> Result<Self> {
+        let window = windows.window.unwrap_or(default_window);
+        if window < 2 || context.is_some_and(|context| window > context) {
+            let most =
+                context.map_or("at least 2".into(), |context| format!("2 to {context}, the model's context"));
+            return Err(Error::Option {
+                option: "window",
+                problem: format!("expected {most}, found {window}"),
+            });
+        }
+        let stride = windows.stride.unwrap_or(window / 2);
+        if stride == 0 || stride >= window {
+            let problem = format!("expected 1 to {}, below the window, found {stride}", window - 1);
+            return Err(Error::Option { option: "stride", problem });
+        }
+        if ids.len() < 2 {
+            let problem = format!("expected at least 2, found {}", ids.len());
+            return Err(Error::Option { option: "ids", problem });
+        }
+        Ok(Self { length: ids.len(), window, stride })
+    }
+
+    fn cut(&self) -> impl Iterator<Item = Window> {
+        cut(self.length, self.window, self.stride)
+    }
+
+    /// From the sum of all log-probabilities.
+    fn perplexity(&self, sum: f64) -> Perplexity {
+        let Self { length, window, stride } = *self;
+        let tokens = length - 1;
+        let nll = -sum / tokens as f64;
+        Perplexity { nll, tokens, perplexity: nll.exp(), window, stride }
+    }
 }
 
 /// The ids `begin..end` are seen, `first..end` are predicted.

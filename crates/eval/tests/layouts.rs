@@ -134,8 +134,11 @@ fn seed_003_parquet_is_read_as_on_the_hub() {
         questions.subjects.iter().map(|subject| (subject.key.as_str(), subject.questions.len())).collect();
     assert_eq!(counts, [("anatomy", 1), ("virology", 2)]);
     assert_eq!(questions.subjects[1].questions[1].right, Some(2));
-    parquet(&all, "virology/test-00000-of-00001.parquet", &[row("virology", 3)]);
-    assert_eq!(only(&read(&all, &selection(Benchmark::Mmlu))).right, Some(3));
+    // A subject's own file counts; the others are taken from the file of all.
+    parquet(&all, "virology/test-00000-of-00001.parquet", &[row("virology", 1)]);
+    let questions = read(&all, &with_shots(Benchmark::Mmlu, 1));
+    let rights: Vec<_> = questions.subjects.iter().map(|subject| subject.questions[0].right).collect();
+    assert_eq!((rights, questions.len()), (vec![Some(0), Some(1)], 2));
 
     let flat = folder.path().join("flat");
     parquet(
@@ -144,6 +147,77 @@ fn seed_003_parquet_is_read_as_on_the_hub() {
         &[json!({"question": "q", "A": "1", "B": "2", "C": "3", "D": "4", "answer": "D"})],
     );
     assert_eq!(only(&read(&flat, &selection(Benchmark::Ceval))).right, Some(3));
+}
+
+#[test]
+fn parts_of_a_whole_are_joined_and_two_benchmarks_are_not() {
+    let row = |text: &str| json!({"question": text, "A": "1", "B": "2", "C": "3", "D": "4", "answer": "A"});
+    let folder = tempfile::tempdir().unwrap();
+    for (part, text) in [(0, "first"), (1, "second")] {
+        parquet(folder.path(), &format!("one/law/val-0000{part}-of-00002.parquet"), &[row(text)]);
+    }
+    let joined = read(&folder.path().join("one"), &selection(Benchmark::Ceval));
+    let texts: Vec<_> = joined.subjects[0].questions.iter().map(|question| &question.question).collect();
+    assert_eq!(texts, ["first", "second"]);
+    parquet(folder.path(), "two/law/val-00000-of-00001.parquet", &[row("other")]);
+    let twice = problem(folder.path(), &selection(Benchmark::Ceval));
+    assert!(twice.contains("two/law/val-00000-of-00001.parquet` holds `law` too"), "{twice}");
+
+    let of = |subject: &str| json!({"question": "q", "subject": subject, "choices": ["a", "b", "c", "d"], "answer": 0});
+    let folder = tempfile::tempdir().unwrap();
+    parquet(folder.path(), "mmlu/all/test-00000-of-00001.parquet", &[of("virology")]);
+    parquet(folder.path(), "other/anatomy/test-00000-of-00001.parquet", &[of("anatomy")]);
+    let mixed = problem(folder.path(), &selection(Benchmark::Mmlu));
+    assert!(mixed.contains("holds all subjects, and") && mixed.contains("is of another folder"), "{mixed}");
+    parquet(folder.path(), "other/all/test-00000-of-00001.parquet", &[row("no subject")]);
+    let unnamed = problem(&folder.path().join("other"), &selection(Benchmark::Mmlu));
+    assert!(unnamed.contains("has rows without a column `subject`, beside files of single"), "{unnamed}");
+}
+
+fn archive(path: &Path, members: &[(&str, &[u8])]) {
+    let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in members {
+        archive.start_file(*name, SimpleFileOptions::default()).unwrap();
+        archive.write_all(bytes).unwrap();
+    }
+    std::fs::write(path, archive.finish().unwrap().into_inner()).unwrap();
+}
+
+#[test]
+fn archives_are_read_with_and_without_headers_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.zip");
+    // MMLU's own files, in its folder `data`: two equal cells in the first row are no two columns of one name.
+    let bare = |text: &str| format!("\"{text}\",4,4,5,NA,A\n1 + 1 is,1,2,3,4,B\n").into_bytes();
+    let (dev, test) = (bare("dev, one"), bare("test, one"));
+    let named = format!("{HEADER}0,问,1,2,3,4,C\n");
+    let members: [(&str, &[u8]); 5] = [
+        ("data/dev/anatomy_dev.csv", &dev),
+        ("data/test/anatomy_test.csv", &test),
+        ("data/test/virology_test.csv", named.as_bytes()),
+        ("data/auxiliary_train/arc.csv", &dev),
+        ("data/possibly_contaminated_urls.txt", b"a text"),
+    ];
+    archive(&path, &members);
+    let one = Selection { subjects: vec!["anatomy".into()], ..with_shots(Benchmark::Mmlu, 2) };
+    let questions = read(&path, &one);
+    assert_eq!((questions.len(), questions.subjects[0].questions[0].question.as_str()), (2, "test, one"));
+    assert_eq!(questions.subjects[0].examples[0].question, "dev, one");
+    let all = read(&path, &selection(Benchmark::Mmlu));
+    assert_eq!((all.subjects[1].key.as_str(), all.subjects[1].questions[0].right), ("virology", Some(2)));
+
+    archive(&path, &[&members[..], &[("other/test/anatomy_test.csv", &test)]].concat());
+    let twice = problem(&path, &selection(Benchmark::Mmlu));
+    assert!(twice.contains("other/test/anatomy_test.csv` holds `anatomy` too"), "{twice}");
+    let table: (&str, &[u8]) = ("law/val-00000-of-00001.parquet", b"PAR1");
+    for members in [vec![table], vec![table, members[1]]] {
+        archive(&path, &members);
+        let refused = problem(&path, &selection(Benchmark::Ceval));
+        let told = "data.zip`: `law/val-00000-of-00001.parquet` is not read inside an archive: unpack it";
+        assert!(refused.contains(told), "{refused}");
+    }
+    archive(&path, &[("readme.md", b"x")]);
+    assert!(problem(&path, &selection(Benchmark::Ceval)).contains("has no file of questions"));
 }
 
 #[test]

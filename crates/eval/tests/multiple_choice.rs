@@ -9,9 +9,15 @@ use danlu_eval::multiple_choice::{Options, Questions, Scoring, Selection, answer
 use danlu_model::Opened;
 use danlu_tokenizer::{ChatTemplate, SpecialTokens};
 
-const TEXT: Options = Options { scoring: Scoring::Text, template: None, one_turn: false, reasoning: None };
-const LETTER: Options =
-    Options { scoring: Scoring::LmEval, template: None, one_turn: false, reasoning: None };
+const TEXT: Options =
+    Options { scoring: Scoring::Text, template: None, server_chat: false, one_turn: false, reasoning: None };
+const LETTER: Options = Options {
+    scoring: Scoring::LmEval,
+    template: None,
+    server_chat: false,
+    one_turn: false,
+    reasoning: None,
+};
 
 fn read(path: &Path, selection: &Selection) -> Questions {
     Questions::read(path, selection).unwrap()
@@ -294,8 +300,8 @@ fn a_short_context_loses_examples_first_and_says_so() {
         assert!((short - alone).abs() < 1e-5 * alone.abs(), "{short} against {alone}");
     }
     // The oldest example goes first.
-    let example =
-        prompts(&long, &with(2), &TEXT).unwrap()[0].1 - prompts(&long, &with(1), &TEXT).unwrap()[0].1;
+    let example = prompts(&long, &with(2), &TEXT).unwrap()[0].1.unwrap()
+        - prompts(&long, &with(1), &TEXT).unwrap()[0].1.unwrap();
     let one = prompts(&opened(tokens + example + 5, true), &with(2), &TEXT).unwrap().remove(0).0;
     assert!(one.starts_with("dev/law_dev 第1题") && one.contains("val/law_val 第0题"), "{one}");
     // A question that alone is too long is not cut: it has no scores, and is not right.

@@ -5,10 +5,11 @@ use crate::server::{Reply, Request, Server, chat, ok};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use danlu_eval::multiple_choice::{LETTERS, Options, Questions, Selection, answers, prompts};
-use danlu_eval::openai::{Client, Continuation};
+use danlu_eval::multiple_choice::{Answer, Options, Questions, Scoring, Selection, answers, prompts};
+use danlu_eval::openai::{self, Client, Continuation, Generation, Prompt};
 use danlu_eval::{Error, Result};
-use danlu_tokenizer::SpecialTokens;
+use danlu_model::Sampling;
+use danlu_tokenizer::{Message, SpecialTokens};
 use serde_json::json;
 
 fn client(server: &Server) -> Client {
@@ -42,10 +43,19 @@ fn a_chat_is_asked_with_the_key_and_tried_again() {
 fn refusals_say_what_to_do_and_never_the_key() {
     let redirected = || (307, vec![("location", "http://127.0.0.1:1/x".to_owned())], String::new());
     let told = |message: &str| json!({ "error": { "message": message } }).to_string();
-    let cases: [(Reply, &str, bool); 7] = [
+    let cases: [(Reply, &str, bool); 8] = [
         ((401, vec![], told("bad key secret-key")), "refuses the key (HTTP status 401, `bad key …`)", true),
         ((404, vec![], told("no model")), "has no model `tiny` (HTTP status 404, `no model`)", true),
-        ((400, vec![], "{\"message\": \"too long\"}".into()), "(HTTP status 400, `too long`)", true),
+        (
+            (400, vec![], "{\"message\": \"no role\"}".into()),
+            "refuses the request (HTTP status 400, `no role`)",
+            true,
+        ),
+        (
+            (400, vec![], told("maximum context length is 8")),
+            "as too long for the model's context (HTTP status 400, `max",
+            true,
+        ),
         (redirected(), "redirection to `http://127.0.0.1:1/x`, which is not followed", true),
         ((200, vec![], "<html>\n secret-key".into()), "no JSON, beginning `<html> …`", false),
         ((200, vec![], "{\"choices\": []}".into()), "answers without `choices[0].message.content`", false),
@@ -54,7 +64,7 @@ fn refusals_say_what_to_do_and_never_the_key() {
     for (reply, expected, is_input) in cases {
         let (answer, server) = asked(move |_| reply.clone());
         let error = answer.unwrap_err();
-        assert_eq!(matches!(error, Error::Address { .. }), is_input, "{error}");
+        assert_eq!(matches!(error, Error::Address { .. } | Error::Refused { .. }), is_input, "{error}");
         let told = error.to_string();
         assert!(told.contains(expected) && told.contains(&server.url), "expected `{expected}` in {told}");
         assert!(!format!("{told} {error:?}").contains("secret-key"), "{told}");
@@ -114,6 +124,23 @@ fn log_likelihoods_are_those_of_the_tokens_behind_the_prompt() {
 }
 
 #[test]
+fn a_token_that_joins_prompt_and_text_is_scored_as_lm_eval_does() {
+    let server = Server::start(|request| {
+        let tokens: &[&str] = match request.body["prompt"].as_str().unwrap() {
+            "甲：" => &["甲", "："],
+            "甲：是" => &["甲", "：是"],
+            text => panic!("{text}"),
+        };
+        let known = [json!(null), json!(-0.25), json!(-9.0)];
+        ok(&json!({ "choices": [{ "logprobs": { "tokens": tokens, "token_logprobs": known } }],
+                    "usage": { "prompt_tokens": 2, "completion_tokens": 1 } }))
+    });
+    let request = Continuation { prompt: "甲：".into(), text: "是".into() };
+    let sums = client(&server).log_likelihoods(std::slice::from_ref(&request), 1, |_| ()).unwrap();
+    assert_eq!(sums, [-0.25]);
+}
+
+#[test]
 fn a_model_by_url_and_here_gives_the_same_log_likelihoods() {
     let here = opened(512, true);
     let served = opened(512, true);
@@ -132,20 +159,58 @@ fn a_model_by_url_and_here_gives_the_same_log_likelihoods() {
     let rows = "0,铝的密度是多少？,1,2,3,4,A\n1,钢的熔点是多少？,NA,1.5,钢,铝,C\n";
     let file = write(folder.path(), "law.csv", &format!("{HEADER}{rows}"));
     let questions = Questions::read(&file, &Selection::default()).unwrap();
-    let expected = answers(&here, &questions, &Options::default(), |_, _| ()).unwrap();
-    let expected: Vec<f64> = expected.iter().flat_map(|answer| answer.scores.unwrap()).collect();
-    let prompts = prompts(&here, &questions, &Options::default()).unwrap();
-    let options = |(prompt, _): &(String, usize)| {
-        let prompt = prompt.clone();
-        LETTERS.map(|letter| Continuation { prompt: prompt.clone(), text: format!(" {letter}") })
-    };
-    let requests: Vec<Continuation> = prompts.iter().flat_map(options).collect();
-    let sums = client(&server).log_likelihoods(&requests, 2, |_| ()).unwrap();
-    assert!(sums.iter().any(|sum| (sum - sums[0]).abs() > 1e-3), "{sums:?}");
-    for (sum, expected) in sums.iter().zip(&expected) {
-        assert!((sum - expected).abs() < 1e-5, "{sums:?} {expected:?}");
+    let server_and_client = openai::Server { client: client(&server), parallel: 2 };
+    for scoring in [Scoring::LmEval, Scoring::Text] {
+        let options = Options { scoring, ..Options::default() };
+        let expected = answers(&here, &questions, &options, |_, _| ()).unwrap();
+        let found = answers(&server_and_client, &questions, &options, |_, _| ()).unwrap();
+        let scores = |answer: &Answer| answer.scores.unwrap();
+        assert_ne!(scores(&found[0]), scores(&found[1]));
+        for (found, expected) in found.iter().zip(&expected) {
+            let far = scores(found).iter().zip(scores(expected)).any(|(a, b)| (a - b).abs() > 1e-5);
+            assert!(!far, "{found:?} {expected:?}");
+            assert_eq!((found.chosen, found.most_likely), (expected.chosen, expected.most_likely));
+        }
+        let text = |(prompt, _): (String, Option<usize>)| prompt;
+        let here = prompts(&here, &questions, &options).unwrap().into_iter().map(text);
+        assert!(here.eq(prompts(&server_and_client, &questions, &options).unwrap().into_iter().map(text)));
     }
-    assert_eq!((sums.len(), server.requests().len()), (8, 10));
+    assert_eq!(server.requests().len(), 2 * 10, "a length and four options for each question");
+}
+
+#[test]
+fn answers_come_in_order_and_end_before_the_first_error() {
+    let server = Server::start(|request| {
+        let asked =
+            request.body["prompt"].as_str().or(request.body["messages"][0]["content"].as_str()).unwrap();
+        match asked {
+            "2" => (400, vec![], "no".into()),
+            text if request.target == "/v1/completions" => {
+                ok(&json!({ "choices": [{ "text": format!("<{text}>") }] }))
+            }
+            text => chat(text),
+        }
+    });
+    let prompts = ["0", "1", "2", "3"].map(|text| match text {
+        "1" => Prompt::Text(text.into()),
+        _ => Prompt::Chat(vec![Message::new("user", text)]),
+    });
+    let sampling = Sampling { temperature: 0.7, top_p: 0.9, seed: 3, ..Sampling::default() };
+    let how = Generation { sampling, max_tokens: 5, stop: Some("\n".into()) };
+    let mut taken = Vec::new();
+    let take = |text: String| {
+        taken.push(text);
+        Ok(())
+    };
+    let error = client(&server).answers(&prompts, &how, 4, take).unwrap_err();
+    assert_eq!(
+        (taken, error.to_string().contains("HTTP status 400, `no`")),
+        (vec!["0".into(), "<1>".into()], true)
+    );
+    let expected = json!({ "model": "tiny", "prompt": "1", "temperature": 0.7, "top_p": 0.9, "seed": 3, "max_tokens": 5,
+                           "stop": ["\n"] });
+    let requests = server.requests();
+    assert!(requests.iter().any(|request| request.body == expected), "{requests:?}");
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn a_vocabulary_that_puts_bos_first_does_so_once() {
     for scoring in [Scoring::LmEval, Scoring::Seed] {
         for template in [&with, &without] {
             let options = Options { scoring, template: Some(template), ..Options::default() };
-            let found = prompts(&opened, &cmmlu, &options).unwrap()[0].1;
+            let found = prompts(&opened, &cmmlu, &options).unwrap()[0].1.unwrap();
             let intro = "以下是中国关于农学考试的单项选择题，请选出其中的正确答案。\n\n";
             let text = if scoring == Scoring::Seed { format!("{intro}{QUESTION}") } else { STRIPPED.into() };
             let expected = tokenizer.encode(&text, SpecialTokens::AsText).unwrap().len();

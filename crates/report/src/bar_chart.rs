@@ -2,15 +2,9 @@
 //!
 //! It will not do other ranges than 0 to 1, or stacked bars.
 
-use std::fmt::Write;
-use std::path::Path;
+use crate::line_chart::{Anchor, Canvas, Ink, WIDTH};
+use crate::svg_canvas::SvgCanvas;
 
-use crate::ReportError;
-use crate::escape::{escape, write_whole};
-use crate::svg_canvas::STYLE;
-
-/// In SVG user units.
-const WIDTH: f64 = 960.0;
 const LEFT: f64 = 250.0;
 const RIGHT: f64 = WIDTH - 90.0;
 const TOP: f64 = 78.0;
@@ -51,77 +45,34 @@ impl BarChart {
     #[must_use]
     pub fn to_svg(&self) -> String {
         let bottom = TOP + ROW * self.bars.len() as f64;
-        let height = bottom + 34.0;
         let at = |share: f64| LEFT + share.clamp(0.0, 1.0) * (RIGHT - LEFT);
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"lc\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
-             <title>{title}</title>\n<style>{STYLE}</style>\n\
-             <rect class=\"lc-back\" width=\"{WIDTH}\" height=\"{height}\" rx=\"10\"/>\n\
-             <text class=\"lc-text\" x=\"24\" y=\"38\" font-size=\"20\">{title}</text>\n",
-            title = escape(&self.title)
-        );
-        let mut push = |piece: std::fmt::Arguments<'_>| {
-            // Writing to a string cannot fail.
-            _ = writeln!(svg, "{piece}");
-        };
+        let mut canvas = SvgCanvas::new(&self.title, bottom + 34.0);
+        canvas.text((24.0, 38.0), 20.0, Anchor::Start, Ink::Text, &self.title);
         for tick in 0..=5 {
             let share = f64::from(tick) / 5.0;
-            let x = at(share);
-            push(format_args!("<path class=\"lc-grid\" d=\"M{x:.1} {TOP}V{bottom}\"/>"));
-            push(format_args!(
-                "<text class=\"lc-muted\" x=\"{x:.1}\" y=\"{:.1}\" font-size=\"13\" text-anchor=\"middle\">{:.0} %</text>",
-                bottom + 21.0,
-                100.0 * share
-            ));
+            canvas.line(&[(at(share), TOP), (at(share), bottom)], 1.0, Ink::Grid);
+            let label = format!("{:.0} %", 100.0 * share);
+            canvas.text((at(share), bottom + 21.0), 13.0, Anchor::Middle, Ink::Muted, &label);
         }
         for (row, bar) in self.bars.iter().enumerate() {
             let middle = TOP + ROW * (row as f64 + 0.5);
             let base = middle + 4.5;
-            push(format_args!(
-                "<text class=\"lc-text\" x=\"{:.1}\" y=\"{base:.1}\" font-size=\"14\" text-anchor=\"end\">{}</text>",
-                LEFT - 12.0,
-                escape(&bar.label)
-            ));
+            canvas.text((LEFT - 12.0, base), 14.0, Anchor::End, Ink::Text, &bar.label);
             if !bar.share.is_finite() {
                 continue;
             }
-            let end = at(bar.share);
-            push(format_args!(
-                "<rect class=\"lc-dot0\" x=\"{LEFT}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"3\"/>",
-                middle - BAR / 2.0,
-                end - LEFT
-            ));
+            canvas.bar((LEFT, middle - BAR / 2.0), (at(bar.share) - LEFT, BAR));
             let (low, high) = (at(bar.share - bar.standard_error), at(bar.share + bar.standard_error));
-            push(format_args!(
-                "<path class=\"lc-axis\" stroke-width=\"2\" d=\"M{low:.1} {middle:.1}H{high:.1}\"/>"
-            ));
-            push(format_args!(
-                "<text class=\"lc-text\" x=\"{:.1}\" y=\"{base:.1}\" font-size=\"14\" text-anchor=\"end\">{:.1} %</text>",
-                WIDTH - 20.0,
-                100.0 * bar.share
-            ));
+            canvas.line(&[(low, middle), (high, middle)], 2.0, Ink::Axis);
+            let share = format!("{:.1} %", 100.0 * bar.share);
+            canvas.text((WIDTH - 20.0, base), 14.0, Anchor::End, Ink::Text, &share);
         }
         if let Some((share, name)) = &self.line {
             let x = at(*share);
-            push(format_args!(
-                "<path class=\"lc-line1\" stroke-width=\"1.5\" stroke-dasharray=\"5 4\" d=\"M{x:.1} {TOP}V{bottom}\"/>"
-            ));
-            push(format_args!(
-                "<text class=\"lc-muted\" x=\"{x:.1}\" y=\"{:.1}\" font-size=\"13\" text-anchor=\"middle\">{}</text>",
-                TOP - 8.0,
-                escape(name)
-            ));
+            canvas.line(&[(x, TOP), (x, bottom)], 1.5, Ink::Line(1));
+            canvas.text((x, TOP - 8.0), 13.0, Anchor::Middle, Ink::Muted, name);
         }
-        svg.push_str("</svg>\n");
-        svg
-    }
-
-    /// Writes [`to_svg`](Self::to_svg) to `path`.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write_svg(&self, path: &Path) -> Result<(), ReportError> {
-        Ok(write_whole(path, self.to_svg().as_bytes())?)
+        canvas.finish()
     }
 }
 

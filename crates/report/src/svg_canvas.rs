@@ -7,7 +7,7 @@ use crate::line_chart::{Anchor, Canvas, Ink, WIDTH};
 
 /// Class names start with `lc-`, for the sheet applies to the whole page that the element stands in.
 /// Viewers without `prefers-color-scheme` show the light colours.
-pub(crate) const STYLE: &str = "\
+const STYLE: &str = "\
 .lc-back{fill:#fff}.lc text{font-family:system-ui,-apple-system,'Segoe UI','Noto Sans','PingFang SC','Microsoft YaHei','Noto Sans CJK SC',sans-serif}\
 .lc path{fill:none;stroke-linejoin:round;stroke-linecap:round}\
 .lc-text{fill:#1c2430}.lc-muted{fill:#5b6675}.lc-grid{stroke:#e6e9ee}.lc-axis{stroke:#9aa4b1}\
@@ -40,6 +40,14 @@ impl SvgCanvas {
     pub(crate) fn finish(mut self) -> String {
         self.svg.push_str("</svg>\n");
         self.svg
+    }
+
+    /// A bar from a corner at the left and top, as wide and high as `size`.
+    pub(crate) fn bar(&mut self, corner: (f64, f64), size: (f64, f64)) {
+        self.push(format_args!(
+            "<rect class=\"lc-dot0\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"3\"/>\n",
+            corner.0, corner.1, size.0, size.1
+        ));
     }
 
     fn push(&mut self, arguments: std::fmt::Arguments<'_>) {

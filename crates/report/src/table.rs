@@ -105,6 +105,9 @@ fn latex(text: &str) -> String {
             '~' => escaped.push_str("\\textasciitilde{}"),
             '^' => escaped.push_str("\\textasciicircum{}"),
             '±' => escaped.push_str("$\\pm$"),
+            '−' => escaped.push_str("$-$"),
+            '–' => escaped.push_str("--"),
+            '<' | '>' | '|' => escaped.extend(['$', character, '$']),
             '\n' | '\r' => escaped.push(' '),
             other => escaped.push(other),
         }

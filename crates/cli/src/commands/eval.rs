@@ -8,6 +8,7 @@ mod longbench;
 mod multiple_choice;
 mod ner;
 mod perplexity;
+mod server;
 mod settings;
 mod takes;
 

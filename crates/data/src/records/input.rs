@@ -131,6 +131,8 @@ impl NamedInput for InputFile {
 pub(super) struct Archive {
     path: PathBuf,
     pub(super) members: Vec<Member>,
+    /// Names of those that are not read.
+    pub(super) ignored: Vec<String>,
 }
 
 pub(super) struct Member {
@@ -144,8 +146,8 @@ pub(super) struct Member {
 }
 
 impl Archive {
-    /// Lists the members, in the order of their names; the second value says which are not read.
-    pub(super) fn open(path: &Path) -> Result<(Self, Option<String>)> {
+    /// Lists the members, in the order of their names.
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let damaged = |error: zip::result::ZipError| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -190,14 +192,8 @@ impl Archive {
                 name,
             });
         }
-        if members.is_empty() {
-            return Err(DataError::EmptyFolder { path: path.to_owned() });
-        }
         members.sort_by(|a, b| a.name.cmp(&b.name));
-        let notice = (!ignored.is_empty()).then(|| {
-            format!("not read because of their names: `{}` in `{}`", ignored.join("`, `"), path.display())
-        });
-        Ok((Self { path: path.to_owned(), members }, notice))
+        Ok(Self { path: path.to_owned(), members, ignored })
     }
 
     /// The name of a member behind that of the archive, and what it is.

@@ -1,8 +1,8 @@
-//! Ratings as tables, as a chart, and as a page in both languages.
+//! Ratings as tables, as a chart, and as a report in both languages.
 
 use std::collections::HashMap;
 
-use danlu_report::{IntervalChart, IntervalRow, Page, Table, Text};
+use danlu_report::{IntervalChart, IntervalRow, Report, Table, Text};
 
 use super::{Pair, Ratings};
 
@@ -132,42 +132,32 @@ impl Ratings {
         )
     }
 
-    /// The page.
+    /// The report.
     #[must_use]
-    pub fn page(&self) -> Page {
-        let mut page = Page::new(Text::new("模型对战评分", "Ratings of models from votes"));
-        page.figures(&[
+    pub fn report(&self) -> Report {
+        let mut report = Report::new(Text::new("模型对战评分", "Ratings of models from votes"));
+        report.figures([
             (self.models.len().to_string(), Text::new("模型", "models")),
             (self.votes.to_string(), Text::new("票", "votes")),
             (self.ties.to_string(), Text::new("平局", "ties")),
         ]);
-        page.table(&self.table(Self::HEADER_ZH), &self.table(Self::HEADER));
-        page.interval_chart(
-            &self.chart("评分与 95 % 区间", "分"),
-            &self.chart("Ratings with 95 % intervals", "points"),
+        report.paragraph(Text::new(
+            format!("共 {} 票，其中平局 {} 票。", self.votes, self.ties),
+            format!("{} votes, {} of them ties.", self.votes, self.ties),
+        ));
+        report.table(self.table(Self::HEADER_ZH), self.table(Self::HEADER));
+        report.interval_chart(
+            self.chart("评分与 95 % 区间", "分"),
+            self.chart("Ratings with 95 % intervals", "points"),
         );
-        for (cell, heading) in MATRICES {
-            page.heading(&Text::new(heading.0, heading.1))
-                .table(&self.matrix("模型", cell), &self.matrix("model", cell));
+        for (cell, (zh, en)) in MATRICES {
+            report.heading(Text::new(zh, en)).table(self.matrix("模型", cell), self.matrix("model", cell));
         }
-        page.heading(&Text::new("方法", "Method")).paragraph(&self.method());
-        page
-    }
-
-    /// The tables as Markdown.
-    #[must_use]
-    pub fn markdown(&self) -> String {
-        let matrix = |(cell, heading): (Cell, (&str, &str))| {
-            format!("\n## {}\n\n{}", heading.1, self.matrix("model", cell).to_markdown())
-        };
-        format!(
-            "# Ratings of models from votes\n\n{} votes, {} of them ties.\n\n{}{}\n## Method\n\n{}\n",
-            self.votes,
-            self.ties,
-            self.table(Self::HEADER).to_markdown(),
-            MATRICES.map(matrix).concat(),
-            self.method().en
-        )
+        report.heading(Text::new("方法", "Method")).paragraph(self.method());
+        let comment =
+            format!("{} votes, {} ties, {} draws, seed {}", self.votes, self.ties, self.rounds, self.seed);
+        report.paper(&comment, &self.table(Self::HEADER), false);
+        report
     }
 }
 

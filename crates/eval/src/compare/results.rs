@@ -6,7 +6,8 @@
 //! | `questions.jsonl` | `subject`, `index`, `right`, `chosen`, `correct`, `most_likely` |
 //! | `generated.jsonl` | `prompt`, `reference`, `prediction`, `scores` (names of metrics and numbers), `category` |
 //!
-//! Groups of subjects are those of the `summary.json` beside it.
+//! Groups of subjects are those of the `summary.json` beside it; what was asked, and how often, says the `evaluation.json` and the
+//! `summary.json` of the folder.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use crate::{Error, Result};
 const FILES: [&str; 4] =
     ["questions.jsonl", "generated.jsonl", "take0/questions.jsonl", "take0/generated.jsonl"];
 const SUMMARY: &str = "summary.json";
+const ASKED: &str = "evaluation.json";
 const NO_GROUP: &str = "(no group)";
 
 /// The results of one evaluation.
@@ -29,9 +31,13 @@ const NO_GROUP: &str = "(no group)";
 pub struct Results {
     /// The file.
     pub path: PathBuf,
+    /// Takes with answers drawn anew that this is one of, where there are more than one.
+    pub takes: Option<u64>,
     questions: Vec<Answered>,
     /// By subject.
     groups: HashMap<String, String>,
+    /// Of the questions that were asked, where the folder tells it.
+    questions_sha256: Option<String>,
 }
 
 /// What one model said to one question, and what that is worth.
@@ -86,7 +92,12 @@ impl Results {
         if questions.is_empty() {
             return Err(Error::File { path: file, problem: "has no questions with a score".into() });
         }
-        Ok(Self { groups: groups_beside(&file), path: file, questions })
+        let folder = file.parent().and_then(Path::parent);
+        let told = |name: &str| json(&folder?.join(name));
+        let questions_sha256 =
+            told(ASKED).and_then(|asked| Some(asked.get("questions_sha256")?.as_str()?.to_owned()));
+        let takes = told(SUMMARY).and_then(|summary| summary.get("takes")?.as_u64());
+        Ok(Self { takes, groups: groups_beside(&file), path: file, questions, questions_sha256 })
     }
 
     /// The group that the question's subject belongs to.
@@ -104,10 +115,14 @@ impl Results {
     }
 }
 
+/// A file of JSON that may be there.
+fn json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
 /// The groups of subjects that the summary beside a file tells, if there is one.
 fn groups_beside(file: &Path) -> HashMap<String, String> {
-    let summary = fs::read(file.with_file_name(SUMMARY)).ok();
-    let summary: Option<Value> = summary.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let summary = json(&file.with_file_name(SUMMARY));
     let subjects = summary.as_ref().and_then(|summary| summary.get("subjects")?.as_object());
     let group =
         |(subject, told): (&String, &Value)| Some((subject.clone(), told.get("group")?.as_str()?.to_owned()));
@@ -150,6 +165,14 @@ pub(super) fn matched<'a>(a: &'a Results, b: &'a Results) -> Result<Vec<(&'a Ans
             other.right,
             one.name(),
             one.right,
+            with(&a.path)
+        )));
+    }
+    if let (Some(one), Some(other)) = (&a.questions_sha256, &b.questions_sha256)
+        && one != other
+    {
+        return Err(differs(format!(
+            "is of other questions (`questions_sha256` in `{ASKED}` differs) than {}",
             with(&a.path)
         )));
     }

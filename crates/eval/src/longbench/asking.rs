@@ -10,7 +10,7 @@ use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens, Tokenizer};
 
 use super::rows::Row;
 use super::tasks::Task;
-use crate::{Error, Result};
+use crate::{Result, openai};
 
 /// A chat template around prompts, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -52,7 +52,7 @@ pub struct Answer {
 /// What the model is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// Its tokens.
+    /// Its tokens; none where the model's context has no room for a prompt beside an answer.
     pub ids: Vec<u32>,
     /// Whether it lost its middle to `max_length`.
     pub is_cut: bool,
@@ -61,10 +61,11 @@ pub struct Prompt {
 }
 
 impl Asking<'_> {
-    /// Generates the answer of a row, or none if `go_on` breaks off.
+    /// Generates the answer of a row, or none if `go_on` breaks off. A row for which the model's context has no room is answered
+    /// with nothing.
     ///
     /// # Errors
-    /// A model whose context has no room for a prompt, and what generation may fail with.
+    /// What generation may fail with.
     pub fn answer(
         &self,
         task: &Task,
@@ -73,6 +74,9 @@ impl Asking<'_> {
     ) -> Result<Option<Answer>> {
         let tokenizer = self.opened.tokenizer()?;
         let prompt = self.prompt(task, row)?;
+        if prompt.ids.is_empty() {
+            return Ok(Some(Answer { text: String::new(), prompt }));
+        }
         let mut options = GenerationOptions {
             sampling: self.sampling.clone(),
             max_new_tokens: task.max_new_tokens,
@@ -97,7 +101,7 @@ impl Asking<'_> {
     /// The prompt of a row.
     ///
     /// # Errors
-    /// A model without a tokenizer, or whose context has no room for a prompt.
+    /// A model without a tokenizer.
     pub fn prompt(&self, task: &Task, row: &Row) -> Result<Prompt> {
         let tokenizer = self.opened.tokenizer()?;
         let text = filled(task.prompt(), row);
@@ -121,28 +125,60 @@ impl Asking<'_> {
             }
             length = length.saturating_sub(excess);
             if length < 2 {
-                let problem = format!(
-                    "its context of {context} tokens has no room for a prompt beside the {} tokens of an answer of `{}`",
-                    task.max_new_tokens, task.name
-                );
-                return Err(Error::File { path: self.opened.path.clone(), problem });
+                return Ok(Prompt { ids: Vec::new(), is_cut, is_cut_for_context: true });
             }
         }
     }
 
     fn ids(&self, tokenizer: &Tokenizer, task: &Task, text: &str) -> Result<Vec<u32>> {
-        let wants_template = match self.instruction {
-            Instruction::True => true,
-            Instruction::False => false,
-            Instruction::Auto => !task.is_continuation(),
-        };
-        let Some(template) = self.template.filter(|_| wants_template) else {
+        let Some(template) = self.template.filter(|_| self.instruction.is_for(task)) else {
             return Ok(tokenizer.prompt_ids(text)?);
         };
-        let system = (!self.system.is_empty()).then(|| Message::new("system", self.system));
-        let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
-        Ok(tokenizer.chat_ids(template, &messages)?)
+        Ok(tokenizer.chat_ids(template, &conversation(self.system, text))?)
     }
+}
+
+impl Instruction {
+    fn is_for(self, task: &Task) -> bool {
+        match self {
+            Self::True => true,
+            Self::False => false,
+            Self::Auto => !task.is_continuation(),
+        }
+    }
+
+    /// The prompt of a row for a server, which puts a template of its own around it where one is wanted; and whether it lost its
+    /// middle, which takes a tokenizer, with the most tokens that are left.
+    ///
+    /// # Errors
+    /// A tokenizer that fails.
+    pub fn prompt(
+        self,
+        task: &Task,
+        row: &Row,
+        system: &str,
+        cut: Option<(&Tokenizer, usize)>,
+    ) -> Result<(openai::Prompt, bool)> {
+        let mut text = filled(task.prompt(), row);
+        let mut is_cut = false;
+        if let Some((tokenizer, max_length)) = cut {
+            let ids = tokenizer.prompt_ids(&text)?;
+            is_cut = ids.len() > max_length;
+            if is_cut {
+                text = without_middle(tokenizer, &ids, max_length)?;
+            }
+        }
+        let prompt = match self.is_for(task) {
+            true => openai::Prompt::Chat(conversation(system, &text)),
+            false => openai::Prompt::Text(text),
+        };
+        Ok((prompt, is_cut))
+    }
+}
+
+fn conversation(system: &str, text: &str) -> Vec<Message> {
+    let system = (!system.is_empty()).then(|| Message::new("system", system));
+    system.into_iter().chain([Message::new("user", text)]).collect()
 }
 
 /// The prompt with the row's texts; what looks like a field in them stays.

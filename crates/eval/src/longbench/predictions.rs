@@ -25,6 +25,9 @@ pub struct Prediction {
     /// Length of the text that was asked about.
     #[serde(default)]
     pub length: Value,
+    /// Whether the model's context has no room for the row, so that it was not asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unasked: bool,
 }
 
 impl Prediction {
@@ -32,7 +35,13 @@ impl Prediction {
     #[must_use]
     pub fn of(row: &Row, pred: String) -> Self {
         let Row { answers, all_classes, length, .. } = row.clone();
-        Self { pred, answers, all_classes, length }
+        Self { pred, answers, all_classes, length, unasked: false }
+    }
+
+    /// What stands for the answer to a row that the model's context has no room for.
+    #[must_use]
+    pub fn of_unasked(row: &Row) -> Self {
+        Self { unasked: true, ..Self::of(row, String::new()) }
     }
 
     fn is_of(&self, row: &Row) -> bool {
@@ -46,9 +55,7 @@ impl Prediction {
 /// A file that cannot be read or written, or that has answers to other rows.
 pub fn open_predictions(path: &Path, rows: &[Row]) -> Result<(LineFile, usize)> {
     let (file, done) = LineFile::open(path, EXPECTED, |predictions: &[Prediction]| {
-        of_rows(path, predictions, |index, prediction| {
-            rows.get(index).is_some_and(|row| prediction.is_of(row))
-        })
+        of_rows(path, predictions, rows, Prediction::is_of)
     })?;
     Ok((file, done.len()))
 }

@@ -20,6 +20,8 @@ pub struct TaskScore {
     pub task: Task,
     /// Predictions that were scored.
     pub rows: usize,
+    /// Of them, rows that the model's context has no room for; they score what nothing scores.
+    pub unasked: usize,
     /// A number; of LongBench-E one for each group of lengths, and null for a group without texts.
     pub score: Value,
 }
@@ -51,7 +53,8 @@ impl Results {
             }
             if !predictions.is_empty() {
                 let score = if is_e { by_length(&task, &predictions) } else { whole(&task, &predictions) };
-                results.tasks.push(TaskScore { task, rows: predictions.len(), score });
+                let unasked = predictions.iter().filter(|prediction| prediction.unasked).count();
+                results.tasks.push(TaskScore { task, rows: predictions.len(), unasked, score });
             }
         }
         if results.tasks.is_empty() {

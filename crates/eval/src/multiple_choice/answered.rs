@@ -41,8 +41,9 @@ pub(super) struct Answered {
 pub struct Prompt {
     /// The text before the option, to the byte.
     pub prompt: String,
-    /// Its tokens, that at the beginning included.
-    pub prompt_tokens: usize,
+    /// Its tokens, that at the beginning included; none where only a server knows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<usize>,
 }
 
 impl Answered {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use danlu_data::contamination::{Found, NGRAM, Questions as Wanted, SHARE};
-use danlu_data::{Source, sha256_of};
+use danlu_data::sha256_of;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,9 @@ pub struct SearchedFile {
     pub path: PathBuf,
     /// Whether its rows were searched.
     pub searched: bool,
+    /// Rows that cannot be read and were passed over.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unreadable_rows: u64,
     /// Why not, or what is to be known of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remark: Option<String>,
@@ -118,7 +121,7 @@ pub fn look_for(
     let texts = all.iter().map(|(_, _, question)| {
         (question.question.as_str(), question.options.join("\n"), question.source.clone())
     });
-    let wanted = Wanted::of_texts(texts, NGRAM, SHARE);
+    let (wanted, places) = Wanted::of_texts(texts, NGRAM, SHARE);
     let hashes = hashes(&all);
     let runs = with_origins(runs)?;
     let mut files = Vec::new();
@@ -131,38 +134,47 @@ pub fn look_for(
                 found.insert(place, (1.0, file.path.display().to_string()));
             }
             let of_benchmark = own_hash.map(|_| "is a file of the questions".to_owned());
+            let file_of = |path: &Path, searched: bool, remark: Option<String>| SearchedFile {
+                path: path.to_owned(),
+                searched,
+                unreadable_rows: 0,
+                remark,
+            };
             let Some(path) = place_of(&file.path, run) else {
                 let remark = of_benchmark.unwrap_or_else(|| "is not there any more".into());
-                files.push(SearchedFile { path: file.path.clone(), searched: false, remark: Some(remark) });
+                files.push(file_of(&file.path, false, Some(remark)));
                 continue;
             };
-            let bytes = fs::metadata(danlu_data::records::split_sheet(&path).0)?.len();
-            if bytes > left {
-                let remark =
-                    format!("not searched: {bytes} bytes; `--train-run {}` searches it", run.display());
-                files.push(SearchedFile { path, searched: false, remark: Some(remark) });
-                continue;
-            }
-            left -= bytes;
-            let remark = match wanted.search(&path, |bytes| progress(done + bytes)) {
-                Ok(rows) => {
-                    for (Found { question, share }, row) in rows {
-                        let place = place_in(&all, wanted.source(question));
-                        let known = place.and_then(|place| found.get(&place));
-                        if let Some(place) = place.filter(|_| known.is_none_or(|(known, _)| share > *known)) {
-                            found.insert(place, (share, row.to_string()));
-                        }
-                    }
-                    (bytes != file.bytes).then(|| "has changed since the run".to_owned()).or(of_benchmark)
-                }
+            let bytes = match fs::metadata(danlu_data::records::split_sheet(&path).0) {
+                Ok(metadata) => metadata.len(),
                 Err(error) => {
-                    let remark = Some(format!("not searched: {error}"));
-                    files.push(SearchedFile { path, searched: false, remark });
+                    files.push(file_of(&path, false, Some(format!("not searched: {error}"))));
                     continue;
                 }
             };
+            if bytes > left {
+                let remark =
+                    format!("not searched: {bytes} bytes; `--train-run {}` searches it", run.display());
+                files.push(file_of(&path, false, Some(remark)));
+                continue;
+            }
+            left -= bytes;
+            match wanted.search(&path, |bytes| progress(done + bytes)) {
+                Ok(search) => {
+                    for (Found { question, share }, row) in search.found {
+                        let place = places[question as usize];
+                        if found.get(&place).is_none_or(|(known, _)| share > *known) {
+                            found.insert(place, (share, row.to_string()));
+                        }
+                    }
+                    let has_changed = bytes != file.bytes;
+                    let remark = has_changed.then(|| "has changed since the run".to_owned()).or(of_benchmark);
+                    let unreadable_rows = search.unreadable_rows;
+                    files.push(SearchedFile { unreadable_rows, ..file_of(&path, true, remark) });
+                }
+                Err(error) => files.push(file_of(&path, false, Some(format!("not searched: {error}")))),
+            }
             done += bytes;
-            files.push(SearchedFile { path, searched: true, remark });
         }
     }
     let overlap = |(place, (share, found_at)): (usize, (f64, String))| {
@@ -181,6 +193,23 @@ pub fn look_for(
 }
 
 impl Contamination {
+    /// The files that were not searched, or not all rows of them, and why: the first few. `contamination.json` has them all.
+    #[must_use]
+    pub fn incomplete(&self) -> Option<String> {
+        const NAMED: usize = 3;
+        let told = |file: &SearchedFile| {
+            let remark = match (&file.remark, file.unreadable_rows) {
+                (Some(remark), _) if !file.searched => remark.clone(),
+                (_, 0) => return None,
+                (_, rows) => format!("{rows} rows cannot be read"),
+            };
+            Some(format!("`{}` ({remark})", file.path.display()))
+        };
+        let all: Vec<String> = self.files.iter().filter_map(told).collect();
+        let more = if all.len() > NAMED { format!(", … ({} in all)", all.len()) } else { String::new() };
+        (!all.is_empty()).then(|| all[..all.len().min(NAMED)].join(", ") + &more)
+    }
+
     /// Writes `contamination.json`.
     ///
     /// # Errors
@@ -229,6 +258,6 @@ fn hashes(all: &[(&str, usize, &Question)]) -> HashMap<String, Vec<usize>> {
     files.into_iter().filter_map(|(path, places)| Some((sha256_of(path).ok()?, places))).collect()
 }
 
-fn place_in(all: &[(&str, usize, &Question)], source: &Source) -> Option<usize> {
-    all.iter().position(|(_, _, question)| question.source == *source)
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

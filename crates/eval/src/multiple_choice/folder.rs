@@ -6,14 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use danlu_formats::{AtomicFolder, write_file_atomically};
-use danlu_model::Opened;
 use fs_err as fs;
 use serde_json::{Map, Value};
 
 use super::answered::{Answered, Prompt};
-use super::pieces::pieces;
+use super::pieces::{self, pieces};
 use super::questions::{OPTIONS, Questions};
-use super::{Answer, Options, Scoring, answers, prompts};
+use super::{Answer, Backend, Options, Scoring, answers, prompts};
 use crate::line_file::LineFile;
 use crate::{Error, Result};
 
@@ -74,11 +73,18 @@ impl EvaluationFolder {
     ///
     /// # Errors
     /// Another program that writes it at this moment, a place that cannot be read or written.
-    pub fn take(&self, number: usize, questions: &Questions, options: &Options) -> Result<Take> {
+    pub fn take<'a>(
+        &self,
+        number: usize,
+        backend: impl Into<Backend<'a>>,
+        questions: &Questions,
+        options: &Options,
+    ) -> Result<Take> {
         let path = take_path(&self.path, number);
+        let most = pieces::kept(backend.into(), options);
         let mut answers = Vec::new();
         let (file, _) = LineFile::open(&path.join(QUESTIONS), "the answer to a question", |lines| {
-            answers = kept(lines, questions, options);
+            answers = kept(lines, questions, most);
             Ok(answers.len())
         })?;
         Ok(Take { path, file, answers })
@@ -117,24 +123,22 @@ impl Take {
     ///
     /// # Errors
     /// As [`answers`](super::answers), and a disk that is full.
-    pub fn go_on(
+    pub fn go_on<'a>(
         &mut self,
-        opened: &Opened,
+        backend: impl Into<Backend<'a>>,
         questions: &Questions,
         options: &Options,
         log_samples: bool,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
+        let backend = backend.into();
         let all = OPTIONS * questions.len();
-        let mut before = 0;
-        for (first_index, piece) in pieces(questions, options) {
-            if before >= self.answers.len() {
-                let scored = OPTIONS * before;
-                let given = answers(opened, &piece, options, |done, _| progress(scored + done, all))?;
-                let prompts = if log_samples { prompts(opened, &piece, options)? } else { Vec::new() };
-                self.keep(&piece, first_index, given, options.scoring, prompts)?;
-            }
-            before += piece.len();
+        let most = pieces::size(backend, options);
+        for (first_index, piece) in pieces(questions, most, self.answers.len()) {
+            let scored = OPTIONS * self.answers.len();
+            let given = answers(backend, &piece, options, |done, _| progress(scored + done, all))?;
+            let prompts = if log_samples { prompts(backend, &piece, options)? } else { Vec::new() };
+            self.keep(&piece, first_index, given, options.scoring, prompts)?;
         }
         Ok(())
     }
@@ -145,12 +149,10 @@ impl Take {
         first_index: usize,
         given: Vec<Answer>,
         scoring: Scoring,
-        prompts: Vec<(String, usize)>,
+        prompts: Vec<(String, Option<usize>)>,
     ) -> Result<()> {
         let mut prompts = prompts.into_iter();
-        let all =
-            piece.subjects.iter().flat_map(|subject| subject.questions.iter().map(move |q| (subject, q)));
-        let lines = all.zip(&given).enumerate().map(|(place, ((subject, question), answer))| {
+        let lines = piece.each().zip(&given).enumerate().map(|(place, ((subject, question), answer))| {
             let prompt = prompts.next().map(|(prompt, prompt_tokens)| Prompt { prompt, prompt_tokens });
             Answered::new(subject, first_index + place, question, answer, scoring, prompt)
         });
@@ -199,14 +201,14 @@ fn changed(earlier: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String
 }
 
 /// The answers that lines hold of these questions, as far as they make whole pieces.
-fn kept(lines: &[Answered], questions: &Questions, options: &Options) -> Vec<Answer> {
+fn kept(lines: &[Answered], questions: &Questions, most: usize) -> Vec<Answer> {
     let mut answers = Vec::new();
-    for (first_index, piece) in pieces(questions, options) {
-        let all =
-            piece.subjects.iter().flat_map(|subject| (0..subject.questions.len()).map(move |q| (subject, q)));
-        let of_piece: Option<Vec<Answer>> = all
+    for (first_index, piece) in pieces(questions, most, 0) {
+        let of_piece: Option<Vec<Answer>> = piece
+            .each()
+            .enumerate()
             .zip(answers.len()..)
-            .map(|((subject, place), line)| lines.get(line)?.answer(subject, first_index + place))
+            .map(|((place, (subject, _)), line)| lines.get(line)?.answer(subject, first_index + place))
             .collect();
         let Some(of_piece) = of_piece else { break };
         answers.extend(of_piece);

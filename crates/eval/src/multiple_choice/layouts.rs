@@ -6,16 +6,19 @@
 //! | CMMLU | `DIR/test/<subject>.csv` | `DIR/dev/<subject>.csv` |
 //! | as on the hub | `DIR/<subject>/val-00000-of-00001.parquet`, `DIR/<subject>_val.parquet` | the same with `dev` |
 //! | all subjects in one file | `DIR/all/test-00000-of-00001.parquet`, with a column `subject` | the same with `dev` |
-//! | an archive | any of these in a `.zip` | the same |
+//! | an archive | any of these in a `.zip`, but for Parquet | the same |
 //! | plain folder | `DIR/<subject>.csv` | none |
 //! | one file | `<subject>.csv`, or with a column `subject` | none |
+//!
+//! A subject's own file counts, not what a file of all subjects repeats of it. Two files of one subject are refused, unless
+//! they are parts of a whole.
 //!
 //! It says which rows are whose; what the columns mean is known in `rows`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use danlu_data::contamination::records;
+use danlu_data::contamination::{archived_records, records};
 use danlu_data::{Content, Record, Records};
 use serde_json::{Map, Value};
 
@@ -36,6 +39,9 @@ const SPLITS: [(&str, &str); 6] = [
 
 /// Files of a folder that may hold questions.
 const ENDINGS: [&str; 5] = ["csv", "tsv", "jsonl", "parquet", "arrow"];
+
+/// Those of them that are no text.
+const TABLES: [&str; 2] = ["parquet", "arrow"];
 
 /// The folder of a hub that holds every subject once more.
 const ALL: &str = "all";
@@ -60,8 +66,6 @@ struct Named {
     split: Option<String>,
     /// The subject; none where the file may hold several.
     key: Option<String>,
-    /// Whether it is one of several parts of a whole.
-    is_shard: bool,
 }
 
 impl Layout {
@@ -79,17 +83,16 @@ impl Layout {
                 true => layout.add_archive(path, split)?,
                 false => {
                     let key = Named::of(Path::new(path.file_name().unwrap_or_default()), split).key;
-                    layout.add_subjects_of(None, key, records(path).collect::<Result<_, _>>()?);
+                    layout.add_subjects_of(None, key, records(path).collect::<Result<_, _>>()?)?;
                 }
             }
             return Ok(layout);
         }
         let mut archives = Vec::new();
         for file in Records::open(path)?.files() {
-            let ending = file.extension().unwrap_or_default().to_ascii_lowercase();
             if is_archive(file) {
                 archives.push(file.to_owned());
-            } else if ENDINGS.iter().any(|known| ending == *known) {
+            } else if ends_in(file, &ENDINGS) {
                 layout.add_file(file, split)?;
             }
         }
@@ -97,7 +100,6 @@ impl Layout {
         if layout.parts.is_empty() {
             archives.iter().try_for_each(|archive| layout.add_archive(archive, split))?;
         }
-        layout.keep_each_subject_once();
         layout.read_mixed()?;
         Ok(layout)
     }
@@ -162,65 +164,88 @@ impl Layout {
 
     fn add_file(&mut self, file: &Path, split: &str) -> Result<()> {
         let below = file.strip_prefix(&self.path).unwrap_or(file);
-        let Named { split, key, is_shard } = Named::of(below, split);
+        let Named { split, key } = Named::of(below, split);
         let key = key.unwrap_or_else(|| ALL.to_owned());
         let parts = self.parts.entry(split).or_default();
         match parts.get_mut(&key) {
             None => _ = parts.insert(key, Place::Files(vec![file.to_owned()])),
-            Some(Place::Files(files)) if is_shard => files.push(file.to_owned()),
-            Some(_) => {
-                let problem = format!(
-                    "`{}` holds `{key}` too, which another file beside it holds already: name one folder of the two",
-                    file.display()
-                );
-                return Err(self.problem(problem));
+            Some(Place::Files(files))
+                if whole_of(file).is_some() && whole_of(file) == whole_of(&files[0]) =>
+            {
+                files.push(file.to_owned());
             }
+            Some(_) => return Err(self.twice(&key, file)),
         }
         Ok(())
     }
 
     fn add_archive(&mut self, path: &Path, split: &str) -> Result<()> {
-        let mut members: BTreeMap<PathBuf, Vec<Record>> = BTreeMap::new();
-        for record in Records::open(path)? {
-            let record = record?;
-            members.entry(record.source.path.to_path_buf()).or_default().push(record);
+        let members = archived_records(path)?;
+        if let Some(table) = members.ignored.iter().find(|name| ends_in(Path::new(name), &TABLES)) {
+            let problem = format!("`{table}` is not read inside an archive: unpack it, and name its folder");
+            return Err(Error::File { path: path.into(), problem });
         }
-        for (member, rows) in members {
-            let Named { split, key, .. } = Named::of(member.strip_prefix(path).unwrap_or(&member), split);
-            self.add_subjects_of(split, key, rows);
+        for (member, rows) in members.records {
+            if ends_in(&member, &ENDINGS) {
+                let Named { split, key } = Named::of(member.strip_prefix(path).unwrap_or(&member), split);
+                self.add_subjects_of(split, key, rows.collect::<Result<_, _>>()?)?;
+            }
         }
-        Ok(())
+        match self.parts.is_empty() {
+            true => {
+                let problem = "has no file of questions: expected members like `val/law_val.csv`".into();
+                Err(Error::File { path: path.into(), problem })
+            }
+            false => Ok(()),
+        }
     }
 
     /// Adds the rows of a file: by the column `subject` where the file's name does not tell it, or tells nothing of splits.
-    fn add_subjects_of(&mut self, split: Option<String>, key: Option<String>, rows: Vec<Record>) {
-        let parts = self.parts.entry(split.clone()).or_default();
+    fn add_subjects_of(
+        &mut self,
+        split: Option<String>,
+        key: Option<String>,
+        rows: Vec<Record>,
+    ) -> Result<()> {
         let key = key.unwrap_or_else(|| {
             let name = self.path.file_stem().unwrap_or_default().to_string_lossy();
             name.into_owned()
         });
-        if rows.is_empty() {
-            parts.insert(key, Place::Read(rows));
-            return;
-        }
         let named = split.is_some() && key != ALL;
+        let mut subjects: BTreeMap<String, Vec<Record>> = BTreeMap::new();
+        if rows.is_empty() {
+            subjects.insert(key.clone(), Vec::new());
+        }
         for row in rows {
             let subject = match &row.content {
                 Content::Fields(fields) if !named => text(fields, "subject"),
                 _ => None,
             };
             let subject = subject.unwrap_or(&key).to_owned();
-            match parts.entry(subject).or_insert_with(|| Place::Read(Vec::new())) {
-                Place::Read(rows) => rows.push(row),
-                Place::Files(_) => {}
+            subjects.entry(subject).or_default().push(row);
+        }
+        let parts = self.parts.entry(split).or_default();
+        if let Some(unnamed) = subjects.get(ALL).and_then(|rows| rows.first()).filter(|_| !parts.is_empty()) {
+            let problem = format!(
+                "has rows without a column `subject`, beside files of single subjects in `{}`: remove it, or name one folder \
+                 of the two",
+                self.path.display()
+            );
+            return Err(Error::File { path: unnamed.source.path.to_path_buf(), problem });
+        }
+        for (subject, rows) in subjects {
+            match parts.get(&subject) {
+                None => _ = parts.insert(subject, Place::Read(rows)),
+                // The subject's own file counts.
+                Some(Place::Files(_)) => {}
+                Some(Place::Read(_)) => {
+                    let file =
+                        rows.first().map_or_else(|| self.path.clone(), |row| row.source.path.to_path_buf());
+                    return Err(self.twice(&subject, &file));
+                }
             }
         }
-    }
-
-    fn keep_each_subject_once(&mut self) {
-        for parts in self.parts.values_mut().filter(|parts| parts.len() > 1) {
-            parts.remove(ALL);
-        }
+        Ok(())
     }
 
     /// Reads the files that hold all subjects.
@@ -231,12 +256,37 @@ impl Layout {
             else {
                 continue;
             };
-            for file in files {
-                let rows = records(&file).collect::<Result<_, _>>()?;
-                self.add_subjects_of(split.clone(), Some(ALL.to_owned()), rows);
-            }
+            self.belongs_together(&split, &files[0])?;
+            let rows = files.iter().flat_map(|file| records(file)).collect::<Result<_, _>>()?;
+            self.add_subjects_of(split, Some(ALL.to_owned()), rows)?;
         }
         Ok(())
+    }
+
+    /// Refuses a file of all subjects of one benchmark beside single subjects of another.
+    fn belongs_together(&self, split: &Option<String>, all: &Path) -> Result<()> {
+        let folder = all.parent().unwrap_or(&self.path);
+        let is_all = folder.file_name().is_some_and(|name| name == ALL || name == "data");
+        let benchmark = if is_all { folder.parent().unwrap_or(folder) } else { folder };
+        let files = self.parts.get(split).into_iter().flatten().filter_map(|(_, place)| match place {
+            Place::Files(files) => files.first(),
+            Place::Read(_) => None,
+        });
+        match files.into_iter().find(|file| !file.starts_with(benchmark)) {
+            Some(other) => Err(self.problem(format!(
+                "`{}` holds all subjects, and `{}` is of another folder: name one folder of the two",
+                all.display(),
+                other.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn twice(&self, key: &str, file: &Path) -> Error {
+        self.problem(format!(
+            "`{}` holds `{key}` too, which another file beside it holds already: name one folder of the two",
+            file.display()
+        ))
     }
 
     fn problem(&self, problem: String) -> Error {
@@ -256,14 +306,14 @@ impl Named {
         let whole = stem.split_once("-00").map_or(&*stem, |(whole, _)| whole);
         if let Some(split) = split_of(whole) {
             let key = folder.filter(|name| *name != "data").map(std::borrow::Cow::into_owned);
-            return Self { split: Some(split), key, is_shard: whole != stem };
+            return Self { split: Some(split), key };
         }
         let cut = whole.rsplit_once('_').and_then(|(key, split)| Some((key, split_of(split)?)));
         if let Some((key, split)) = cut.filter(|(key, _)| !key.is_empty()) {
-            return Self { split: Some(split), key: Some(key.to_owned()), is_shard: whole != stem };
+            return Self { split: Some(split), key: Some(key.to_owned()) };
         }
         let split = folder.and_then(|name| split_of(&name));
-        Self { split, key: Some(stem.into_owned()), is_shard: false }
+        Self { split, key: Some(stem.into_owned()) }
     }
 }
 
@@ -271,8 +321,19 @@ fn canonical(split: &str) -> &str {
     SPLITS.iter().find(|(known, _)| *known == split).map_or(split, |(_, split)| split)
 }
 
+/// What a file is a part of, if its name says so: `test` of `test-00000-of-00002.parquet` in the same folder.
+fn whole_of(file: &Path) -> Option<PathBuf> {
+    let (whole, _) = file.file_stem()?.to_str()?.split_once("-00")?;
+    Some(file.with_file_name(whole))
+}
+
 fn is_archive(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip"))
+    ends_in(path, &["zip"])
+}
+
+fn ends_in(path: &Path, endings: &[&str]) -> bool {
+    let ending = path.extension().unwrap_or_default();
+    endings.iter().any(|known| ending.eq_ignore_ascii_case(known))
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {

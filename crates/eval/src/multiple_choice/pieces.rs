@@ -3,20 +3,41 @@
 //! A piece is a function of the questions alone. Packing decides the last bits of a log-likelihood, so whole pieces are
 //! what makes an evaluation that was cut off end with the same numbers as one that was not.
 
-use super::Options;
 use super::questions::{Questions, Subject};
+use super::{Backend, Options};
 
 /// Most questions of a piece; all are of one subject. Reasons are long, and written one after another.
 const PIECE: usize = 64;
 
-/// The questions in pieces, in their order, each with the place in its subject that it begins at.
-pub(super) fn pieces<'q>(
-    questions: &'q Questions,
-    options: &Options,
-) -> impl Iterator<Item = (usize, Questions)> + 'q {
-    let most = if options.reasoning.is_some() { 1 } else { PIECE };
+/// Most questions that are asked together.
+pub(super) fn size(backend: Backend, options: &Options) -> usize {
+    match backend {
+        // What it answers does not depend on what else it is asked.
+        Backend::Server(server) => server.parallel.max(1),
+        Backend::Opened(_) => kept(backend, options),
+    }
+}
+
+/// Questions whose answers stay only together.
+pub(super) fn kept(backend: Backend, options: &Options) -> usize {
+    match backend {
+        Backend::Opened(_) if options.reasoning.is_none() => PIECE,
+        _ => 1,
+    }
+}
+
+/// The questions behind the first `done` ones in pieces of at most `most`, in their order, each with the place in its subject that
+/// it begins at.
+pub(super) fn pieces(
+    questions: &Questions,
+    most: usize,
+    done: usize,
+) -> impl Iterator<Item = (usize, Questions)> {
+    let mut rest = done;
     questions.subjects.iter().flat_map(move |subject| {
-        subject.questions.chunks(most).enumerate().map(move |(number, part)| {
+        let first = rest.min(subject.questions.len());
+        rest -= first;
+        subject.questions[first..].chunks(most).enumerate().map(move |(number, part)| {
             let subject = Subject {
                 key: subject.key.clone(),
                 name: subject.name.clone(),
@@ -30,7 +51,7 @@ pub(super) fn pieces<'q>(
                 shots: questions.shots,
                 missing: Vec::new(),
             };
-            (most * number, part)
+            (first + most * number, part)
         })
     })
 }

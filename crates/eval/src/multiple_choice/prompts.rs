@@ -1,7 +1,7 @@
-//! Questions as token ids: which prompt is continued, and by what.
+//! Questions as prompts: what is continued, and by what; and as token ids, for a model that is here.
 //!
 //! Each way of scoring words its prompts in a file of its own: [`lm_eval`], [`text`], [`seed`], [`reasoned`]. Here is what they share:
-//! which examples a context has room for, and how a text or conversation becomes ids.
+//! which examples a context has room for, and how a text or conversation becomes ids. A server gets the words as they are.
 
 mod lm_eval;
 mod reasoned;
@@ -16,14 +16,21 @@ use super::questions::{LETTERS, OPTIONS, Question, Subject};
 use super::subjects::Benchmark;
 use super::{Options, Scoring};
 use crate::log_likelihood::Request;
+use crate::openai::{Continuation, Prompt};
 use crate::{Error, Result};
+
+/// Puts questions into words, which takes no vocabulary.
+#[derive(Clone, Copy)]
+pub(super) struct Wording<'a> {
+    options: Options<'a>,
+    benchmark: Benchmark,
+}
 
 /// Turns questions into what is asked of one model.
 pub(super) struct Asker<'a> {
+    wording: Wording<'a>,
     tokenizer: &'a Tokenizer,
     template_tokens: TemplateTokens,
-    options: Options<'a>,
-    benchmark: Benchmark,
     /// Most tokens that the model sees.
     context: usize,
 }
@@ -53,7 +60,7 @@ pub(super) enum Wanted {
 }
 
 /// A prompt as it is shown to people and as the model reads it.
-struct Prompt {
+struct Read {
     text: String,
     wanted: Wanted,
 }
@@ -73,7 +80,11 @@ impl<'a> Asker<'a> {
         context: usize,
     ) -> Self {
         let template_tokens = tokenizer.template_tokens();
-        Self { tokenizer, template_tokens, options: *options, benchmark, context }
+        Self { wording: Wording::new(options, benchmark), tokenizer, template_tokens, context }
+    }
+
+    pub(super) fn wording(&self) -> &Wording<'a> {
+        &self.wording
     }
 
     /// Leaves out examples from the oldest on, and then the description, where the context is too short.
@@ -85,12 +96,7 @@ impl<'a> Asker<'a> {
         let mut shortened = false;
         let mut last = None;
         for before in with.chain([alone]) {
-            let Prompt { text, wanted } = match (self.options.reasoning, self.options.scoring) {
-                (Some(reasoning), _) => self.reasoned(subject, before, question, reasoning.max_new_tokens)?,
-                (None, Scoring::LmEval) => self.lm_eval(subject, before, question)?,
-                (None, Scoring::Text) => self.text(before, question)?,
-                (None, Scoring::Seed) => self.seed(subject, before, question)?,
-            };
+            let Read { text, wanted } = self.read(subject, before, question)?;
             let (prompt_tokens, fits) = (wanted.prompt_tokens(), wanted.inputs() <= self.context);
             let asked =
                 Asked { prompt: text, prompt_tokens, wanted: Some(wanted).filter(|_| fits), shortened };
@@ -101,6 +107,40 @@ impl<'a> Asker<'a> {
             last = Some(asked);
         }
         last.ok_or_else(|| Error::Row { at: question.source.clone(), problem: "cannot be asked".into() })
+    }
+
+    fn read(&self, subject: &Subject, before: Before, question: &Question) -> Result<Read> {
+        let Wording { options, .. } = self.wording;
+        let scored = match (options.reasoning, options.scoring, options.template) {
+            (Some(reasoning), ..) => {
+                let prompt = self.wording.reasoned(subject, before, question)?;
+                let (text, encoded, special) = self.written(prompt)?;
+                let bos = self.bos_before(&encoded, special);
+                let ids = self.tokenizer.encode(&encoded, special)?;
+                let prompt = bos.into_iter().chain(ids).collect();
+                let room = reasoning.max_new_tokens.min(self.context / 2);
+                return Ok(Read { text, wanted: Wanted::Reasons { prompt, room } });
+            }
+            (None, Scoring::LmEval, _) => self.wording.lm_eval(subject, before, question),
+            (None, Scoring::Text, None) => self.wording.text(before, question),
+            (None, Scoring::Text, Some(template)) => return self.text_in_chat(template, before, question),
+            (None, Scoring::Seed, _) => return self.seed(subject, before, question),
+        };
+        let (prompt, continuations) = scored;
+        let (text, encoded, special) = self.written(prompt)?;
+        let wanted = self.requests(&encoded, continuations, special, question)?;
+        Ok(Read { text, wanted })
+    }
+
+    /// A prompt as text, and as text to encode and how.
+    fn written(&self, prompt: Prompt) -> Result<(String, String, SpecialTokens)> {
+        match (prompt, self.wording.options.template) {
+            (Prompt::Chat(messages), Some(template)) => self.rendered(template, &messages),
+            (prompt, _) => {
+                let text = prompt.text();
+                Ok((text.clone(), text, SpecialTokens::AsText))
+            }
+        }
     }
 
     /// What goes on from a prompt, which has one BOS iff the vocabulary's files say so or the chat template wrote it. Blanks and
@@ -159,6 +199,53 @@ impl<'a> Asker<'a> {
             }
             None => Ok((text.clone(), text, SpecialTokens::Parse)),
         }
+    }
+}
+
+impl<'a> Wording<'a> {
+    pub(super) fn new(options: &Options<'a>, benchmark: Benchmark) -> Self {
+        Self { options: *options, benchmark }
+    }
+
+    /// The prompt of a question for a server, with all that stands before it.
+    pub(super) fn prompt(&self, subject: &Subject, question: &Question) -> Result<Prompt> {
+        let before = Before { examples: &subject.examples, is_described: true };
+        match self.options.reasoning {
+            Some(_) => self.reasoned(subject, before, question),
+            None => Ok(self.scored(subject, before, question)?.0),
+        }
+    }
+
+    /// How likely a server finds each option.
+    pub(super) fn continuations(
+        &self,
+        subject: &Subject,
+        question: &Question,
+    ) -> Result<[Continuation; OPTIONS]> {
+        let before = Before { examples: &subject.examples, is_described: true };
+        let (prompt, texts) = self.scored(subject, before, question)?;
+        let prompt = prompt.text();
+        Ok(texts.map(|text| Continuation { prompt: prompt.clone(), text }))
+    }
+
+    fn scored(
+        &self,
+        subject: &Subject,
+        before: Before,
+        question: &Question,
+    ) -> Result<(Prompt, [String; OPTIONS])> {
+        match self.options.scoring {
+            Scoring::LmEval => Ok(self.lm_eval(subject, before, question)),
+            Scoring::Text => Ok(self.text(before, question)),
+            Scoring::Seed => {
+                let problem = "`seed` looks at logits, which servers do not tell: choose `lm-eval` or `text`";
+                Err(Error::Option { option: "scoring", problem: problem.into() })
+            }
+        }
+    }
+
+    fn is_chat(&self) -> bool {
+        self.options.is_chat()
     }
 }
 

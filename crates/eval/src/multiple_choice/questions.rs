@@ -107,6 +107,13 @@ impl Questions {
         Ok(Self { benchmark, split: split.to_owned(), subjects, shots: selection.shots, missing })
     }
 
+    /// All questions with their subjects, in their order.
+    pub fn each(&self) -> impl Iterator<Item = (&Subject, &Question)> {
+        self.subjects
+            .iter()
+            .flat_map(|subject| subject.questions.iter().map(move |question| (subject, question)))
+    }
+
     /// Number of questions.
     pub fn len(&self) -> usize {
         self.subjects.iter().map(|subject| subject.questions.len()).sum()

@@ -79,7 +79,7 @@ fn response(
     let mut ids = Vec::new();
     let is_over = |ids: &[u32]| {
         let text = tokenizer.decode(ids, true).unwrap_or_default();
-        asker.first_answer(&text).len() < text.len()
+        asker.wording().first_answer(&text).len() < text.len()
     };
     let generated = generator.generate(prompt, options, |id| {
         ids.push(id);
@@ -91,5 +91,5 @@ fn response(
     let is_stop = |id: &u32| options.stop_ids.contains(id);
     let end = generated.ids.len() - usize::from(generated.ids.last().is_some_and(is_stop));
     let text = tokenizer.decode(&generated.ids[..end], true)?;
-    Ok(asker.first_answer(&text).trim().to_owned())
+    Ok(asker.wording().first_answer(&text).trim().to_owned())
 }

@@ -5,13 +5,13 @@
 
 use std::path::Path;
 
-use danlu_formats::write_file_atomically;
-use danlu_report::{Bar, BarChart, Page, Table, Text};
+use danlu_report::{Bar, BarChart, Report, Table, Text};
 use serde_json::{Map, Value};
 
 use super::contamination::Contamination;
 use super::subjects::Benchmark;
 use super::summary::{GroupSummary, SubjectSummary, Summary, percent};
+use super::takes::{Part, Takes};
 use crate::Result;
 
 /// The groups in Chinese.
@@ -28,8 +28,9 @@ const GROUPS: [(&str, &str); 9] = [
 ];
 
 /// Settings that a reader asks for first, with their names.
-const SETTINGS: [(&str, &str, &str); 14] = [
+const SETTINGS: [(&str, &str, &str); 15] = [
     ("model", "模型", "model"),
+    ("url", "服务地址", "server"),
     ("adapters", "适配器", "adapters"),
     ("precision", "精度", "precision"),
     ("data", "题目", "questions from"),
@@ -50,89 +51,72 @@ const SUBJECT_HEADER: [&str; 6] =
     ["subject", "group", "questions", "correct", "accuracy", "± standard error"];
 const HEADER_ZH: [&str; 5] = ["类别", "题数", "正确", "正确率", "± 标准误"];
 const SUBJECT_HEADER_ZH: [&str; 6] = ["科目", "类别", "题数", "正确", "正确率", "± 标准误"];
+const TAKES_HEADER_ZH: [&str; 5] = ["类别", "题数", "平均正确率", "± 标准差", "均值的 95 % 区间"];
 
-/// Writes `report.html`, `report.md` and `report.tex` into the folder.
+/// Writes `report.html`, `report.md` and `report.tex` into the folder: of a take, or of `takes` where answers were drawn.
 ///
 /// # Errors
 /// A place that cannot be written.
 pub fn write_report(
     folder: &Path,
     summary: &Summary,
+    takes: Option<&Takes>,
     settings: &Map<String, Value>,
     contamination: Option<&Contamination>,
 ) -> Result<()> {
-    let report = Report { summary, settings, contamination };
-    report.page().write(&folder.join("report.html"))?;
-    write_file_atomically(folder.join("report.md"), report.markdown().as_bytes())?;
-    Ok(write_file_atomically(folder.join("report.tex"), report.latex().as_bytes())?)
+    Ok(Scores { summary, takes, settings, contamination }.report().write(folder)?)
 }
 
-struct Report<'a> {
+struct Scores<'a> {
     summary: &'a Summary,
+    takes: Option<&'a Takes>,
     settings: &'a Map<String, Value>,
     contamination: Option<&'a Contamination>,
 }
 
-impl Report<'_> {
-    fn page(&self) -> Page {
-        let mut page = Page::new(self.title());
+impl Scores<'_> {
+    fn report(&self) -> Report {
+        let mut report = Report::new(self.title());
         let summary = self.summary;
-        page.figures(&[
-            (percent(summary.accuracy), Text::new("正确率", "accuracy")),
-            (percent(summary.standard_error), Text::new("标准误", "standard error")),
+        let [score, error] = match self.takes {
+            Some(takes) => [
+                (percent(takes.all.mean), Text::new("平均正确率", "mean accuracy")),
+                (percent(takes.all.standard_deviation), Text::new("标准差", "standard deviation")),
+            ],
+            None => [
+                (percent(summary.accuracy), Text::new("正确率", "accuracy")),
+                (percent(summary.standard_error), Text::new("标准误", "standard error")),
+            ],
+        };
+        report.figures([
+            score,
+            error,
             (summary.questions.to_string(), Text::new("题数", "questions")),
             (percent(summary.chance), Text::new("随机", "chance")),
         ]);
-        self.notes().iter().for_each(|note| _ = page.paragraph(note));
+        self.notes().into_iter().for_each(|note| _ = report.paragraph(note));
         if summary.groups.is_empty() {
-            page.heading(&Text::new("各科目", "By subject"));
-            page.bar_chart(&self.chart(true), &self.chart(false));
+            report.heading(Text::new("各科目", "By subject"));
+            report.bar_chart(self.chart(true), self.chart(false));
         } else {
-            page.heading(&Text::new("各类别", "By group"));
-            page.bar_chart(&self.chart(true), &self.chart(false));
-            page.table(&self.groups(true), &self.groups(false));
-            if !summary.subcategories.is_empty() {
-                page.heading(&Text::new("各子类", "By subcategory"));
-                page.table(&self.subcategories(true), &self.subcategories(false));
+            report.heading(Text::new("各类别", "By group"));
+            report.bar_chart(self.chart(true), self.chart(false));
+            report.table(self.groups(true), self.groups(false));
+            if !summary.subcategories.is_empty() && self.takes.is_none() {
+                report.heading(Text::new("各子类", "By subcategory"));
+                report.table(self.subcategories(true), self.subcategories(false));
             }
-            page.heading(&Text::new("各科目", "By subject"));
+            report.heading(Text::new("各科目", "By subject"));
         }
-        page.table(&self.subjects(true), &self.subjects(false));
-        page.heading(&Text::new("如何测得", "How it was measured"));
-        page.table(&self.settings(true), &self.settings(false));
-        page
-    }
-
-    fn markdown(&self) -> String {
-        let in_language = |is_chinese: bool| {
-            let choose = |text: Text| if is_chinese { text.zh } else { text.en };
-            let mut text = format!("# {}\n\n", choose(self.title()));
-            for note in self.notes() {
-                text += &format!("{}\n\n", choose(note));
-            }
-            if !self.summary.groups.is_empty() {
-                text += &format!("{}\n", self.groups(is_chinese).to_markdown());
-            }
-            if !self.summary.subcategories.is_empty() {
-                text += &format!("{}\n", self.subcategories(is_chinese).to_markdown());
-            }
-            text += &format!("{}\n", self.subjects(is_chinese).to_markdown());
-            text + &self.settings(is_chinese).to_markdown()
-        };
-        format!("{}\n{}", in_language(false), in_language(true))
-    }
-
-    fn latex(&self) -> String {
-        let table = if self.summary.groups.is_empty() { self.subjects(false) } else { self.groups(false) };
+        report.table(self.subjects(true), self.subjects(false));
+        report.heading(Text::new("如何测得", "How it was measured"));
+        report.table(self.settings(true), self.settings(false));
+        let table = if summary.groups.is_empty() { self.subjects(false) } else { self.groups(false) };
         let text = |name: &str| self.settings.get(name).map(plain).unwrap_or_default();
-        format!(
-            "% {}, {} examples, scoring {}, danlu {}\n{}",
-            self.title().en,
-            self.summary.shots,
-            text("scoring"),
-            text("danlu"),
-            table.to_latex(true)
-        )
+        let (title, shots, scoring) = (self.title().en, summary.shots, text("scoring"));
+        let comment = format!("{title}, {shots} examples, scoring {scoring}, danlu {}", text("danlu"));
+        report.paper(&comment, &table, true);
+        report
     }
 
     fn title(&self) -> Text {
@@ -147,13 +131,17 @@ impl Report<'_> {
     /// What a reader must know before the numbers.
     fn notes(&self) -> Vec<Text> {
         let Summary { questions, correct, shortened, withheld, unasked, unstated, .. } = *self.summary;
-        let mut notes = vec![Text::new(
-            format!("{questions} 题中答对 {correct} 题。标准误为 √(p(1−p)/n)；合计中每题权重相同。"),
-            format!(
-                "{correct} of {questions} questions are answered rightly. Standard errors are √(p (1 − p) / n); sums count \
-                 each question alike."
+        let mut notes = vec![match self.takes {
+            Some(takes) => of_takes(takes),
+            None => Text::new(
+                format!("{questions} 题中答对 {correct} 题。标准误为 √(p(1−p)/n)；合计中每题权重相同。"),
+                format!(
+                    "{correct} of {questions} questions are answered rightly. Standard errors are √(p (1 − p) / n); sums \
+                     count each question alike."
+                ),
             ),
-        )];
+        }];
+        let unstated = self.takes.map_or(unstated, |takes| takes.unstated);
         if withheld > 0 {
             notes.push(Text::new(
                 format!("{withheld} 题的答案未公开，不计入分数；作答见 take0/submission.json。"),
@@ -183,18 +171,7 @@ impl Report<'_> {
                 ),
             ));
         }
-        if let Some(found) = self.contamination.filter(|found| found.overlapping > 0) {
-            let (overlapping, of) = (found.overlapping, found.questions);
-            notes.push(Text::new(
-                format!(
-                    "{of} 题中有 {overlapping} 题出现在训练数据中（见 contamination.json），分数可能来自记忆。"
-                ),
-                format!(
-                    "{overlapping} of {of} questions stand in the training data (contamination.json), so that the score may \
-                     be learned by heart."
-                ),
-            ));
-        }
+        notes.extend(self.contamination.into_iter().flat_map(of_contamination));
         notes
     }
 
@@ -205,22 +182,39 @@ impl Report<'_> {
             share,
             standard_error,
         };
-        let mut bars: Vec<Bar> = summary
-            .groups
-            .iter()
-            .map(|group| bar(group.name, group.accuracy, group.standard_error))
-            .collect();
-        if bars.is_empty() {
-            let of = |subject: &SubjectSummary| bar(&subject.name, subject.accuracy, subject.standard_error);
-            bars.extend(summary.subjects.iter().map(of));
-        }
-        bars.push(bar("All", summary.accuracy, summary.standard_error));
+        let of_part = |part: &Part| bar(&part.name, part.mean, part.standard_deviation);
+        let of_group = |group: &GroupSummary| bar(group.name, group.accuracy, group.standard_error);
+        let of_subject =
+            |subject: &SubjectSummary| bar(&subject.name, subject.accuracy, subject.standard_error);
+        let bars: Vec<Bar> = match self.takes {
+            Some(takes) => self.parts_of(takes).iter().chain([&takes.all]).map(of_part).collect(),
+            None => {
+                let all = bar("All", summary.accuracy, summary.standard_error);
+                match summary.groups.is_empty() {
+                    true => summary.subjects.iter().map(of_subject).chain([all]).collect(),
+                    false => summary.groups.iter().map(of_group).chain([all]).collect(),
+                }
+            }
+        };
         let (title, chance) = if is_chinese { ("正确率", "随机") } else { ("accuracy", "chance") };
         BarChart { title: title.into(), bars, line: Some((summary.chance, chance.into())) }
     }
 
+    /// The groups, or the subjects where there are none.
+    fn parts_of<'t>(&self, takes: &'t Takes) -> &'t [Part] {
+        if takes.groups.is_empty() { &takes.subjects } else { &takes.groups }
+    }
+
+    fn table_of(&self, takes: &Takes, parts: &[Part], is_chinese: bool) -> Table {
+        let header = if is_chinese { TAKES_HEADER_ZH } else { Takes::HEADER };
+        takes.table(header, parts, |name| in_chinese(name, is_chinese).to_owned())
+    }
+
     fn groups(&self, is_chinese: bool) -> Table {
-        self.parts(&self.summary.groups, is_chinese)
+        match self.takes {
+            Some(takes) => self.table_of(takes, &takes.groups, is_chinese),
+            None => self.parts(&self.summary.groups, is_chinese),
+        }
     }
 
     fn subcategories(&self, is_chinese: bool) -> Table {
@@ -241,6 +235,11 @@ impl Report<'_> {
     }
 
     fn subjects(&self, is_chinese: bool) -> Table {
+        if let Some(takes) = self.takes {
+            let mut table = self.table_of(takes, &takes.subjects, is_chinese);
+            table.header[0] = if is_chinese { "科目" } else { "subject" }.to_owned();
+            return table;
+        }
         let mut table = Table::new(if is_chinese { SUBJECT_HEADER_ZH } else { SUBJECT_HEADER });
         let mut row = |name: String, group: Option<&str>, numbers: [usize; 2], shares: [f64; 2]| {
             let group = in_chinese(group.unwrap_or_default(), is_chinese).to_owned();
@@ -276,6 +275,61 @@ impl Report<'_> {
         }
         table
     }
+}
+
+/// What the numbers of several takes mean.
+fn of_takes(takes: &Takes) -> Text {
+    let (count, questions) = (takes.len(), takes.all.questions);
+    let (zh, en) = match takes.all.shown_interval() {
+        interval if interval.is_empty() => (String::new(), String::new()),
+        interval => (
+            format!("均值的 95 % 区间（Student t）：{interval}。"),
+            format!(" The 95 % interval of the mean (Student's t) is {interval}."),
+        ),
+    };
+    Text::new(
+        format!(
+            "同样的 {questions} 题问了 {count} 次，每次用不同的随机种子；列出各次正确率的均值与标准差（n−1）。{zh}             它只反映作答的随机性，不反映换一批题目会怎样：后者见每次的标准误。"
+        ),
+        format!(
+            "The same {questions} questions were asked {count} times, each time with another seed; told are mean and standard \
+             deviation (n − 1) of the accuracies.{en} That is the chance of drawing answers, not of other questions, which the \
+             standard error of each take tells."
+        ),
+    )
+}
+
+/// What the search in training data found, and what it did not look at.
+fn of_contamination(found: &Contamination) -> Vec<Text> {
+    let Contamination { overlapping, questions, too_short, .. } = *found;
+    let mut notes = Vec::new();
+    if overlapping > 0 {
+        notes.push(Text::new(
+            format!(
+                "{questions} 题中有 {overlapping} 题出现在训练数据中（见 contamination.json），分数可能来自记忆。"
+            ),
+            format!(
+                "{overlapping} of {questions} questions stand in the training data (contamination.json), so that the score may \
+                 be learned by heart."
+            ),
+        ));
+    }
+    if too_short > 0 {
+        notes.push(Text::new(
+            format!("{too_short} 题太短，无法与无关的文本区分，没有在训练数据中查找。"),
+            format!(
+                "{too_short} questions are too short to be told from harmless texts and were not looked for in the training \
+                 data."
+            ),
+        ));
+    }
+    if let Some(remarks) = found.incomplete() {
+        notes.push(Text::new(
+            format!("训练数据没有全部查找：{remarks}。"),
+            format!("Not all of the training data was searched: {remarks}."),
+        ));
+    }
+    notes
 }
 
 fn in_chinese(name: &str, is_chinese: bool) -> &str {

@@ -36,7 +36,7 @@ pub struct Summary {
     pub standard_error: f64,
     /// Mean log-likelihood of the right option, natural logarithm; not with [`Scoring::Seed`], which has none.
     pub mean_log_probability: f64,
-    /// Whose log-likelihood decided.
+    /// Whose log-likelihood decided, but for [`reasoned`](Self::reasoned).
     pub scoring: Scoring,
     /// Whether the questions were asked in a chat template.
     pub chat: bool,
@@ -138,7 +138,7 @@ impl Summary {
             standard_error: all.standard_error(),
             mean_log_probability: mean_log_probability(&all),
             scoring: options.scoring,
-            chat: options.template.is_some(),
+            chat: options.is_chat(),
             shots: questions.shots,
             shortened: all.shortened,
             subjects,
@@ -186,7 +186,7 @@ impl Summary {
             ("chance".into(), json!(self.chance)),
             ("standard_error".into(), json!(self.standard_error)),
             ("mean_log_probability".into(), json!(self.mean_log_probability)),
-            ("scoring".into(), json!(self.scoring)),
+            ("scoring".into(), if self.reasoned { "reasons".into() } else { json!(self.scoring) }),
             ("chat".into(), self.chat.into()),
             ("shots".into(), self.shots.into()),
             ("shortened".into(), self.shortened.into()),

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_eval::arena::{CENTRE, Cell, Options, Ratings, Votes, rate};
-use danlu_eval::openai::Client;
 use danlu_eval::{Error, judge};
 use danlu_formats::write_file_atomically;
 
+use super::server::ConnectionArgs;
 use super::told_apart;
-use crate::failure::wrong_input;
 use crate::printer::Printer;
 use crate::stop;
 
@@ -21,6 +20,10 @@ const VOTES: &str = "votes.jsonl";
 
 /// Which votes, how they are rated, and who casts them.
 #[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("api_key_env", |arg| arg.requires("judge")),
+    mut_arg("parallel", |arg| arg.requires("judge")),
+)]
 pub struct Args {
     /// Votes: rows of model_a, model_b and winner (model_a, model_b, tie) as JSON lines, JSON, CSV or Parquet
     ///
@@ -52,9 +55,9 @@ pub struct Args {
     /// zh: 给每个模型计入这么多场与假想平均模型的平局（默认：0；若有评分会趋于无穷则为 1）
     #[arg(long, value_name = "TIES")]
     prior: Option<f64>,
-    /// Write arena.json, arena.md and arena.html into this folder
+    /// Write arena.json, report.html, report.md and report.tex into this folder
     ///
-    /// zh: 把 arena.json、arena.md、arena.html 写入此文件夹
+    /// zh: 把 arena.json、report.html、report.md、report.tex 写入此文件夹
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
     /// Let the OpenAI-compatible server at this address judge answers, and append its votes to VOTES (default: votes.jsonl)
@@ -72,16 +75,8 @@ pub struct Args {
     /// zh: 各模型对同样问题的回答：每行含 prompt 与 prediction，如 generated.jsonl
     #[arg(long, value_name = "FILE", num_args = 2.., requires = "judge")]
     answers: Vec<PathBuf>,
-    /// Environment variable that holds the judge's key, such as OPENAI_API_KEY (default: no key is sent)
-    ///
-    /// zh: 存放评判服务密钥的环境变量，如 OPENAI_API_KEY（默认：不发送密钥）
-    #[arg(long, value_name = "NAME", requires = "judge")]
-    api_key_env: Option<String>,
-    /// Pairs of answers that the judge is asked about at a time
-    ///
-    /// zh: 同时请求评判的回答对数
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "judge", value_parser = clap::value_parser!(u16).range(1..=256))]
-    parallel: u16,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 /// Runs `danlu eval arena`.
@@ -109,23 +104,17 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     tell(&votes, &ratings, printer);
     if let Some(folder) = &args.output_dir {
         write(folder, &ratings)?;
-        printer.note(format_args!("written to `{}`: arena.json, arena.md, arena.html", folder.display()));
+        printer.note(format_args!("written to `{}`", folder.display()));
     }
     report(&ratings, printer)
 }
 
 fn ask_judge(args: &Args, url: &str, model: &str, votes: &Path, printer: &Printer) -> Result<()> {
-    let key = args.api_key_env.as_ref().map(|name| {
-        let key = std::env::var(name).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
-        key.ok_or_else(|| {
-            wrong_input(format!("the environment variable `{name}` is not set: expected the judge's key"))
-        })
-    });
-    let client = Client::new(url, model, key.transpose()?).map_err(told_apart)?;
+    let server = args.connection.open(url, model)?;
     let answers = judge::read_answers(&args.answers).map_err(told_apart)?;
     let pairs = judge::pairs(&answers);
     let mut bar = printer.progress("pairs", pairs.len() as u64);
-    let judged = judge::judge(&client, model, &pairs, votes, usize::from(args.parallel), |done| {
+    let judged = judge::judge(&server.client, model, &pairs, votes, server.parallel, |done| {
         bar.set(done as u64, "");
         if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -152,6 +141,12 @@ fn ask_judge(args: &Args, url: &str, model: &str, votes: &Path, printer: &Printe
             "{} pairs have no vote, because an answer of the judge held no verdict (`[[A]]`, `[[B]]`, `[[C]]`); the same command \
              asks again",
             judged.without_verdict
+        ));
+    }
+    if let Some(first) = &judged.first_refusal {
+        printer.warning(format_args!(
+            "{} pairs have no vote, because the server does not take them ({first}); the same command asks again",
+            judged.refused
         ));
     }
     Ok(())
@@ -201,12 +196,8 @@ fn tell(votes: &Votes, ratings: &Ratings, printer: &Printer) {
 fn write(folder: &Path, ratings: &Ratings) -> Result<()> {
     fs_err::create_dir_all(folder)?;
     let json = serde_json::to_string_pretty(ratings)? + "\n";
-    for (name, text) in
-        [("arena.json", json), ("arena.md", ratings.markdown()), ("arena.html", ratings.page().to_html())]
-    {
-        write_file_atomically(folder.join(name), text.as_bytes())?;
-    }
-    Ok(())
+    write_file_atomically(folder.join("arena.json"), json.as_bytes())?;
+    Ok(ratings.report().write(folder)?)
 }
 
 fn report(ratings: &Ratings, printer: &Printer) -> Result<()> {

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use danlu_eval::compare::{self, Comparison, Listed, Options, PartDifference, Results};
+use danlu_eval::compare::{self, Comparison, Options, Results};
+use danlu_formats::write_file_atomically;
+use danlu_report::Table;
 
 use super::told_apart;
 use crate::printer::Printer;
 
 /// Characters of a text in the lists.
 const SHOWN: usize = 40;
-/// Smaller p-values are told as such.
-const SMALLEST: f64 = 0.0001;
 
 /// Which results, and how they are compared.
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,11 @@ pub struct Args {
     /// zh: 抽样的随机种子
     #[arg(long, value_name = "N", default_value_t = Options::default().seed)]
     seed: u64,
+    /// Write comparison.json, report.html, report.md and report.tex into this folder
+    ///
+    /// zh: 把 comparison.json、report.html、report.md、report.tex 写入此文件夹
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
 }
 
 /// Runs `danlu eval compare`.
@@ -50,106 +55,53 @@ pub struct Args {
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let a = Results::read(&args.a).map_err(told_apart)?;
     let b = Results::read(&args.b).map_err(told_apart)?;
+    for results in [&a, &b] {
+        if let Some(takes) = results.takes {
+            let path = results.path.display();
+            printer.note(format_args!("`{path}` is one of {takes} takes, each with answers drawn anew"));
+        }
+    }
     let options = Options { rounds: args.rounds, seed: args.seed, list: args.list };
     let comparison = compare::compare(&a, &b, &options).map_err(told_apart)?;
     report(&comparison, printer)?;
-    Ok(printer.json(&serde_json::to_value(&comparison)?)?)
+    let json = serde_json::to_value(&comparison)?;
+    if let Some(folder) = &args.output_dir {
+        fs_err::create_dir_all(folder)?;
+        let text = serde_json::to_string_pretty(&json)? + "\n";
+        write_file_atomically(folder.join("comparison.json"), text.as_bytes())?;
+        comparison.report().write(folder)?;
+        printer.note(format_args!("written to `{}`", folder.display()));
+    }
+    Ok(printer.json(&json)?)
 }
 
 fn report(comparison: &Comparison, printer: &Printer) -> Result<()> {
-    let Comparison { a, b, questions, .. } = comparison;
+    let Comparison { a, b, questions, rounds, seed, .. } = comparison;
     printer.line(format_args!("A {a}\nB {b}\n"))?;
-    let number = |value: f64| format!("{value:.4}");
-    let rows = comparison.metrics.iter().map(|metric| {
-        vec![
-            metric.metric.clone(),
-            number(metric.a),
-            number(metric.b),
-            format!("{:+.4}", metric.difference),
-            format!("{:+.4} to {:+.4}", metric.low, metric.high),
-            p_value(metric.p_value),
-            metric.wins.to_string(),
-            metric.losses.to_string(),
-        ]
-    });
-    let header = ["metric", "A", "B", "B − A", "95 % interval", "p", "B better", "A better"];
-    printer.table(&header, &rows.collect::<Vec<_>>())?;
-    printer
-        .line(format_args!("{questions} questions, {} draws, seed {}", comparison.rounds, comparison.seed))?;
-    if let Some(test) = &comparison.mc_nemar {
-        printer.line(format_args!(
-            "right in both {}, in A alone {}, in B alone {}, in none {}: McNemar's exact test p {}",
-            test.both,
-            test.only_a,
-            test.only_b,
-            test.neither,
-            if test.p_value < SMALLEST {
-                p_value(test.p_value)
-            } else {
-                format!("= {}", p_value(test.p_value))
-            }
-        ))?;
+    print(&comparison.metrics_table(Comparison::HEADER), printer)?;
+    printer.line(format_args!("{questions} questions, {rounds} draws, seed {seed}"))?;
+    if let Some(text) = comparison.mc_nemar_text() {
+        printer.line(text.en)?;
     }
-    match comparison.groups.is_empty() {
-        true => parts("subject", &comparison.subjects, printer)?,
-        false => parts("group", &comparison.groups, printer)?,
+    let (title, parts) = match comparison.groups.is_empty() {
+        true => ("subject", &comparison.subjects),
+        false => ("group", &comparison.groups),
+    };
+    if !parts.is_empty() {
+        printer.line("")?;
+        print(&Comparison::parts_table(title, Comparison::PARTS, parts), printer)?;
     }
-    list("B better", &comparison.wins, printer)?;
-    list("A better", &comparison.losses, printer)
-}
-
-fn parts(title: &str, parts: &[PartDifference], printer: &Printer) -> Result<()> {
-    if parts.is_empty() {
-        return Ok(());
-    }
-    let rows = parts.iter().map(|part| {
-        vec![
-            part.name.clone(),
-            part.questions.to_string(),
-            format!("{:.4}", part.a),
-            format!("{:.4}", part.b),
-            format!("{:+.4}", part.difference),
-            part.wins.to_string(),
-            part.losses.to_string(),
-            p_value(part.p_value),
-        ]
-    });
-    printer.line("")?;
-    let header = [title, "questions", "A", "B", "B − A", "B better", "A better", "p"];
-    Ok(printer.table(&header, &rows.collect::<Vec<_>>())?)
-}
-
-fn list(title: &str, listed: &[Listed], printer: &Printer) -> Result<()> {
-    if listed.is_empty() {
-        return Ok(());
-    }
-    let has_text = listed.iter().any(|found| found.text.is_some());
-    let rows = listed.iter().map(|found| {
-        let text = found.text.as_deref().unwrap_or_default();
-        let mut cells = vec![found.question.clone(), shown(&found.right), shown(&found.a), shown(&found.b)];
-        if has_text {
-            cells.insert(1, shown(text));
+    for (title, listed) in [("B better", &comparison.wins), ("A better", &comparison.losses)] {
+        if !listed.is_empty() {
+            printer.line("")?;
+            let [_, question, right, a, b] = Comparison::LIST;
+            print(&Comparison::list_table([title, question, right, a, b], listed, SHOWN), printer)?;
         }
-        cells
-    });
-    let mut header = vec![title, "right", "A", "B"];
-    if has_text {
-        header.insert(1, "question");
     }
-    printer.line("")?;
-    Ok(printer.table(&header, &rows.collect::<Vec<_>>())?)
+    Ok(())
 }
 
-fn p_value(p_value: f64) -> String {
-    if p_value < SMALLEST { format!("< {SMALLEST}") } else { format!("{p_value:.4}") }
-}
-
-/// The beginning of a text on one line.
-fn shown(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut shown: String = line.chars().take(SHOWN).collect();
-    if shown.len() < line.len() {
-        shown.push('…');
-    }
-    shown
+fn print(table: &Table, printer: &Printer) -> Result<()> {
+    let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
+    Ok(printer.table(&header, &table.rows)?)
 }

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_eval::entities::read_predictions;
-use danlu_eval::generation::{Answer, Question, Scores, Summary, built_in, open_answers, read_questions};
+use danlu_eval::generation::{Answer, Question, Summary, built_in, open_answers, read_questions};
 use danlu_eval::line_file::LineFile;
+use danlu_eval::openai::{Generation, Prompt, Server};
 use danlu_formats::write_file_atomically;
 use danlu_model::{FinishReason, GenerationOptions, Generator};
 use danlu_tokenizer::Message;
 use serde_json::{Value, json};
 
+use super::server::{self, ServerArgs};
 use super::settings;
 use super::told_apart;
 use crate::commands::generate::{SamplingArgs, TemplateArgs, one_or_more, room};
@@ -24,19 +26,26 @@ use crate::stop;
 
 /// Which questions, and who answers.
 #[derive(Debug, clap::Args)]
-#[command(mut_arg("temperature", |arg| arg.default_value("0")))]
+#[command(
+    mut_arg("temperature", |arg| arg.default_value("0")),
+    mut_arg("url", |arg| arg.conflicts_with_all([
+        "tokenizer", "template", "enable_thinking", "top_k", "repetition_penalty", "predictions",
+    ])),
+)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Rows as for fine-tuning, whose last answers are the references; or built-in questions: danlu (48 in 8 categories, Chinese and
     /// English) or seed (the 8 prompts of Baby-Llama2 and Luban)
     ///
     /// zh: 与微调相同格式的数据，以最后一个回答为参考；或内置问题：danlu（8 类 48 题，中英文）、seed（Baby-Llama2 与 Luban 的 8 个提示）
     #[arg(long, value_name = "FILE|NAME")]
     data: PathBuf,
-    /// Folder for generated.jsonl and summary.json; a run that was ended goes on there
+    /// Folder for generated.jsonl, summary.json and a report; a run that was ended goes on there
     ///
-    /// zh: 存放 generated.jsonl 与 summary.json 的文件夹；中断的运行可在此继续
+    /// zh: 存放 generated.jsonl、summary.json 与报告的文件夹；中断的运行可在此继续
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
     /// Score these predictions, in the order of the rows, in place of a model: prediction, predict, Output or text
@@ -54,6 +63,11 @@ pub struct Args {
     /// zh: 每个回答最多的词元数
     #[arg(long, value_name = "N", default_value = "256", value_parser = one_or_more)]
     max_new_tokens: NonZeroUsize,
+    /// Write no report.html, report.md and report.tex
+    ///
+    /// zh: 不写 report.html、report.md 与 report.tex
+    #[arg(long)]
+    no_report: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -90,9 +104,17 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
             write_file_atomically(args.output_dir.join("generated.jsonl"), &lines)?;
             answers
         }
-        None => answer(args, questions, printer)?,
+        None => match args.server.open()? {
+            Some(server) => answer_by(&server, args, questions, printer)?,
+            None => answer(args, questions, printer)?,
+        },
     };
-    report(&Summary::of(&answers), &args.output_dir, printer)
+    let summary = Summary::of(&answers);
+    if !args.no_report {
+        let answerer = settings::answerer(&args.output_dir)?;
+        summary.report(&answerer, &args.data.display().to_string()).write(&args.output_dir)?;
+    }
+    report(&summary, &args.output_dir, printer)
 }
 
 /// Answers that are written one by one, with their scores.
@@ -111,10 +133,10 @@ impl<'a> Answers<'a> {
         Ok(Self { questions, file, done })
     }
 
-    fn push(&mut self, prediction: String) -> Result<()> {
+    fn push(&mut self, prediction: String) -> danlu_eval::Result<()> {
         let index = self.done.len();
         let answer = Answer::of(&self.questions[index], index, prediction);
-        self.file.push(&answer).map_err(told_apart)?;
+        self.file.push(&answer)?;
         self.done.push(answer);
         Ok(())
     }
@@ -150,11 +172,7 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
     settings["sampling"] = json!(sampling);
     let prompt = |question: &Question| match template.as_ref().filter(|_| !question.is_continuation) {
         Some(template) => {
-            let has_system = question.messages.first().is_some_and(|message| message.role == "system");
-            let system =
-                args.template.system.iter().filter(|_| !has_system).map(|text| Message::new("system", text));
-            let messages: Vec<Message> = system.chain(question.messages.iter().cloned()).collect();
-            Ok(tokenizer.chat_ids_with_tools(template, &messages, &question.tools)?)
+            Ok(tokenizer.chat_ids_with_tools(template, &messages(args, question), &question.tools)?)
         }
         None => raw_ids(&opened, &question.prompt()),
     };
@@ -191,24 +209,57 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
         }
         let is_stop = |id: &u32| options.stop_ids.contains(id);
         let end = generated.ids.len() - usize::from(generated.ids.last().is_some_and(is_stop));
-        answers.push(tokenizer.decode(&generated.ids[..end], true)?)?;
+        answers.push(tokenizer.decode(&generated.ids[..end], true)?).map_err(told_apart)?;
         bar.set(answers.done.len() as u64, "");
     }
     Ok(answers.done)
+}
+
+/// The answers of a model behind a server.
+fn answer_by(server: &Server, args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<Answer>> {
+    let sampling = server::told_to_server(args.sampling.sampling()?);
+    let mut settings = Value::from(server::settings(server));
+    settings["system"] = json!(args.template.system);
+    settings["max_new_tokens"] = json!(args.max_new_tokens);
+    settings["sampling"] = json!(sampling);
+    let mut answers = Answers::open(args, questions, &settings)?;
+    let prompt = |question: &Question| match question.is_continuation {
+        true => Prompt::Text(question.prompt()),
+        false => Prompt::Chat(messages(args, question)),
+    };
+    let prompts: Vec<Prompt> = questions[answers.done.len()..].iter().map(prompt).collect();
+    let how = Generation { sampling, max_tokens: args.max_new_tokens.get(), stop: None };
+    let stands = format!("what is answered stands in `{}`", args.output_dir.display());
+    stop::answer_with(format!("stopped; {stands}, and the same command goes on from there"));
+    let mut bar = printer.progress("answers", questions.len() as u64);
+    bar.skip(answers.done.len() as u64);
+    let asked = server.client.answers(&prompts, &how, server.parallel, |text| {
+        answers.push(text)?;
+        bar.set(answers.done.len() as u64, "");
+        Ok(())
+    });
+    drop(bar);
+    asked.map_err(|error| {
+        printer.note(format_args!("the same command goes on with question {}", answers.done.len() + 1));
+        server::with_advice(error, "shorten it, or leave it out")
+    })?;
+    Ok(answers.done)
+}
+
+/// The conversation that is answered: `--system` stands first, unless the question has its own.
+fn messages(args: &Args, question: &Question) -> Vec<Message> {
+    let has_system = question.messages.first().is_some_and(|message| message.role == "system");
+    let system = args.template.system.iter().filter(|_| !has_system).map(|text| Message::new("system", text));
+    system.chain(question.messages.iter().cloned()).collect()
 }
 
 fn report(summary: &Summary, folder: &Path, printer: &Printer) -> Result<()> {
     let json = serde_json::to_value(summary)?;
     write_file_atomically(folder.join("summary.json"), &serde_json::to_vec_pretty(&json)?)?;
     if summary.scored > 0 {
-        let line = |name: &str, scores: &Scores| {
-            let Scores { bleu_4, rouge_1, rouge_2, rouge_l, chrf, exact_match } = *scores;
-            let numbers = [bleu_4, rouge_1, rouge_2, rouge_l, chrf, exact_match];
-            [name.to_owned()].into_iter().chain(numbers.map(|number| format!("{number:.2}"))).collect()
-        };
-        let categories = summary.categories.iter().map(|(name, scores)| line(name, scores));
-        let rows: Vec<Vec<String>> = categories.chain([line("all", &summary.scores)]).collect();
-        printer.table(&["category", "BLEU-4", "ROUGE-1", "ROUGE-2", "ROUGE-L", "chrF", "exact"], &rows)?;
+        let table = summary.table();
+        let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
+        printer.table(&header, &table.rows)?;
         let corpus = &summary.corpus;
         printer.line(format_args!(
             "all together: BLEU {:.2} ({}), chrF {:.2} · scores of 100",

@@ -8,10 +8,13 @@ use clap::ValueEnum;
 use danlu_eval::longbench::{
     Asking, Group, Instruction, Prediction, Results, Row, TASKS, Task, data_file, open_predictions, read_rows,
 };
+use danlu_eval::openai::{Generation, Server};
 use danlu_formats::write_file_atomically;
+use danlu_model::open_tokenizer;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::server::{self, ServerArgs};
 use super::settings;
 use super::told_apart;
 use crate::commands::generate::{SamplingArgs, TemplateArgs};
@@ -30,10 +33,15 @@ const SYSTEM: &str = "You are a helpful assistant. 你是一个乐于助人的�
     mut_arg("top_k", |arg| arg.default_value("40")),
     mut_arg("top_p", |arg| arg.default_value("0.95")),
     mut_arg("repetition_penalty", |arg| arg.default_value("1.1")),
+    mut_arg("url", |arg| arg.conflicts_with_all([
+        "template", "enable_thinking", "top_k", "repetition_penalty", "score_only",
+    ])),
 )]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Folder with LongBench's files, such as dureader.jsonl; those that are missing are left out
     ///
     /// zh: LongBench 数据文件所在的文件夹，如 dureader.jsonl；缺少的数据集跳过
@@ -54,14 +62,14 @@ pub struct Args {
     /// zh: 数据集：中文、英文、代码
     #[arg(long, value_enum, value_name = "GROUP", value_delimiter = ',', default_value = "zh")]
     predict_on: Vec<GroupChoice>,
-    /// Chat template around the prompts; auto: not around those that show examples or code
+    /// Chat template around the prompts (default: false, with --url true); auto: not around those that show examples or code
     ///
-    /// zh: 是否在提示外加对话模板；auto：示例类与代码类提示不加
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t = WithInst::False)]
-    with_inst: WithInst,
-    /// Tokens of a prompt, beyond which its middle is left out
+    /// zh: 是否在提示外加对话模板（默认 false，用 --url 时为 true）；auto：示例类与代码类提示不加
+    #[arg(long, value_enum, value_name = "WHEN")]
+    with_inst: Option<WithInst>,
+    /// Tokens of a prompt, beyond which its middle is left out; with --url only where --tokenizer counts them
     ///
-    /// zh: 提示的最多词元数；超出时去掉中间部分
+    /// zh: 提示的最多词元数；超出时去掉中间部分；用 --url 时须给出 --tokenizer 才能计数
     #[arg(long, value_name = "N", default_value_t = 3584, value_parser = clap::value_parser!(u32).range(2..))]
     max_length: u32,
     /// Only the first N rows of each data set
@@ -109,14 +117,19 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 
 fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result<()> {
     let sampling = args.sampling.sampling()?;
+    let server = args.server.open()?;
     let sets = data_sets(args, data, printer)?;
-    let instruction = Instruction::from(args.with_inst);
+    let default = if server.is_some() { WithInst::True } else { WithInst::False };
+    let instruction = Instruction::from(args.with_inst.unwrap_or(default));
     if instruction == Instruction::False
         && (args.template.template.is_some() || args.template.system.is_some())
     {
         return Err(wrong_input(
             "`--template` and `--system` are for prompts in a chat template: add `--with-inst true` or `auto`",
         ));
+    }
+    if let Some(server) = &server {
+        return predict_by(server, args, &sets, instruction, folder, printer);
     }
     let (opened, mut settings) = settings::open(&args.model, printer)?;
     let template = match instruction {
@@ -161,7 +174,11 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
             asked += 1;
             cut += usize::from(answer.prompt.is_cut);
             cut_for_context += usize::from(answer.prompt.is_cut_for_context);
-            predictions.push(&Prediction::of(row, answer.text)).map_err(told_apart)?;
+            let prediction = match answer.prompt.ids.is_empty() {
+                true => Prediction::of_unasked(row),
+                false => Prediction::of(row, answer.text),
+            };
+            predictions.push(&prediction).map_err(told_apart)?;
             bar.set((before + index + 1) as u64, task.name);
         }
         before += rows.len();
@@ -176,6 +193,80 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
             "{cut_for_context} of {asked} prompts lost more of their middle, for the model's context is only {} tokens",
             opened.model.config().context_length()
         ));
+    }
+    Ok(())
+}
+
+/// The predictions of a model behind a server.
+fn predict_by(
+    server: &Server,
+    args: &Args,
+    sets: &[(Task, Vec<Row>)],
+    instruction: Instruction,
+    folder: &Path,
+    printer: &Printer,
+) -> Result<()> {
+    let sampling = server::told_to_server(args.sampling.sampling()?);
+    let tokenizer = args.model.given_tokenizer(printer)?.map(|path| open_tokenizer(&path)).transpose()?;
+    let max_length = args.max_length as usize;
+    let cut_by = tokenizer.as_ref().map(|tokenizer| (tokenizer, max_length));
+    let system = args.template.system.as_deref().unwrap_or(SYSTEM);
+    let mut settings = Value::from(server::settings(server));
+    settings["with_inst"] = json!(instruction);
+    settings["system"] = json!(system);
+    settings["max_length"] = json!(cut_by.map(|_| max_length));
+    settings["tokenizer"] = json!(tokenizer.as_ref().map(|tokenizer| tokenizer.fingerprint()));
+    settings["sampling"] = json!(sampling);
+    settings::claim(folder, &settings)?;
+    if tokenizer.is_none() {
+        printer.note(
+            "prompts are sent whole: `--max-length` takes the model's `--tokenizer` to count their tokens",
+        );
+    }
+    stop::answer_with(format!(
+        "stopped; what is predicted stands in `{}`, and the same command goes on from there",
+        folder.display()
+    ));
+    let mut bar =
+        printer.progress("predictions", sets.iter().map(|(_, rows)| rows.len() as u64).sum::<u64>());
+    let (mut before, mut asked, mut cut) = (0, 0, 0);
+    for (task, rows) in sets {
+        let path = folder.join(format!("{}.jsonl", task.name));
+        let (mut predictions, done) = open_predictions(&path, rows).map_err(told_apart)?;
+        let mut rest = &rows[done..];
+        bar.skip((before + done) as u64);
+        let mut prompts = Vec::with_capacity(rest.len());
+        for row in rest {
+            let (prompt, is_cut) = instruction.prompt(task, row, system, cut_by).map_err(told_apart)?;
+            cut += usize::from(is_cut);
+            prompts.push(prompt);
+        }
+        asked += prompts.len();
+        let how = Generation { sampling: sampling.clone(), max_tokens: task.max_new_tokens, stop: None };
+        let answered = server.client.answers(&prompts, &how, server.parallel, |text| {
+            if let Some((row, later)) = rest.split_first() {
+                predictions.push(&Prediction::of(row, text))?;
+                rest = later;
+            }
+            bar.set((before + rows.len() - rest.len()) as u64, task.name);
+            Ok(())
+        });
+        if let Err(error) = answered {
+            drop(bar);
+            let next = rows.len() - rest.len() + 1;
+            printer.note(format_args!("the same command goes on with row {next} of {}", task.name));
+            let advice = match tokenizer {
+                Some(_) => "lower `--max-length`",
+                None => "give the model's `--tokenizer`, so that `--max-length` can cut prompts",
+            };
+            return Err(server::with_advice(error, advice));
+        }
+        before += rows.len();
+    }
+    drop(bar);
+    if cut > 0 {
+        printer
+            .note(format_args!("{cut} of {asked} prompts lost their middle to `--max-length {max_length}`"));
     }
     Ok(())
 }
@@ -239,6 +330,15 @@ fn report(results: &Results, folder: &Path, is_e: bool, printer: &Printer) -> Re
     };
     printer.table(header, &rows)?;
     printer.line(format_args!("scores of 100, in `{}`", folder.join("result.json").display()))?;
+    let unasked = results.tasks.iter().filter(|task| task.unasked > 0);
+    let unasked: Vec<String> =
+        unasked.map(|task| format!("{} of {} of {}", task.unasked, task.rows, task.task.name)).collect();
+    if !unasked.is_empty() {
+        printer.warning(format_args!(
+            "the model's context has no room for a prompt beside the answer in some rows, which count as answered with nothing: {}",
+            unasked.join(", ")
+        ));
+    }
     Ok(printer.json(&json)?)
 }
 

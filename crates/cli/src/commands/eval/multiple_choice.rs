@@ -8,11 +8,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 use danlu_eval::multiple_choice::{
-    Benchmark, Options, Questions, Reasoning, Scoring, Selection, Summary, percent,
+    Backend, Benchmark, Options, Questions, Reasoning, Scoring, Selection, Takes, percent,
 };
+use danlu_eval::openai::Server;
+use danlu_kernels::cpu::level;
 use danlu_model::Sampling;
 
-use super::takes::{Asked, KeepArgs};
+use super::server::{self, ServerArgs};
+use super::takes::{Asked, Evaluated, KeepArgs};
 use super::told_apart;
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
@@ -21,9 +24,12 @@ use crate::prompts::template_of;
 
 /// Which questions, and how they are asked.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("url", |arg| arg.conflicts_with_all(["tokenizer", "template"])))]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Folder or .zip as the benchmark is published (CSV, or Parquet as on the hub), or one file (CSV, JSON lines, …)
     ///
     /// zh: 按评测集发布时的目录或 .zip（CSV，或 hub 上的 Parquet），也可以是单个文件（CSV、JSON Lines 等）
@@ -142,54 +148,107 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
     let reasoning = args.cot.then(|| args.reasoning()).transpose()?;
     let selection = Selection {
         benchmark: defaults.benchmark,
-        split: args.split,
+        split: args.split.clone(),
         shots: args.shots.unwrap_or(if args.cot { 0 } else { defaults.shots }),
-        subjects: args.subject,
+        subjects: args.subject.clone(),
         limit: args.limit,
     };
+    let server = args.server.open()?;
     let questions = Questions::read(&args.data, &selection).map_err(told_apart)?;
     tell_missing(&questions, printer);
-    let located = args.model.locate(printer)?;
-    let opened = args.model.open_located(&located, printer)?;
-    let wants_chat = args.chat || args.template.is_some();
-    let template = match wants_chat || (defaults.chat && !args.raw) {
-        true => {
-            let template = template_of(&opened, args.template.as_deref())?;
-            template.map(|template| args.keep.on_its_day(template)).transpose()?
-        }
-        false => None,
-    };
-    if args.chat && template.is_none() {
-        return Err(wrong_input(
-            "the model has no chat template: choose one with `--template`, or leave out `--chat`",
-        ));
-    }
-    let scoring = args.scoring.map_or(defaults.scoring, Scoring::from);
-    if args.one_turn && (template.is_none() || scoring != Scoring::LmEval) {
-        return Err(wrong_input(
-            "`--one-turn` goes with `--scoring lm-eval` in a chat: add `--chat`, or leave it out",
-        ));
-    }
     let options = Options {
-        scoring,
-        template: template.as_ref(),
+        scoring: args.scoring.map_or(defaults.scoring, Scoring::from),
         one_turn: args.one_turn,
         reasoning: reasoning.as_ref(),
+        ..Options::default()
     };
-    let asked = Asked {
-        args: &args.model,
-        located: &located,
-        opened: &opened,
-        data: &args.data,
-        questions: &questions,
-        options,
+    let evaluated = match &server {
+        Some(server) => args.ask_server(server, defaults, &questions, options, printer)?,
+        None => args.ask(defaults, &questions, options, printer)?,
     };
-    let (summary, json) = args.keep.evaluate(&asked, printer)?;
-    report(&summary, printer)?;
-    Ok(printer.json(&json.into())?)
+    report(&evaluated, printer)?;
+    Ok(printer.json(&evaluated.json.into())?)
 }
 
 impl Args {
+    /// A model that is opened here.
+    fn ask(
+        &self,
+        defaults: &Defaults,
+        questions: &Questions,
+        options: Options,
+        printer: &Printer,
+    ) -> Result<Evaluated> {
+        let located = self.model.locate(printer)?;
+        let opened = self.model.open_located(&located, printer)?;
+        let wants_chat = self.chat || self.template.is_some();
+        let template = match wants_chat || (defaults.chat && !self.raw) {
+            true => {
+                let template = template_of(&opened, self.template.as_deref())?;
+                template.map(|template| self.keep.on_its_day(template)).transpose()?
+            }
+            false => None,
+        };
+        if self.chat && template.is_none() {
+            return Err(wrong_input(
+                "the model has no chat template: choose one with `--template`, or leave out `--chat`",
+            ));
+        }
+        if self.one_turn && (template.is_none() || options.scoring != Scoring::LmEval) {
+            return Err(wrong_input(
+                "`--one-turn` goes with `--scoring lm-eval` in a chat: add `--chat`, or leave it out",
+            ));
+        }
+        let mut model = self.model.files(&located, &opened)?;
+        // With other instructions the last bits differ.
+        model.insert("isa".into(), level().name().into());
+        let places = located.adapters.iter().chain([&located.model]);
+        let asked = Asked {
+            backend: Backend::Opened(&opened),
+            model,
+            places: places.map(PathBuf::as_path).collect(),
+            data: &self.data,
+            questions,
+            options: Options { template: template.as_ref(), ..options },
+        };
+        self.keep.evaluate(&asked, printer)
+    }
+
+    /// A model behind a server. Those put no template around a text that they score.
+    fn ask_server(
+        &self,
+        server: &Server,
+        defaults: &Defaults,
+        questions: &Questions,
+        options: Options,
+        printer: &Printer,
+    ) -> Result<Evaluated> {
+        if options.reasoning.is_none() && (self.chat || self.one_turn) {
+            return Err(wrong_input(
+                "servers score options only behind a text, not in a chat: leave out `--chat` and `--one-turn`, or let the                  model reason with `--cot`",
+            ));
+        }
+        if options.reasoning.is_none() && options.scoring == Scoring::Seed {
+            return Err(wrong_input(
+                "`--scoring seed` looks at logits, which servers do not tell: choose `lm-eval` or `text`",
+            ));
+        }
+        if options.reasoning.is_none() && defaults.chat && !self.raw {
+            printer.note(
+                "servers score options only behind a text: asked without a chat template, as with `--raw`",
+            );
+        }
+        let asked = Asked {
+            backend: Backend::Server(server),
+            model: server::settings(server),
+            places: Vec::new(),
+            data: &self.data,
+            questions,
+            options: Options { server_chat: options.reasoning.is_some() && !self.raw, ..options },
+        };
+        self.keep.evaluate(&asked, printer)
+    }
+
     fn reasoning(&self) -> Result<Reasoning> {
         let Self { temperature, seed, max_new_tokens, .. } = *self;
         let sampling = Sampling { temperature, seed, top_k: 0, top_p: 1.0, ..Sampling::default() };
@@ -215,8 +274,13 @@ fn tell_missing(questions: &Questions, printer: &Printer) {
     }
 }
 
-fn report(summary: &Summary, printer: &Printer) -> Result<()> {
-    let table = summary.table();
+fn report(evaluated: &Evaluated, printer: &Printer) -> Result<()> {
+    let Evaluated { summary, takes, .. } = evaluated;
+    let table = match takes {
+        Some(takes) if takes.groups.is_empty() => takes.table(Takes::HEADER, &takes.subjects, str::to_owned),
+        Some(takes) => takes.table(Takes::HEADER, &takes.groups, str::to_owned),
+        None => summary.table(),
+    };
     let header: Vec<&str> = table.header.iter().map(String::as_str).collect();
     printer.table(&header, &table.rows)?;
     let scored = match summary.scoring {
@@ -233,7 +297,20 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
     if let Some(accuracy) = summary.accuracy_unnormalized {
         printer.line(format_args!("not divided by length: {}", percent(accuracy)))?;
     }
-    if summary.questions > 0 {
+    if let Some(takes) = takes {
+        let interval = match takes.all.shown_interval() {
+            interval if interval.is_empty() => String::new(),
+            interval => format!(", 95 % interval of the mean {interval}"),
+        };
+        printer.line(format_args!(
+            "accuracy {} in the mean of {} takes, standard deviation {}{interval} ({} questions, chance {}) · {how}",
+            percent(takes.all.mean),
+            takes.len(),
+            percent(takes.all.standard_deviation),
+            summary.questions,
+            percent(summary.chance),
+        ))?;
+    } else if summary.questions > 0 {
         printer.line(format_args!(
             "accuracy {} ± {} ({} of {}, chance {}) · {how}",
             percent(summary.accuracy),
@@ -256,10 +333,10 @@ fn report(summary: &Summary, printer: &Printer) -> Result<()> {
             summary.unasked
         ));
     }
-    if summary.unstated > 0 {
+    let unstated = takes.as_ref().map_or(summary.unstated, |takes| takes.unstated);
+    if unstated > 0 {
         printer.warning(format_args!(
-            "{} answers state no letter and count as wrong; more `--max-new-tokens` may help",
-            summary.unstated
+            "{unstated} answers state no letter and count as wrong; more `--max-new-tokens` may help"
         ));
     }
     Ok(())

@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use danlu_eval::perplexity::{self, Windows};
+use danlu_model::open_tokenizer;
 
+use super::server::{ServerArgs, with_advice};
 use super::told_apart;
+use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
 
@@ -14,14 +17,16 @@ use crate::printer::Printer;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Text file, UTF-8
     ///
     /// zh: 文本文件，UTF-8 编码
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Tokens that the model sees at a time (default: its context, at most 4096)
+    /// Tokens that the model sees at a time (default: its context, at most 4096; with --url 2047)
     ///
-    /// zh: 模型一次看到的词元数（默认：其上下文长度，至多 4096）
+    /// zh: 模型一次看到的词元数（默认：其上下文长度，至多 4096；用 --url 时为 2047）
     #[arg(long, value_name = "N")]
     window: Option<usize>,
     /// Tokens from window to window; the others are context (default: half a window)
@@ -36,13 +41,26 @@ pub struct Args {
 /// # Errors
 /// A model or a text that cannot be used.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
-    let opened = args.model.open(printer)?;
-    let ids = perplexity::read_ids(opened.tokenizer()?, &args.text).map_err(told_apart)?;
     let windows = Windows { window: args.window, stride: args.stride };
-    let mut bar = printer.progress("tokens", ids.len() as u64 - 1);
-    let result = perplexity::of_ids(&opened.model, &ids, windows, |done, _| bar.set(done as u64, ""))
-        .map_err(told_apart)?;
-    drop(bar);
+    let result = match args.server.open()? {
+        None => {
+            let opened = args.model.open(printer)?;
+            let ids = perplexity::read_ids(opened.tokenizer()?, &args.text).map_err(told_apart)?;
+            let mut bar = printer.progress("tokens", ids.len() as u64 - 1);
+            let told = |done, _| bar.set(done as u64, "");
+            perplexity::of_ids(&opened.model, &ids, windows, told).map_err(told_apart)?
+        }
+        Some(server) => {
+            let tokenizer = args.model.given_tokenizer(printer)?.ok_or_else(|| {
+                wrong_input("`--url` needs `--tokenizer` here: expected the model's own, whose ids the server is told")
+            })?;
+            let ids = perplexity::read_ids(&open_tokenizer(&tokenizer)?, &args.text).map_err(told_apart)?;
+            let mut bar = printer.progress("tokens", ids.len() as u64 - 1);
+            let told = |done, _| bar.set(done as u64, "");
+            perplexity::by_server(&server, &ids, windows, told)
+                .map_err(|error| with_advice(error, "give a smaller `--window`"))?
+        }
+    };
     printer.line(format_args!(
         "perplexity {:.4} · nll {:.6} · {} tokens · windows of {} tokens, {} apart",
         result.perplexity, result.nll, result.tokens, result.window, result.stride

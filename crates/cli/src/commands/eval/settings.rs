@@ -61,6 +61,18 @@ fn known(folder: &Path) -> Result<Option<Value>> {
     known.map(Some).map_err(|error| wrong_input(format!("`{}`: {error}", path.display())))
 }
 
+/// Whose answers are in a folder, as a report says it: a model with its adapters, or a file of predictions.
+///
+/// # Errors
+/// Settings that are damaged.
+pub fn answerer(folder: &Path) -> Result<String> {
+    let known = known(folder)?.unwrap_or_default();
+    let name = |value: &Value| value.as_str().or(value["path"].as_str()).map(str::to_owned);
+    let adapters = known["adapters"].as_array().into_iter().flatten();
+    let all = [&known["model"], &known["predictions"]].into_iter().chain(adapters).filter_map(name);
+    Ok(all.collect::<Vec<_>>().join(" + "))
+}
+
 /// Makes a folder for answers, or one of these settings go on.
 ///
 /// # Errors

@@ -4,17 +4,17 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use danlu_eval::Error;
 use danlu_eval::multiple_choice::{
-    Contamination, EvaluationFolder, MOST_BYTES, OPTIONS, Options, Questions, Summary, Take, evaluate,
-    look_for, run_of, settings, settings_of, write_csv, write_report, write_submission, write_summary,
+    Backend, Contamination, EvaluationFolder, MOST_BYTES, OPTIONS, Options, Questions, Summary, Take, Takes,
+    evaluate, look_for, run_of, settings, settings_of, write_csv, write_report, write_submission,
+    write_summary,
 };
-use danlu_kernels::cpu::level;
-use danlu_model::Opened;
 use danlu_tokenizer::ChatTemplate;
 use serde_json::{Map, Value, json};
 
+use super::server::with_advice;
 use super::told_apart;
-use crate::models::{Located, ModelArgs};
 use crate::printer::Printer;
 use crate::stop;
 
@@ -26,10 +26,10 @@ pub struct KeepArgs {
     /// zh: 保存分数、作答与报告的文件夹；中断的运行会从中继续
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
-    /// Write so many folders take0, take1, …; they are equal, since log-likelihoods know no chance, but for --cot, where each
-    /// has the next seed
+    /// Write so many folders take0, take1, …; they are equal, since log-likelihoods know no chance, but for --cot with a
+    /// --temperature, where each has the next seed, and mean and spread are told
     ///
-    /// zh: 写出多少个文件夹 take0、take1……；对数似然没有随机性，因此内容相同；用 --cot 时各次的随机种子依次加一
+    /// zh: 写出多少个文件夹 take0、take1……；对数似然没有随机性，因此内容相同；用 --cot 与 --temperature 时各次的随机种子依次加一，并给出均值与离散程度
     #[arg(long, value_name = "N", requires = "output_dir", default_value = "1")]
     n_times: NonZeroUsize,
     /// Write a CSV file for each subject: its questions, the model's answers, and whether they are right
@@ -56,12 +56,36 @@ pub struct KeepArgs {
 
 /// What is evaluated.
 pub struct Asked<'a> {
-    pub args: &'a ModelArgs,
-    pub located: &'a Located,
-    pub opened: &'a Opened,
+    pub backend: Backend<'a>,
+    /// What decides what the model says, but for the questions.
+    pub model: Map<String, Value>,
+    /// The model and its adapters, whose runs may have seen the questions.
+    pub places: Vec<&'a Path>,
     pub data: &'a Path,
     pub questions: &'a Questions,
     pub options: Options<'a>,
+}
+
+/// What came of it.
+pub struct Evaluated {
+    /// Of the first take.
+    pub summary: Summary,
+    /// Of all takes, where each drew its own answers.
+    pub takes: Option<Takes>,
+    /// What `summary.json` holds: of all takes where there are such, else of the first.
+    pub json: Map<String, Value>,
+}
+
+impl Asked<'_> {
+    fn told(&self, error: Error) -> anyhow::Error {
+        with_advice(
+            error,
+            match self.options.reasoning {
+                Some(_) => "lower `--shots` or `--max-new-tokens`, or serve the model with a longer context",
+                None => "lower `--shots`, or serve the model with a longer context",
+            },
+        )
+    }
 }
 
 impl KeepArgs {
@@ -78,33 +102,34 @@ impl KeepArgs {
         })
     }
 
-    /// Asks, or goes on asking, and writes what is wanted. The summary, and what `summary.json` holds.
+    /// Asks, or goes on asking, and writes what is wanted.
     ///
     /// # Errors
     /// A model or questions that do not fit, a folder of another evaluation, a full disk.
-    pub fn evaluate(&self, asked: &Asked, printer: &Printer) -> Result<(Summary, Map<String, Value>)> {
-        let Asked { opened, questions, options, .. } = asked;
+    pub fn evaluate(&self, asked: &Asked, printer: &Printer) -> Result<Evaluated> {
+        let Asked { backend, questions, options, .. } = asked;
         let settings = self.settings(asked)?;
         let folder = self.output_dir.as_deref().map(|path| EvaluationFolder::open(path, &settings));
         let folder = folder.transpose().map_err(told_apart)?;
         let found = self.look_for_questions(asked, printer)?;
         let (Some(folder), Some(path)) = (folder, &self.output_dir) else {
             let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
-            let summary = evaluate(opened, questions, options, |done, _| bar.set(done as u64, ""));
-            let summary = summary.map_err(told_apart)?;
-            let json = complete(&summary, &settings);
-            return Ok((summary, json));
+            let summary = evaluate(*backend, questions, options, |done, _| bar.set(done as u64, ""));
+            let summary = summary.map_err(|error| asked.told(error))?;
+            let json = with_settings(summary.to_json(), &settings);
+            return Ok(Evaluated { summary, takes: None, json });
         };
         stop::answer_with(format!(
             "stopped; what is answered stands in `{}`, and the same command goes on from there",
             path.display()
         ));
         let first = self.take(0, &folder, asked, &settings, printer)?;
+        let mut summaries = vec![first];
         let times = self.n_times.get();
         if options.reasoning.is_some_and(|reasoning| reasoning.sampling.temperature > 0.0) {
             // Reasons are drawn anew each time.
             for number in 1..times {
-                self.take(number, &folder, asked, &settings, printer)?;
+                summaries.push(self.take(number, &folder, asked, &settings, printer)?);
             }
         } else {
             folder.repeat_first(times).map_err(told_apart)?;
@@ -112,11 +137,18 @@ impl KeepArgs {
                 printer.note("the takes are equal: nothing is drawn at random");
             }
         }
+        let takes = Takes::of(&summaries).filter(|takes| takes.all.questions > 0);
+        let summary = summaries.swap_remove(0);
+        let json = takes.as_ref().map_or_else(|| summary.to_json(), |takes| takes.to_json(&summary));
+        let json = with_settings(json, &settings);
+        if takes.is_some() {
+            write_summary(path, &json).map_err(told_apart)?;
+        }
         if !self.no_report {
-            write_report(path, &first.0, &settings, found.as_ref()).map_err(told_apart)?;
+            write_report(path, &summary, takes.as_ref(), &settings, found.as_ref()).map_err(told_apart)?;
         }
         printer.note(format_args!("written to `{}`", path.display()));
-        Ok(first)
+        Ok(Evaluated { summary, takes, json })
     }
 
     /// Asks everything once, or goes on asking, and writes what came of it.
@@ -127,12 +159,12 @@ impl KeepArgs {
         asked: &Asked,
         settings: &Map<String, Value>,
         printer: &Printer,
-    ) -> Result<(Summary, Map<String, Value>)> {
-        let Asked { opened, questions, options, .. } = asked;
+    ) -> Result<Summary> {
+        let Asked { backend, questions, options, .. } = asked;
         let reasoning = options.reasoning.map(|reasoning| reasoning.of_take(number));
         let options = Options { reasoning: reasoning.as_ref(), ..*options };
         let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
-        let mut take = folder.take(number, questions, &options).map_err(told_apart)?;
+        let mut take = folder.take(number, *backend, questions, &options).map_err(told_apart)?;
         let kept = take.answers().len();
         if kept > 0 {
             bar.skip((OPTIONS * kept) as u64);
@@ -142,13 +174,24 @@ impl KeepArgs {
                 take.path().display()
             ));
         }
-        take.go_on(opened, questions, &options, self.log_samples, |done, _| bar.set(done as u64, ""))
-            .map_err(told_apart)?;
+        let gone_on =
+            take.go_on(*backend, questions, &options, self.log_samples, |done, _| bar.set(done as u64, ""));
         drop(bar);
+        if let Err(error) = gone_on {
+            let kept = take.answers().len();
+            if kept > 0 {
+                printer.note(format_args!(
+                    "{kept} of {} questions are answered in `{}`, and the same command goes on from there",
+                    questions.len(),
+                    take.path().display()
+                ));
+            }
+            return Err(asked.told(error));
+        }
         let summary = Summary::new(questions, &options, take.answers());
-        let json = complete(&summary, settings);
+        let json = with_settings(summary.to_json(), settings);
         self.write(&take, questions, &json).map_err(told_apart)?;
-        Ok((summary, json))
+        Ok(summary)
     }
 
     fn write(&self, take: &Take, questions: &Questions, json: &Map<String, Value>) -> danlu_eval::Result<()> {
@@ -163,26 +206,17 @@ impl KeepArgs {
     }
 
     fn settings(&self, asked: &Asked) -> Result<Map<String, Value>> {
-        let Asked { args, located, opened, data, questions, options } = asked;
-        let mut all = settings(opened, questions, options).map_err(told_apart)?;
-        all.extend(args.files(located, opened)?);
-        all.extend([
-            ("data".into(), json!(data)),
-            // With other instructions the last bits differ.
-            ("isa".into(), level().name().into()),
-            ("log_samples".into(), self.log_samples.into()),
-        ]);
+        let Asked { backend, model, data, questions, options, .. } = asked;
+        let mut all = settings(*backend, questions, options).map_err(told_apart)?;
+        all.extend(model.clone());
+        all.extend([("data".into(), json!(data)), ("log_samples".into(), self.log_samples.into())]);
         Ok(all)
     }
 
     fn look_for_questions(&self, asked: &Asked, printer: &Printer) -> Result<Option<Contamination>> {
-        let located = asked.located;
         let (runs, most) = match &self.train_run {
             Some(run) => (vec![run.clone()], u64::MAX),
-            None => {
-                let paths = located.adapters.iter().chain([&located.model]);
-                (paths.filter_map(|path| run_of(path)).collect(), MOST_BYTES)
-            }
+            None => (asked.places.iter().filter_map(|path| run_of(path)).collect(), MOST_BYTES),
         };
         let Some(first) = runs.first() else { return Ok(None) };
         let mut bar = printer.progress("searching training data, bytes", None);
@@ -214,13 +248,25 @@ impl KeepArgs {
                 "{overlapping} of {questions} questions stand in {files}, so that the score may be learned by heart; {list}"
             )),
         }
+        tell_incomplete(&found, printer);
         Ok(Some(found))
     }
 }
 
-/// What `summary.json` holds.
-fn complete(summary: &Summary, settings: &Map<String, Value>) -> Map<String, Value> {
-    let mut json = summary.to_json();
+fn with_settings(mut json: Map<String, Value>, settings: &Map<String, Value>) -> Map<String, Value> {
     json.insert("evaluation".into(), settings.clone().into());
     json
+}
+
+/// What the search did not look at.
+fn tell_incomplete(found: &Contamination, printer: &Printer) {
+    if found.too_short > 0 {
+        printer.note(format_args!(
+            "{} questions are too short to be told from harmless texts and were not looked for",
+            found.too_short
+        ));
+    }
+    if let Some(files) = found.incomplete() {
+        printer.warning(format_args!("not all of the training data was searched: {files}"));
+    }
 }

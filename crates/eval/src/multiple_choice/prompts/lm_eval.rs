@@ -10,37 +10,30 @@
 //! In a chat the description is the system message, examples are earlier turns or, in one turn, stand before the question
 //! in the user's message, and the letter has no blank before it.
 
-use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens};
+use danlu_tokenizer::Message;
 
-use super::{Asker, Before, Prompt, lettered, right_letter};
-use crate::Result;
-use crate::multiple_choice::questions::{LETTERS, Question, Subject};
+use super::{Before, Prompt, Wording, lettered, right_letter};
+use crate::multiple_choice::questions::{LETTERS, OPTIONS, Question, Subject};
 use crate::multiple_choice::subjects::Benchmark;
 
-impl Asker<'_> {
-    pub(super) fn lm_eval(&self, subject: &Subject, before: Before, question: &Question) -> Result<Prompt> {
-        if let Some(template) = self.options.template {
-            return self.lm_eval_in_chat(template, subject, before, question);
+impl Wording<'_> {
+    pub(super) fn lm_eval(
+        &self,
+        subject: &Subject,
+        before: Before,
+        question: &Question,
+    ) -> (Prompt, [String; OPTIONS]) {
+        if self.is_chat() {
+            let messages = self.lm_eval_in_chat(subject, before, question);
+            return (Prompt::Chat(messages), LETTERS.map(str::to_owned));
         }
         let mut text = if before.is_described { self.description(subject) } else { String::new() };
         text += &self.solved(before.examples);
         text += &self.asked(question);
-        let wanted = self.requests(
-            &text,
-            LETTERS.map(|letter| format!(" {letter}")),
-            SpecialTokens::AsText,
-            question,
-        )?;
-        Ok(Prompt { text, wanted })
+        (Prompt::Text(text), LETTERS.map(|letter| format!(" {letter}")))
     }
 
-    fn lm_eval_in_chat(
-        &self,
-        template: &ChatTemplate,
-        subject: &Subject,
-        before: Before,
-        question: &Question,
-    ) -> Result<Prompt> {
+    fn lm_eval_in_chat(&self, subject: &Subject, before: Before, question: &Question) -> Vec<Message> {
         let mut messages = Vec::new();
         if before.is_described {
             messages.push(Message::new("system", self.description(subject)));
@@ -55,9 +48,7 @@ impl Asker<'_> {
             }
         }
         messages.push(Message::new("user", asked));
-        let (text, encoded, special) = self.rendered(template, &messages)?;
-        let wanted = self.requests(&encoded, LETTERS.map(str::to_owned), special, question)?;
-        Ok(Prompt { text, wanted })
+        messages
     }
 
     pub(super) fn description(&self, subject: &Subject) -> String {

@@ -6,7 +6,7 @@
 
 use danlu_tokenizer::Message;
 
-use super::{Asker, Before, Prompt, Wanted, lettered, right_letter};
+use super::{Before, Prompt, Wording, lettered, right_letter};
 use crate::multiple_choice::questions::{Question, Subject};
 use crate::multiple_choice::subjects::Benchmark;
 use crate::{Error, Result};
@@ -34,59 +34,48 @@ const ENGLISH: Words = Words {
     asked: "Let's think step by step, and end with “The answer is” and the letter.",
 };
 
-/// Reasons may end with `答案：B` on a line of its own; only what opens reasons anew is another answer.
-fn before_another_answer<'t>(text: &'t str, Words { answer, begin, .. }: &Words) -> &'t str {
-    let next = format!("\n{answer}{}", begin.trim_end());
-    text.find(next.as_str()).map_or(text, |at| &text[..at])
+fn next_answer(Words { answer, begin, .. }: &Words) -> String {
+    format!("\n{answer}{}", begin.trim_end())
 }
 
-impl Asker<'_> {
-    pub(super) fn reasoned(
-        &self,
-        subject: &Subject,
-        before: Before,
-        question: &Question,
-        max_new_tokens: usize,
-    ) -> Result<Prompt> {
+fn text_before<'t>(text: &'t str, end: &str) -> &'t str {
+    text.find(end).map_or(text, |at| &text[..at])
+}
+
+impl Wording<'_> {
+    pub(super) fn reasoned(&self, subject: &Subject, before: Before, question: &Question) -> Result<Prompt> {
         let Words { answer, begin, asked, .. } = self.words();
         let description = if before.is_described { self.description(subject) } else { String::new() };
         let put = |question: &Question| format!("{}{}\n", question.question.trim(), lettered(question));
-        let (text, prompt) = match self.options.template {
-            None => {
-                let mut text = description;
-                for example in before.examples {
-                    text += &format!("{}{answer}{begin}{}\n\n", put(example), self.explained(example)?);
-                }
-                text += &format!("{}{answer}{begin}", put(question));
-                let prompt = self.tokenizer.prompt_ids(&text)?;
-                (text, prompt)
+        if !self.is_chat() {
+            let mut text = description;
+            for example in before.examples {
+                text += &format!("{}{answer}{begin}{}\n\n", put(example), self.explained(example)?);
             }
-            Some(template) => {
-                let mut messages = Vec::new();
-                if before.is_described {
-                    messages.push(Message::new("system", description));
-                }
-                for example in before.examples {
-                    messages.push(Message::new("user", put(example) + asked));
-                    messages.push(Message::new("assistant", self.explained(example)?));
-                }
-                messages.push(Message::new("user", put(question) + asked));
-                let (text, encoded, special) = self.rendered(template, &messages)?;
-                let bos = self.bos_before(&encoded, special);
-                let ids = self.tokenizer.encode(&encoded, special)?;
-                (text, bos.into_iter().chain(ids).collect())
-            }
-        };
-        let room = max_new_tokens.min(self.context / 2);
-        Ok(Prompt { text, wanted: Wanted::Reasons { prompt, room } })
+            text += &format!("{}{answer}{begin}", put(question));
+            return Ok(Prompt::Text(text));
+        }
+        let mut messages = Vec::new();
+        if before.is_described {
+            messages.push(Message::new("system", description));
+        }
+        for example in before.examples {
+            messages.push(Message::new("user", put(example) + asked));
+            messages.push(Message::new("assistant", self.explained(example)?));
+        }
+        messages.push(Message::new("user", put(question) + asked));
+        Ok(Prompt::Chat(messages))
     }
 
-    /// The answer without what a model that goes on and on writes behind it: the next answer, to a question of its own.
+    /// The answer without what a model that goes on and on writes behind it.
     pub(in crate::multiple_choice) fn first_answer<'t>(&self, text: &'t str) -> &'t str {
-        if self.options.template.is_some() {
-            return text;
-        }
-        before_another_answer(text, self.words())
+        self.next_answer().map_or(text, |next| text_before(text, &next))
+    }
+
+    /// How the next answer, to a question of its own, would begin; none in a chat. Reasons may end with `答案：B` on a line of
+    /// its own; only what opens reasons anew is another answer.
+    pub(in crate::multiple_choice) fn next_answer(&self) -> Option<String> {
+        (!self.is_chat()).then(|| next_answer(self.words()))
     }
 
     fn explained(&self, example: &Question) -> Result<String> {
@@ -123,7 +112,7 @@ mod tests {
             ("It turns.\nAnswer: B", &ENGLISH, "It turns.\nAnswer: B"),
             ("(B).\n\nWhat?\nAnswer: Let's think step by step.\nC", &ENGLISH, "(B).\n\nWhat?"),
         ] {
-            assert_eq!(before_another_answer(text, words), kept);
+            assert_eq!(text_before(text, &next_answer(words)), kept);
         }
     }
 }

@@ -16,7 +16,7 @@
 use danlu_model::{Generator, penalize};
 use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens};
 
-use super::{Asker, Before, Prompt, Wanted, lettered, right_letter};
+use super::{Asker, Before, Read, Wanted, lettered, right_letter};
 use crate::multiple_choice::questions::{LETTERS, OPTIONS, Question, Subject};
 use crate::multiple_choice::subjects::Benchmark;
 use crate::{Error, Result};
@@ -45,16 +45,16 @@ impl Logits {
 }
 
 impl Asker<'_> {
-    pub(super) fn seed(&self, subject: &Subject, before: Before, question: &Question) -> Result<Prompt> {
-        if self.benchmark == Benchmark::Mmlu {
+    pub(super) fn seed(&self, subject: &Subject, before: Before, question: &Question) -> Result<Read> {
+        if self.wording.benchmark == Benchmark::Mmlu {
             return self.older_mmlu(subject, before, question);
         }
-        let name = self.benchmark.older_name(&subject.key).unwrap_or(&subject.name);
+        let name = self.wording.benchmark.older_name(&subject.key).unwrap_or(&subject.name);
         let description = match before.is_described {
             true => format!("以下是中国关于{name}考试的单项选择题，请选出其中的正确答案。\n\n"),
             false => String::new(),
         };
-        let (text, prompt) = match self.options.template {
+        let (text, prompt) = match self.wording.options.template {
             Some(template) => self.older_chat(template, name, description, before.examples, question)?,
             None => {
                 let solved = |example| format!("{}{}\n\n", asked(example), right_letter(example));
@@ -69,7 +69,7 @@ impl Asker<'_> {
             ids.extend(self.encode(letter)?.first());
             ids.extend(self.encode(&format!("：{letter}"))?.last());
         }
-        Ok(Prompt { text, wanted: Wanted::Logits(Logits { prompt, ids }) })
+        Ok(Read { text, wanted: Wanted::Logits(Logits { prompt, ids }) })
     }
 
     fn older_chat(
@@ -98,8 +98,8 @@ impl Asker<'_> {
         Ok((text, bos.into_iter().chain(ids).collect()))
     }
 
-    fn older_mmlu(&self, subject: &Subject, before: Before, question: &Question) -> Result<Prompt> {
-        if self.options.template.is_some() {
+    fn older_mmlu(&self, subject: &Subject, before: Before, question: &Question) -> Result<Read> {
+        if self.wording.options.template.is_some() {
             let problem =
                 "MMLU is not asked in a chat by `seed`: add `--raw`, or choose `lm-eval`".to_owned();
             return Err(Error::Option { option: "scoring", problem });
@@ -116,7 +116,7 @@ impl Asker<'_> {
         text += &asked(question);
         let letters = LETTERS.map(|letter| format!(" {letter}"));
         let wanted = self.requests(&text, letters, SpecialTokens::AsText, question)?;
-        Ok(Prompt { text, wanted })
+        Ok(Read { text, wanted })
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {

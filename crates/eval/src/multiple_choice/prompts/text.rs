@@ -3,7 +3,7 @@
 
 use danlu_tokenizer::{ChatTemplate, Message, SpecialTokens};
 
-use super::{Asker, Before, Prompt, Wanted, four, request};
+use super::{Asker, Before, Prompt, Read, Wanted, Wording, four, request};
 use crate::Result;
 use crate::log_likelihood::Request;
 use crate::multiple_choice::questions::{OPTIONS, Question};
@@ -12,11 +12,9 @@ use crate::multiple_choice::subjects::Benchmark;
 /// Ends the thoughts that templates of reasoning models write before an answer.
 const THOUGHTS_END: &str = "</think>";
 
-impl Asker<'_> {
-    pub(super) fn text(&self, before: Before, question: &Question) -> Result<Prompt> {
-        if let Some(template) = self.options.template {
-            return self.text_in_chat(template, before, question);
-        }
+impl Wording<'_> {
+    /// Without a chat.
+    pub(super) fn text(&self, before: Before, question: &Question) -> (Prompt, [String; OPTIONS]) {
         let (word, blank) =
             if self.benchmark == Benchmark::Mmlu { ("Answer:", " ") } else { ("答案：", "") };
         let asked = |question: &Question| format!("{}\n{word}", question.question.trim());
@@ -26,12 +24,18 @@ impl Asker<'_> {
         }
         text += &asked(question);
         let continuations = question.options.each_ref().map(|option| format!("{blank}{}", option.trim()));
-        let wanted = self.requests(&text, continuations, SpecialTokens::AsText, question)?;
-        Ok(Prompt { text, wanted })
+        (Prompt::Text(text), continuations)
     }
+}
 
+impl Asker<'_> {
     /// A conversation, tokenized stretch by stretch as in training; the end of the turn is not scored.
-    fn text_in_chat(&self, template: &ChatTemplate, before: Before, question: &Question) -> Result<Prompt> {
+    pub(super) fn text_in_chat(
+        &self,
+        template: &ChatTemplate,
+        before: Before,
+        question: &Question,
+    ) -> Result<Read> {
         let mut messages = Vec::new();
         for example in before.examples {
             messages.push(Message::new("user", example.question.trim()));
@@ -41,7 +45,7 @@ impl Asker<'_> {
         let text = template.render(&messages, true, &self.template_tokens)?;
         let requests = (0..OPTIONS).map(|option| self.answered_with(template, &messages, question, option));
         let requests = four(requests.collect::<Result<_>>()?, question)?;
-        Ok(Prompt { text, wanted: Wanted::LogLikelihoods(requests) })
+        Ok(Read { text, wanted: Wanted::LogLikelihoods(requests) })
     }
 
     fn answered_with(
