@@ -84,7 +84,7 @@ fn a_model_answers_questions_with_and_without_references() {
     assert_eq!(generate(path, &[&["a"], &ask[..]].concat()).json(), summary);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), whole);
     generate(path, &[&["a", "--limit", "1"], &ask[..]].concat()).is_refused(
-        "`a/generated.jsonl`: has answers to 2 rows, more than the 1 asked now: give `--limit` 2 or more",
+        "`a/generated.jsonl`: has answers to 3 rows, more than the 1 asked now: give `--limit` 3 or more",
     );
     let other = generate(path, &[&["a", "--temperature", "1"], &ask[..]].concat());
     other.is_refused("the answers in `a` were given with another `sampling`");

@@ -195,10 +195,8 @@ pub fn open_answers(path: &Path, questions: &[Question]) -> Result<(LineFile, Ve
     let expected =
         "an answer, {\"index\": …, \"prompt\": …, \"reference\": …, \"prediction\": …, \"scores\": …}";
     LineFile::open(path, expected, |answers: &[Answer]| {
-        of_rows(path, answers, questions.len(), |index, answer| {
-            questions.get(index).is_some_and(|question| {
-                answer.prompt == question.prompt() && answer.reference == question.reference
-            })
+        of_rows(path, answers, questions, |answer, question| {
+            answer.prompt == question.prompt() && answer.reference == question.reference
         })
     })
 }

@@ -131,28 +131,26 @@ fn row_error(path: &Path, index: usize, problem: String) -> Error {
     Error::Row { at: Source { path: Arc::from(path), line: index as u64 + 1 }, problem }
 }
 
-/// Accepts lines that are each of the row with its number, of `rows` that are asked now.
-pub(crate) fn of_rows<T>(
+/// Accepts lines that are each of the row with its number.
+pub(crate) fn of_rows<T, R>(
     path: &Path,
     lines: &[T],
-    rows: usize,
-    is_of: impl Fn(usize, &T) -> bool,
+    rows: &[R],
+    is_of: impl Fn(&T, &R) -> bool,
 ) -> Result<usize> {
-    match lines.iter().take(rows).enumerate().position(|(index, line)| !is_of(index, line)) {
-        Some(index) => {
-            let problem =
-                "is not of the row with this number: give the data that it was made from, or another folder";
-            Err(row_error(path, index, problem.into()))
-        }
-        None if lines.len() > rows => {
-            let there = lines.len();
-            let problem = format!(
-                "has answers to {there} rows, more than the {rows} asked now: give `--limit` {there} or more, or another folder"
-            );
-            Err(Error::File { path: path.into(), problem })
-        }
-        None => Ok(lines.len()),
+    if let Some(index) = lines.iter().zip(rows).position(|(line, row)| !is_of(line, row)) {
+        let problem =
+            "is not of the row with this number: give the data that it was made from, or another folder";
+        return Err(row_error(path, index, problem.into()));
     }
+    if lines.len() > rows.len() {
+        let (there, asked) = (lines.len(), rows.len());
+        let problem = format!(
+            "has answers to {there} rows, more than the {asked} asked now: give `--limit` {there} or more, or another folder"
+        );
+        return Err(Error::File { path: path.into(), problem });
+    }
+    Ok(lines.len())
 }
 
 #[cfg(test)]

@@ -55,9 +55,7 @@ impl Prediction {
 /// A file that cannot be read or written, or that has answers to other rows.
 pub fn open_predictions(path: &Path, rows: &[Row]) -> Result<(LineFile, usize)> {
     let (file, done) = LineFile::open(path, EXPECTED, |predictions: &[Prediction]| {
-        of_rows(path, predictions, rows.len(), |index, prediction| {
-            rows.get(index).is_some_and(|row| prediction.is_of(row))
-        })
+        of_rows(path, predictions, rows, Prediction::is_of)
     })?;
     Ok((file, done.len()))
 }

@@ -200,15 +200,15 @@ fn changed(earlier: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String
     names.into_iter().filter_map(difference).collect()
 }
 
-/// The answers that lines hold of these questions, as far as they make whole pieces of at most `most`.
+/// The answers that lines hold of these questions, as far as they make whole pieces.
 fn kept(lines: &[Answered], questions: &Questions, most: usize) -> Vec<Answer> {
     let mut answers = Vec::new();
     for (first_index, piece) in pieces(questions, most, 0) {
-        let all =
-            piece.subjects.iter().flat_map(|subject| (0..subject.questions.len()).map(move |q| (subject, q)));
-        let of_piece: Option<Vec<Answer>> = all
+        let of_piece: Option<Vec<Answer>> = piece
+            .each()
+            .enumerate()
             .zip(answers.len()..)
-            .map(|((subject, place), line)| lines.get(line)?.answer(subject, first_index + place))
+            .map(|((place, (subject, _)), line)| lines.get(line)?.answer(subject, first_index + place))
             .collect();
         let Some(of_piece) = of_piece else { break };
         answers.extend(of_piece);

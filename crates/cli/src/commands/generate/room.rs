@@ -47,7 +47,9 @@ pub fn at_once(
 
 /// How many of `wanted` fit, each of so many bytes.
 fn fitting(wanted: usize, each: u64, free: u64) -> usize {
-    usize::try_from(free / each.max(1)).map_or(wanted, |fitting| fitting.min(wanted))
+    free.checked_div(each)
+        .and_then(|fitting| usize::try_from(fitting).ok())
+        .map_or(wanted, |fitting| fitting.min(wanted))
 }
 
 #[cfg(test)]
