@@ -236,6 +236,12 @@ fn what_a_server_cannot_do_is_refused_in_words() {
     let alone = ["eval", "ceval", "--data", "ceval"];
     common::run(folder.path(), &[&alone[..], &["--url", "http://x"]].concat()).is_refused("--model-name");
     common::run(folder.path(), &[&alone[..], &["--parallel", "2"]].concat()).is_refused("--url");
+    let function = json!({ "name": "spindle_speed", "parameters": {} });
+    let tools = json!([{ "type": "function", "function": function }]);
+    let row = json!({ "messages": [{ "role": "user", "content": "车削" }], "tools": tools });
+    write(folder.path(), "tools.jsonl", &format!("{row}\n"));
+    eval(folder.path(), "generate", &server, &["--data", "tools.jsonl", "--output-dir", "a"])
+        .is_refused("question 1 has tools, whose calls are no text where a server answers");
     assert!(server.requests().is_empty());
     let told = |message: &str| json!({ "error": { "message": message } }).to_string();
     for (reply, part) in [

@@ -19,7 +19,6 @@ use danlu_train::machine;
 use fs_err as fs;
 use serde_json::{Value, json};
 
-use super::eval::told_apart;
 use crate::failure::wrong_input;
 use crate::hub::{self, Fetch};
 use crate::models::{ModelArgs, PrecisionChoice, base_of, count};
@@ -321,7 +320,7 @@ fn calibrate(args: &Args, text: &Path, printer: &Printer) -> Result<ImportanceMa
     };
     let opened = model.open(printer)?;
     let tokenizer = opened.tokenizer()?;
-    let ids = perplexity::read_ids(tokenizer, text).map_err(told_apart)?;
+    let ids = perplexity::read_ids(tokenizer, text)?;
     let bos = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
     let mut bar = printer.progress("calibrating", ids.len() as u64);
     let measured = measure_importance(&opened.model, &ids, bos, &mut |done, total| {

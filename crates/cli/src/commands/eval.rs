@@ -13,9 +13,7 @@ mod settings;
 mod takes;
 
 use anyhow::Result;
-use danlu_eval::Error;
 
-use crate::failure::wrong_input;
 use crate::printer::Printer;
 
 /// What to measure.
@@ -86,17 +84,4 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
 fn rounds(text: &str) -> Result<usize, String> {
     let rounds: usize = text.parse().map_err(|_| "expected a whole number".to_owned())?;
     if (1..=1_000_000).contains(&rounds) { Ok(rounds) } else { Err("expected 1 to 1000000".to_owned()) }
-}
-
-/// Errors of the rooms below tell their exit code themselves; the others are of the input.
-pub(super) fn told_apart(error: Error) -> anyhow::Error {
-    match error {
-        Error::Io(error) => error.into(),
-        Error::Format(error) => error.into(),
-        Error::Report(error) => error.into(),
-        Error::Model(error) => error.into(),
-        Error::Tokenizer(error) => error.into(),
-        error @ Error::Server { .. } => error.into(),
-        input => wrong_input(input.to_string()),
-    }
 }

@@ -9,7 +9,6 @@ use danlu_eval::{Error, judge};
 use danlu_formats::write_file_atomically;
 
 use super::server::ConnectionArgs;
-use super::told_apart;
 use crate::printer::Printer;
 use crate::stop;
 
@@ -91,7 +90,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     if let (Some(url), Some(model)) = (&args.judge, &args.judge_model) {
         ask_judge(args, url, model, &path, printer)?;
     }
-    let votes = Votes::read(&path).map_err(told_apart)?;
+    let votes = Votes::read(&path)?;
     let options = Options {
         anchor: args.anchor.clone().map(|model| (model, args.anchor_rating)),
         rounds: args.rounds,
@@ -99,7 +98,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         prior: args.prior,
     };
     let mut bar = printer.progress("bootstrap rounds", args.rounds as u64);
-    let ratings = rate(&votes, &options, |done| bar.set(done as u64, "")).map_err(told_apart)?;
+    let ratings = rate(&votes, &options, |done| bar.set(done as u64, ""))?;
     drop(bar);
     tell(&votes, &ratings, printer);
     if let Some(folder) = &args.output_dir {
@@ -111,7 +110,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 
 fn ask_judge(args: &Args, url: &str, model: &str, votes: &Path, printer: &Printer) -> Result<()> {
     let server = args.connection.open(url, model)?;
-    let answers = judge::read_answers(&args.answers).map_err(told_apart)?;
+    let answers = judge::read_answers(&args.answers)?;
     let pairs = judge::pairs(&answers);
     let mut bar = printer.progress("pairs", pairs.len() as u64);
     let judged = judge::judge(&server.client, model, &pairs, votes, server.parallel, |done| {
@@ -127,7 +126,7 @@ fn ask_judge(args: &Args, url: &str, model: &str, votes: &Path, printer: &Printe
             ));
             return Err(stop::Interrupted.into());
         }
-        judged => judged.map_err(told_apart)?,
+        judged => judged?,
     };
     printer.note(format_args!(
         "{} pairs judged in both orders, {} of them ties because the verdicts differ; {} were in `{}` before",

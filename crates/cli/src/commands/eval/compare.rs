@@ -7,7 +7,6 @@ use danlu_eval::compare::{self, Comparison, Options, Results};
 use danlu_formats::write_file_atomically;
 use danlu_report::Table;
 
-use super::told_apart;
 use crate::printer::Printer;
 
 /// Characters of a text in the lists.
@@ -53,8 +52,8 @@ pub struct Args {
 /// # Errors
 /// Results that cannot be read, or are of different questions.
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let a = Results::read(&args.a).map_err(told_apart)?;
-    let b = Results::read(&args.b).map_err(told_apart)?;
+    let a = Results::read(&args.a)?;
+    let b = Results::read(&args.b)?;
     for results in [&a, &b] {
         if let Some(takes) = results.takes {
             let path = results.path.display();
@@ -62,7 +61,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
         }
     }
     let options = Options { rounds: args.rounds, seed: args.seed, list: args.list };
-    let comparison = compare::compare(&a, &b, &options).map_err(told_apart)?;
+    let comparison = compare::compare(&a, &b, &options)?;
     report(&comparison, printer)?;
     let json = serde_json::to_value(&comparison)?;
     if let Some(folder) = &args.output_dir {

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 use super::server::{self, ServerArgs};
 use super::settings;
-use super::told_apart;
 use crate::commands::generate::{SamplingArgs, TemplateArgs, one_or_more, room};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
@@ -82,7 +81,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     let name = args.data.to_str().unwrap_or_default();
     let all = match built_in(name) {
         Some(questions) => questions,
-        None => read_questions(&args.data).map_err(told_apart)?,
+        None => read_questions(&args.data)?,
     };
     let questions = &all[..args.limit.map_or(all.len(), NonZeroUsize::get).min(all.len())];
     let answers = match &args.predictions {
@@ -129,7 +128,7 @@ impl<'a> Answers<'a> {
     fn open(args: &Args, questions: &'a [Question], settings: &Value) -> Result<Self> {
         settings::claim(&args.output_dir, settings)?;
         let path = args.output_dir.join("generated.jsonl");
-        let (file, done) = open_answers(&path, questions).map_err(told_apart)?;
+        let (file, done) = open_answers(&path, questions)?;
         Ok(Self { questions, file, done })
     }
 
@@ -144,7 +143,7 @@ impl<'a> Answers<'a> {
 
 /// The predictions of a file, for all questions or for those that are scored.
 fn given(path: &Path, all: usize, wanted: usize) -> Result<Vec<String>> {
-    let mut predictions = read_predictions(path).map_err(told_apart)?;
+    let mut predictions = read_predictions(path)?;
     if predictions.len() != all && predictions.len() != wanted {
         return Err(wrong_input(format!(
             "`{}` has {} predictions for {wanted} questions: expected one for each, in the same order",
@@ -209,7 +208,7 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
         }
         let is_stop = |id: &u32| options.stop_ids.contains(id);
         let end = generated.ids.len() - usize::from(generated.ids.last().is_some_and(is_stop));
-        answers.push(tokenizer.decode(&generated.ids[..end], true)?).map_err(told_apart)?;
+        answers.push(tokenizer.decode(&generated.ids[..end], true)?)?;
         bar.set(answers.done.len() as u64, "");
     }
     Ok(answers.done)
@@ -217,6 +216,12 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
 
 /// The answers of a model behind a server.
 fn answer_by(server: &Server, args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<Answer>> {
+    if let Some(place) = questions.iter().position(|question| !question.tools.is_empty()) {
+        return Err(wrong_input(format!(
+            "question {} has tools, whose calls are no text where a server answers: leave such rows out of `--data`",
+            place + 1
+        )));
+    }
     let sampling = server::told_to_server(args.sampling.sampling()?);
     let mut settings = Value::from(server::settings(server));
     settings["system"] = json!(args.template.system);

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 use super::server::{self, ServerArgs};
 use super::settings;
-use super::told_apart;
 use crate::commands::generate::{SamplingArgs, TemplateArgs};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
@@ -111,7 +110,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
     if let Some(data) = args.data.as_ref().filter(|_| !args.score_only) {
         predict(args, data, &folder, printer)?;
     }
-    let results = Results::of_folder(&folder, args.e).map_err(told_apart)?;
+    let results = Results::of_folder(&folder, args.e)?;
     report(&results, &folder, args.e, printer)
 }
 
@@ -156,14 +155,14 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
     let (mut before, mut asked, mut cut, mut cut_for_context) = (0, 0, 0, 0);
     for (task, rows) in &sets {
         let path = folder.join(format!("{}.jsonl", task.name));
-        let (mut predictions, done) = open_predictions(&path, rows).map_err(told_apart)?;
+        let (mut predictions, done) = open_predictions(&path, rows)?;
         bar.skip((before + done) as u64);
         for (index, row) in rows.iter().enumerate().skip(done) {
             let go_on = || match stop::requested() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };
-            let Some(answer) = asking.answer(task, row, go_on).map_err(told_apart)? else {
+            let Some(answer) = asking.answer(task, row, go_on)? else {
                 printer.note(format_args!(
                     "the same command goes on with row {} of {}",
                     index + 1,
@@ -178,7 +177,7 @@ fn predict(args: &Args, data: &Path, folder: &Path, printer: &Printer) -> Result
                 true => Prediction::of_unasked(row),
                 false => Prediction::of(row, answer.text),
             };
-            predictions.push(&prediction).map_err(told_apart)?;
+            predictions.push(&prediction)?;
             bar.set((before + index + 1) as u64, task.name);
         }
         before += rows.len();
@@ -232,12 +231,12 @@ fn predict_by(
     let (mut before, mut asked, mut cut) = (0, 0, 0);
     for (task, rows) in sets {
         let path = folder.join(format!("{}.jsonl", task.name));
-        let (mut predictions, done) = open_predictions(&path, rows).map_err(told_apart)?;
+        let (mut predictions, done) = open_predictions(&path, rows)?;
         let mut rest = &rows[done..];
         bar.skip((before + done) as u64);
         let mut prompts = Vec::with_capacity(rest.len());
         for row in rest {
-            let (prompt, is_cut) = instruction.prompt(task, row, system, cut_by).map_err(told_apart)?;
+            let (prompt, is_cut) = instruction.prompt(task, row, system, cut_by)?;
             cut += usize::from(is_cut);
             prompts.push(prompt);
         }
@@ -285,7 +284,7 @@ fn data_sets(args: &Args, data: &Path, printer: &Printer) -> Result<Vec<(Task, V
             missing.push(task.name);
             continue;
         };
-        let mut rows = read_rows(&path, &task, args.e).map_err(told_apart)?;
+        let mut rows = read_rows(&path, &task, args.e)?;
         rows.truncate(args.limit.unwrap_or(usize::MAX));
         sets.push((task, rows));
     }

@@ -3,6 +3,7 @@
 //! The benchmarks are asked as published results are, `mcq` asks as the model will be used; every part of that can be
 //! chosen.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -16,7 +17,7 @@ use danlu_model::Sampling;
 
 use super::server::{self, ServerArgs};
 use super::takes::{Asked, Evaluated, KeepArgs};
-use super::told_apart;
+use crate::commands::generate::one_or_more;
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
@@ -88,8 +89,8 @@ pub struct Args {
     /// Most tokens of such an answer; at most half of the model's context
     ///
     /// zh: 此类回答最多的词元数；至多为模型上下文的一半
-    #[arg(long, value_name = "N", default_value_t = 512, requires = "cot")]
-    max_new_tokens: usize,
+    #[arg(long, value_name = "N", default_value = "512", value_parser = one_or_more, requires = "cot")]
+    max_new_tokens: NonZeroUsize,
     /// For such answers: 0 takes the most probable token; higher is more varied
     ///
     /// zh: 用于此类回答：0 总取概率最高的词元；越高越多样
@@ -154,7 +155,7 @@ pub fn run(args: Args, defaults: &Defaults, printer: &Printer) -> Result<()> {
         limit: args.limit,
     };
     let server = args.server.open()?;
-    let questions = Questions::read(&args.data, &selection).map_err(told_apart)?;
+    let questions = Questions::read(&args.data, &selection)?;
     tell_missing(&questions, printer);
     let options = Options {
         scoring: args.scoring.map_or(defaults.scoring, Scoring::from),
@@ -253,7 +254,7 @@ impl Args {
         let Self { temperature, seed, max_new_tokens, .. } = *self;
         let sampling = Sampling { temperature, seed, top_k: 0, top_p: 1.0, ..Sampling::default() };
         sampling.check().map_err(wrong_input)?;
-        Ok(Reasoning { sampling, max_new_tokens })
+        Ok(Reasoning { sampling, max_new_tokens: max_new_tokens.get() })
     }
 }
 

@@ -11,7 +11,6 @@ use danlu_model::{GenerationOptions, Generator, Sampling};
 use danlu_tokenizer::Message;
 use serde_json::json;
 
-use super::told_apart;
 use crate::commands::generate::{TemplateArgs, one_or_more};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
@@ -63,7 +62,7 @@ pub struct Args {
 /// # Errors
 /// Rows, predictions or a model that cannot be used.
 pub fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let all = entities::read_rows(&args.data).map_err(told_apart)?;
+    let all = entities::read_rows(&args.data)?;
     let chosen = |row: &Row| (row.number as u64 - 1).is_multiple_of(args.every);
     let rows: Vec<Row> = all.iter().filter(|row| chosen(row)).cloned().collect();
     let rows = &rows[..args.limit.unwrap_or(rows.len()).min(rows.len())];
@@ -77,7 +76,7 @@ pub fn run(args: &Args, printer: &Printer) -> Result<()> {
 
 /// The predictions of a file, for all rows or for those that are scored.
 fn given(path: &Path, all: usize, rows: &[Row]) -> Result<Vec<String>> {
-    let predictions = entities::read_predictions(path).map_err(told_apart)?;
+    let predictions = entities::read_predictions(path)?;
     if predictions.len() == rows.len() {
         return Ok(predictions);
     }

@@ -7,7 +7,6 @@ use danlu_eval::perplexity::{self, Windows};
 use danlu_model::open_tokenizer;
 
 use super::server::{ServerArgs, with_advice};
-use super::told_apart;
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
@@ -45,16 +44,16 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let result = match args.server.open()? {
         None => {
             let opened = args.model.open(printer)?;
-            let ids = perplexity::read_ids(opened.tokenizer()?, &args.text).map_err(told_apart)?;
+            let ids = perplexity::read_ids(opened.tokenizer()?, &args.text)?;
             let mut bar = printer.progress("tokens", ids.len() as u64 - 1);
             let told = |done, _| bar.set(done as u64, "");
-            perplexity::of_ids(&opened.model, &ids, windows, told).map_err(told_apart)?
+            perplexity::of_ids(&opened.model, &ids, windows, told)?
         }
         Some(server) => {
             let tokenizer = args.model.given_tokenizer(printer)?.ok_or_else(|| {
                 wrong_input("`--url` needs `--tokenizer` here: expected the model's own, whose ids the server is told")
             })?;
-            let ids = perplexity::read_ids(&open_tokenizer(&tokenizer)?, &args.text).map_err(told_apart)?;
+            let ids = perplexity::read_ids(&open_tokenizer(&tokenizer)?, &args.text)?;
             let mut bar = printer.progress("tokens", ids.len() as u64 - 1);
             let told = |done, _| bar.set(done as u64, "");
             perplexity::by_server(&server, &ids, windows, told)

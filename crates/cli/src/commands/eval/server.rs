@@ -9,7 +9,6 @@ use danlu_eval::openai::{Client, Server};
 use danlu_model::Sampling;
 use serde_json::{Map, Value};
 
-use super::told_apart;
 use crate::failure::wrong_input;
 
 /// A model behind a server.
@@ -79,7 +78,7 @@ impl ConnectionArgs {
                 ))
             })
         });
-        let client = Client::new(url, model, key.transpose()?).map_err(told_apart)?;
+        let client = Client::new(url, model, key.transpose()?)?;
         Ok(Server { client, parallel: usize::from(self.parallel) })
     }
 }
@@ -102,6 +101,6 @@ pub fn told_to_server(sampling: Sampling) -> Sampling {
 pub fn with_advice(error: Error, advice: &str) -> anyhow::Error {
     match error {
         Error::Refused { is_too_long: true, .. } => wrong_input(format!("{error}: {advice}")),
-        error => told_apart(error),
+        error => error.into(),
     }
 }

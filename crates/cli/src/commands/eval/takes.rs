@@ -14,7 +14,6 @@ use danlu_tokenizer::ChatTemplate;
 use serde_json::{Map, Value, json};
 
 use super::server::with_advice;
-use super::told_apart;
 use crate::printer::Printer;
 use crate::stop;
 
@@ -94,7 +93,7 @@ impl KeepArgs {
     /// # Errors
     /// A folder whose record is damaged.
     pub fn on_its_day(&self, template: ChatTemplate) -> Result<ChatTemplate> {
-        let earlier = self.output_dir.as_deref().map(settings_of).transpose().map_err(told_apart)?.flatten();
+        let earlier = self.output_dir.as_deref().map(settings_of).transpose()?.flatten();
         let day = earlier.and_then(|settings| settings.get("template")?.get("day")?.as_u64());
         Ok(match day.and_then(|day| u32::try_from(day).ok()) {
             Some(day) => template.on_day(day),
@@ -110,7 +109,7 @@ impl KeepArgs {
         let Asked { backend, questions, options, .. } = asked;
         let settings = self.settings(asked)?;
         let folder = self.output_dir.as_deref().map(|path| EvaluationFolder::open(path, &settings));
-        let folder = folder.transpose().map_err(told_apart)?;
+        let folder = folder.transpose()?;
         let found = self.look_for_questions(asked, printer)?;
         let (Some(folder), Some(path)) = (folder, &self.output_dir) else {
             let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
@@ -132,7 +131,7 @@ impl KeepArgs {
                 summaries.push(self.take(number, &folder, asked, &settings, printer)?);
             }
         } else {
-            folder.repeat_first(times).map_err(told_apart)?;
+            folder.repeat_first(times)?;
             if times > 1 {
                 printer.note("the takes are equal: nothing is drawn at random");
             }
@@ -142,10 +141,10 @@ impl KeepArgs {
         let json = takes.as_ref().map_or_else(|| summary.to_json(), |takes| takes.to_json(&summary));
         let json = with_settings(json, &settings);
         if takes.is_some() {
-            write_summary(path, &json).map_err(told_apart)?;
+            write_summary(path, &json)?;
         }
         if !self.no_report {
-            write_report(path, &summary, takes.as_ref(), &settings, found.as_ref()).map_err(told_apart)?;
+            write_report(path, &summary, takes.as_ref(), &settings, found.as_ref())?;
         }
         printer.note(format_args!("written to `{}`", path.display()));
         Ok(Evaluated { summary, takes, json })
@@ -164,7 +163,7 @@ impl KeepArgs {
         let reasoning = options.reasoning.map(|reasoning| reasoning.of_take(number));
         let options = Options { reasoning: reasoning.as_ref(), ..*options };
         let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
-        let mut take = folder.take(number, *backend, questions, &options).map_err(told_apart)?;
+        let mut take = folder.take(number, *backend, questions, &options)?;
         let kept = take.answers().len();
         if kept > 0 {
             bar.skip((OPTIONS * kept) as u64);
@@ -190,7 +189,7 @@ impl KeepArgs {
         }
         let summary = Summary::new(questions, &options, take.answers());
         let json = with_settings(summary.to_json(), settings);
-        self.write(&take, questions, &json).map_err(told_apart)?;
+        self.write(&take, questions, &json)?;
         Ok(summary)
     }
 
@@ -207,7 +206,7 @@ impl KeepArgs {
 
     fn settings(&self, asked: &Asked) -> Result<Map<String, Value>> {
         let Asked { backend, model, data, questions, options, .. } = asked;
-        let mut all = settings(*backend, questions, options).map_err(told_apart)?;
+        let mut all = settings(*backend, questions, options)?;
         all.extend(model.clone());
         all.extend([("data".into(), json!(data)), ("log_samples".into(), self.log_samples.into())]);
         Ok(all)
@@ -229,14 +228,14 @@ impl KeepArgs {
                 printer.warning(format_args!("the training data is not searched for the questions: {error}"));
                 return Ok(None);
             }
-            Err(error) => return Err(told_apart(error)),
+            Err(error) => return Err(error.into()),
         };
         let searched = found.files.iter().filter(|file| file.searched).count();
         let files =
             format!("{searched} of {} files of training data of `{}`", found.files.len(), first.display());
         let list = match &self.output_dir {
             Some(folder) => {
-                found.write(folder).map_err(told_apart)?;
+                found.write(folder)?;
                 format!("`{}` lists them", folder.join("contamination.json").display())
             }
             None => "`--output-dir` lists them".to_owned(),
