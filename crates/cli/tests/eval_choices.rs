@@ -197,6 +197,11 @@ fn takes_that_are_drawn_tell_their_mean_and_spread() {
     );
     assert!(markdown.contains("| All | 4 | 50.0 % | 25.0 % | 0.0 % – 100.0 % |"), "{markdown}");
     assert!(read("report.tex").contains("50.0 \\% & 25.0 \\% & 0.0 \\% -- 100.0 \\%"));
+    assert!(markdown.contains("temperature 1.0, seed ") && !markdown.contains("  它只"), "{markdown}");
+    // Takes that are there count.
+    let ran = eval(folder.path(), "ceval", &[&take[..], &["2"]].concat());
+    assert!(ran.stdout.contains("in the mean of 3 takes"), "{}", ran.stdout);
+    std::fs::remove_dir_all(folder.path().join("out/take2")).unwrap();
     // Of two takes an interval would say nothing.
     let ran = eval(folder.path(), "ceval", &[&take[..], &["2"]].concat());
     assert!(

@@ -166,23 +166,10 @@ fn a_benchmark_is_scored_behind_a_server_and_kept_without_the_key() {
     }
     assert!(server.requests().iter().all(|request| request.headers["authorization"] == "Bearer secret-key"));
     assert!(server.requests().iter().all(|request| request.target == "/v1/completions"));
-    eval(
-        folder.path(),
-        "ceval",
-        &server,
-        &[
-            "--data",
-            "ceval",
-            "--shots",
-            "1",
-            "--output-dir",
-            "lm-eval",
-            "--log-samples",
-            "--model-name",
-            "other",
-        ],
-    )
-    .is_refused("--model-name");
+    let other =
+        ["eval", "ceval", "--url", &server.url, "--model-name", "other", "--data", "ceval", "--shots", "1"];
+    let other = [&other[..], &["--output-dir", "lm-eval", "--log-samples"]].concat();
+    common::run(folder.path(), &other).is_refused("`model` is \"tiny\" there and \"other\" here");
     write(folder.path(), "own.csv", &format!("{HEADER}0,铣刀？,1,2,3,4,A\n"));
     let own = eval(folder.path(), "mcq", &server, &["--data", "own.csv"]);
     assert!(own.stderr.contains("asked without a chat template, as with `--raw`"), "{}", own.stderr);
@@ -229,7 +216,10 @@ fn what_a_server_cannot_do_is_refused_in_words() {
         &["--scoring", "seed"],
         "`--scoring seed` looks at logits, which servers do not tell: choose `lm-eval` or `text`",
     );
-    refused(&["--chat"], "servers score options only behind a text, not in a chat: leave out `--chat`");
+    refused(
+        &["--chat"],
+        "servers score options only behind a text, not in a chat: leave out `--chat` and `--one-turn`, or let the model reason with `--cot`",
+    );
     refused(&["--template", "chatml"], "cannot be used with '--template <NAME|FILE>'");
     refused(&["--precision", "f32"], "cannot be used with '--precision <PRECISION>'");
     refused(&["--api-key-env", "ABSENT_KEY"], "the environment variable `ABSENT_KEY` is not set");

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{run, run_with_input, vocabulary, with_model, write_model};
+use common::{run, run_with_input, vocabulary, with_model, write_model, write_model_of};
 use danlu_formats::{Dtype, Error, TensorInfo, WriteOptions, write_safetensors};
+use danlu_model::Config;
 use serde_json::{Value, json};
 
 /// An adapter of the queries, with numbers that change what the model says.
@@ -134,6 +135,35 @@ fn answers_are_kept_by_one_run_at_a_time_and_in_no_file_of_others() {
     let other = std::fs::File::open(&partial).unwrap();
     other.lock().unwrap();
     refused("`out.json.partial`: is being written by another run");
+}
+
+#[test]
+fn answers_that_memory_has_no_room_for_are_refused_and_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let shape = Config {
+        hidden_size: 32,
+        intermediate_size: 64,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        num_key_value_heads: 2,
+        head_dim: 4096,
+        max_position_embeddings: 1 << 24,
+        rms_norm_eps: 1e-5,
+        tie_word_embeddings: true,
+        ..Config::default()
+    };
+    write_model_of(&path.join("model"), Some(&vocabulary(false)), shape);
+    std::fs::write(path.join("questions.txt"), "车削\n").unwrap();
+    let asked = ["generate", "--model", "model", "--raw", "--input", "questions.txt", "--out", "out.json"];
+    let ran = run(path, &[&asked[..], &["--max-new-tokens", "1000000000000"]].concat());
+    assert!(
+        ran.code == 2 && ran.stderr.contains("of memory are free: lower `--max-new-tokens`"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!path.join("out.json.partial").exists());
+    assert_eq!(run(path, &[&asked[..], &["--max-new-tokens", "2"]].concat()).code, 0);
 }
 
 #[test]

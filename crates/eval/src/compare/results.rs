@@ -20,8 +20,8 @@ use super::{ACCURACY, UNNORMALIZED};
 use crate::{Error, Result};
 
 /// Where an output folder has them.
-const FILES: [&str; 4] =
-    ["questions.jsonl", "generated.jsonl", "take0/questions.jsonl", "take0/generated.jsonl"];
+const QUESTIONS: &str = "questions.jsonl";
+const FILES: [&str; 4] = [QUESTIONS, "generated.jsonl", "take0/questions.jsonl", "take0/generated.jsonl"];
 const SUMMARY: &str = "summary.json";
 const ASKED: &str = "evaluation.json";
 const NO_GROUP: &str = "(no group)";
@@ -92,7 +92,9 @@ impl Results {
         if questions.is_empty() {
             return Err(Error::File { path: file, problem: "has no questions with a score".into() });
         }
-        let folder = file.parent().and_then(Path::parent);
+        // Of a take, whose folder stands in that of the evaluation.
+        let is_of_take = file.file_name().is_some_and(|name| name == QUESTIONS);
+        let folder = file.parent().and_then(Path::parent).filter(|_| is_of_take);
         let told = |name: &str| json(&folder?.join(name));
         let questions_sha256 =
             told(ASKED).and_then(|asked| Some(asked.get("questions_sha256")?.as_str()?.to_owned()));

@@ -69,6 +69,12 @@ impl EvaluationFolder {
         Ok(Self { path: path.into() })
     }
 
+    /// How many takes it has.
+    #[must_use]
+    pub fn takes(&self) -> usize {
+        (0..).take_while(|&number| take_path(&self.path, number).is_dir()).count()
+    }
+
     /// Opens a take with the answers that an earlier run has kept of these questions.
     ///
     /// # Errors

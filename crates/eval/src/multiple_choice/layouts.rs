@@ -11,7 +11,7 @@
 //! | one file | `<subject>.csv`, or with a column `subject` | none |
 //!
 //! A subject's own file counts, not what a file of all subjects repeats of it. Two files of one subject are refused, unless
-//! they are parts of a whole.
+//! they are parts of a whole outside an archive.
 //!
 //! It says which rows are whose; what the columns mean is known in `rows`.
 

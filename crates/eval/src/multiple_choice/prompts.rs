@@ -136,9 +136,10 @@ impl<'a> Asker<'a> {
     fn written(&self, prompt: Prompt) -> Result<(String, String, SpecialTokens)> {
         match (prompt, self.wording.options.template) {
             (Prompt::Chat(messages), Some(template)) => self.rendered(template, &messages),
-            (prompt, _) => {
-                let text = prompt.text();
-                Ok((text.clone(), text, SpecialTokens::AsText))
+            (Prompt::Text(text), _) => Ok((text.clone(), text, SpecialTokens::AsText)),
+            (Prompt::Chat(_), None) => {
+                let problem = "a model that is here is asked in a chat by a template".to_owned();
+                Err(Error::Option { option: "template", problem })
             }
         }
     }

@@ -279,7 +279,7 @@ impl Scores<'_> {
 
 /// What the numbers of several takes mean.
 fn of_takes(takes: &Takes) -> Text {
-    let (count, questions) = (takes.len(), takes.all.questions);
+    let (count, questions) = (takes.count(), takes.all.questions);
     let (zh, en) = match takes.all.shown_interval() {
         interval if interval.is_empty() => (String::new(), String::new()),
         interval => (
@@ -289,7 +289,8 @@ fn of_takes(takes: &Takes) -> Text {
     };
     Text::new(
         format!(
-            "同样的 {questions} 题问了 {count} 次，每次用不同的随机种子；列出各次正确率的均值与标准差（n−1）。{zh}             它只反映作答的随机性，不反映换一批题目会怎样：后者见每次的标准误。"
+            "同样的 {questions} 题问了 {count} 次，每次用不同的随机种子；列出各次正确率的均值与标准差（n−1）。{zh}\
+             它只反映作答的随机性，不反映换一批题目会怎样：后者见每次的标准误。"
         ),
         format!(
             "The same {questions} questions were asked {count} times, each time with another seed; told are mean and standard \
@@ -337,11 +338,22 @@ fn in_chinese(name: &str, is_chinese: bool) -> &str {
     known.map_or(name, |(_, chinese)| chinese)
 }
 
-/// A setting in a few words: of a model its path, of a template its hash.
+/// A setting in a few words: of a model its path, of a template its hash, of reasons how they are drawn.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) if fields.contains_key("sampling") => {
+            let Value::Object(sampling) = &fields["sampling"] else { return String::new() };
+            let told = |fields: &Map<String, Value>, name: &str| {
+                fields.get(name).map(|value| format!("{name} {}", plain(value)))
+            };
+            [told(sampling, "temperature"), told(sampling, "seed"), told(fields, "max_new_tokens")]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(", ")
+        }
         Value::Object(fields) => {
             let told = ["path", "sha256"].iter().find_map(|name| fields.get(*name));
             told.map(plain).unwrap_or_default()

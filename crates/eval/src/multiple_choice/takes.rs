@@ -86,14 +86,8 @@ impl Takes {
 
     /// How many there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.all.accuracies.len()
-    }
-
-    /// Never.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Everything as JSON, by the names that the `summary.json` of a take has; shares are fractions. How the questions were
@@ -106,7 +100,7 @@ impl Takes {
         let mut json = first.to_json();
         json.retain(|name, _| OF_EVERY_TAKE.contains(&name.as_str()));
         json.extend([
-            ("takes".into(), self.len().into()),
+            ("takes".into(), self.count().into()),
             ("accuracy".into(), json!(self.all.mean)),
             ("standard_deviation".into(), json!(self.all.standard_deviation)),
             ("unstated".into(), self.unstated.into()),
@@ -141,7 +135,9 @@ impl Part {
         let squares = accuracies.iter().map(|accuracy| (accuracy - mean).powi(2)).sum::<f64>();
         let standard_deviation = (squares / (count - 1.0)).sqrt();
         let half = student(accuracies.len() - 1) * standard_deviation / count.sqrt();
-        let is_told = accuracies.len() >= FEWEST && standard_deviation > 0.0;
+        let differ = accuracies.iter().any(|accuracy| *accuracy != accuracies[0]);
+        let standard_deviation = if differ { standard_deviation } else { 0.0 };
+        let is_told = differ && accuracies.len() >= FEWEST && mean.is_finite();
         Self {
             key: key.to_owned(),
             name: name.to_owned(),
@@ -197,7 +193,8 @@ mod tests {
     fn two_takes_have_no_interval_and_none_leaves_its_range() {
         assert_eq!(Part::of("k", "n", 20, vec![0.4, 0.6]).interval, None);
         assert_eq!(Part::of("k", "n", 2, vec![0.0, 1.0, 1.0]).interval, Some((0.0, 1.0)));
-        assert_eq!(Part::of("k", "n", 2, vec![0.5; 3]).interval, None);
+        assert_eq!(Part::of("k", "n", 2, vec![0.1; 3]).interval, None);
+        assert_eq!(Part::of("k", "n", 2, vec![0.1; 3]).standard_deviation, 0.0);
         let withheld = Part::of("k", "n", 0, vec![f64::NAN; 3]);
         assert_eq!((withheld.interval, withheld.shown_interval()), (None, String::new()));
     }

@@ -71,9 +71,9 @@ pub struct Args {
     /// zh: 用模型自带的对话模板提问（mcq 的默认方式，若模型带有模板）
     #[arg(long, conflicts_with = "template")]
     chat: bool,
-    /// Ask without a chat template (default but for mcq)
+    /// Ask without a chat template (default but for mcq, and for --cot with --url)
     ///
-    /// zh: 不用对话模板提问（除 mcq 外的默认方式）
+    /// zh: 不用对话模板提问（除 mcq 以及 --cot 与 --url 同用之外的默认方式）
     #[arg(long, conflicts_with_all = ["template", "chat"])]
     raw: bool,
     /// In a chat, put the examples into the user's one message, not into earlier turns (only with lm-eval)
@@ -226,7 +226,8 @@ impl Args {
     ) -> Result<Evaluated> {
         if options.reasoning.is_none() && (self.chat || self.one_turn) {
             return Err(wrong_input(
-                "servers score options only behind a text, not in a chat: leave out `--chat` and `--one-turn`, or let the                  model reason with `--cot`",
+                "servers score options only behind a text, not in a chat: leave out `--chat` and `--one-turn`, or let the \
+                 model reason with `--cot`",
             ));
         }
         if options.reasoning.is_none() && options.scoring == Scoring::Seed {
@@ -237,6 +238,11 @@ impl Args {
         if options.reasoning.is_none() && defaults.chat && !self.raw {
             printer.note(
                 "servers score options only behind a text: asked without a chat template, as with `--raw`",
+            );
+        }
+        if options.reasoning.is_some() && !defaults.chat && !self.chat && !self.raw {
+            printer.note(
+                "asked in the server's chat; `--raw` asks for texts that go on, as of a model that is here",
             );
         }
         let asked = Asked {
@@ -306,7 +312,7 @@ fn report(evaluated: &Evaluated, printer: &Printer) -> Result<()> {
         printer.line(format_args!(
             "accuracy {} in the mean of {} takes, standard deviation {}{interval} ({} questions, chance {}) · {how}",
             percent(takes.all.mean),
-            takes.len(),
+            takes.count(),
             percent(takes.all.standard_deviation),
             summary.questions,
             percent(summary.chance),

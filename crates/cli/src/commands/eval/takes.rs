@@ -126,8 +126,8 @@ impl KeepArgs {
         let mut summaries = vec![first];
         let times = self.n_times.get();
         if options.reasoning.is_some_and(|reasoning| reasoning.sampling.temperature > 0.0) {
-            // Reasons are drawn anew each time.
-            for number in 1..times {
+            // Reasons are drawn anew each time; takes of an earlier run count too.
+            for number in 1..times.max(folder.takes()) {
                 summaries.push(self.take(number, &folder, asked, &settings, printer)?);
             }
         } else {
@@ -165,25 +165,20 @@ impl KeepArgs {
         let mut bar = printer.progress("options", (OPTIONS * questions.len()) as u64);
         let mut take = folder.take(number, *backend, questions, &options)?;
         let kept = take.answers().len();
+        let answered = |take: &Take, end: &str| {
+            let (kept, all, path) = (take.answers().len(), questions.len(), take.path().display());
+            format!("{kept} of {all} questions are answered in `{path}`{end}")
+        };
         if kept > 0 {
             bar.skip((OPTIONS * kept) as u64);
-            bar.note(format_args!(
-                "{kept} of {} questions are answered in `{}` already",
-                questions.len(),
-                take.path().display()
-            ));
+            bar.note(answered(&take, " already"));
         }
         let gone_on =
             take.go_on(*backend, questions, &options, self.log_samples, |done, _| bar.set(done as u64, ""));
         drop(bar);
         if let Err(error) = gone_on {
-            let kept = take.answers().len();
-            if kept > 0 {
-                printer.note(format_args!(
-                    "{kept} of {} questions are answered in `{}`, and the same command goes on from there",
-                    questions.len(),
-                    take.path().display()
-                ));
+            if !take.answers().is_empty() {
+                printer.note(answered(&take, ", and the same command goes on from there"));
             }
             return Err(asked.told(error));
         }

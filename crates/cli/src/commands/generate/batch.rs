@@ -114,8 +114,13 @@ impl BatchArgs {
         let open: Vec<usize> = (0..prompts.len()).filter(|&row| kept.answers[row].is_none()).collect();
         let ids: Vec<Vec<u32>> = open.iter().map(|&row| prompts[row].ids.clone()).collect();
         let tokenizer = opened.tokenizer()?;
-        let at_once =
-            room::at_once(&opened.model, &ids, options.max_new_tokens, self.at_once.into(), printer)?;
+        let room = room::at_once(&opened.model, &ids, options.max_new_tokens, self.at_once.into(), printer);
+        let at_once = match room {
+            Ok(at_once) => at_once,
+            // The same command with other options begins anew.
+            Err(error) if open.len() == prompts.len() => return kept.remove().and(Err(error)),
+            Err(error) => return Err(error),
+        };
         let mut done = prompts.len() - open.len();
         let mut bar = printer.progress("answers", prompts.len() as u64);
         if done > 0 {
