@@ -3,6 +3,8 @@
 use crate::{common, server};
 
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{Ran, danlu, run};
 use serde_json::{Value, json};
@@ -180,6 +182,39 @@ fn a_judged_pair_is_not_asked_again() {
     std::fs::write(&answers, text.replace("长长2", "长长长2")).unwrap();
     judged(folder.path(), &server, &[])
         .is_refused("holds a vote on other answers of `plain` and `tuned` to question 3");
+}
+
+#[test]
+fn the_first_ctrl_c_ends_a_judge_at_once_with_the_votes_that_were_cast() {
+    let folder = with_answers();
+    let server = Server::start(|request| {
+        let (place, question) = seen(request);
+        if question == "3" {
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        chat(&format!("[[{place}]]"))
+    });
+    let mut child = Command::new(env!("CARGO_BIN_EXE_danlu"))
+        .current_dir(folder.path())
+        .args(["eval", "arena", "--judge", &server.url, "--judge-model", "j", "--parallel", "2"])
+        .args(["--answers", "plain/generated.jsonl", "tuned/generated.jsonl"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let votes = || std::fs::read_to_string(folder.path().join("votes.jsonl")).unwrap_or_default();
+    let begin = Instant::now();
+    while votes().lines().count() < 3 && begin.elapsed() < Duration::from_secs(20) {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let begin = Instant::now();
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!((ended.status.code(), votes().lines().count()), (Some(130), 3), "{told}");
+    assert!(begin.elapsed() < Duration::from_secs(20), "it waited for the judge");
+    assert!(told.contains("stopped; the same command goes on from the votes in `votes.jsonl`"), "{told}");
 }
 
 #[test]

@@ -83,9 +83,6 @@ pub enum Error {
         /// Whether the prompt is longer than the model's context.
         is_too_long: bool,
     },
-    /// The caller asked the work to end.
-    #[error("interrupted")]
-    Stopped,
     /// An option has a value that cannot work.
     #[error("`{option}`: {problem}")]
     Option {

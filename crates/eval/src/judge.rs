@@ -5,7 +5,6 @@
 //! stands there is not asked again.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use danlu_data::{Content, Records, Source};
@@ -174,7 +173,7 @@ pub fn pairs(answers: &[Answers]) -> Vec<Pair<'_>> {
 }
 
 /// Asks `client` about each of `pairs` that `votes` does not hold, `parallel` pairs at a time, and appends the votes. `name` is
-/// what the file calls the judge; `progress` is told how many pairs are done, and may end the work.
+/// what the file calls the judge; `progress` is told how many pairs are done.
 ///
 /// # Errors
 /// A server that cannot be asked or refuses every pair, a file that is no file of JSON lines or is written by another run, votes
@@ -185,7 +184,7 @@ pub fn judge(
     pairs: &[Pair<'_>],
     votes: &Path,
     parallel: usize,
-    mut progress: impl FnMut(usize) -> ControlFlow<()>,
+    mut progress: impl FnMut(usize),
 ) -> Result<Judged> {
     let mut file = VoteFile::open(votes, name)?;
     let mut judged = Judged::default();
@@ -203,13 +202,13 @@ pub fn judge(
         verdicts => verdicts.map(Ok),
     };
     let mut refusal = None;
-    in_parallel(&open, parallel, in_both_orders, |pair, verdicts| {
+    in_parallel(&open, parallel, in_both_orders, |place, verdicts| {
         match verdicts {
             Ok([Some(first), Some(second)]) => {
                 let second = second.swapped();
                 judged.asked += 1;
                 judged.disagreed += usize::from(first != second);
-                file.append(pair, [first, second])?;
+                file.append(&open[place], [first, second])?;
             }
             Ok(_) => judged.without_verdict += 1,
             Err(error) => {
@@ -218,7 +217,8 @@ pub fn judge(
             }
         }
         done += 1;
-        if progress(done).is_break() { Err(Error::Stopped) } else { Ok(()) }
+        progress(done);
+        Ok(())
     })?;
     match refusal {
         // Not the pairs are wrong, but how the server is asked.

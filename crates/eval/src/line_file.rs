@@ -198,7 +198,7 @@ mod tests {
         }
         let text = "{}\n{\"cut";
         fs::write(&path, text).unwrap();
-        let refuse = |_: &[Object]| Err(Error::Stopped);
+        let refuse = |_: &[Object]| Err(Error::NotFinite);
         assert!(LineFile::open(&path, "an object", refuse).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
         let (file, lines) = LineFile::open(&path, "an object", |_: &[Object]| Ok(0)).unwrap();

@@ -166,7 +166,14 @@ pub fn answers<'a>(
 ) -> Result<Vec<Answer>> {
     let opened = match backend.into() {
         Backend::Opened(opened) => opened,
-        Backend::Server(server) => return by_server::answers(server, questions, options, progress),
+        Backend::Server(server) => {
+            let mut all = Vec::with_capacity(questions.len());
+            by_server::ask(server, questions, options, progress, |answer| {
+                all.push(answer);
+                Ok(())
+            })?;
+            return Ok(all);
+        }
     };
     let asker = asker(opened, questions, options)?;
     let asked: Vec<Asked> =

@@ -12,9 +12,9 @@ use std::time::Duration;
 use danlu_model::Sampling;
 use danlu_tokenizer::Message;
 use serde_json::{Value, json};
-use ureq::Agent;
+use ureq::{Agent, Timeout};
 
-use crate::parallel::in_parallel;
+use crate::parallel::{in_order, in_parallel};
 use crate::{Error, Result};
 
 /// How often a request is made before giving up.
@@ -163,19 +163,9 @@ impl Client {
         prompts: &[Prompt],
         how: &Generation,
         parallel: usize,
-        mut take: impl FnMut(String) -> Result<()>,
+        take: impl FnMut(String) -> Result<()>,
     ) -> Result<()> {
-        let numbered: Vec<(usize, &Prompt)> = prompts.iter().enumerate().collect();
-        let mut taken = 0;
-        let ask = |(_, prompt): &(usize, &Prompt)| Ok(self.generate(prompt, how)?.0);
-        in_parallel(&numbered, parallel, ask, |(number, _), text| {
-            // An answer beside an error has no place.
-            if *number == taken {
-                taken += 1;
-                take(text)?;
-            }
-            Ok(())
-        })
+        in_order(prompts, parallel, |prompt| Ok(self.generate(prompt, how)?.0), take)
     }
 
     /// What the model answers or how it goes on, and whether it was cut off; nothing where it refuses.
@@ -211,30 +201,29 @@ impl Client {
         }
     }
 
-    /// Log-likelihoods (natural logarithm) of texts behind their prompts, in the same order, `parallel` requests at a time.
-    /// `progress` is told how many of the texts are scored.
+    /// Log-likelihoods (natural logarithm) of texts behind their prompts, handed on one by one in their order, `parallel` requests
+    /// at a time. The first error ends it, with those before it taken.
     ///
     /// The server's tokenizer decides, as lm-eval's does: tokens of a text are those beyond as many as its prompt alone has, or where
     /// there are none, those from the one on that joins prompt and text; white space at the end of a prompt belongs to the text.
     ///
     /// # Errors
-    /// As [`chat`](Self::chat); a server that gives no log-probabilities of the prompt.
+    /// As [`chat`](Self::chat); a server that gives no log-probabilities of the prompt; those of `take`.
     pub fn log_likelihoods(
         &self,
         requests: &[Continuation],
         parallel: usize,
-        mut progress: impl FnMut(usize),
-    ) -> Result<Vec<f64>> {
+        take: impl FnMut(f64) -> Result<()>,
+    ) -> Result<()> {
         let begun = |request: &Continuation| request.prompt.trim_end().to_owned();
         let prompts: Vec<String> = requests.iter().map(begun).collect::<BTreeSet<_>>().into_iter().collect();
         let mut before = HashMap::new();
         let alone =
             |prompt: &String| if prompt.is_empty() { Ok(Vec::new()) } else { self.echo(&json!(prompt)) };
-        in_parallel(&prompts, parallel, alone, |prompt, tokens| {
-            before.insert(prompt.clone(), tokens);
+        in_parallel(&prompts, parallel, alone, |place, tokens| {
+            before.insert(&prompts[place], tokens);
             Ok(())
         })?;
-        let mut sums = Vec::with_capacity(requests.len());
         let score = |request: &Continuation| {
             let whole = self.echo(&json!(format!("{}{}", request.prompt, request.text)))?;
             let before = before.get(&begun(request)).map_or(&[][..], Vec::as_slice);
@@ -254,12 +243,7 @@ impl Client {
                 self.problem("completions", problem)
             })
         };
-        in_parallel(requests, parallel, score, |_, sum| {
-            sums.push(sum);
-            progress(sums.len());
-            Ok(())
-        })?;
-        Ok(sums)
+        in_order(requests, parallel, score, take)
     }
 
     /// Log-likelihood (natural logarithm) of `ids[first..]` behind `ids[..first]`, which are not empty.
@@ -324,6 +308,13 @@ impl Client {
                     false => return Err(self.refusal(path, &answer, tries)),
                 },
                 Err(error) if tries < TRIES && may_pass(&error) => None,
+                Err(ureq::Error::Timeout(Timeout::Global)) => {
+                    let problem = format!(
+                        "does not answer within {} s: ask fewer at a time by `--parallel`, or for shorter answers",
+                        ANSWER_TIMEOUT.as_secs()
+                    );
+                    return Err(self.problem(path, problem));
+                }
                 Err(error) => {
                     let problem =
                         format!("cannot be reached ({}): is the server running there", reason(&error));
@@ -470,4 +461,21 @@ fn reason(error: &ureq::Error) -> String {
 
 fn no_token_of(text: &str) -> String {
     format!("makes no token of its own of `{text}` behind its prompt: expected a text that adds at least one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_answer_is_none_that_cannot_be_reached() {
+        // Connections wait there, and nobody takes them.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let config = Agent::config_builder().proxy(None).timeout_global(Some(Duration::from_millis(50)));
+        let agent = config.build().into();
+        let client = Client { agent, ..Client::new(&url, "m", None).unwrap() };
+        let error = client.chat(&[("user", "x")], 1).unwrap_err().to_string();
+        assert!(error.contains("/v1/chat/completions` does not answer within 600 s: ask fewer"), "{error}");
+    }
 }

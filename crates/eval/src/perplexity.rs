@@ -109,9 +109,9 @@ pub fn by_server(
         server.client.log_likelihood_of_ids(&ids[begin..end], first - begin)
     };
     let mut sum = 0.0;
-    in_parallel(&cut, server.parallel, ask, |window, of_window| {
+    in_parallel(&cut, server.parallel, ask, |place, of_window| {
         sum += of_window;
-        progress(window.end - 1, ids.len() - 1);
+        progress(cut[place].end - 1, ids.len() - 1);
         Ok(())
     })?;
     Ok(plan.perplexity(sum))

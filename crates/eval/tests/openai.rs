@@ -16,6 +16,15 @@ fn client(server: &Server) -> Client {
     Client::new(&server.url, "tiny", Some("secret-key".into())).unwrap()
 }
 
+fn log_likelihoods(server: &Server, requests: &[Continuation], parallel: usize) -> Result<Vec<f64>> {
+    let mut sums = Vec::new();
+    client(server).log_likelihoods(requests, parallel, |sum| {
+        sums.push(sum);
+        Ok(())
+    })?;
+    Ok(sums)
+}
+
 fn asked(reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> (Result<String>, Server) {
     let server = Server::start(reply);
     (client(&server).chat(&[("user", "你好")], 16), server)
@@ -113,10 +122,8 @@ fn log_likelihoods_are_those_of_the_tokens_behind_the_prompt() {
         continuation("甲 ", "是"),
         continuation("", "甲乙"),
     ];
-    let mut done = Vec::new();
-    let sums = client(&server).log_likelihoods(&requests, 3, |count| done.push(count)).unwrap();
+    let sums = log_likelihoods(&server, &requests, 3).unwrap();
     assert_eq!(sums, [-2.0 / 8.0, -5.0 / 8.0, -1.0 / 8.0, -1.0 / 8.0]);
-    assert_eq!(done, [1, 2, 3, 4]);
     let requests = server.requests();
     assert_eq!(requests.len(), 6, "each prompt is counted once");
     let body = &requests[0].body;
@@ -136,7 +143,7 @@ fn a_token_that_joins_prompt_and_text_is_scored_as_lm_eval_does() {
                     "usage": { "prompt_tokens": 2, "completion_tokens": 1 } }))
     });
     let request = Continuation { prompt: "甲：".into(), text: "是".into() };
-    let sums = client(&server).log_likelihoods(std::slice::from_ref(&request), 1, |_| ()).unwrap();
+    let sums = log_likelihoods(&server, &[request], 1).unwrap();
     assert_eq!(sums, [-0.25]);
 }
 
@@ -223,7 +230,7 @@ fn a_server_without_echo_is_told() {
                         "usage": { "prompt_tokens": 4, "completion_tokens": 1 } }))
         });
         let requests = [Continuation { prompt: "p".into(), text: "t".into() }];
-        let error = client(&server).log_likelihoods(&requests, 1, |_| ()).unwrap_err().to_string();
+        let error = log_likelihoods(&server, &requests, 1).unwrap_err().to_string();
         assert!(
             error.contains("token_logprobs") || error.contains("no log-probabilities of the prompt"),
             "{error}"

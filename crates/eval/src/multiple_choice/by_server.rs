@@ -9,13 +9,15 @@ use super::{Answer, Options, Reasoning, answer};
 use crate::Result;
 use crate::openai::{Generation, Server};
 
-/// The answers to questions. `progress` is told how many options of how many are decided.
-pub(super) fn answers(
+/// Asks questions and hands the answers on one by one, in their order; an error ends it, with the answers before it taken.
+/// `progress` is told how many options of how many are decided.
+pub(super) fn ask(
     server: &Server,
     questions: &Questions,
     options: &Options,
     mut progress: impl FnMut(usize, usize),
-) -> Result<Vec<Answer>> {
+    mut take: impl FnMut(Answer) -> Result<()>,
+) -> Result<()> {
     let all = OPTIONS * questions.len();
     let Server { client, parallel } = server;
     let wording = Wording::new(options, questions.benchmark);
@@ -27,33 +29,40 @@ pub(super) fn answers(
             max_tokens: *max_new_tokens,
             stop: wording.next_answer(),
         };
-        let mut answers = Vec::with_capacity(prompts.len());
-        client.answers(&prompts, &how, *parallel, |text| {
+        let mut done = 0;
+        return client.answers(&prompts, &how, *parallel, |text| {
             // Servers that know no `stop` go on.
             let response = wording.first_answer(&text).trim().to_owned();
             let chosen = stated_letter(&response);
-            answers.push(Answer {
+            take(Answer {
                 scores: None,
                 most_likely: chosen,
                 chosen,
                 shortened: false,
                 response: Some(response),
-            });
-            progress(OPTIONS * answers.len(), all);
+            })?;
+            done += OPTIONS;
+            progress(done, all);
             Ok(())
-        })?;
-        return Ok(answers);
+        });
     }
     let mut requests = Vec::with_capacity(all);
     for (subject, question) in questions.each() {
         requests.extend(wording.continuations(subject, question)?);
     }
-    let sums = client.log_likelihoods(&requests, *parallel, |done| progress(done, all))?;
-    let scores = sums.as_chunks::<OPTIONS>().0.iter();
-    let answered = questions.each().zip(scores);
-    Ok(answered
-        .map(|((_, question), scores)| answer(question, Some(*scores), options.scoring, false))
-        .collect())
+    let mut asked = questions.each();
+    let mut sums = Vec::with_capacity(all);
+    client.log_likelihoods(&requests, *parallel, |sum| {
+        sums.push(sum);
+        let (of_questions, rest) = sums.as_chunks::<OPTIONS>();
+        if rest.is_empty()
+            && let (Some((_, question)), Some(scores)) = (asked.next(), of_questions.last())
+        {
+            take(answer(question, Some(*scores), options.scoring, false))?;
+        }
+        progress(sums.len(), all);
+        Ok(())
+    })
 }
 
 /// The prompts of questions, whose numbers of tokens only the server knows.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::answered::{Answered, Prompt};
 use super::pieces::{self, pieces};
 use super::questions::{OPTIONS, Questions};
-use super::{Answer, Backend, Options, Scoring, answers, prompts};
+use super::{Answer, Backend, Options, answers, by_server, prompts};
 use crate::line_file::LineFile;
 use crate::{Error, Result};
 
@@ -124,8 +124,8 @@ impl Take {
         &self.answers
     }
 
-    /// Asks what is not answered yet, and keeps the answers piece by piece. `progress` is told how many options of all are
-    /// scored. With `log_samples`, the lines have the prompts.
+    /// Asks what is not answered yet, and keeps the answers piece by piece, those of a server one by one. `progress` is told how
+    /// many options of all are scored. With `log_samples`, the lines have the prompts.
     ///
     /// # Errors
     /// As [`answers`](super::answers), and a disk that is full.
@@ -141,29 +141,28 @@ impl Take {
         let all = OPTIONS * questions.len();
         let most = pieces::size(backend, options);
         for (first_index, piece) in pieces(questions, most, self.answers.len()) {
-            let scored = OPTIONS * self.answers.len();
-            let given = answers(backend, &piece, options, |done, _| progress(scored + done, all))?;
+            let before = self.answers.len();
+            let told = |done, _| progress(OPTIONS * before + done, all);
             let prompts = if log_samples { prompts(backend, &piece, options)? } else { Vec::new() };
-            self.keep(&piece, first_index, given, options.scoring, prompts)?;
+            let asked: Vec<_> = piece.each().collect();
+            let mut keep = |given: Vec<Answer>| -> Result<()> {
+                let lines = given.iter().zip(self.answers.len() - before..).map(|(answer, place)| {
+                    let prompt = prompts.get(place).cloned();
+                    let prompt = prompt.map(|(prompt, prompt_tokens)| Prompt { prompt, prompt_tokens });
+                    let (subject, question) = asked[place];
+                    Answered::new(subject, first_index + place, question, answer, options.scoring, prompt)
+                });
+                self.file.push_all(lines)?;
+                self.answers.extend(given);
+                Ok(())
+            };
+            match backend {
+                Backend::Opened(_) => keep(answers(backend, &piece, options, told)?)?,
+                Backend::Server(server) => {
+                    by_server::ask(server, &piece, options, told, |answer| keep(vec![answer]))?;
+                }
+            }
         }
-        Ok(())
-    }
-
-    fn keep(
-        &mut self,
-        piece: &Questions,
-        first_index: usize,
-        given: Vec<Answer>,
-        scoring: Scoring,
-        prompts: Vec<(String, Option<usize>)>,
-    ) -> Result<()> {
-        let mut prompts = prompts.into_iter();
-        let lines = piece.each().zip(&given).enumerate().map(|(place, ((subject, question), answer))| {
-            let prompt = prompts.next().map(|(prompt, prompt_tokens)| Prompt { prompt, prompt_tokens });
-            Answered::new(subject, first_index + place, question, answer, scoring, prompt)
-        });
-        self.file.push_all(lines)?;
-        self.answers.extend(given);
         Ok(())
     }
 }

@@ -12,8 +12,9 @@ const PIECE: usize = 64;
 /// Most questions that are asked together.
 pub(super) fn size(backend: Backend, options: &Options) -> usize {
     match backend {
-        // What it answers does not depend on what else it is asked.
-        Backend::Server(server) => server.parallel.max(1),
+        // Each answer is kept as it comes; options are scored only when the lengths of all their prompts are known.
+        Backend::Server(_) if options.reasoning.is_some() => usize::MAX,
+        Backend::Server(_) => PIECE,
         Backend::Opened(_) => kept(backend, options),
     }
 }

@@ -1,11 +1,10 @@
 //! `danlu eval arena`: ratings of models from votes, which a judge may cast first.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use danlu_eval::arena::{CENTRE, Cell, Options, Ratings, Votes, rate};
-use danlu_eval::{Error, judge};
+use danlu_eval::judge;
 use danlu_formats::write_file_atomically;
 
 use super::server::ConnectionArgs;
@@ -112,22 +111,12 @@ fn ask_judge(args: &Args, url: &str, model: &str, votes: &Path, printer: &Printe
     let server = args.connection.open(url, model)?;
     let answers = judge::read_answers(&args.answers)?;
     let pairs = judge::pairs(&answers);
+    stop::answer_with(format!("stopped; the same command goes on from the votes in `{}`", votes.display()));
     let mut bar = printer.progress("pairs", pairs.len() as u64);
-    let judged = judge::judge(&server.client, model, &pairs, votes, server.parallel, |done| {
-        bar.set(done as u64, "");
-        if stop::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let told = |done| bar.set(done as u64, "");
+    let judged = judge::judge(&server.client, model, &pairs, votes, server.parallel, told);
     drop(bar);
-    let judged = match judged {
-        Err(Error::Stopped) => {
-            printer.note(format_args!(
-                "stopped; the same command goes on from the votes in `{}`",
-                votes.display()
-            ));
-            return Err(stop::Interrupted.into());
-        }
-        judged => judged?,
-    };
+    let judged = judged?;
     printer.note(format_args!(
         "{} pairs judged in both orders, {} of them ties because the verdicts differ; {} were in `{}` before",
         judged.asked,

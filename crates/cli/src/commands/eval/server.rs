@@ -68,15 +68,22 @@ impl ConnectionArgs {
     /// The model of that name on the server at `url`, which is not asked yet.
     ///
     /// # Errors
-    /// An address that cannot be one, a variable without a key.
+    /// An address that cannot be one, a variable without a key, or with one that no header can hold.
     pub fn open(&self, url: &str, model: &str) -> Result<Server> {
         let key = self.api_key_env.as_ref().map(|name| {
             let key = std::env::var(name).ok().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
-            key.ok_or_else(|| {
+            let key = key.ok_or_else(|| {
                 wrong_input(format!(
                     "the environment variable `{name}` is not set: expected the server's key"
                 ))
-            })
+            })?;
+            match key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+                true => Ok(key),
+                false => Err(wrong_input(format!(
+                    "the environment variable `{name}` holds what is no key: expected ASCII characters on one line, as an HTTP \
+                     header takes them"
+                ))),
+            }
         });
         let client = Client::new(url, model, key.transpose()?)?;
         Ok(Server { client, parallel: usize::from(self.parallel) })
