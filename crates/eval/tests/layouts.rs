@@ -70,6 +70,13 @@ fn seed_003_mmlu_is_read_with_and_without_a_header() {
     let subject = &bare.subjects[0];
     assert_eq!((subject.questions.len(), subject.name.as_str()), (2, "us foreign policy"));
     assert_eq!(subject.questions[0].options, ["4", "4", "5, or so", "NA"]);
+    // A line break of a cell is its own, one of a file with such lines is the file's.
+    for (end, own) in [("\n", "I.\r\nII."), ("\r\n", "I.\nII.")] {
+        let text = format!("{}\"I.\r\nII.\",1,2,3,4,1\n", numbered.replace('\n', end));
+        write(folder.path(), "breaks/test/us_foreign_policy_test.csv", &text);
+        let breaks = read(&folder.path().join("breaks"), &selection(Benchmark::Mmlu));
+        assert_eq!(breaks.subjects[0].questions[1].question, own);
+    }
     let numbered = read(&folder.path().join("numbered"), &selection(Benchmark::Mmlu));
     assert_eq!((only(&numbered).right, &only(&numbered).options), (Some(1), &subject.questions[1].options));
 }

@@ -1,6 +1,7 @@
 //! CSV and TSV with a header, or with names given for it (RFC 4180): quoted fields may hold newlines and are as long as they
-//! are. Every field is text: `NA`, `null` and `nan` are words, not missing values. CRLF becomes LF, inside fields too. A
-//! quote that is never closed, and so takes the rest of the file with it, is an error.
+//! are. Every field is text: `NA`, `null` and `nan` are words, not missing values. Where the first line ends with CRLF, CRLF
+//! becomes LF, inside fields too; elsewhere it stays, for there it is the field's own. A quote that is never closed, and so
+//! takes the rest of the file with it, is an error.
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ impl CsvRows {
             .flexible(true)
             .has_headers(columns.is_none())
             .delimiter(separator)
-            .from_reader(LineFeeds { input: reader, end: END });
+            .from_reader(LineFeeds { input: reader, keeps_crlf: None, end: END });
         let header = reader.byte_headers().map_err(read_error)?;
         if let Some(error) = unclosed(header, &[], &file) {
             return Err(error);
@@ -113,10 +114,12 @@ fn names(row: &ByteRecord, file: &FileText) -> Result<Arc<[String]>, RowProblem>
     Ok(names.into())
 }
 
-/// Reads CRLF as LF, and [`END`] behind the file. (The parser would also count the LF of a CRLF as the
+/// Reads CRLF as LF where the first line ends so, and [`END`] behind the file. (The parser would also count the LF of a CRLF as the
 /// first byte of the next row, and name a line too few.)
 struct LineFeeds<R> {
     input: R,
+    /// Whether the first line ends with LF alone; none before its end.
+    keeps_crlf: Option<bool>,
     /// What is left of [`END`].
     end: &'static [u8],
 }
@@ -128,11 +131,13 @@ impl<R: BufRead> Read for LineFeeds<R> {
             return self.end.read(output);
         }
         let length = input.len().min(output.len());
-        match input[..length].iter().position(|&byte| byte == b'\r') {
+        let is_changed = self.keeps_crlf != Some(true);
+        match input[..length].iter().position(|&byte| is_changed && byte == b'\r') {
             Some(0) => {
                 self.input.consume(1);
                 if self.input.fill_buf()?.first() == Some(&b'\n') {
                     self.input.consume(1);
+                    self.keeps_crlf = Some(false);
                     output[0] = b'\n';
                 } else {
                     output[0] = b'\r';
@@ -141,6 +146,9 @@ impl<R: BufRead> Read for LineFeeds<R> {
             }
             carriage_return => {
                 let length = carriage_return.unwrap_or(length);
+                if self.keeps_crlf.is_none() && input[..length].contains(&b'\n') {
+                    self.keeps_crlf = Some(true);
+                }
                 output[..length].copy_from_slice(&input[..length]);
                 self.input.consume(length);
                 Ok(length)
