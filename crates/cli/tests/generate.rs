@@ -31,14 +31,16 @@ fn prompt_ids_need_no_tokenizer_and_give_the_recorded_ids() {
         let more = ["--prompt-ids", &prompt_text, "--max-new-tokens", &count, "--top-logprobs", "3"];
         let result = generate(folder.path(), model.to_str().unwrap(), &more).json();
         let keys: Vec<&String> = result.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["prompt_ids", "ids", "text", "finish_reason", "top_logprobs"]);
+        assert_eq!(keys, ["prompt_ids", "ids", "text", "finish_reason", "logprobs", "top_logprobs"]);
         assert_eq!((ids(&result["prompt_ids"]), &result["text"]), (prompt, &Value::Null));
         let found = ids(&result["ids"]);
         assert_eq!(found, expected[..found.len()]);
         let stopped = found.last().is_some_and(|id| [2, 5].contains(id));
         assert_eq!(result["finish_reason"], if stopped { "stop" } else { "length" });
         assert!(stopped || found.len() == expected.len());
-        for (id, step) in found.iter().zip(result["top_logprobs"].as_array().unwrap()) {
+        let steps = result["top_logprobs"].as_array().unwrap().iter();
+        for ((id, step), chosen) in found.iter().zip(steps).zip(result["logprobs"].as_array().unwrap()) {
+            assert_eq!(*chosen, step[0]["logprob"]);
             let step = step.as_array().unwrap();
             assert_eq!((step.len(), step[0]["id"].as_u64()), (3, Some(u64::from(*id))));
             assert!(step[0]["logprob"].as_f64() >= step[1]["logprob"].as_f64());

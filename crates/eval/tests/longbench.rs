@@ -101,7 +101,8 @@ fn an_answer_does_not_end_before_its_first_token() {
     let opened = opened(64, true);
     let generate = |stop_ids: Vec<u32>, minimum: usize| {
         let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-        let options = GenerationOptions { sampling, max_new_tokens: 4, stop_ids, top_log_probabilities: 0 };
+        let options =
+            GenerationOptions { sampling, max_new_tokens: 4, stop_ids, ..GenerationOptions::default() };
         let mut generator = Generator::new(&opened.model, 64).with_min_new_tokens(minimum);
         generator.generate(&[1, 2, 3], &options, |_| ControlFlow::Continue(())).unwrap().ids
     };

@@ -1,7 +1,9 @@
 //! Generation of one sequence with a key/value cache that the next one may begin with.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use crate::constraint::Vocabulary;
 use crate::generate_batch::{BatchGenerator, NewToken};
 use crate::{Error, Model, Result, Sampling};
 
@@ -22,8 +24,26 @@ pub struct GenerationOptions {
     pub max_new_tokens: usize,
     /// Stop after one of these, which is kept.
     pub stop_ids: Vec<u32>,
-    /// Report this many of the most probable tokens at each step.
+    /// Report the logarithm of each new token's probability before sampling changed it.
+    pub log_probabilities: bool,
+    /// Report this many of the most probable tokens at each step, and the new token's probability.
     pub top_log_probabilities: usize,
+    /// The bytes of tokens, with which the texts of `dry_sequence_breakers` are found.
+    pub vocabulary: Option<Arc<Vocabulary>>,
+}
+
+impl Default for GenerationOptions {
+    /// 512 tokens, none of which ends the text.
+    fn default() -> Self {
+        Self {
+            sampling: Sampling::default(),
+            max_new_tokens: 512,
+            stop_ids: Vec::new(),
+            log_probabilities: false,
+            top_log_probabilities: 0,
+            vocabulary: None,
+        }
+    }
 }
 
 /// Why a generation ended.
@@ -64,6 +84,8 @@ pub struct Generated {
     pub ids: Vec<u32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// For each new token, the logarithm of its probability before sampling changed it; empty unless it is asked for.
+    pub log_probabilities: Vec<f32>,
     /// For each new token, the most probable tokens of its step.
     pub top_log_probabilities: Vec<Vec<TokenProbability>>,
 }
@@ -117,12 +139,7 @@ impl<'m> Generator<'m> {
     /// # Errors
     /// An empty prompt, one with ids outside the vocabulary, one longer than the context.
     pub fn next_logits(&mut self, prompt: &[u32]) -> Result<&[f32]> {
-        let options = GenerationOptions {
-            sampling: Sampling::default(),
-            max_new_tokens: 1,
-            stop_ids: Vec::new(),
-            top_log_probabilities: 0,
-        };
+        let options = GenerationOptions { max_new_tokens: 1, ..GenerationOptions::default() };
         let slot = self.begin(prompt, &options)?;
         while self.batch.run().is_empty() {}
         self.batch.cancel(slot);
@@ -172,17 +189,36 @@ pub(crate) fn check_finite(logits: &[f32], tokens: usize) -> Result<()> {
     }
 }
 
-/// The `count` most probable tokens, first the most probable.
-pub(crate) fn most_probable(logits: &[f32], count: usize) -> Vec<TokenProbability> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let falling = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    if count < order.len() {
-        order.select_nth_unstable_by(count, falling);
-        order.truncate(count);
+/// The logarithm of a softmax's sum, from which log-probabilities follow.
+pub(crate) struct LogSum {
+    largest: f32,
+    /// Of exp(logit − largest).
+    log_sum: f64,
+}
+
+impl LogSum {
+    /// Of logits [V].
+    pub(crate) fn of(logits: &[f32]) -> Self {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
+        Self { largest, log_sum: sum.ln() }
     }
-    order.sort_unstable_by(falling);
-    let log_probability = |id: u32| (f64::from(logits[id as usize] - largest) - sum.ln()) as f32;
-    order.into_iter().map(|id| TokenProbability { id, log_probability: log_probability(id) }).collect()
+
+    pub(crate) fn log_probability(&self, logit: f32) -> f32 {
+        (f64::from(logit - self.largest) - self.log_sum) as f32
+    }
+
+    /// The `count` most probable tokens, first the most probable.
+    pub(crate) fn most_probable(&self, logits: &[f32], count: usize) -> Vec<TokenProbability> {
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        let falling = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        if count < order.len() {
+            order.select_nth_unstable_by(count, falling);
+            order.truncate(count);
+        }
+        order.sort_unstable_by(falling);
+        let probable =
+            |id: u32| TokenProbability { id, log_probability: self.log_probability(logits[id as usize]) };
+        order.into_iter().map(probable).collect()
+    }
 }

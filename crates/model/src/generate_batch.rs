@@ -10,7 +10,7 @@ use danlu_kernels::linear::linear;
 use danlu_kernels::matmul::Output;
 
 use crate::activations::{Buffers, Keep, bytes};
-use crate::generate::{check_finite, most_probable};
+use crate::generate::{LogSum, check_finite};
 use crate::key_cache::KeyCache;
 use crate::rotary::Rotary;
 use crate::{
@@ -46,6 +46,9 @@ struct Slot {
     options: GenerationOptions,
     min_new_tokens: usize,
     sampler: Sampler,
+    /// The logits [V] before sampling changes them, where log-probabilities are asked for.
+    unchanged: Vec<f32>,
+    log_probabilities: Vec<f32>,
     top_log_probabilities: Vec<Vec<TokenProbability>>,
 }
 
@@ -56,6 +59,10 @@ pub struct NewToken {
     pub slot: usize,
     /// The token.
     pub id: u32,
+    /// The logarithm of its probability before sampling changed it, where that is asked for.
+    pub log_probability: Option<f32>,
+    /// The most probable tokens of the step, as many as are asked for.
+    pub top_log_probabilities: Vec<TokenProbability>,
     /// All of the sequence, if this was its last token; the slot is free then.
     pub finished: Option<Generated>,
 }
@@ -132,13 +139,25 @@ impl<'m> BatchGenerator<'m> {
         let Some(slot) = self.slots.iter().position(Option::is_none) else {
             return Err(Error::Message("no more sequences can be generated at once".into()));
         };
+        let mut sampler = Sampler::new(options.sampling.clone());
+        match &options.vocabulary {
+            Some(vocabulary) => sampler = sampler.with_vocabulary(vocabulary),
+            None if options.sampling.needs_vocabulary() => {
+                let message = "`dry_sequence_breakers` are texts, and the model has no tokenizer to find their tokens with: give \
+                               none of them, or a tokenizer";
+                return Err(Error::Message(message.into()));
+            }
+            None => {}
+        }
         self.slots[slot] = Some(Slot {
             ids: prompt.to_vec(),
             prompt_tokens: prompt.len(),
             cached,
             options: options.clone(),
             min_new_tokens: self.min_new_tokens,
-            sampler: Sampler::new(options.sampling.clone()),
+            sampler,
+            unchanged: Vec::new(),
+            log_probabilities: Vec::new(),
             top_log_probabilities: Vec::new(),
         });
         Ok(slot)
@@ -166,8 +185,10 @@ impl<'m> BatchGenerator<'m> {
                     return Err(error);
                 }
             };
+            let log_probability = slot.log_probabilities.last().copied();
+            let top_log_probabilities = slot.top_log_probabilities.last().cloned().unwrap_or_default();
             let finished = finished.and_then(|reason| Some(self.slots[index].take()?.finish(reason)));
-            new.push(NewToken { slot: index, id, finished });
+            new.push(NewToken { slot: index, id, log_probability, top_log_probabilities, finished });
         }
         Ok(new)
     }
@@ -228,8 +249,10 @@ impl Slot {
     fn next(&mut self, logits: &mut [f32], context: usize) -> Result<(u32, Option<FinishReason>)> {
         check_finite(logits, self.ids.len())?;
         let top = self.options.top_log_probabilities;
-        if top > 0 {
-            self.top_log_probabilities.push(most_probable(logits, top));
+        let is_asked = self.options.log_probabilities || top > 0;
+        if is_asked {
+            self.unchanged.clear();
+            self.unchanged.extend_from_slice(logits);
         }
         if self.ids.len() - self.prompt_tokens < self.min_new_tokens {
             for &id in &self.options.stop_ids {
@@ -238,8 +261,15 @@ impl Slot {
                 }
             }
         }
-        let id = self.sampler.next(logits, &self.ids);
+        let id = self.sampler.next(logits, &self.ids, self.prompt_tokens);
         self.ids.push(id);
+        if is_asked {
+            let sum = LogSum::of(&self.unchanged);
+            self.log_probabilities.push(sum.log_probability(self.unchanged[id as usize]));
+            if top > 0 {
+                self.top_log_probabilities.push(sum.most_probable(&self.unchanged, top));
+            }
+        }
         let new_tokens = self.ids.len() - self.prompt_tokens;
         let finished = if self.options.stop_ids.contains(&id) {
             Some(FinishReason::Stop)
@@ -253,7 +283,12 @@ impl Slot {
 
     fn finish(mut self, finish_reason: FinishReason) -> Generated {
         let ids = self.ids.split_off(self.prompt_tokens);
-        Generated { ids, finish_reason, top_log_probabilities: self.top_log_probabilities }
+        Generated {
+            ids,
+            finish_reason,
+            log_probabilities: self.log_probabilities,
+            top_log_probabilities: self.top_log_probabilities,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use danlu_kernels::{Buffer, Precision};
 use danlu_tokenizer::Tokenizer;
 
 use crate::checkpoint::{Checkpoint, Contents, is_quantizable};
+use crate::constraint::Vocabulary;
 use crate::growth::GrowthOptions;
 use crate::model::Stored;
 use crate::names::{Role, TensorId, TensorSpec};
@@ -65,6 +66,18 @@ impl Opened {
             ))
         };
         self.tokenizer.as_ref().ok_or_else(message)
+    }
+
+    /// The bytes of every token for constrained output; none without a tokenizer. Tokens that end an answer, and special ones, have
+    /// none.
+    pub fn vocabulary(&self) -> Option<Vocabulary> {
+        let tokenizer = self.tokenizer.as_ref()?;
+        let stop_ids = self.stop_ids();
+        let bytes = |id: u32| match tokenizer.is_special(id) || stop_ids.contains(&id) {
+            true => Vec::new(),
+            false => tokenizer.token_bytes(id).unwrap_or_default(),
+        };
+        Some(Vocabulary::new((0..self.model.config().vocab_size as u32).map(bytes)))
     }
 
     /// Every token that ends an answer: the configuration's and the vocabulary's.

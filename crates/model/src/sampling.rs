@@ -1,92 +1,85 @@
-//! Choosing the next token, in the order of Hugging Face's `generate`: repetition penalty, temperature, top-k, top-p.
+//! Choosing the next token. In order: bias, the penalties of repetition (Hugging Face's), presence and frequency (OpenAI's),
+//! DRY; temperature; then top-k, top-p, min-p, typical-p, each over what the last has left, as in Hugging Face's `generate`, or
+//! mirostat instead of these four, as in llama.cpp.
+
+mod candidates;
+mod dry;
+mod mirostat;
+mod options;
+mod penalties;
 
 use danlu_kernels::random::Random;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-/// How tokens are chosen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Sampling {
-    /// Divides the logits; 0 takes the most probable token.
-    pub temperature: f32,
-    /// Keep this many of the most probable tokens; 0 keeps all. Ties of the last are kept.
-    pub top_k: usize,
-    /// Keep the most probable tokens that together reach this probability; 1 keeps all.
-    pub top_p: f32,
-    /// Divides (above zero) or multiplies (below) the logits of tokens that occurred; 1 changes nothing.
-    pub repetition_penalty: f32,
-    /// Seed of the random choice.
-    pub seed: u64,
-}
+use crate::constraint::Vocabulary;
+use candidates::Candidates;
+use dry::Dry;
+use mirostat::Mirostat;
+use penalties::Penalties;
 
-impl Default for Sampling {
-    fn default() -> Self {
-        Self { temperature: 0.7, top_k: 50, top_p: 0.9, repetition_penalty: 1.0, seed: 42 }
-    }
-}
+pub use options::Sampling;
+pub use penalties::penalize;
 
-impl Sampling {
-    /// A sentence on the first value out of range.
-    pub fn check(&self) -> Result<(), String> {
-        let checks = [
-            ("temperature", self.temperature, self.temperature >= 0.0, "0 or more"),
-            ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "above 0"),
-        ];
-        match checks.iter().find(|(_, value, holds, _)| !(*holds && value.is_finite())) {
-            Some((name, value, _, range)) => {
-                Err(format!("`{name}`: expected a number {range}, found {value}"))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-/// Chooses tokens with one stream of random numbers.
+/// Chooses tokens with one stream of random numbers. Its memory is of one answer.
 pub struct Sampler {
     options: Sampling,
     random: Random,
+    penalties: Penalties,
+    dry: Dry,
+    mirostat: Mirostat,
+    candidates: Candidates,
 }
 
 impl Sampler {
-    /// A sampler at the start of its stream.
+    /// A sampler at the start of its stream, for which no token is one of DRY's sequence breakers.
     pub fn new(options: Sampling) -> Self {
         let random = Random::new(&[options.seed, 3]);
-        Self { options, random }
+        let mirostat = Mirostat::new(options.mirostat_tau, options.mirostat_eta);
+        let (penalties, candidates) = (Penalties::default(), Candidates::default());
+        Self { options, random, penalties, dry: Dry::default(), mirostat, candidates }
     }
 
-    /// The next token, given its logits and all tokens so far, the prompt included.
-    pub fn next(&mut self, logits: &mut [f32], previous: &[u32]) -> u32 {
-        penalize(logits, previous, self.options.repetition_penalty);
+    /// Makes a token a sequence breaker if its text has one of theirs.
+    #[must_use]
+    pub fn with_vocabulary(self, vocabulary: &Vocabulary) -> Self {
+        let breakers = match self.options.needs_vocabulary() {
+            true => vocabulary.tokens_with(&self.options.dry_sequence_breakers),
+            false => Vec::new(),
+        };
+        Self { dry: Dry::new(breakers), ..self }
+    }
+
+    /// The next token, given its logits [V] and all tokens so far, of which the prompt's come first. A logit of −∞ makes a token
+    /// impossible, unless all are.
+    pub fn next(&mut self, logits: &mut [f32], previous: &[u32], prompt_tokens: usize) -> u32 {
+        self.penalties.apply(logits, previous, prompt_tokens, &self.options);
+        self.dry.apply(logits, previous, &self.options);
         if self.options.temperature == 0.0 {
             return most_probable(logits);
         }
-        let candidates = probabilities(logits, &self.options);
-        let mut left = self.random.uniform();
-        for &(id, probability) in &candidates {
-            left -= probability;
-            if left < 0.0 {
-                return id;
-            }
+        self.choose_candidates(logits);
+        let whole = self.candidates.total();
+        match self.options.mirostat {
+            1 => self.mirostat.keep_by_zipf(&mut self.candidates, logits.len()),
+            2 => self.mirostat.keep_by_surprise(&mut self.candidates),
+            _ => {}
         }
-        candidates.last().map_or(0, |&(id, _)| id)
+        let Some(drawn) = self.candidates.at(self.random.uniform()) else { return most_probable(logits) };
+        if self.options.mirostat > 0 {
+            self.mirostat.drawn(drawn.weight / whole);
+        }
+        drawn.id
     }
-}
 
-/// Divides the logits [V] of tokens that occurred by the penalty, or multiplies them where they are below zero. A token that
-/// occurred often is penalized once.
-pub fn penalize(logits: &mut [f32], previous: &[u32], penalty: f32) {
-    if penalty == 1.0 {
-        return;
-    }
-    let mut seen = vec![false; logits.len()];
-    for &id in previous {
-        if let Some(seen) = seen.get_mut(id as usize).filter(|seen| !**seen) {
-            *seen = true;
-            let logit = &mut logits[id as usize];
-            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+    /// Fills the candidates with what the options leave.
+    fn choose_candidates(&mut self, logits: &[f32]) {
+        let Sampling { temperature, top_k, top_p, min_p, typical_p, mirostat, .. } = self.options;
+        if mirostat > 0 {
+            return self.candidates.fill(logits, temperature, 0);
         }
+        self.candidates.fill(logits, temperature, top_k);
+        self.candidates.keep_top_p(top_p);
+        self.candidates.keep_min_p(min_p);
+        self.candidates.keep_typical(typical_p);
     }
 }
 
@@ -98,46 +91,6 @@ fn most_probable(logits: &[f32]) -> u32 {
         }
     }
     best as u32
-}
-
-/// The kept tokens, most probable first, with their probabilities.
-fn probabilities(logits: &[f32], options: &Sampling) -> Vec<(u32, f64)> {
-    let mut sorted: Vec<(u32, f64)> = logits
-        .iter()
-        .enumerate()
-        .map(|(id, &logit)| (id as u32, f64::from(logit) / f64::from(options.temperature)))
-        .collect();
-    let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if options.top_k > 0 && options.top_k < sorted.len() {
-        let (_, &mut (_, last), _) = sorted.select_nth_unstable_by(options.top_k - 1, order);
-        sorted.retain(|&(_, logit)| logit >= last);
-    }
-    sorted.sort_unstable_by(order);
-    normalize(&mut sorted);
-    if options.top_p < 1.0 {
-        // A token goes when it and all less probable ones sum to at most 1 − top_p; one always stays.
-        let mut tail = 0.0;
-        let mut kept = sorted.len();
-        while kept > 1 {
-            tail += sorted[kept - 1].1;
-            if tail > 1.0 - f64::from(options.top_p) {
-                break;
-            }
-            kept -= 1;
-        }
-        sorted.truncate(kept);
-        let sum: f64 = sorted.iter().map(|&(_, probability)| probability).sum();
-        sorted.iter_mut().for_each(|(_, probability)| *probability /= sum);
-    }
-    sorted
-}
-
-/// Softmax of sorted logits.
-fn normalize(sorted: &mut [(u32, f64)]) {
-    let largest = sorted.first().map_or(0.0, |&(_, logit)| logit);
-    sorted.iter_mut().for_each(|(_, logit)| *logit = (*logit - largest).exp());
-    let sum: f64 = sorted.iter().map(|&(_, probability)| probability).sum();
-    sorted.iter_mut().for_each(|(_, probability)| *probability /= sum);
 }
 
 #[cfg(test)]
@@ -162,11 +115,13 @@ mod tests {
                 top_k: case["top_k"].as_u64().unwrap() as usize,
                 top_p: case["top_p"].as_f64().unwrap() as f32,
                 repetition_penalty: case["repetition_penalty"].as_f64().unwrap() as f32,
-                seed: 0,
+                ..Sampling::default()
             };
-            penalize(&mut logits, &previous, options.repetition_penalty);
+            let mut sampler = Sampler::new(options);
+            sampler.penalties.apply(&mut logits, &previous, 0, &sampler.options);
+            sampler.choose_candidates(&logits);
             let mut found = vec![0.0; logits.len()];
-            for (id, probability) in probabilities(&logits, &options) {
+            for (id, probability) in sampler.candidates.probabilities() {
                 found[id as usize] = probability as f32;
             }
             for (found, expected) in found.iter().zip(numbers(&case["probabilities"])) {
@@ -178,22 +133,27 @@ mod tests {
     #[test]
     fn temperature_zero_equals_top_k_one_and_a_seed_repeats() {
         let logits = [0.1, 2.0, -1.0, 1.9];
-        let pick = |options: &Sampling| Sampler::new(options.clone()).next(&mut logits.clone(), &[]);
+        let pick = |options: &Sampling| Sampler::new(options.clone()).next(&mut logits.clone(), &[], 0);
         assert_eq!(pick(&Sampling { temperature: 0.0, ..Sampling::default() }), 1);
         assert_eq!(pick(&Sampling { top_k: 1, ..Sampling::default() }), 1);
         let draw = |seed| {
             let mut sampler =
                 Sampler::new(Sampling { seed, temperature: 2.0, top_p: 1.0, ..Sampling::default() });
-            (0..50).map(|_| sampler.next(&mut logits.clone(), &[])).collect::<Vec<_>>()
+            (0..50).map(|_| sampler.next(&mut logits.clone(), &[], 0)).collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
     }
 
     #[test]
-    fn values_out_of_range_are_named() {
-        let error = Sampling { top_p: 0.0, ..Sampling::default() }.check().unwrap_err();
-        assert_eq!(error, "`top_p`: expected a number above 0 and at most 1, found 0");
-        assert!(Sampling { temperature: f32::NAN, ..Sampling::default() }.check().is_err());
+    fn a_sequence_breaker_ends_what_counts_as_a_repetition() {
+        let vocabulary = Vocabulary::new([b"a".to_vec(), b"b\n".to_vec(), b"c".to_vec()]);
+        let options = Sampling { temperature: 0.0, dry_multiplier: 5.0, ..Sampling::default() };
+        let next = |previous: &[u32], sampler: Sampler| {
+            let mut sampler = sampler.with_vocabulary(&vocabulary);
+            sampler.next(&mut [1.0, 0.0, 2.0], previous, 0)
+        };
+        assert_eq!(next(&[0, 0, 2, 0, 0], Sampler::new(options.clone())), 0);
+        assert_eq!(next(&[0, 1, 2, 0, 1], Sampler::new(options)), 2);
     }
 }

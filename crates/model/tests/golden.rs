@@ -138,8 +138,7 @@ fn logits_that_are_not_finite_are_an_error() {
     let options = GenerationOptions {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_new_tokens: 3,
-        stop_ids: Vec::new(),
-        top_log_probabilities: 0,
+        ..GenerationOptions::default()
     };
     let generated = Generator::new(&model, 8).generate(&[1, 2], &options, |_| ControlFlow::Continue(()));
     let error = generated.unwrap_err().to_string();

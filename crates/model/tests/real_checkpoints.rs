@@ -39,7 +39,7 @@ fn mean_nll(model: &danlu_model::Model, ids: &[u32]) -> f64 {
 
 fn greedy(max_new_tokens: usize, top_log_probabilities: usize) -> GenerationOptions {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    GenerationOptions { sampling, max_new_tokens, stop_ids: Vec::new(), top_log_probabilities }
+    GenerationOptions { sampling, max_new_tokens, top_log_probabilities, ..GenerationOptions::default() }
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl Prompts {
                 sampling: Sampling { temperature: 0.0, ..Sampling::default() },
                 max_new_tokens: evaluation.sample_max_new_tokens,
                 stop_ids,
-                top_log_probabilities: 0,
+                ..GenerationOptions::default()
             },
         })
     }

@@ -12,7 +12,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::json;
 
-use crate::commands::generate::{SamplingArgs, TemplateArgs, report_speed};
+use crate::commands::generate::{AllSamplingArgs, TemplateArgs, report_speed, vocabulary_of};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "512", value_parser = super::generate::one_or_more)]
     max_new_tokens: NonZeroUsize,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: AllSamplingArgs,
     #[command(flatten)]
     template: TemplateArgs,
 }
@@ -60,10 +60,11 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     })?;
     let context = opened.model.config().context_length().min(LONGEST_CONTEXT);
     let options = GenerationOptions {
+        vocabulary: vocabulary_of(&sampling, &opened),
         sampling,
         max_new_tokens: args.max_new_tokens.get(),
         stop_ids: opened.stop_ids(),
-        top_log_probabilities: 0,
+        ..GenerationOptions::default()
     };
     let mut conversation = Conversation {
         opened: &opened,

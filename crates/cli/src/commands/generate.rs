@@ -4,6 +4,7 @@ mod batch;
 mod interactive;
 mod kept;
 pub mod room;
+mod sampling;
 
 use std::io::{self, IsTerminal, Read};
 use std::num::NonZeroUsize;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use danlu_model::{FinishReason, GenerationOptions, Generator, Opened, Sampling};
+use danlu_model::{FinishReason, GenerationOptions, Generator, Opened};
 use danlu_tokenizer::{ChatTemplate, Message};
 use fs_err as fs;
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ use crate::printer::Printer;
 use crate::prompts::{raw_ids, template_of};
 use crate::stop;
 use crate::text_stream::TextStream;
+
+pub use sampling::{AllSamplingArgs, SamplingArgs, vocabulary_of};
 
 /// What to generate from, and how.
 #[derive(Debug, clap::Args)]
@@ -50,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "512", value_parser = one_or_more)]
     max_new_tokens: NonZeroUsize,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: AllSamplingArgs,
     #[command(flatten)]
     template: TemplateArgs,
     /// Continue the text as it is, without a chat template
@@ -70,49 +73,6 @@ pub struct Args {
     /// zh: 逐行回答互不相关的问题，空行结束（`danlu chat` 会记住对话）
     #[arg(long, conflicts_with_all = ["prompt", "prompt_ids", "prompt_file", "input", "json"])]
     interactive: bool,
-}
-
-/// How tokens are chosen.
-#[derive(Debug, Clone, clap::Args)]
-pub struct SamplingArgs {
-    /// 0 takes the most probable token; higher is more varied
-    ///
-    /// zh: 0 总取概率最高的词元；越高越多样
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Choose among so many most probable tokens; 0 for all
-    ///
-    /// zh: 只在概率最高的若干词元中选择；0 表示全部
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
-    top_k: usize,
-    /// Choose among the most probable tokens that together reach this probability
-    ///
-    /// zh: 只在累计概率达到此值的词元中选择
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Above 1: tokens that occurred become less probable
-    ///
-    /// zh: 大于 1 时降低已出现词元的概率
-    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty, allow_negative_numbers = true)]
-    repetition_penalty: f32,
-    /// The same seed chooses the same tokens
-    ///
-    /// zh: 随机种子；相同的种子选出相同的词元
-    #[arg(long, value_name = "N", default_value_t = Sampling::default().seed)]
-    seed: u64,
-}
-
-impl SamplingArgs {
-    /// The values, if they are in range.
-    ///
-    /// # Errors
-    /// A value out of range.
-    pub fn sampling(&self) -> Result<Sampling> {
-        let Self { temperature, top_k, top_p, repetition_penalty, seed } = *self;
-        let sampling = Sampling { temperature, top_k, top_p, repetition_penalty, seed };
-        sampling.check().map_err(wrong_input)?;
-        Ok(sampling)
-    }
 }
 
 /// How a conversation is written.
@@ -166,10 +126,11 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let opened = args.model.open_located(&located, printer)?;
     if questions.is_some() || args.interactive {
         let options = GenerationOptions {
+            vocabulary: vocabulary_of(&sampling, &opened),
             sampling,
             max_new_tokens: args.max_new_tokens.get(),
             stop_ids: opened.stop_ids(),
-            top_log_probabilities: 0,
+            ..GenerationOptions::default()
         };
         let Some((questions, out)) = questions else {
             let template = args.template_of(&opened, printer)?;
@@ -184,10 +145,12 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let prompt_ids = args.ids(&opened, text.as_deref(), printer)?;
     let max_new_tokens = args.max_new_tokens.get();
     let options = GenerationOptions {
+        vocabulary: vocabulary_of(&sampling, &opened),
         sampling,
         max_new_tokens,
         stop_ids: opened.stop_ids(),
         top_log_probabilities: args.top_logprobs,
+        ..GenerationOptions::default()
     };
     let mut generator = Generator::new(&opened.model, prompt_ids.len().saturating_add(max_new_tokens));
     let mut stream = opened.tokenizer.as_ref().map(TextStream::new);
@@ -221,6 +184,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         "finish_reason": generated.finish_reason.name(),
     });
     if args.top_logprobs > 0 {
+        result["logprobs"] = json!(generated.log_probabilities);
         let entry = |token: &danlu_model::TokenProbability| json!({ "id": token.id, "logprob": token.log_probability });
         let step = |step: &Vec<_>| Value::from_iter(step.iter().map(entry));
         result["top_logprobs"] = generated.top_log_probabilities.iter().map(step).collect();

@@ -64,7 +64,7 @@ fn generate(opened: &Opened, ids: &[u32]) -> Result<String> {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_new_tokens: MAX_NEW_TOKENS,
         stop_ids: opened.stop_ids(),
-        top_log_probabilities: 0,
+        ..GenerationOptions::default()
     };
     let mut generator = Generator::new(&opened.model, ids.len() + MAX_NEW_TOKENS);
     let generated = generator.generate(ids, &options, |_| ControlFlow::Continue(()))?;

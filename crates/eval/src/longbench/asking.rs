@@ -81,7 +81,7 @@ impl Asking<'_> {
             sampling: self.sampling.clone(),
             max_new_tokens: task.max_new_tokens,
             stop_ids: self.opened.stop_ids(),
-            top_log_probabilities: 0,
+            ..GenerationOptions::default()
         };
         if task.stops_at_line_break() {
             options.stop_ids.extend(tokenizer.encode("\n", SpecialTokens::AsText)?.last());

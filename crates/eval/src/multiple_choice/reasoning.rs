@@ -50,7 +50,7 @@ pub(super) fn answers(
         sampling: reasoning.sampling.clone(),
         max_new_tokens: reasoning.max_new_tokens,
         stop_ids: opened.stop_ids(),
-        top_log_probabilities: 0,
+        ..GenerationOptions::default()
     };
     let mut answers = Vec::with_capacity(asked.len());
     for question in asked {

@@ -197,5 +197,5 @@ pub fn check_gradients_at(model: &mut Model, name: &Path, count: usize) {
 
 pub fn greedy(max_new_tokens: usize, stop_ids: Vec<u32>) -> GenerationOptions {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    GenerationOptions { sampling, max_new_tokens, stop_ids, top_log_probabilities: 0 }
+    GenerationOptions { sampling, max_new_tokens, stop_ids, ..GenerationOptions::default() }
 }

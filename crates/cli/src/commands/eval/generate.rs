@@ -191,7 +191,7 @@ fn answer(args: &Args, questions: &[Question], printer: &Printer) -> Result<Vec<
         sampling,
         max_new_tokens: args.max_new_tokens.get(),
         stop_ids: opened.stop_ids(),
-        top_log_probabilities: 0,
+        ..GenerationOptions::default()
     };
     let mut bar = printer.progress("answers", questions.len() as u64);
     bar.skip(answers.done.len() as u64);

@@ -110,7 +110,7 @@ fn answered(args: &Args, rows: &[Row], printer: &Printer) -> Result<Vec<String>>
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_new_tokens: args.max_new_tokens.get(),
         stop_ids: opened.stop_ids(),
-        top_log_probabilities: 0,
+        ..GenerationOptions::default()
     };
     let mut generator = Generator::new(&opened.model, longest.saturating_add(args.max_new_tokens.get()));
     let mut out = args.out.as_deref().map(fs_err::File::create).transpose()?;

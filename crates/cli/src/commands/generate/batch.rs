@@ -228,17 +228,19 @@ fn write(out: &Path, rows: &[Value]) -> Result<()> {
 
 /// How tokens were chosen, in the field's file for it.
 fn generation_config(options: &GenerationOptions) -> Value {
-    let Sampling { temperature, top_k, top_p, repetition_penalty, seed } = options.sampling;
-    json!({
-        "do_sample": temperature > 0.0,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-        "max_new_tokens": options.max_new_tokens,
-        "eos_token_id": options.stop_ids,
-    })
+    let mut config = json!({ "do_sample": options.sampling.temperature > 0.0 });
+    config["max_new_tokens"] = json!(options.max_new_tokens);
+    config["eos_token_id"] = json!(options.stop_ids);
+    // What is as if it were not there is not told.
+    let (given, default) = (json!(options.sampling), json!(Sampling::default()));
+    for (name, value) in given.as_object().into_iter().flatten() {
+        let is_basic =
+            ["temperature", "top_k", "top_p", "repetition_penalty", "seed"].contains(&name.as_str());
+        if is_basic || default[name] != *value {
+            config[name] = value.clone();
+        }
+    }
+    config
 }
 
 fn folder_of(path: &Path) -> &Path {
