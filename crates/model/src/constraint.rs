@@ -6,6 +6,7 @@ mod automaton;
 mod expression;
 mod gbnf;
 mod grammar;
+mod json_schema;
 mod state;
 mod utf8;
 mod vocabulary;

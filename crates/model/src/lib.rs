@@ -66,7 +66,7 @@ pub use activations::{Activations, Keep};
 pub use adapter::{apply_adapters, is_hub_id, merge_adapter, read_adapter, save_adapter};
 pub use adapter_place::ParametersMut;
 pub use config::{AttentionBias, Config};
-pub use constraint::Vocabulary;
+pub use constraint::{Constraint, ConstraintState, Grammar, Mask, Vocabulary};
 pub use convert::gptq::{GptqOptions, quantize_gptq};
 pub use convert::{ConvertOptions, Converted, Form, TypeShare, convert, convert_grown};
 pub use describe::{Description, describe};
