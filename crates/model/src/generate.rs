@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::constraint::Vocabulary;
+use crate::constraint::{Constraint, Vocabulary};
 use crate::generate_batch::{BatchGenerator, NewToken};
 use crate::{Error, Model, Result, Sampling};
 
@@ -28,6 +28,8 @@ pub struct GenerationOptions {
     pub log_probabilities: bool,
     /// Report this many of the most probable tokens at each step, and the new token's probability.
     pub top_log_probabilities: usize,
+    /// What the text must be. Tokens of `stop_ids` come only where it may end; where nothing else can come it ends by itself.
+    pub constraint: Option<Constraint>,
     /// The bytes of tokens, with which the texts of `dry_sequence_breakers` are found.
     pub vocabulary: Option<Arc<Vocabulary>>,
 }
@@ -41,6 +43,7 @@ impl Default for GenerationOptions {
             stop_ids: Vec::new(),
             log_probabilities: false,
             top_log_probabilities: 0,
+            constraint: None,
             vocabulary: None,
         }
     }
@@ -49,12 +52,14 @@ impl Default for GenerationOptions {
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// A stop token was produced.
+    /// A stop token was produced, or the constraint is fulfilled and nothing can follow.
     Stop,
     /// `max_new_tokens`, or the end of the context.
     Length,
     /// The caller broke off.
     Cancelled,
+    /// No token of the vocabulary goes on as the constraint has it.
+    Stuck,
 }
 
 impl FinishReason {
@@ -64,6 +69,7 @@ impl FinishReason {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Cancelled => "cancelled",
+            FinishReason::Stuck => "stuck",
         }
     }
 }

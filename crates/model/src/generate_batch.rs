@@ -10,6 +10,7 @@ use danlu_kernels::linear::linear;
 use danlu_kernels::matmul::Output;
 
 use crate::activations::{Buffers, Keep, bytes};
+use crate::constraint::{Constraint, ConstraintState};
 use crate::generate::{LogSum, check_finite};
 use crate::key_cache::KeyCache;
 use crate::rotary::Rotary;
@@ -46,6 +47,7 @@ struct Slot {
     options: GenerationOptions,
     min_new_tokens: usize,
     sampler: Sampler,
+    constraint: Option<ConstraintState>,
     /// The logits [V] before sampling changes them, where log-probabilities are asked for.
     unchanged: Vec<f32>,
     log_probabilities: Vec<f32>,
@@ -149,6 +151,13 @@ impl<'m> BatchGenerator<'m> {
             }
             None => {}
         }
+        let constraint = options.constraint.as_ref().map(Constraint::begin);
+        if let Some(constraint) = &constraint
+            && constraint.allowed().is_empty()
+        {
+            let message = "no token of the vocabulary begins what the grammar or JSON schema allows";
+            return Err(Error::Message(message.into()));
+        }
         self.slots[slot] = Some(Slot {
             ids: prompt.to_vec(),
             prompt_tokens: prompt.len(),
@@ -156,6 +165,7 @@ impl<'m> BatchGenerator<'m> {
             options: options.clone(),
             min_new_tokens: self.min_new_tokens,
             sampler,
+            constraint,
             unchanged: Vec::new(),
             log_probabilities: Vec::new(),
             top_log_probabilities: Vec::new(),
@@ -261,7 +271,14 @@ impl Slot {
                 }
             }
         }
-        let id = self.sampler.next(logits, &self.ids, self.prompt_tokens);
+        let (id, ended) = match &mut self.constraint {
+            None => (self.sampler.next(logits, &self.ids, self.prompt_tokens), None),
+            Some(constraint) => {
+                constraint.mask(logits, &self.options.stop_ids);
+                let drawn = self.sampler.next(logits, &self.ids, self.prompt_tokens);
+                constraint.go_on(drawn, &self.options.stop_ids)
+            }
+        };
         self.ids.push(id);
         if is_asked {
             let sum = LogSum::of(&self.unchanged);
@@ -278,7 +295,7 @@ impl Slot {
         } else {
             None
         };
-        Ok((id, finished))
+        Ok((id, ended.or(finished)))
     }
 
     fn finish(mut self, finish_reason: FinishReason) -> Generated {

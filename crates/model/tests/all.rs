@@ -5,6 +5,7 @@ mod common;
 
 mod adapters;
 mod bitsandbytes;
+mod constrained;
 mod containers;
 mod families;
 mod families_meta;

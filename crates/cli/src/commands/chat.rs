@@ -12,7 +12,9 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::json;
 
-use crate::commands::generate::{AllSamplingArgs, TemplateArgs, report_speed, vocabulary_of};
+use crate::commands::generate::{
+    AllSamplingArgs, ConstraintArgs, TemplateArgs, constraint_of, report_speed, vocabulary_of,
+};
 use crate::failure::wrong_input;
 use crate::models::ModelArgs;
 use crate::printer::Printer;
@@ -42,6 +44,8 @@ pub struct Args {
     #[command(flatten)]
     sampling: AllSamplingArgs,
     #[command(flatten)]
+    constraint: ConstraintArgs,
+    #[command(flatten)]
     template: TemplateArgs,
 }
 
@@ -51,6 +55,7 @@ pub struct Args {
 /// A model or template that cannot be used.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let sampling = args.sampling.sampling()?;
+    let grammar = args.constraint.read()?;
     let opened = args.model.open(printer)?;
     let tokenizer = opened.tokenizer()?;
     let template = args.template.open(&opened)?.ok_or_else(|| {
@@ -60,6 +65,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     })?;
     let context = opened.model.config().context_length().min(LONGEST_CONTEXT);
     let options = GenerationOptions {
+        constraint: constraint_of(grammar.as_ref(), &opened)?,
         vocabulary: vocabulary_of(&sampling, &opened),
         sampling,
         max_new_tokens: args.max_new_tokens.get(),

@@ -1,6 +1,7 @@
 //! `danlu generate`: one prompt in, one answer or continuation out; or a file of questions, or a question a line.
 
 mod batch;
+mod constraint;
 mod interactive;
 mod kept;
 pub mod room;
@@ -25,6 +26,7 @@ use crate::prompts::{raw_ids, template_of};
 use crate::stop;
 use crate::text_stream::TextStream;
 
+pub use constraint::{ConstraintArgs, constraint_of};
 pub use sampling::{AllSamplingArgs, SamplingArgs, vocabulary_of};
 
 /// What to generate from, and how.
@@ -54,6 +56,8 @@ pub struct Args {
     max_new_tokens: NonZeroUsize,
     #[command(flatten)]
     sampling: AllSamplingArgs,
+    #[command(flatten)]
+    constraint: ConstraintArgs,
     #[command(flatten)]
     template: TemplateArgs,
     /// Continue the text as it is, without a chat template
@@ -120,12 +124,15 @@ pub fn one_or_more(text: &str) -> Result<NonZeroUsize, &'static str> {
 /// A model, template or prompt that cannot be used.
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let sampling = args.sampling.sampling()?;
+    let grammar = args.constraint.read()?;
     let questions = args.batch.read()?;
     let text = if questions.is_some() || args.interactive { None } else { args.text()? };
     let located = args.model.locate(printer)?;
     let opened = args.model.open_located(&located, printer)?;
+    let constraint = constraint_of(grammar.as_ref(), &opened)?;
     if questions.is_some() || args.interactive {
         let options = GenerationOptions {
+            constraint,
             vocabulary: vocabulary_of(&sampling, &opened),
             sampling,
             max_new_tokens: args.max_new_tokens.get(),
@@ -145,6 +152,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let prompt_ids = args.ids(&opened, text.as_deref(), printer)?;
     let max_new_tokens = args.max_new_tokens.get();
     let options = GenerationOptions {
+        constraint,
         vocabulary: vocabulary_of(&sampling, &opened),
         sampling,
         max_new_tokens,
@@ -265,6 +273,7 @@ pub fn report_speed(
         FinishReason::Stop => "",
         FinishReason::Length => " · ended by length",
         FinishReason::Cancelled => " · stopped",
+        FinishReason::Stuck => " · no token goes on as the grammar or schema has it",
     };
     let first = first.unwrap_or_else(Instant::now);
     let prompt_rate = prompt_tokens as f64 / first.duration_since(start).as_secs_f64().max(1e-9);

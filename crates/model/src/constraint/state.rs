@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::automaton::{Automaton, DEAD, Mask};
 use super::grammar::Grammar;
 use super::vocabulary::Vocabulary;
+use crate::FinishReason;
 
 /// A grammar over the tokens of a vocabulary. Clones share what was found out about it: keep one for each grammar and model.
 #[derive(Debug, Clone)]
@@ -56,6 +57,45 @@ impl ConstraintState {
         }
         self.state = state;
         true
+    }
+
+    /// Makes every token impossible that is not allowed. Tokens that end the text are allowed where it may end, and only there.
+    pub(crate) fn mask(&self, logits: &mut [f32], stop_ids: &[u32]) {
+        let (allowed, may_end) = (self.allowed(), self.may_end());
+        for (id, logit) in logits.iter_mut().enumerate() {
+            let id = id as u32;
+            if !(allowed.contains(id) || may_end && stop_ids.contains(&id)) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        if !may_end {
+            for &id in stop_ids {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+
+    /// Goes on by the token that was drawn, or by an allowed one where all allowed ones were banned otherwise; why it is the last,
+    /// if it must be.
+    pub(crate) fn go_on(&mut self, drawn: u32, stop_ids: &[u32]) -> (u32, Option<FinishReason>) {
+        if self.may_end() && stop_ids.contains(&drawn) {
+            return (drawn, Some(FinishReason::Stop));
+        }
+        let mut id = drawn;
+        if !self.accept(id) {
+            id = self.allowed().first().unwrap_or(drawn);
+            if !self.accept(id) {
+                return (id, Some(FinishReason::Stuck));
+            }
+        }
+        let ended = match (self.allowed().is_empty(), self.may_end()) {
+            (false, _) => None,
+            (true, true) => Some(FinishReason::Stop),
+            (true, false) => Some(FinishReason::Stuck),
+        };
+        (id, ended)
     }
 
     /// Whether the text is whole as it is.
