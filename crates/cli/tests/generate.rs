@@ -493,3 +493,84 @@ fn seed_004_predict_cli_asks_as_the_model_was_trained() {
         assert!(ran.code == 0 && ran.stdout.ends_with(&format!("Response:  {alone}\n")), "{}", ran.stdout);
     }
 }
+
+/// `danlu generate` with nothing said about how tokens are chosen.
+fn sampled(folder: &Path, more: &[&str]) -> common::Ran {
+    run(folder, &[&["generate", "--model", "model", "--precision", "f32", "--json"][..], more].concat())
+}
+
+#[test]
+fn a_grammar_and_a_schema_decide_what_is_written() {
+    let folder = with_model();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("yes.gbnf", "# 是或否\nroot ::= (\"是\" | \"否\") \"。\"{2}\n");
+    let long = ["--prompt", "铣刀？", "--max-new-tokens", "80"];
+    let result = sampled(folder.path(), &[&long[..], &["--grammar", "yes.gbnf"]].concat()).json();
+    let text = result["text"].as_str().unwrap();
+    assert!(["是。。", "否。。"].contains(&text), "{text}");
+    assert_eq!(result["finish_reason"], "stop");
+
+    write(
+        "schema.json",
+        r#"{"properties": {"n": {"type": "integer", "maximum": 9, "minimum": 0}, "s": {"enum": ["铣刀", "x"]}}, "required": ["n", "s"]}"#,
+    );
+    for seed in ["1", "2", "3"] {
+        let more = ["--json-schema", "schema.json", "--seed", seed];
+        let result = sampled(folder.path(), &[&long[..], &more].concat()).json();
+        let value: Value = serde_json::from_str(result["text"].as_str().unwrap()).unwrap();
+        assert!(
+            value["n"].as_u64().unwrap() < 10 && ["铣刀", "x"].contains(&value["s"].as_str().unwrap()),
+            "{value}"
+        );
+    }
+
+    write("bad.gbnf", "root ::= \"a\n");
+    sampled(folder.path(), &[&long[..], &["--grammar", "bad.gbnf"]].concat())
+        .is_refused("`bad.gbnf`: the grammar's line 1, column 10: the text that begins here has no closing");
+    write("bad.json", r#"{"not": {}}"#);
+    sampled(folder.path(), &[&long[..], &["--json-schema", "bad.json"]].concat())
+        .is_refused("`bad.json`: the JSON schema at `#`: `not` is not supported");
+}
+
+#[test]
+fn every_way_of_choosing_tokens_has_its_flag() {
+    let folder = with_model();
+    let run = |more: &[&str]| {
+        let fixed = ["--prompt", "铣刀？", "--max-new-tokens", "12", "--seed", "5"];
+        sampled(folder.path(), &[&fixed[..], more].concat())
+    };
+    let greedy = ids(&run(&["--temperature", "0"]).json()["ids"]);
+    // Only the most probable token is left.
+    assert_eq!(ids(&run(&["--min-p", "1"]).json()["ids"]), greedy);
+    assert_eq!(
+        ids(&run(&["--mirostat", "2", "--mirostat-tau", "0", "--mirostat-eta", "0"]).json()["ids"]),
+        greedy
+    );
+    let first = greedy[0].to_string();
+    let banned = ids(&run(&["--temperature", "0", "--logit-bias", &format!("{first}=-100")]).json()["ids"]);
+    assert!(!banned.contains(&greedy[0]));
+    for penalty in [["--frequency-penalty", "100"], ["--presence-penalty", "100"]] {
+        let mut found = ids(&run(&["--temperature", "0", penalty[0], penalty[1]]).json()["ids"]);
+        let count = found.len();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found.len(), count);
+    }
+    let typical = run(&["--temperature", "1", "--top-k", "0", "--top-p", "1", "--typical-p", "0.2"]).json();
+    assert!(!ids(&typical["ids"]).is_empty());
+    let dry = [
+        "--temperature",
+        "0",
+        "--dry-multiplier",
+        "100",
+        "--dry-allowed-length",
+        "1",
+        "--dry-sequence-breaker",
+        "\n",
+    ];
+    let dry = ids(&run(&dry).json()["ids"]);
+    let pairs: Vec<&[u32]> = dry.windows(2).collect();
+    assert!((1..pairs.len()).all(|place| !pairs[..place].contains(&pairs[place])), "{dry:?}");
+    run(&["--min-p", "2"]).is_refused("`min_p`: expected a number from 0 to 1, found 2");
+    run(&["--logit-bias", "x=1"]).is_refused("expected a token's id and a number, such as 15=-100");
+}
