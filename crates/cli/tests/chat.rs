@@ -96,3 +96,18 @@ fn without_a_model_the_newest_result_is_used_and_named() {
     assert_eq!(ran.code, 0);
     assert!(ran.stderr.starts_with("using the newest result, runs/quickstart/model\n"), "{}", ran.stderr);
 }
+
+#[test]
+fn every_answer_keeps_to_the_grammar() {
+    let folder = with_model();
+    std::fs::write(folder.path().join("yes.gbnf"), "root ::= \"是\" | \"否\"").unwrap();
+    let more = ["--json", "--model", "model", "--grammar", "yes.gbnf", "--min-p", "0.01"];
+    let result = run_with_input(folder.path(), &[&CHAT[..], &more].concat(), "车床？\n铣刀？\n").json();
+    let messages = result["messages"].as_array().unwrap();
+    let answers: Vec<&Value> = messages.iter().filter(|one| one["role"] == "assistant").collect();
+    assert_eq!(answers.len(), 2);
+    assert!(
+        answers.iter().all(|answer| answer["content"] == "是" || answer["content"] == "否"),
+        "{answers:?}"
+    );
+}

@@ -101,7 +101,7 @@ fn close(schema: &Map<String, Value>, other: &Map<String, Value>) -> Map<String,
         if let Value::Object(own) = own {
             for name in others
                 .keys()
-                .filter(|name| !schema.get("properties").is_some_and(|own| own.get(*name).is_some()))
+                .filter(|name| schema.get("properties").is_none_or(|own| own.get(*name).is_none()))
             {
                 own.insert(name.clone(), additional.clone());
             }

@@ -24,7 +24,7 @@ pub(super) fn integer(schema: &Map<String, Value>) -> Result<Expression, String>
     let bounds = Bounds::of(schema, true)?;
     let least = bounds.least.map(|(bound, is_exclusive)| bound + i128::from(is_exclusive));
     let most = bounds.most.map(|(bound, is_exclusive)| bound - i128::from(is_exclusive));
-    Ok(signed(least, most, |least, most| whole(least, most)))
+    Ok(signed(least, most))
 }
 
 /// A number within the schema's bounds.
@@ -118,20 +118,16 @@ impl Bounds {
     }
 }
 
-/// Both signs of what `magnitudes` gives for bounds of 0 or more.
-fn signed(
-    least: Option<i128>,
-    most: Option<i128>,
-    magnitudes: impl Fn(i128, Option<i128>) -> Expression,
-) -> Expression {
+/// Whole numbers of both signs.
+fn signed(least: Option<i128>, most: Option<i128>) -> Expression {
     let mut choices = Vec::new();
     if most.is_none_or(|most| most >= 0) {
-        choices.push(magnitudes(least.unwrap_or(0).max(0), most));
+        choices.push(whole(least.unwrap_or(0).max(0), most));
     }
     if least.is_none_or(|least| least < 0) {
         let nearest = most.map_or(1, |most| (-most).max(1));
         let farthest = least.map(|least| -least);
-        choices.push(Expression::Sequence(vec![Expression::text("-"), magnitudes(nearest, farthest)]));
+        choices.push(Expression::Sequence(vec![Expression::text("-"), whole(nearest, farthest)]));
     }
     Expression::Choice(choices)
 }
