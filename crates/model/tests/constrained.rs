@@ -1,12 +1,15 @@
 //! Generation under a constraint, with biases, and with log-probabilities: what comes out keeps to what was asked.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use danlu_model::{
     BatchGenerator, Constraint, FinishReason, GenerationOptions, Generator, Grammar, Rest, Sampling,
     Vocabulary,
 };
+use danlu_tokenizer::{SpecialTokens, Tokenizer};
 
 use crate::common::{greedy, load, log_probabilities};
 
@@ -144,4 +147,49 @@ fn sequence_breakers_need_a_vocabulary() {
     let text = [&[1, 2, 3], &with[..]].concat();
     let triples: Vec<&[u32]> = text.windows(3).collect();
     assert!((1..triples.len()).all(|place| !triples[..place].contains(&triples[place])), "{text:?}");
+}
+
+#[test]
+fn chinese_json_is_spelled_by_real_vocabularies_in_milliseconds_a_mask() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tokenizers");
+    if !folder.is_dir() {
+        println!("skipped: ../shared/data is not there");
+        return;
+    }
+    let schema = serde_json::json!({
+        "type": "object",
+        "properties": { "名称": { "type": "string", "maxLength": 60 }, "尺寸": { "type": "array", "items": { "type": "number" } } },
+        "required": ["名称", "尺寸"],
+    });
+    let text = r#"{"名称": "硬质合金立铣刀，四刃，涂层 TiAlN，用于淬火钢 😀", "尺寸": [12, 75.5, -3e2]}"#;
+    for name in ["smollm", "llama3", "llama2", "baichuan-7b"] {
+        let Ok(tokenizer) = Tokenizer::open(&folder.join(name)) else { continue };
+        let size = tokenizer.vocabulary_size() as u32;
+        let bytes = |id| {
+            if tokenizer.is_special(id) { Vec::new() } else { tokenizer.token_bytes(id).unwrap_or_default() }
+        };
+        let vocabulary = Arc::new(Vocabulary::new((0..size).map(bytes)));
+        let mut state =
+            Constraint::new(&Grammar::from_json_schema(&schema).unwrap(), Arc::clone(&vocabulary)).begin();
+        let (mut masks, mut longest, start) = (0, Duration::ZERO, Instant::now());
+        for id in tokenizer.encode_within(text, SpecialTokens::AsText).unwrap() {
+            // A dialect that puts a blank before a text has one that the schema does not.
+            if masks == 0 && vocabulary.bytes(id).iter().all(|byte| *byte == b' ') {
+                continue;
+            }
+            let one = Instant::now();
+            assert!(
+                state.allowed().contains(id),
+                "{name}: {:?}",
+                String::from_utf8_lossy(vocabulary.bytes(id))
+            );
+            longest = longest.max(one.elapsed());
+            assert!(state.accept(id));
+            masks += 1;
+        }
+        assert!(state.may_end());
+        let mean = start.elapsed() / masks;
+        println!("{name}: {size} tokens, {masks} masks, {mean:?} each, the longest {longest:?}");
+        assert!(mean < Duration::from_millis(40), "{name}: {mean:?} a mask");
+    }
 }
