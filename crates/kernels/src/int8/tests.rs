@@ -1,0 +1,84 @@
+use super::*;
+use crate::blocks::{dequantize, quantize};
+use crate::random::Random;
+
+const KINDS: [BlockType; 10] = [
+    BlockType::Q4_0,
+    BlockType::Q4_1,
+    BlockType::Q5_0,
+    BlockType::Q5_1,
+    BlockType::Q8_0,
+    BlockType::Q2K,
+    BlockType::Q3K,
+    BlockType::Q4K,
+    BlockType::Q5K,
+    BlockType::Q6K,
+];
+const INPUTS: usize = 512;
+const OUTPUTS: usize = 37;
+
+fn weight(kind: BlockType) -> (Vec<u8>, Vec<u8>, Vec<f32>) {
+    let mut random = Random::new(&[7, kind as u64]);
+    let values: Vec<f32> = (0..OUTPUTS * INPUTS).map(|_| random.normal()).collect();
+    let mut blocks = vec![0; kind.bytes_for(values.len()).unwrap()];
+    quantize(kind, &values, INPUTS, None, &mut blocks).unwrap();
+    let mut exact = vec![0.0; values.len()];
+    dequantize(kind, &blocks, &mut exact).unwrap();
+    let mut packed = vec![0; packed_bytes(kind, OUTPUTS, INPUTS).unwrap()];
+    pack(kind, &blocks, [OUTPUTS, INPUTS], &mut packed);
+    (blocks, packed, exact)
+}
+
+#[test]
+fn repacked_rows_are_the_dequantized_ones() {
+    for kind in KINDS {
+        let (_, packed, exact) = weight(kind);
+        let packed = Packed::new(kind, &packed, OUTPUTS, INPUTS).unwrap();
+        for (index, exact) in exact.chunks_exact(INPUTS).enumerate() {
+            let mut row = vec![0.0; INPUTS];
+            packed.row(index, &mut row);
+            assert_eq!(row, exact, "{kind:?}, row {index}");
+        }
+    }
+}
+
+#[test]
+fn products_are_those_of_the_values_and_do_not_depend_on_the_number_of_rows() {
+    const ROWS: usize = 27;
+    let mut random = Random::new(&[8]);
+    let x: Vec<f32> = (0..ROWS * INPUTS).map(|_| random.normal()).collect();
+    for kind in KINDS {
+        let (_, packed, exact) = weight(kind);
+        let packed = Packed::new(kind, &packed, OUTPUTS, INPUTS).unwrap();
+        let mut all = vec![1.0f32; ROWS * OUTPUTS];
+        products(&Rounded::of(&x, INPUTS), &mut [(packed, &mut all[..])], Output::Add);
+        for row in 0..ROWS {
+            let x = &x[row * INPUTS..][..INPUTS];
+            let mut alone = vec![1.0f32; OUTPUTS];
+            products(&Rounded::of(x, INPUTS), &mut [(packed, &mut alone[..])], Output::Add);
+            assert_eq!(alone, all[row * OUTPUTS..][..OUTPUTS], "{kind:?}");
+            for (sum, exact) in alone.iter().zip(exact.chunks_exact(INPUTS)) {
+                let twin: f64 = exact.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                let size: f64 = exact.iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum();
+                let error = (f64::from(*sum) - 1.0 - twin).abs();
+                assert!(error < 2e-5 * size, "{kind:?}: {sum} against {twin}");
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_with_one_input_run_together_and_what_is_no_number_stays_none() {
+    let (_, packed, _) = weight(BlockType::Q4_0);
+    let packed = Packed::new(BlockType::Q4_0, &packed, OUTPUTS, INPUTS).unwrap();
+    let mut random = Random::new(&[9]);
+    let mut x: Vec<f32> = (0..3 * INPUTS).map(|_| random.normal()).collect();
+    let (mut first, mut second) = (vec![0.0f32; 3 * OUTPUTS], vec![0.0f32; 3 * OUTPUTS]);
+    let rounded = Rounded::of(&x, INPUTS);
+    products(&rounded, &mut [(packed, &mut first[..]), (packed, &mut second[..])], Output::Overwrite);
+    assert!(first == second && first.iter().all(|value| value.is_finite() && *value != 0.0));
+    x[INPUTS + 5] = f32::NAN;
+    products(&Rounded::of(&x, INPUTS), &mut [(packed, &mut second[..])], Output::Overwrite);
+    assert!(second[OUTPUTS..2 * OUTPUTS].iter().all(|value| value.is_nan()));
+    assert_eq!(second[..OUTPUTS], first[..OUTPUTS]);
+}
