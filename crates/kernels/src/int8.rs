@@ -15,6 +15,7 @@ use self::rounded::PART;
 pub(crate) use self::rounded::Rounded;
 use crate::blocks::BlockType;
 use crate::blocks::affine::Affine;
+use crate::buffer::{View, ViewMut};
 use crate::matmul::Output;
 use crate::team::{SharedSlice, parallel_chunks, parallel_for};
 use crate::value::Value;
@@ -29,7 +30,6 @@ const TASKS: usize = 16;
 /// A repacked weight [outputs, inputs].
 #[derive(Clone, Copy)]
 pub struct Packed<'a> {
-    kind: BlockType,
     layout: Layout,
     bytes: &'a [u8],
     pub(crate) outputs: usize,
@@ -58,6 +58,11 @@ impl Layout {
     }
 }
 
+/// Whether weights of this type with so many inputs can be repacked.
+pub fn can_be_repacked(kind: BlockType, inputs: usize) -> bool {
+    Layout::new(kind, inputs).is_some()
+}
+
 /// Bytes of a weight repacked; `None` for types that cannot be.
 pub fn packed_bytes(kind: BlockType, outputs: usize, inputs: usize) -> Option<usize> {
     Some(Layout::new(kind, inputs)?.group_bytes * outputs.div_ceil(LANES))
@@ -67,7 +72,8 @@ pub fn packed_bytes(kind: BlockType, outputs: usize, inputs: usize) -> Option<us
 ///
 /// # Panics
 /// If the type cannot be repacked, or lengths are not those of the weight.
-pub fn pack(kind: BlockType, blocks: &[u8], [outputs, inputs]: [usize; 2], packed: &mut [u8]) {
+pub fn pack(kind: BlockType, blocks: View<u8>, [outputs, inputs]: [usize; 2], packed: ViewMut<u8>) {
+    let (blocks, packed) = (blocks.0, packed.0);
     let layout = Layout::new(kind, inputs);
     assert_eq!(packed_bytes(kind, outputs, inputs), Some(packed.len()), "bytes of a repacked weight");
     assert_eq!(kind.bytes_for(outputs * inputs), Some(blocks.len()), "bytes of a weight");
@@ -122,56 +128,43 @@ impl<'a> Packed<'a> {
     ///
     /// # Panics
     /// If the bytes are not those of the weight.
-    pub fn new(kind: BlockType, bytes: &'a [u8], outputs: usize, inputs: usize) -> Option<Self> {
+    pub fn new(kind: BlockType, bytes: View<'a, u8>, outputs: usize, inputs: usize) -> Option<Self> {
         let layout = Layout::new(kind, inputs)?;
-        assert_eq!(bytes.len(), layout.group_bytes * outputs.div_ceil(LANES));
-        Some(Self { kind, layout, bytes, outputs, inputs })
-    }
-
-    /// The type that it was made of.
-    pub fn kind(&self) -> BlockType {
-        self.kind
+        assert_eq!(bytes.0.len(), layout.group_bytes * outputs.div_ceil(LANES));
+        Some(Self { layout, bytes: bytes.0, outputs, inputs })
     }
 
     fn group(&self, index: usize) -> &'a [u8] {
         &self.bytes[index * self.layout.group_bytes..][..self.layout.group_bytes]
     }
 
-    /// Row `index` [inputs] as f32, as [`crate::blocks::dequantize`] gives it.
-    pub(crate) fn row(&self, index: usize, row: &mut [f32]) {
+    /// Elements `begin ..` of row `index` as f32, as [`crate::blocks::dequantize`] gives them.
+    pub(crate) fn part_of_row(&self, index: usize, begin: usize, row: &mut [f32]) {
         let (codes, scales) = self.group(index / LANES).split_at(self.layout.code_bytes);
         let Affine { elements, bits, part, offset } = self.layout.affine;
-        let lane = index % LANES;
-        let mut at = 0;
-        let half = |at: usize| half::f16::from_le_bytes([scales[at + 2 * lane], scales[at + 2 * lane + 1]]).to_f32();
-        for (block, values) in row.chunks_exact_mut(elements).enumerate() {
-            let scale = half(at);
-            at += 2 * LANES;
-            let minimum = if offset.is_none() { half(at) } else { 0.0 };
-            at += if offset.is_none() { 2 * LANES } else { 0 };
-            for (index, values) in values.chunks_exact_mut(part).enumerate() {
-                let (mut scale, mut minimum) = (scale, minimum);
-                if elements > PART {
-                    scale *= f32::from(scales[at + lane] as i8);
-                    at += LANES;
-                    if offset.is_none() {
-                        minimum *= f32::from(scales[at + lane]);
-                        at += LANES;
-                    }
+        let (lane, in_k_blocks) = (index % LANES, elements > PART);
+        let kinds = if offset.is_none() { 2 } else { 1 };
+        let block_bytes = kinds * LANES * (2 + if in_k_blocks { elements / part } else { 0 });
+        for (i, value) in row.iter_mut().enumerate() {
+            let place = begin + i;
+            let block = &scales[place / elements * block_bytes..][..block_bytes];
+            let half = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+            let factors = &block[2 * LANES * kinds..];
+            let factor = |kind: usize| factors[(place % elements / part * kinds + kind) * LANES + lane];
+            let (four, byte) = (place / 4, lane * 4 + place % 4);
+            let code = match bits {
+                4 => codes[four / 2 * 64 + byte] >> (four % 2 * 4) & 15,
+                _ => codes[four * 64 + byte],
+            };
+            let scale = half(2 * lane) * if in_k_blocks { f32::from(factor(0) as i8) } else { 1.0 };
+            *value = match offset {
+                Some(offset) => f32::from(i16::from(code) - i16::from(offset)) * scale,
+                None => {
+                    let minimum =
+                        half(2 * (LANES + lane)) * if in_k_blocks { f32::from(factor(1)) } else { 1.0 };
+                    f32::from(code) * scale - minimum
                 }
-                for (i, value) in values.iter_mut().enumerate() {
-                    let place = block * elements + index * part + i;
-                    let (four, byte) = (place / 4, lane * 4 + place % 4);
-                    let code = match bits {
-                        4 => codes[four / 2 * 64 + byte] >> (four % 2 * 4) & 15,
-                        _ => codes[four * 64 + byte],
-                    };
-                    *value = match offset {
-                        Some(offset) => f32::from(i16::from(code) - i16::from(offset)) * scale,
-                        None => f32::from(code) * scale - minimum,
-                    };
-                }
-            }
+            };
         }
     }
 }

@@ -11,8 +11,7 @@ const AHEAD: usize = 12 << 10;
 /// The sums of the next rows of at most `left`; how many.
 pub(super) fn tile(tile: Tile, left: usize, sums: &mut [[f32; LANES]; 12]) -> usize {
     let affine = tile.layout.affine;
-    let (in_k_blocks, halves, minima) =
-        (affine.elements > PART, affine.part < PART, affine.offset.is_none());
+    let (in_k_blocks, halves, minima) = (affine.elements > PART, affine.part < PART, affine.offset.is_none());
     macro_rules! rows {
         ($($constants:tt)*) => {
             // SAFETY: called only where AVX-512 VNNI was detected; the layout is the type's own.
@@ -43,7 +42,13 @@ pub(super) fn tile(tile: Tile, left: usize, sums: &mut [[f32; LANES]; 12]) -> us
 /// # Safety
 /// The processor has the features, and `tile` the layout of the constants and `ROWS` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn rows<const BITS: usize, const K: bool, const HALVES: bool, const MINIMA: bool, const ROWS: usize>(
+unsafe fn rows<
+    const BITS: usize,
+    const K: bool,
+    const HALVES: bool,
+    const MINIMA: bool,
+    const ROWS: usize,
+>(
     tile: Tile,
     sums: &mut [[f32; LANES]; 12],
 ) -> usize {

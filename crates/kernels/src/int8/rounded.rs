@@ -4,6 +4,7 @@
 //! bf16.
 
 use std::cell::RefCell;
+use std::ops::Deref;
 use std::sync::OnceLock;
 
 use crate::cpu::{Level, level};
@@ -16,12 +17,15 @@ pub(crate) const PART: usize = 32;
 const LARGEST: f32 = (127 * 128) as f32;
 
 thread_local! {
-    static SPARE: RefCell<Vec<Rounded>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Digits>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Rows of rounded activations.
+/// Rows of rounded activations, whose memory the next ones of the thread use again.
+pub(crate) struct Rounded(Digits);
+
+/// What they are made of.
 #[derive(Default)]
-pub(crate) struct Rounded {
+pub(crate) struct Digits {
     /// [rows, inputs / 32, 64 bytes]: all high digits of 32 values and then all low ones, or where products are made of
     /// words of 16 bits, 32 such words.
     pub(crate) digits: Vec<u8>,
@@ -74,17 +78,30 @@ impl Rounded {
                         half_sums.range(at * 2, parts * 2),
                     )
                 };
-                round_row(&x[row * inputs..][..inputs], in_bytes, digits, scales, sums, half_sums);
+                round_row::<T>(&x[row * inputs..][..inputs], in_bytes, digits, scales, sums, half_sums);
             }
         });
-        rounded
+        Self(rounded)
     }
+}
 
+impl Deref for Rounded {
+    type Target = Digits;
+
+    fn deref(&self) -> &Digits {
+        &self.0
+    }
+}
+
+impl Drop for Rounded {
     /// Leaves its memory to the next.
-    pub(crate) fn recycle(self) {
-        SPARE.with_borrow_mut(|spare| {
-            if spare.len() < 2 {
-                spare.push(self);
+    fn drop(&mut self) {
+        // While a thread ends there is none to leave it to.
+        _ = SPARE.try_with(|spare| {
+            if let Ok(mut spare) = spare.try_borrow_mut()
+                && spare.len() < 2
+            {
+                spare.push(std::mem::take(&mut self.0));
             }
         });
     }

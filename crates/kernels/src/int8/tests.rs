@@ -25,7 +25,7 @@ fn weight(kind: BlockType) -> (Vec<u8>, Vec<u8>, Vec<f32>) {
     let mut exact = vec![0.0; values.len()];
     dequantize(kind, &blocks, &mut exact).unwrap();
     let mut packed = vec![0; packed_bytes(kind, OUTPUTS, INPUTS).unwrap()];
-    pack(kind, &blocks, [OUTPUTS, INPUTS], &mut packed);
+    pack(kind, View(&blocks), [OUTPUTS, INPUTS], ViewMut(&mut packed));
     (blocks, packed, exact)
 }
 
@@ -33,11 +33,13 @@ fn weight(kind: BlockType) -> (Vec<u8>, Vec<u8>, Vec<f32>) {
 fn repacked_rows_are_the_dequantized_ones() {
     for kind in KINDS {
         let (_, packed, exact) = weight(kind);
-        let packed = Packed::new(kind, &packed, OUTPUTS, INPUTS).unwrap();
+        let packed = Packed::new(kind, View(&packed), OUTPUTS, INPUTS).unwrap();
         for (index, exact) in exact.chunks_exact(INPUTS).enumerate() {
             let mut row = vec![0.0; INPUTS];
-            packed.row(index, &mut row);
+            packed.part_of_row(index, 0, &mut row);
             assert_eq!(row, exact, "{kind:?}, row {index}");
+            packed.part_of_row(index, 250, &mut row[..20]);
+            assert_eq!(row[..20], exact[250..270]);
         }
     }
 }
@@ -49,7 +51,7 @@ fn products_are_those_of_the_values_and_do_not_depend_on_the_number_of_rows() {
     let x: Vec<f32> = (0..ROWS * INPUTS).map(|_| random.normal()).collect();
     for kind in KINDS {
         let (_, packed, exact) = weight(kind);
-        let packed = Packed::new(kind, &packed, OUTPUTS, INPUTS).unwrap();
+        let packed = Packed::new(kind, View(&packed), OUTPUTS, INPUTS).unwrap();
         let mut all = vec![1.0f32; ROWS * OUTPUTS];
         products(&Rounded::of(&x, INPUTS), &mut [(packed, &mut all[..])], Output::Add);
         for row in 0..ROWS {
@@ -70,7 +72,7 @@ fn products_are_those_of_the_values_and_do_not_depend_on_the_number_of_rows() {
 #[test]
 fn layers_with_one_input_run_together_and_what_is_no_number_stays_none() {
     let (_, packed, _) = weight(BlockType::Q4_0);
-    let packed = Packed::new(BlockType::Q4_0, &packed, OUTPUTS, INPUTS).unwrap();
+    let packed = Packed::new(BlockType::Q4_0, View(&packed), OUTPUTS, INPUTS).unwrap();
     let mut random = Random::new(&[9]);
     let mut x: Vec<f32> = (0..3 * INPUTS).map(|_| random.normal()).collect();
     let (mut first, mut second) = (vec![0.0f32; 3 * OUTPUTS], vec![0.0f32; 3 * OUTPUTS]);
