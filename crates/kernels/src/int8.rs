@@ -22,6 +22,8 @@ use crate::value::Value;
 
 /// Outputs side by side.
 const LANES: usize = 16;
+/// Activation rows of a tile at most.
+const MOST_ROWS: usize = 12;
 /// Activation rows in one pass over a weight: so many digits stay in the L2 cache.
 const PASS_BYTES: usize = 384 << 10;
 /// Tasks of a region, so that threads that are slowed down take fewer.
@@ -183,7 +185,7 @@ pub(crate) fn products<Y: Value>(x: &Rounded, members: &mut [(Packed, &mut [Y])]
     for first in (0..rows).step_by(pass) {
         let end = rows.min(first + pass);
         parallel_for(total.div_ceil(each), |task| {
-            let mut skipped = 0;
+            let (mut skipped, mut sums) = (0, [[0.0; LANES]; MOST_ROWS]);
             for (weight, y) in &shared {
                 let own = skipped..skipped + groups(weight);
                 skipped = own.end;
@@ -192,7 +194,7 @@ pub(crate) fn products<Y: Value>(x: &Rounded, members: &mut [(Packed, &mut [Y])]
                     let (column, group) = (index * LANES, weight.group(index));
                     let count = LANES.min(weight.outputs - column);
                     let tile = Tile { layout: weight.layout, group, rounded: x, first_row: first };
-                    run(tile, end, |row, sums| {
+                    run(tile, end, &mut sums, |row, sums| {
                         // SAFETY: these columns of each row are this task's alone.
                         let y = unsafe { y.range(row * weight.outputs + column, count) };
                         for (y, sum) in y.iter_mut().zip(sums) {
@@ -207,18 +209,21 @@ pub(crate) fn products<Y: Value>(x: &Rounded, members: &mut [(Packed, &mut [Y])]
 }
 
 /// Tells the 16 sums of each row up to `end`.
-fn run(tile: Tile, end: usize, mut put: impl FnMut(usize, &[f32; LANES])) {
-    let mut tile = tile;
+fn run(
+    mut tile: Tile,
+    end: usize,
+    sums: &mut [[f32; LANES]; MOST_ROWS],
+    mut put: impl FnMut(usize, &[f32; LANES]),
+) {
     while tile.first_row < end {
-        let mut sums = [[0.0; LANES]; 12];
         let left = end - tile.first_row;
         #[cfg(target_arch = "x86_64")]
         let done = match rounded::has_byte_products() {
-            true => avx512::tile(tile, left, &mut sums),
-            false => plain::tile(tile, left, &mut sums),
+            true => avx512::tile(tile, left, sums),
+            false => plain::tile(tile, left, sums),
         };
         #[cfg(not(target_arch = "x86_64"))]
-        let done = plain::tile(tile, left, &mut sums);
+        let done = plain::tile(tile, left, sums);
         for (row, sums) in sums[..done].iter().enumerate() {
             put(tile.first_row + row, sums);
         }

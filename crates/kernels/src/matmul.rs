@@ -211,7 +211,7 @@ const AHEAD: usize = 2048;
 const MOST_LINES_AHEAD: usize = 16;
 
 /// Asks for the cache lines of `count` bytes from `offset` on, which may lie beyond the end.
-fn prefetch(bytes: &[u8], offset: usize, count: usize) {
+pub(crate) fn prefetch(bytes: &[u8], offset: usize, count: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..count).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -3,13 +3,13 @@
 use std::arch::x86_64::*;
 
 use super::rounded::PART;
-use super::{LANES, Tile};
+use super::{LANES, MOST_ROWS, Tile};
 
 /// Bytes of codes that are asked for ahead of their use: the processor's own asking is too late for short rows.
 const AHEAD: usize = 12 << 10;
 
 /// The sums of the next rows of at most `left`; how many.
-pub(super) fn tile(tile: Tile, left: usize, sums: &mut [[f32; LANES]; 12]) -> usize {
+pub(super) fn tile(tile: Tile, left: usize, sums: &mut [[f32; LANES]; MOST_ROWS]) -> usize {
     let affine = tile.layout.affine;
     let (in_k_blocks, halves, minima) = (affine.elements > PART, affine.part < PART, affine.offset.is_none());
     macro_rules! rows {
@@ -17,7 +17,7 @@ pub(super) fn tile(tile: Tile, left: usize, sums: &mut [[f32; LANES]; 12]) -> us
             // SAFETY: called only where AVX-512 VNNI was detected; the layout is the type's own.
             unsafe {
                 match left {
-                    12.. => rows::<$($constants)*, 12>(tile, sums),
+                    MOST_ROWS.. => rows::<$($constants)*, MOST_ROWS>(tile, sums),
                     8.. => rows::<$($constants)*, 8>(tile, sums),
                     4.. => rows::<$($constants)*, 4>(tile, sums),
                     2.. => rows::<$($constants)*, 2>(tile, sums),
@@ -50,7 +50,7 @@ unsafe fn rows<
     const ROWS: usize,
 >(
     tile: Tile,
-    sums: &mut [[f32; LANES]; 12],
+    sums: &mut [[f32; LANES]; MOST_ROWS],
 ) -> usize {
     let Tile { layout, group, rounded, first_row } = tile;
     let parts = rounded.parts;

@@ -1,11 +1,11 @@
 //! Tiles of a row by 16 outputs, where the compiler chooses the instructions.
 
 use super::rounded::PART;
-use super::{LANES, Tile};
+use super::{LANES, MOST_ROWS, Tile};
 
 by_cpu_level! {
     /// The sums of the next row; one.
-    pub(super) fn tile(tile: Tile, left: usize, sums: &mut [[f32; LANES]; 12]) -> usize {
+    pub(super) fn tile(tile: Tile, left: usize, sums: &mut [[f32; LANES]; MOST_ROWS]) -> usize {
         debug_assert!(left > 0);
         let Tile { layout, group, rounded, first_row } = tile;
         let affine = layout.affine;
@@ -17,6 +17,7 @@ by_cpu_level! {
             taken
         };
         let total = &mut sums[0];
+        *total = [0.0; LANES];
         let (mut block_scale, mut block_minimum) = ([0.0; LANES], [0.0; LANES]);
         for (part, codes) in codes.chunks_exact(part_bytes).enumerate() {
             let at = first_row * rounded.parts + part;
