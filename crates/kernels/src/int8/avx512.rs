@@ -112,10 +112,10 @@ unsafe fn rows<
                         let at = row * parts + part;
                         let digits = digits.add(at * 64).cast::<i32>();
                         let (mut high, mut low) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-                        for four in first..end {
+                        for (four, codes) in fours.iter().enumerate().take(end).skip(first) {
                             let digit = |at: usize| _mm512_set1_epi32(digits.add(at).read_unaligned());
-                            high = _mm512_dpbusd_epi32(high, fours[four], digit(four));
-                            low = _mm512_dpbusd_epi32(low, fours[four], digit(8 + four));
+                            high = _mm512_dpbusd_epi32(high, *codes, digit(four));
+                            low = _mm512_dpbusd_epi32(low, *codes, digit(8 + four));
                         }
                         let dot = _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low);
                         let of_row = _mm512_set1_ps(*row_scales.add(at));
