@@ -7,6 +7,8 @@
 //! It has no backward: training and evaluation multiply dequantized weights ([`crate::matmul`]).
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod plain;
 mod rounded;
@@ -16,12 +18,17 @@ pub(crate) use self::rounded::Rounded;
 use crate::blocks::BlockType;
 use crate::blocks::affine::Affine;
 use crate::buffer::{View, ViewMut};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::{Level, level};
 use crate::matmul::Output;
 use crate::team::{SharedSlice, parallel_chunks, parallel_for};
 use crate::value::Value;
 
 /// Outputs side by side.
 const LANES: usize = 16;
+/// Bytes of codes that are asked for ahead of their use: the processor's own asking is too late for short rows.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 12 << 10;
 /// Activation rows of a tile at most.
 const MOST_ROWS: usize = 12;
 /// Activation rows in one pass over a weight: so many digits stay in the L2 cache.
@@ -218,9 +225,10 @@ fn run(
     while tile.first_row < end {
         let left = end - tile.first_row;
         #[cfg(target_arch = "x86_64")]
-        let done = match rounded::has_byte_products() {
-            true => avx512::tile(tile, left, sums),
-            false => plain::tile(tile, left, sums),
+        let done = match (tile.rounded.in_bytes, level()) {
+            (true, _) => avx512::tile(tile, left, sums),
+            (false, Level::Portable) => plain::tile(tile, left, sums),
+            (false, _) => avx2::tile(tile, left, sums),
         };
         #[cfg(not(target_arch = "x86_64"))]
         let done = plain::tile(tile, left, sums);

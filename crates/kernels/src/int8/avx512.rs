@@ -3,10 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::rounded::PART;
-use super::{LANES, MOST_ROWS, Tile};
-
-/// Bytes of codes that are asked for ahead of their use: the processor's own asking is too late for short rows.
-const AHEAD: usize = 12 << 10;
+use super::{AHEAD, LANES, MOST_ROWS, Tile};
 
 /// The sums of the next rows of at most `left`; how many.
 pub(super) fn tile(tile: Tile, left: usize, sums: &mut [[f32; LANES]; MOST_ROWS]) -> usize {

@@ -35,12 +35,14 @@ pub(crate) struct Digits {
     pub(crate) sums: Vec<f32>,
     /// [rows, inputs / 16]: the sum of 16.
     pub(crate) half_sums: Vec<f32>,
+    /// Whether digits are bytes, for products of bytes in fours.
+    pub(crate) in_bytes: bool,
     pub(crate) rows: usize,
     pub(crate) parts: usize,
 }
 
 /// Whether this processor multiplies bytes in fours.
-pub(super) fn has_byte_products() -> bool {
+fn has_byte_products() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         static HAS: OnceLock<bool> = OnceLock::new();
@@ -53,14 +55,17 @@ pub(super) fn has_byte_products() -> bool {
 impl Rounded {
     /// x [rows, inputs] rounded; memory of earlier ones of this thread is used again.
     pub(crate) fn of<T: Value>(x: &[T], inputs: usize) -> Self {
+        Self::digits_of(x, inputs, has_byte_products())
+    }
+
+    pub(super) fn digits_of<T: Value>(x: &[T], inputs: usize, in_bytes: bool) -> Self {
         let mut rounded = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         let (rows, parts) = (x.len() / inputs, inputs / PART);
-        (rounded.rows, rounded.parts) = (rows, parts);
+        (rounded.rows, rounded.parts, rounded.in_bytes) = (rows, parts, in_bytes);
         rounded.digits.resize(rows * parts * 64, 0);
         rounded.scales.resize(rows * parts, 0.0);
         rounded.sums.resize(rows * parts, 0.0);
         rounded.half_sums.resize(rows * parts * 2, 0.0);
-        let in_bytes = has_byte_products();
         let digits = SharedSlice::new(&mut rounded.digits);
         let scales = SharedSlice::new(&mut rounded.scales);
         let sums = SharedSlice::new(&mut rounded.sums);

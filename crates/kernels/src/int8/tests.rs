@@ -69,6 +69,45 @@ fn products_are_those_of_the_values_and_do_not_depend_on_the_number_of_rows() {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn every_instruction_set_gives_the_sums_of_plain_rust() {
+    const ROWS: usize = 7;
+    if level() == Level::Portable {
+        return;
+    }
+    let mut random = Random::new(&[10]);
+    let x: Vec<f32> = (0..ROWS * INPUTS).map(|_| random.normal()).collect();
+    let words = Rounded::digits_of(&x, INPUTS, false);
+    for kind in KINDS {
+        let (_, packed, _) = weight(kind);
+        let packed = Packed::new(kind, View(&packed), OUTPUTS, INPUTS).unwrap();
+        let all = |tile_of: fn(Tile, usize, &mut [[f32; LANES]; MOST_ROWS]) -> usize| {
+            let mut all = Vec::new();
+            let (mut sums, mut row) = ([[0.0; LANES]; MOST_ROWS], 0);
+            while row < ROWS {
+                let tile =
+                    Tile { layout: packed.layout, group: packed.group(1), rounded: &words, first_row: row };
+                let done = tile_of(tile, ROWS - row, &mut sums);
+                all.extend(sums[..done].iter().flatten().copied());
+                row += done;
+            }
+            all
+        };
+        let (fast, plain) = (all(avx2::tile), all(plain::tile));
+        for (fast, plain) in fast.iter().zip(&plain) {
+            assert!((fast - plain).abs() < 1e-4 * plain.abs().max(1.0), "{kind:?}: {fast} against {plain}");
+        }
+    }
+    let mut wide = vec![0.0f32; ROWS * OUTPUTS];
+    let (_, packed, _) = weight(BlockType::Q6K);
+    let packed = Packed::new(BlockType::Q6K, View(&packed), OUTPUTS, INPUTS).unwrap();
+    products(&words, &mut [(packed, &mut wide[..])], Output::Overwrite);
+    let mut chosen = vec![0.0f32; ROWS * OUTPUTS];
+    products(&Rounded::of(&x, INPUTS), &mut [(packed, &mut chosen[..])], Output::Overwrite);
+    assert_eq!(wide, chosen, "the integers are the same, and so are the roundings behind them");
+}
+
 #[test]
 fn layers_with_one_input_run_together_and_what_is_no_number_stays_none() {
     let (_, packed, _) = weight(BlockType::Q4_0);
