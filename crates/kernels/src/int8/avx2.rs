@@ -59,7 +59,7 @@ unsafe fn rows<const BITS: usize, const HALVES: bool, const ROWS: usize>(
             let bytes = match BITS {
                 4 => {
                     let both = _mm_loadu_si128(codes.add(four / 2 * 64 + quarter * 16).cast());
-                    let own = if four % 2 == 0 { both } else { _mm_srli_epi16::<4>(both) };
+                    let own = if four.is_multiple_of(2) { both } else { _mm_srli_epi16::<4>(both) };
                     _mm_and_si128(own, low_bits)
                 }
                 _ => _mm_loadu_si128(codes.add(four * 64 + quarter * 16).cast()),

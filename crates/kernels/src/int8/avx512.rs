@@ -38,6 +38,8 @@ pub(super) fn tile(tile: Tile, left: usize, sums: &mut [[f32; LANES]; MOST_ROWS]
 
 /// # Safety
 /// The processor has the features, and `tile` the layout of the constants and `ROWS` rows.
+// Only a loop by number is unrolled, with all codes in registers.
+#[allow(clippy::needless_range_loop)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn rows<
     const BITS: usize,
@@ -109,10 +111,10 @@ unsafe fn rows<
                         let at = row * parts + part;
                         let digits = digits.add(at * 64).cast::<i32>();
                         let (mut high, mut low) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-                        for (four, codes) in fours.iter().enumerate().take(end).skip(first) {
+                        for four in first..end {
                             let digit = |at: usize| _mm512_set1_epi32(digits.add(at).read_unaligned());
-                            high = _mm512_dpbusd_epi32(high, *codes, digit(four));
-                            low = _mm512_dpbusd_epi32(low, *codes, digit(8 + four));
+                            high = _mm512_dpbusd_epi32(high, fours[four], digit(four));
+                            low = _mm512_dpbusd_epi32(low, fours[four], digit(8 + four));
                         }
                         let dot = _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low);
                         let of_row = _mm512_set1_ps(*row_scales.add(at));
