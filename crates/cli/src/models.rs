@@ -57,6 +57,25 @@ pub struct ModelArgs {
     pub precision: PrecisionChoice,
 }
 
+/// What generation rounds activations to.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct ActivationArgs {
+    /// What activations are rounded to in matrix products: int8 (two digits of 8 bits, for quantized weights only), bf16 or
+    /// f32 (default: int8 with quantized weights unless `--precision` is given, else as `--precision` says)
+    ///
+    /// zh: 矩阵乘法中激活的舍入方式：int8（两位 8 比特数字，仅用于量化权重）、bf16 或 f32（默认：量化权重且未给出 `--precision` 时用 int8，否则同 `--precision`）
+    #[arg(long, value_enum, value_name = "TYPE", conflicts_with = "precision")]
+    pub activations: Option<Activations>,
+}
+
+/// What activations are rounded to in matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Activations {
+    Int8,
+    Bf16,
+    F32,
+}
+
 /// How matrix products are computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum PrecisionChoice {
@@ -113,27 +132,63 @@ impl ModelArgs {
             Ok(json!({"path": path, "files": files.collect::<Vec<_>>()}))
         };
         let adapters = located.adapters.iter().map(named).collect::<Result<Vec<_>>>()?;
-        Ok(Map::from_iter([
+        let mut files = Map::from_iter([
             ("model".into(), named(&located.model)?),
             ("adapters".into(), adapters.into()),
             ("precision".into(), json!(format!("{:?}", opened.model.precision()).to_lowercase())),
             ("quantization_bit".into(), json!(self.quantization_bit.map(Bits::number))),
-        ]))
+        ]);
+        if opened.model.is_repacked() {
+            files.insert("activations".into(), "int8".into());
+        }
+        Ok(files)
     }
 
     /// [`open`](Self::open) of what [`locate`](Self::locate) has found.
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn open_located(
+    pub fn open_located(&self, located: &Located, printer: &Printer) -> Result<Opened> {
+        self.open_rounding(located, None, printer)
+    }
+
+    /// The same for generation: quantized weights are repacked for products of integers where `activations` says so.
+    ///
+    /// # Errors
+    /// As [`open_located`](Self::open_located), and integers for weights that are not quantized.
+    pub fn open_to_generate(
+        &self,
+        located: &Located,
+        ActivationArgs { activations }: ActivationArgs,
+        printer: &Printer,
+    ) -> Result<Opened> {
+        let chosen = activations.or((self.precision == PrecisionChoice::Auto).then_some(Activations::Int8));
+        let opened = self.open_rounding(located, chosen, printer)?;
+        if activations == Some(Activations::Int8) && !opened.model.is_repacked() {
+            return Err(wrong_input(format!(
+                "`--activations int8` needs quantized weights (Q4_0 to Q8_0 or Q2_K to Q6_K), and none of `{}` can be used: \
+                 leave it out, load with `--quantization-bit 8`, or quantize with `danlu convert`",
+                located.model.display()
+            )));
+        }
+        Ok(opened)
+    }
+
+    fn open_rounding(
         &self,
         Located { model: path, adapters }: &Located,
+        activations: Option<Activations>,
         printer: &Printer,
     ) -> Result<Opened> {
         let start = Instant::now();
-        let precision = self.precision.resolve(path);
+        let precision = match activations {
+            Some(Activations::Bf16) => Precision::Bf16,
+            Some(Activations::F32) => Precision::F32,
+            Some(Activations::Int8) | None => self.precision.resolve(path),
+        };
         let bits = self.quantization_bit.map(Bits::number);
-        let mut opened = open(path, precision, bits.and_then(Rest::of_bits).unwrap_or(Rest::Frozen))?;
+        let at_rest = if activations == Some(Activations::Int8) { Rest::ToRepack } else { Rest::Frozen };
+        let mut opened = open(path, precision, bits.and_then(Rest::of_bits).unwrap_or(at_rest))?;
         if !adapters.is_empty() {
             apply_adapters(&mut opened.model, &adapters.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         }
@@ -146,7 +201,12 @@ impl ModelArgs {
         }
         let names: Vec<String> = adapters.iter().map(|adapter| adapter.display().to_string()).collect();
         let with = if names.is_empty() { String::new() } else { format!(" with {}", names.join(" and ")) };
-        let precision = if precision == Precision::Bf16 { "bf16" } else { "f32" };
+        let is_repacked = activations == Some(Activations::Int8) && opened.model.repack();
+        let precision = match precision {
+            _ if is_repacked => "int8",
+            Precision::Bf16 => "bf16",
+            Precision::F32 => "f32",
+        };
         let bits = bits.map(|bits| format!(", weights in {bits} bits")).unwrap_or_default();
         printer.note(format_args!(
             "{}{with} · {} parameters · {precision}{bits} · loaded in {:.1} s · {} resident",

@@ -35,6 +35,7 @@ mod generate;
 mod generate_batch;
 mod gptq;
 mod hub;
+mod integer_products;
 mod kills;
 mod luban;
 mod memory;

@@ -5,6 +5,8 @@
 //! kept log-sum-exp. In [`Precision::Bf16`] the operands of the products are rounded, but for a few queries; sums and
 //! softmax are f32.
 
+mod one_query;
+
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -126,8 +128,32 @@ pub fn attention<T: Value>(
             return;
         }
         let first_head = task % parts * share;
-        let method = Method::new(precision, queries);
         let first_key = sequence.keys.start * k_width + heads.key_head(first_head) * head_dim;
+        if queries == 1 {
+            let row = sequence.queries.start;
+            let (k, v) = (&k.0[first_key..], &v.0[first_key..]);
+            return with_scratch([length, head_dim, 1], |[scores, result, sum]| {
+                for head in first_head..first_head + share {
+                    let own = row * q_width + head * head_dim;
+                    one_query::scores(&q.0[own..own + head_dim], k, k_width, scale, scores);
+                    // SAFETY: this token of row `head` of the log-sum-exp is this task's own.
+                    let kept = unsafe { log_sum_exp.range(head * tokens + row, 1) };
+                    exponentials_of_rows(
+                        scores,
+                        length,
+                        length - 1,
+                        distance,
+                        distance.slope(head),
+                        kept,
+                        sum,
+                    );
+                    one_query::weighted_sum(scores, v, k_width, result);
+                    // SAFETY: this head's columns of this row belong to this task.
+                    narrow(result, 1.0 / sum[0], unsafe { output.range(own, head_dim) });
+                }
+            });
+        }
+        let method = Method::new(precision, queries);
         let k = Strided::rows(&k.0[first_key..], k_width).transposed();
         let v = Strided::rows(&v.0[first_key..], k_width);
         let (k_shape, v_shape) = ([head_dim, length], [length, head_dim]);

@@ -4,6 +4,7 @@
 //!
 //! It knows blocks, not files: the caller names the type. It does not multiply.
 
+pub(crate) mod affine;
 pub mod grouped;
 mod k;
 mod k_quantize;

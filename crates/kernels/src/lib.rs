@@ -26,6 +26,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod exp;
 pub mod heap;
+pub mod int8;
 pub mod linear;
 pub mod matmul;
 pub mod optimizer;

@@ -3,11 +3,14 @@
 //! A weight is [outputs, inputs], as every checkpoint of the family stores it; biases are in [`crate::bias`]. Layers that share
 //! their input (queries, keys and values; gate and up) pack it once, and the gradient of that input is one sum.
 
+use std::cell::OnceCell;
+
 use crate::blocks::BlockType;
 use crate::blocks::grouped::Grouped;
 use crate::buffer::{View, ViewMut};
-use crate::matmul::{Left, Operand, Output, Right, matmul, sum_of_products};
-use crate::value::Value;
+use crate::int8::{self, Packed, Rounded};
+use crate::matmul::{Left, Operand, Output, Right, Storage, matmul, sum_of_products};
+use crate::value::{Data, Value};
 
 /// How operands of matrix products are rounded. Sums, norms, softmax, the residual stream and optimizer state are f32
 /// in both.
@@ -44,6 +47,18 @@ impl<'a> Weight<'a> {
         Self { operand: Operand::grouped(grouped) }
     }
 
+    /// A weight that is repacked for products of integers, with which activations are rounded to them.
+    pub fn repacked(packed: Packed<'a>) -> Self {
+        Self { operand: Operand::repacked(packed) }
+    }
+
+    fn packed(&self) -> Option<Packed<'a>> {
+        match self.operand.storage {
+            Storage::Packed(packed) => Some(packed),
+            _ => None,
+        }
+    }
+
     /// Number of outputs.
     pub fn outputs(&self) -> usize {
         self.operand.rows
@@ -69,6 +84,9 @@ pub fn linear<X: Value, Y: Value>(
     y: ViewMut<Y>,
 ) {
     let _timer = crate::timing::Operation::LinearForward.start();
+    if let Some(packed) = weight.packed() {
+        return int8::products(&Rounded::of(x.0, packed.inputs), &mut [(packed, y.0)], output);
+    }
     let x = Operand::rows_of(x, weight.inputs());
     matmul(precision, 1.0, x, weight.operand.transposed(), output, y);
 }
@@ -133,15 +151,46 @@ pub struct Layer<'a> {
 /// What layers share: x [T, inputs], packed once for their outputs and once for their gradients.
 pub struct Input<'a> {
     precision: Precision,
+    values: Data<'a>,
+    inputs: usize,
     left: Left<'a>,
     right: Right<'a>,
+    rounded: OnceCell<Rounded>,
 }
 
 impl<'a> Input<'a> {
     /// The input of layers with so many inputs.
     pub fn new<X: Value>(precision: Precision, x: View<'a, X>, inputs: usize) -> Self {
+        let values = X::data(x.0);
         let x = Operand::rows_of(x, inputs);
-        Self { precision, left: Left::new(precision, x), right: Right::new(precision, x) }
+        let (left, right) = (Left::new(precision, x), Right::new(precision, x));
+        Self { precision, values, inputs, left, right, rounded: OnceCell::new() }
+    }
+
+    fn rounded(&self) -> &Rounded {
+        self.rounded.get_or_init(|| match self.values {
+            Data::F32(values) => Rounded::of(values, self.inputs),
+            Data::Bf16(values) => Rounded::of(values, self.inputs),
+        })
+    }
+
+    /// y [T, outputs] (+)= x · Wᵀ for each weight, in one parallel region; false, and nothing done, unless all weights are
+    /// repacked.
+    pub fn products<Y: Value, const N: usize>(
+        &self,
+        weights: [Weight; N],
+        output: Output,
+        ys: [ViewMut<Y>; N],
+    ) -> bool {
+        let packed = weights.map(|weight| weight.packed());
+        if packed.iter().any(Option::is_none) {
+            return false;
+        }
+        let _timer = crate::timing::Operation::LinearForward.start();
+        let members = packed.into_iter().zip(ys);
+        let mut members: Vec<_> = members.filter_map(|(packed, y)| Some((packed?, y.0))).collect();
+        int8::products(self.rounded(), &mut members, output);
+        true
     }
 
     /// low [T, R] = scale · x · Aᵀ, which the forward takes and the backward needs again.
@@ -151,7 +200,12 @@ impl<'a> Input<'a> {
     }
 
     /// y [T, outputs] (+)= x · Wᵀ + low · Bᵀ; `low` is empty without an adapter.
-    pub fn forward<Y: Value>(&self, layer: Layer, low: View<f32>, output: Output, y: ViewMut<Y>) {
+    pub fn forward<Y: Value>(&self, layer: Layer, low: View<f32>, output: Output, mut y: ViewMut<Y>) {
+        if self.products([layer.weight], output, [y.reborrow()]) {
+            let Some(lora) = layer.adapter else { return };
+            let low = Left::new(self.precision, Operand::rows_of(low, lora.rank));
+            return sum_of_products(1.0, &[(&low, lora.b_operand().transposed())], Output::Add, y);
+        }
         let _timer = crate::timing::Operation::LinearForward.start();
         let weight = layer.weight.operand.transposed();
         let Some(lora) = layer.adapter else {

@@ -23,6 +23,7 @@ use crate::blocks::grouped::Grouped;
 use crate::blocks::nf4::{self, nf4_to_bf16};
 use crate::blocks::{BlockType, dequantize};
 use crate::buffer::{View, ViewMut};
+use crate::int8::Packed;
 use crate::linear::Precision;
 use crate::value::{Data, DataMut, Value};
 
@@ -50,6 +51,8 @@ pub(crate) enum Storage<'a> {
     },
     /// Columns quantized in groups.
     Grouped(&'a Grouped),
+    /// Repacked for products of integers.
+    Packed(Packed<'a>),
 }
 
 impl<'a> Operand<'a> {
@@ -87,6 +90,13 @@ impl<'a> Operand<'a> {
         Self { storage, start: 0, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// A row-major matrix that is repacked for products of integers ([`crate::int8`]); here it is dequantized.
+    pub(crate) fn repacked(packed: Packed<'a>) -> Self {
+        let (rows, columns) = (packed.outputs, packed.inputs);
+        let storage = Storage::Packed(packed);
+        Self { storage, start: 0, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
     /// Row-major rows of `columns` values, as many as there are.
     pub fn rows_of<T: Value>(view: View<'a, T>, columns: usize) -> Self {
         Self::new(view, view.0.len() / columns, columns)
@@ -120,6 +130,7 @@ impl<'a> Operand<'a> {
             }
             Storage::Blocks { kind, width, .. } => (width, kind.block_elements()),
             Storage::Grouped(grouped) => (grouped.shape()[1], grouped.unit()),
+            Storage::Packed(packed) => (packed.inputs, 1),
         };
         // Lines are what stands one behind the other in storage, whichever index that is.
         let along = column_stride == 1;
@@ -162,6 +173,7 @@ impl<'a> Operand<'a> {
                         assert!(done.is_ok(), "lines are whole blocks");
                     }
                     Storage::Grouped(grouped) => grouped.dequantize(line, begin, values),
+                    Storage::Packed(packed) => packed.part_of_row(line, begin, values),
                 }
             }
             work(Source::new(Data::F32(values).from(first - begin), [rows, columns], strides))
@@ -199,7 +211,7 @@ const AHEAD: usize = 2048;
 const MOST_LINES_AHEAD: usize = 16;
 
 /// Asks for the cache lines of `count` bytes from `offset` on, which may lie beyond the end.
-fn prefetch(bytes: &[u8], offset: usize, count: usize) {
+pub(crate) fn prefetch(bytes: &[u8], offset: usize, count: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..count).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -41,7 +41,7 @@ by_cpu_level! {
     }
 }
 
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 by_cpu_level! {
     fn squares(x: &[f32]) -> f64 {
@@ -167,7 +167,7 @@ fn padded(rest: &[f32]) -> [f32; LANES] {
 
 /// The lanes joined in a fixed tree.
 #[inline(always)]
-fn folded(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn folded(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let eight: [f32; 8] = std::array::from_fn(|lane| join(lanes[lane], lanes[lane + 8]));
     let four: [f32; 4] = std::array::from_fn(|lane| join(eight[lane], eight[lane + 4]));
     join(join(four[0], four[2]), join(four[1], four[3]))

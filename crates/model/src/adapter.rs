@@ -60,7 +60,7 @@ pub fn merge_adapter(model: &mut Model, folder: &Path, with_values: bool) -> Res
     for file in file_tensors(&model.config, &model.specs, model.config.family.names()) {
         let is_quantized = |piece: &Piece| match &model.stored[piece.tensor] {
             Stored::Blocks(kind, _) => kind.block_elements() > 1,
-            Stored::Grouped(_) => true,
+            Stored::Grouped(_) | Stored::Repacked(..) => true,
             _ => false,
         };
         if !set.changes(&file.name).is_empty() && file.pieces.iter().any(is_quantized) {

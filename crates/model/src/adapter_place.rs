@@ -191,7 +191,7 @@ impl Model {
                             .zip(values)
                             .for_each(|(row, value)| *row = danlu_kernels::bf16::from_f32(*value));
                     }
-                    Stored::Blocks(..) | Stored::Grouped(_) | Stored::Trained(_) => {}
+                    Stored::Blocks(..) | Stored::Grouped(_) | Stored::Repacked(..) | Stored::Trained(_) => {}
                 }
             }
         }

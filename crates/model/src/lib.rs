@@ -52,6 +52,7 @@ mod parameters;
 mod pissa;
 mod presets;
 mod projection;
+mod repack;
 mod rope_scaling;
 mod rotary;
 mod sampling;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use danlu_kernels::attention::Distance;
 use danlu_kernels::blocks::{BlockType, quantize_in_parallel};
 use danlu_kernels::elementwise::round_to_bf16;
+use danlu_kernels::int8::Packed;
 use danlu_kernels::{Buffer, Grouped, Precision, View, Weight, bf16};
 
 use crate::adapter_place::ParametersMut;
@@ -25,6 +26,8 @@ pub struct Model {
     pub(crate) noise: Noise,
     /// The head with rows of length one, if it is trained and used so.
     pub(crate) unit_head: UnitHead,
+    /// Weights that are repacked, in one memory.
+    pub(crate) repacked: Buffer<u8>,
     /// ALiBi's slopes, one a head, or none.
     slopes: Vec<f32>,
 }
@@ -37,6 +40,8 @@ pub(crate) enum Stored {
     Blocks(BlockType, Buffer<u8>),
     /// Columns quantized in groups.
     Grouped(Grouped),
+    /// Repacked for products of integers, in these bytes of [`Model::repacked`].
+    Repacked(BlockType, Range<usize>),
     Trained(ParameterId),
 }
 
@@ -78,7 +83,9 @@ impl Stored {
                 quantize_in_parallel(*kind, &values.host()[..count], spec.width(), None, bytes)
                     .map_err(|error| error.to_string())?;
             }
-            Self::Grouped(_) | Self::Trained(_) => return Err("takes no values by rows".into()),
+            Self::Grouped(_) | Self::Repacked(..) | Self::Trained(_) => {
+                return Err("takes no values by rows".into());
+            }
         }
         Ok(())
     }
@@ -90,6 +97,7 @@ impl Stored {
             Self::Bf16(values) => Self::Bf16(Buffer::from_host(values.host())),
             Self::Blocks(kind, bytes) => Self::Blocks(*kind, Buffer::from_host(bytes.host())),
             Self::Grouped(grouped) => Self::Grouped(grouped.copy()),
+            Self::Repacked(kind, place) => Self::Repacked(*kind, place.clone()),
             Self::Trained(id) => Self::Trained(*id),
         }
     }
@@ -107,7 +115,18 @@ impl Model {
         let (adapters, unit_head) = (Adapters::default(), UnitHead::default());
         let slopes = config.alibi_slopes();
         let noise = Noise::default();
-        Self { config, precision, specs, stored, parameters, adapters, noise, unit_head, slopes }
+        Self {
+            config,
+            precision,
+            specs,
+            stored,
+            parameters,
+            adapters,
+            noise,
+            unit_head,
+            repacked: Buffer::zeros(0),
+            slopes,
+        }
     }
 
     /// Its shapes and constants.
@@ -149,6 +168,7 @@ impl Model {
             Stored::Bf16(values) => values.len() * 2,
             Stored::Blocks(_, bytes) => bytes.len(),
             Stored::Grouped(grouped) => grouped.bytes(),
+            Stored::Repacked(_, place) => place.len(),
             Stored::Trained(_) => 0,
         };
         let unit_head = match self.trained_unit_head() {
@@ -185,6 +205,12 @@ impl Model {
             Stored::Bf16(values) => Weight::new(values.first(values.len()), outputs, inputs),
             Stored::Blocks(kind, bytes) => Weight::blocks(*kind, bytes.first(bytes.len()), outputs, inputs),
             Stored::Grouped(grouped) => Weight::grouped(grouped),
+            Stored::Repacked(kind, place) => {
+                match Packed::new(*kind, self.repacked.view(place.clone()), outputs, inputs) {
+                    Some(packed) => Weight::repacked(packed),
+                    None => unreachable!("only what can be repacked was"),
+                }
+            }
             Stored::Trained(parameter) => Weight::new(self.parameters.view(*parameter), outputs, inputs),
         }
     }
@@ -212,7 +238,9 @@ impl Model {
         match &self.stored[id] {
             Stored::F32(values) => values.first(values.len()),
             Stored::Trained(parameter) => self.parameters.view(*parameter),
-            Stored::Bf16(_) | Stored::Blocks(..) | Stored::Grouped(_) => unreachable!("vectors rest as f32"),
+            Stored::Bf16(_) | Stored::Blocks(..) | Stored::Grouped(_) | Stored::Repacked(..) => {
+                unreachable!("vectors rest as f32")
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use danlu_formats::Container;
 use danlu_kernels::blocks::BlockType;
 use danlu_kernels::blocks::nf4::double_quantize;
+use danlu_kernels::int8::can_be_repacked;
 use danlu_kernels::unit_rows::unit_rows_in_place;
 use danlu_kernels::{Buffer, Precision};
 use danlu_tokenizer::Tokenizer;
@@ -27,6 +28,8 @@ pub enum Rest {
     Frozen,
     /// The same, but quantized matrices as the file has them: a fraction of the memory for a little time.
     Stored,
+    /// As [`Rest::Frozen`], but quantized matrices that [`Model::repack`] can use as the file has them.
+    ToRepack,
     /// As [`Rest::Frozen`], but the matrices of the blocks quantized to this type while they are read, where rows are
     /// whole blocks of it; embedding, head and vectors keep their precision. NF4 goes through its double quantization.
     Quantized(BlockType),
@@ -187,16 +190,18 @@ fn open_with(
         check_vocabulary(tokenizer, config.vocab_size, path)?;
     }
     let model = match rest {
-        Rest::Frozen | Rest::Stored | Rest::Quantized(_) => {
+        Rest::Frozen | Rest::Stored | Rest::ToRepack | Rest::Quantized(_) => {
             if let Rest::Quantized(kind) = rest {
                 checkpoint.check_can_be_quantized(&layout, &specs, kind)?;
             }
             let read = |(id, spec): (TensorId, &TensorSpec)| {
                 let is_unit_head = config.normalized_head && spec.role == Role::Head;
-                if rest == Rest::Stored
-                    && !is_unit_head
-                    && let Some(kind) = checkpoint.blocks(&layout, id, spec)
-                {
+                let is_kept = |kind: &BlockType| match rest {
+                    Rest::Stored => true,
+                    Rest::ToRepack => can_be_repacked(*kind, spec.width()),
+                    _ => false,
+                };
+                if !is_unit_head && let Some(kind) = checkpoint.blocks(&layout, id, spec).filter(is_kept) {
                     let mut bytes =
                         Buffer::zeros(spec.elements() / kind.block_elements() * kind.block_bytes());
                     if read_weights {

@@ -62,7 +62,7 @@ impl Model {
     pub(crate) fn check_pissa(&self, layer: usize, module: Module) -> Result<()> {
         for &member in self.config.family.span(module) {
             let tensor = block_tensor(&self.config, layer, member.part());
-            if matches!(self.stored[tensor], Stored::Blocks(..) | Stored::Grouped(_)) {
+            if matches!(self.stored[tensor], Stored::Blocks(..) | Stored::Grouped(_) | Stored::Repacked(..)) {
                 return Err(Error::Message(format!(
                     "`pissa_init`: `{}` is quantized, and what the adapter takes out of it would be rounded away; start \
                      from a model of 16 or 32 bits, or leave `pissa_init` out",

@@ -109,6 +109,16 @@ impl Model {
         let tokens = x.len() / inputs;
         let input = Input::new(self.precision, x, inputs);
         let AdapterScratch { keys, dropped, part, .. } = scratch;
+        let mut members = members;
+        let is_plain = |module: Module| {
+            self.adapters.get(layer, module).is_none() && self.extra(layer, Extra::Bias(module)).is_none()
+        };
+        if members.iter().all(|(module, _)| is_plain(*module)) {
+            let weights = members.each_ref().map(|(module, _)| self.layer(layer, *module).weight);
+            if input.products(weights, output, members.each_mut().map(|(_, y)| y.reborrow())) {
+                return;
+            }
+        }
         for (module, mut y) in members {
             let member = self.layer(layer, module);
             let around = self.around(layer, module, member, keys);

@@ -20,7 +20,7 @@ use crate::trainer::capacity;
 pub const RECOMPUTE: [Recompute; 3] = [Recompute::Cheap, Recompute::Mlp, Recompute::Block];
 
 /// Program, libraries and thread stacks.
-const PROGRAM_BYTES: usize = 45 << 20;
+const PROGRAM_BYTES: usize = 49 << 20;
 /// What the second operand of a product takes while it is packed block by block.
 const PACKED_BLOCK_BYTES: usize = 4 << 20;
 

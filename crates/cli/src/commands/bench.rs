@@ -4,6 +4,7 @@
 
 mod attention;
 mod bandwidth;
+mod decode;
 mod matmul;
 mod sft;
 pub mod steps;
@@ -32,6 +33,10 @@ pub enum Args {
     ///
     /// zh: 注意力，按打包在一起的序列
     Attention(attention::Args),
+    /// Reading a prompt and generating, with a model
+    ///
+    /// zh: 用模型读入提示与逐词生成
+    Decode(decode::Args),
     /// Steps of training on random data
     ///
     /// zh: 随机数据上的训练步
@@ -64,6 +69,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
         Args::Matmul(args) => matmul::run(&args, printer),
         Args::Bandwidth(args) => bandwidth::run(&args, printer),
         Args::Attention(args) => attention::run(&args, printer),
+        Args::Decode(args) => decode::run(&args, printer),
         Args::Train(args) => train::run(&args, printer),
         Args::Sft(args) => sft::run(&args, printer),
     }

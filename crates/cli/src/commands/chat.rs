@@ -16,7 +16,7 @@ use crate::commands::generate::{
     AllSamplingArgs, ConstraintArgs, TemplateArgs, constraint_of, report_speed, vocabulary_of,
 };
 use crate::failure::wrong_input;
-use crate::models::ModelArgs;
+use crate::models::{ActivationArgs, ModelArgs};
 use crate::printer::Printer;
 use crate::stop;
 use crate::text_stream::TextStream;
@@ -36,6 +36,8 @@ Ctrl-C stops an answer. / Ctrl-C 停止回答。";
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    activations: ActivationArgs,
     /// Longest answer, in tokens
     ///
     /// zh: 回答的最大词元数
@@ -56,7 +58,8 @@ pub struct Args {
 pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let sampling = args.sampling.sampling()?;
     let grammar = args.constraint.read()?;
-    let opened = args.model.open(printer)?;
+    let located = args.model.locate(printer)?;
+    let opened = args.model.open_to_generate(&located, args.activations, printer)?;
     let tokenizer = opened.tokenizer()?;
     let template = args.template.open(&opened)?.ok_or_else(|| {
         wrong_input(

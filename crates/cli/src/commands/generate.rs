@@ -20,7 +20,7 @@ use fs_err as fs;
 use serde_json::{Value, json};
 
 use crate::failure::wrong_input;
-use crate::models::ModelArgs;
+use crate::models::{ActivationArgs, ModelArgs};
 use crate::printer::Printer;
 use crate::prompts::{raw_ids, template_of};
 use crate::stop;
@@ -34,6 +34,8 @@ pub use sampling::{AllSamplingArgs, SamplingArgs, vocabulary_of};
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    activations: ActivationArgs,
     /// Text to answer or continue (default: standard input)
     ///
     /// zh: 要回答或续写的文本（默认：标准输入）
@@ -128,7 +130,7 @@ pub fn run(args: Args, printer: &Printer) -> Result<()> {
     let questions = args.batch.read()?;
     let text = if questions.is_some() || args.interactive { None } else { args.text()? };
     let located = args.model.locate(printer)?;
-    let opened = args.model.open_located(&located, printer)?;
+    let opened = args.model.open_to_generate(&located, args.activations, printer)?;
     let constraint = constraint_of(grammar.as_ref(), &opened)?;
     if questions.is_some() || args.interactive {
         let options = GenerationOptions {

@@ -11,6 +11,8 @@ use std::array::from_fn;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::BlockType;
+use super::affine::Parts;
 use super::plain::half_to_f32;
 
 pub(super) const ELEMENTS: usize = 256;
@@ -149,6 +151,64 @@ by_cpu_level! {
 }
 
 /// Of two neighbouring sub-blocks of 16, that of element i. (The compiler makes better vectors of loops over 32.)
+/// The parts of a block of a K type.
+pub(super) fn parts(kind: BlockType, block: &[u8], parts: &mut Parts) {
+    use bytemuck::from_bytes as of;
+    let Parts { codes, scale, minimum, scale_factors, minimum_factors } = parts;
+    let mut put = |k: usize, values: &mut dyn Iterator<Item = u8>| {
+        for (code, value) in codes[32 * k..][..32].iter_mut().zip(values) {
+            *code = value;
+        }
+    };
+    match kind {
+        BlockType::Q2K => {
+            let block: &Q2K = of(block);
+            (*scale, *minimum) = (half_to_f32(block.d), half_to_f32(block.m));
+            *scale_factors = block.scales.map(|pair| (pair & 15) as i8);
+            *minimum_factors = block.scales.map(|pair| pair >> 4);
+            (0..8).for_each(|k| put(k, &mut two_bits(&block.two_bits, k)));
+        }
+        BlockType::Q3K => {
+            let block: &Q3K = of(block);
+            *scale = half_to_f32(block.d);
+            *scale_factors = unpack_sixteen_scales(&block.scales).map(|scale| scale as i8 - 32);
+            for k in 0..8 {
+                let quants = two_bits(&block.two_bits, k).zip(one_bit(&block.one_bit, k));
+                put(k, &mut quants.map(|(low, third)| low | third << 2));
+            }
+        }
+        BlockType::Q4K => {
+            let block: &Q4K = of(block);
+            (*scale, *minimum) = (half_to_f32(block.d), half_to_f32(block.m));
+            let (scales, minima) = unpack_scales_and_minima(&block.scales);
+            scale_factors[..8].copy_from_slice(&scales.map(|scale| scale as i8));
+            minimum_factors[..8].copy_from_slice(&minima);
+            (0..8).for_each(|k| put(k, &mut nibbles(&block.nibbles, k)));
+        }
+        BlockType::Q5K => {
+            let block: &Q5K = of(block);
+            (*scale, *minimum) = (half_to_f32(block.d), half_to_f32(block.m));
+            let (scales, minima) = unpack_scales_and_minima(&block.scales);
+            scale_factors[..8].copy_from_slice(&scales.map(|scale| scale as i8));
+            minimum_factors[..8].copy_from_slice(&minima);
+            for k in 0..8 {
+                let quants = nibbles(&block.nibbles, k).zip(one_bit(&block.one_bit, k));
+                put(k, &mut quants.map(|(low, fifth)| low | fifth << 4));
+            }
+        }
+        BlockType::Q6K => {
+            let block: &Q6K = of(block);
+            *scale = half_to_f32(block.d);
+            *scale_factors = block.scales.map(|scale| scale as i8);
+            for k in 0..8 {
+                let quants = nibbles_of_half(&block.nibbles, k).zip(two_bits(&block.two_bits, k));
+                put(k, &mut quants.map(|(low, upper)| low | upper << 4));
+            }
+        }
+        _ => {}
+    }
+}
+
 #[inline(always)]
 fn of_sixteen(pair: [f32; 2], i: usize) -> f32 {
     if i < 16 { pair[0] } else { pair[1] }

@@ -139,6 +139,14 @@ fn fifth_bit(bits: u32, i: usize) -> u8 {
     ((bits >> i) as u8 & 1) << 4
 }
 
+/// The quants of a block of nibbles and fifth bits.
+pub(super) fn codes(nibbles: &[u8; 16], fifth_bits: u32, codes: &mut [u8]) {
+    let twice = twice(nibbles);
+    for (i, code) in codes.iter_mut().enumerate().take(ELEMENTS) {
+        *code = nibble(&twice, i) | fifth_bit(fifth_bits, i);
+    }
+}
+
 /// The quants of both halves.
 type Halves = [[u8; 16]; 2];
 
