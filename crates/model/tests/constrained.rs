@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use danlu_model::{
     BatchGenerator, Constraint, FinishReason, GenerationOptions, Generator, Grammar, Rest, Sampling,
@@ -150,7 +149,7 @@ fn sequence_breakers_need_a_vocabulary() {
 }
 
 #[test]
-fn chinese_json_is_spelled_by_real_vocabularies_in_milliseconds_a_mask() {
+fn chinese_json_is_spelled_by_real_vocabularies() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tokenizers");
     if !folder.is_dir() {
         println!("skipped: ../shared/data is not there");
@@ -163,7 +162,7 @@ fn chinese_json_is_spelled_by_real_vocabularies_in_milliseconds_a_mask() {
     });
     let text = r#"{"名称": "硬质合金立铣刀，四刃，涂层 TiAlN，用于淬火钢 😀", "尺寸": [12, 75.5, -3e2]}"#;
     for name in ["smollm", "llama3", "llama2", "baichuan-7b"] {
-        let Ok(tokenizer) = Tokenizer::open(&folder.join(name)) else { continue };
+        let tokenizer = Tokenizer::open(&folder.join(name)).unwrap();
         let size = tokenizer.vocabulary_size() as u32;
         let bytes = |id| {
             if tokenizer.is_special(id) { Vec::new() } else { tokenizer.token_bytes(id).unwrap_or_default() }
@@ -171,25 +170,20 @@ fn chinese_json_is_spelled_by_real_vocabularies_in_milliseconds_a_mask() {
         let vocabulary = Arc::new(Vocabulary::new((0..size).map(bytes)));
         let mut state =
             Constraint::new(&Grammar::from_json_schema(&schema).unwrap(), Arc::clone(&vocabulary)).begin();
-        let (mut masks, mut longest, start) = (0, Duration::ZERO, Instant::now());
+        let mut masks = 0;
         for id in tokenizer.encode_within(text, SpecialTokens::AsText).unwrap() {
             // A dialect that puts a blank before a text has one that the schema does not.
             if masks == 0 && vocabulary.bytes(id).iter().all(|byte| *byte == b' ') {
                 continue;
             }
-            let one = Instant::now();
             assert!(
                 state.allowed().contains(id),
                 "{name}: {:?}",
                 String::from_utf8_lossy(vocabulary.bytes(id))
             );
-            longest = longest.max(one.elapsed());
             assert!(state.accept(id));
             masks += 1;
         }
         assert!(state.may_end());
-        let mean = start.elapsed() / masks;
-        println!("{name}: {size} tokens, {masks} masks, {mean:?} each, the longest {longest:?}");
-        assert!(mean < Duration::from_millis(40), "{name}: {mean:?} a mask");
     }
 }
